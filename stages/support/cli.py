@@ -1,0 +1,136 @@
+"""Turn `run(dataset, knobs) -> metrics` into a stage command.
+
+A stage has one pydantic model, its knobs; the click options are made from it, so a knob is written once.
+The command validates, runs, writes `reports/<dataset>/<stage>.json` (deterministic figures) and
+`reports/<dataset>/time/<stage>.json` (seconds, peak memory), and logs both to MLflow.
+"""
+
+import errno
+import sys
+import time
+import typing
+from collections.abc import Callable
+
+import click
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.support import layout
+from stages.support.errors import UserError
+
+
+class Knobs(BaseModel):
+    """Base of every stage's parameters: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """One line for the first problem that pydantic found."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{key}'"
+    found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+    return f"{where}: {key}: {first['msg']}{found}"
+
+
+def _options(knobs: type[Knobs]) -> list[click.Option]:
+    options = []
+    for name, field in knobs.model_fields.items():
+        annotation = field.annotation
+        several = typing.get_origin(annotation) is list
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if field.is_required() else f"default: {default}"
+        if typing.get_origin(annotation) is typing.Literal:
+            shown = f"one of {', '.join(map(str, typing.get_args(annotation)))}; {shown}"
+        help_text = f"{field.description or ''}  [{shown}]"
+        declaration = f"--{name}/--no-{name}" if annotation is bool else f"--{name}"
+        options.append(
+            click.Option([declaration], default=None, multiple=several, help=help_text, type=None if annotation is bool else str)
+        )
+    return options
+
+
+def stage(name: str, knobs: type[Knobs]) -> Callable[[Callable], click.Command]:
+    """Decorate `run(dataset: str, knobs) -> dict`; the dict is the stage's metrics."""
+
+    def decorate(run: Callable) -> click.Command:
+        def command(dataset: str, **given) -> None:
+            values = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())}
+            code = _guarded(lambda: _run(name, run, dataset, knobs, values))
+            sys.exit(code)
+
+        return StageCommand(
+            name=name,
+            callback=command,
+            params=[click.Argument(["dataset"]), *_options(knobs)],
+            help=(sys.modules[run.__module__].__doc__ or "").strip(),
+            context_settings={"max_content_width": 110},
+            knobs=knobs,
+            run=run,
+        )
+
+    return decorate
+
+
+class StageCommand(click.Command):
+    """A click command that remembers its knobs model, for validating params.yaml as a whole."""
+
+    def __init__(self, *args, knobs: type[Knobs], run: Callable, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.knobs, self.run = knobs, run
+
+
+def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
+    try:
+        knobs = model(**values)
+    except ValidationError as error:
+        raise UserError(explain(error, f"params.yaml, {name}.{dataset}")) from None
+    from stages.support import tracking
+    from stages.support.files import write_json
+
+    started = time.monotonic()
+    with tracking.stage_run(name, dataset, knobs.model_dump()) as record:
+        metrics = run(dataset, knobs) or {}
+        write_json(layout.reports(dataset) / f"{name}.json", metrics)
+        seconds = {"seconds": round(time.monotonic() - started, 2), "peak_mib": _peak_mib()}
+        write_json(layout.reports(dataset) / "time" / f"{name}.json", seconds)
+        record(metrics, seconds)
+
+
+def _peak_mib() -> int:
+    import resource
+
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(w).ru_maxrss for w in who) / 1024)
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    """Run `work`; user errors become one line on stderr and exit code 2."""
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: the disk is full{where}; free some space and run again (finished work is kept)", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run again to go on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(command: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a plain click callback that is no stage, so that its user errors read the same."""
+
+    def wrapped(*args, **kwargs) -> None:
+        sys.exit(_guarded(lambda: command(*args, **kwargs)))
+
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    if hasattr(command, "__click_params__"):
+        wrapped.__click_params__ = command.__click_params__
+    return wrapped

@@ -1,0 +1,172 @@
+"""Files that are whole or absent: atomic writes, JSON lines, and directories with a manifest."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.support.errors import UserError
+from stages.support.hashing import sha256_file
+
+MANIFEST = "manifest.json"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; fsync and rename it over `path` if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
+    """Write one JSON object a line; returns the number of rows."""
+    count = 0
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text; raises UserError that names the file and the first bad line."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+
+
+def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
+    """Yield the rows of a JSON-lines file.
+
+    Raises UserError with file, row and field when a line is not UTF-8, not a JSON object, or lacks one of
+    the `required` fields.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    required = tuple(required)
+    with open(path, "rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, row {number}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+                ) from None
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, row {number}: not valid JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
+            for field in required:
+                if field not in row:
+                    raise UserError(
+                        f"{path}, row {number}: field '{field}' is missing; this row has {', '.join(row) or 'none'}"
+                    )
+            yield row
+
+
+def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict]:
+    return list(iter_jsonl(path, required))
+
+
+@contextmanager
+def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = None) -> Iterator[Path]:
+    """Yield an empty temporary sibling; on success add its manifest and put it in place of `path`.
+
+    The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows; the
+    caller may fill the dict inside the block) and the `producer` (a stage name).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        write_manifest(temporary, producer, rows or {})
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_manifest(directory: Path, producer: str, rows: dict[str, int]) -> None:
+    files = {}
+    for file in sorted(directory.rglob("*")):
+        name = file.relative_to(directory).as_posix()
+        if file.is_file() and name != MANIFEST:
+            files[name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+            if name in rows:
+                files[name]["rows"] = rows[name]
+    write_json(directory / MANIFEST, {"producer": producer, "files": files})
+
+
+def verify_manifest(directory: Path) -> dict:
+    """Return the manifest of `directory` after checking that its files are exactly those listed.
+
+    Raises UserError naming the first missing, extra or altered file.
+    """
+    directory = Path(directory)
+    manifest = read_json(directory / MANIFEST)
+    present = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file()} - {MANIFEST}
+    present = {name for name in present if not Path(name).name == ".gitignore"}
+    redo = f"delete {directory} and run `dvc repro` again"
+    for name, entry in manifest["files"].items():
+        if name not in present:
+            raise UserError(f"{directory / name}: listed in {MANIFEST} but missing; {redo}")
+        if (directory / name).stat().st_size != entry["bytes"]:
+            raise UserError(f"{directory / name}: torn or edited (size is not the one in {MANIFEST}); {redo}")
+        if sha256_file(directory / name) != entry["sha256"]:
+            raise UserError(f"{directory / name}: edited or damaged (checksum differs from {MANIFEST}); {redo}")
+    for name in sorted(present - set(manifest["files"])):
+        raise UserError(f"{directory / name}: not listed in {MANIFEST} (a stray or duplicated file); {redo}")
+    return manifest

@@ -1,0 +1,39 @@
+"""Canonical JSON and the hashes that identities, splits, shards and seeds are made of."""
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def canonical_json(value) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_json(value) -> str:
+    return sha256_text(canonical_json(value))
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stable_integer(*parts) -> int:
+    """A 64-bit integer that depends only on `parts`; the same on every machine."""
+    digest = hashlib.sha256(canonical_json(parts).encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def stable_unit(*parts) -> float:
+    """A number in [0, 1) that depends only on `parts`; for splits and samples."""
+    return stable_integer(*parts) / 2**64
+
+
+def shard_of(document_id: str, shards: int) -> int:
+    """The shard of a document: a hash of its id, so new documents never move old ones."""
+    return stable_integer("shard", document_id) % shards

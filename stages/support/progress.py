@@ -1,0 +1,59 @@
+"""Progress with rate and ETA: a tqdm bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+PLAIN_LINE_EVERY_S = 15.0
+
+
+class Progress:
+    """Count `total` units of work. `update(n, note=...)` may be called as often as wanted."""
+
+    def __init__(self, total: int | None, label: str, unit: str = "row", done: int = 0):
+        self.total, self.label, self.unit, self.done = total, label, unit, done
+        self.started, self.began_at, self.note = time.monotonic(), done, ""
+        self.last_line = self.started
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=label, unit=unit, initial=done, dynamic_ncols=True)
+
+    def update(self, n: int = 1, note: str | None = None) -> None:
+        self.done += n
+        if note is not None:
+            self.note = note
+        if self.bar is not None:
+            if note is not None:
+                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(n)
+        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_S:
+            self._line()
+
+    def _line(self) -> None:
+        self.last_line = time.monotonic()
+        rate = (self.done - self.began_at) / max(self.last_line - self.started, 1e-9)
+        text = f"{self.label}: {self.done:,}{f'/{self.total:,}' if self.total else ''} {self.unit}, {rate:,.1f}/s"
+        if self.total and rate > 0 and self.done < self.total:
+            text += f", about {(self.total - self.done) / rate:,.0f} s to go"
+        print(text + (f", {self.note}" if self.note else ""), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        else:
+            self._line()
+
+
+def progress(items: Iterable, label: str, unit: str = "row", total: int | None = None) -> Iterator:
+    """Iterate over `items` with a progress display."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with Progress(total, label, unit) as shown:
+        for item in items:
+            yield item
+            shown.update()
