@@ -4,14 +4,16 @@ from pathlib import Path
 
 KINDS = ("pythia", "llama", "qwen2", "qwen3")
 BOS, EOS = "<|begin|>", "<|end|>"
-WORDS = """how to compute the singular value decomposition of a matrix in numpy return an array with same shape
-as given input sort values along axis plot a line histogram with colors read csv file into data frame select rows
-columns by label group join merge reshape pivot table sparse random forest classifier fit transform predict scores
-cross validation split train test interpolate curve optimize minimum function gradient solve linear system graph
-shortest path nodes edges distance nearest neighbors cluster kernel convolution filter signal fourier transform
-query document page parameter default none true false optional int float str list dict tuple index series rolling
-window mean variance standard deviation median quantile sample seed distribution probability density normal
-convert date time zone format string parse replace strip lower upper count unique missing nan fill drop duplicate"""
+WORDS = """how to compute the singular value decomposition of a matrix in numpy return an array with same
+shape as given input sort values along axis plot a line histogram with colors read csv file into data
+frame select rows columns by label group join merge reshape pivot table sparse random forest
+classifier fit transform predict scores cross validation split train test interpolate curve optimize
+minimum function gradient solve linear system graph shortest path nodes edges distance nearest
+neighbors cluster kernel convolution filter signal fourier transform query document page parameter
+default none true false optional int float str list dict tuple index series rolling window mean
+variance standard deviation median quantile sample seed distribution probability density normal
+convert date time zone format string parse replace strip lower upper count unique missing nan fill
+drop duplicate"""
 
 
 def tiny_tokenizer(vocab: int = 512, bos: bool = False):
@@ -64,7 +66,9 @@ def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
     raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
 
 
-def tiny_model(directory: Path, kind: str = "pythia", tied: bool = False, vocab: int = 512, seed: int = 0) -> Path:
+def tiny_model(
+    directory: Path, kind: str = "pythia", tied: bool = False, vocab: int = 512, seed: int = 0
+) -> Path:
     """Save a seeded random model of `kind` and its tokenizer in `directory`; returns it.
 
     Weights are larger than at a usual start (biases and norms are random too), so that a mistake in any of
