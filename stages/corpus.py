@@ -1,0 +1,123 @@
+"""Read a dataset and split it: documents, queries and observed (query, document) pairs.
+
+Reads the installed packages (`source: pydoc`) or a folder of JSONL, JSON, Parquet or CSV files
+(`source: folder`, see docs/datasets.md). Writes `data/<dataset>/corpus/` with documents.jsonl, queries.jsonl,
+pairs.jsonl and a manifest, sorted by id: the same bytes whatever the order of the source rows.
+Near-duplicate documents share a split; a document's split is a hash of its group, so new documents do not
+move old ones unless they join their group.
+"""
+
+from collections import Counter, defaultdict
+from typing import Literal
+
+from pydantic import Field
+
+from stages.support.cli import Knobs, stage
+
+
+class CorpusKnobs(Knobs):
+    source: Literal["pydoc", "folder"] = Field("folder", description="installed packages, or a folder of files")
+    path: str | None = Field(None, description="the folder")
+    documents: str = Field("documents.*", description="file or glob in the folder")
+    queries: str | None = Field(None, description="file or glob of observed queries; default: queries.* if any")
+    id_field: str | None = Field(None, description="default: id, else a hash of the text")
+    text_field: str = Field("text", description="the document's text; dotted paths walk objects and lists")
+    title_field: str | None = Field(None, description="default: title, else the first words of the text")
+    query_field: str = Field("query", description="a query row's text or texts")
+    document_field: str = Field("document_id", description="id or ids of the documents a query row is about")
+    repeated_id: Literal["error", "join", "parts"] = Field("error", description="rows with the same id")
+    skip_share: float = Field(0.01, ge=0, le=1, description="share of rows that may be unusable, and are counted")
+    val_share: float = Field(0.03, ge=0, lt=0.5)
+    test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
+    held_out_pairs: float = Field(0.1, ge=0, lt=1, description="share of observed pairs kept out of training")
+
+
+@stage("corpus", CorpusKnobs)
+def command(dataset: str, knobs: CorpusKnobs) -> dict:
+    from stages.support import layout
+    from stages.support.files import atomic_directory, write_jsonl
+    from stages.tasks.splits import near_duplicate_groups, split_of
+
+    skipped = {"documents": 0, "pairs": 0}
+    if knobs.source == "pydoc":
+        from stages.tasks.pydoc import read_pydoc
+
+        documents, queries, pairs = read_pydoc()
+    else:
+        from stages.tasks.folder import read_folder
+
+        options = knobs.model_dump(exclude={"source", "val_share", "test_share", "held_out_pairs"})
+        documents, queries, pairs, skipped = read_folder(**options)
+    documents.sort(key=lambda document: document["id"])
+    groups = near_duplicate_groups(documents)
+    documents = [
+        {
+            **{key: document[key] for key in ("id", "title", "text")},
+            "metadata": {**document["metadata"], "group": group},
+            "split": split_of(group, knobs.val_share, knobs.test_share),
+        }
+        for document, group in zip(documents, groups, strict=True)
+    ]
+    queries, pairs = merge_queries(queries, pairs)
+    pairs = split_pairs(pairs, knobs.held_out_pairs)
+    counts: dict[str, int] = {}
+    with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
+        for name, rows in (("documents", documents), ("queries", queries), ("pairs", pairs)):
+            counts[f"{name}.jsonl"] = write_jsonl(directory / f"{name}.jsonl", rows)
+    return statistics(documents, queries, pairs, skipped)
+
+
+def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Queries whose text differs in case or white space only become one, with the documents of all."""
+    same: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for query in queries:
+        same[" ".join(query["text"].casefold().split())].append((query["id"], query["text"]))
+    merged = {name: min(alike) for alike in same.values() for name, _ in alike}
+    kept = {(merged[pair["query_id"]][0], pair["document_id"]) for pair in pairs}
+    return (
+        [{"id": name, "text": text} for name, text in sorted(set(merged.values()))],
+        [{"query_id": query, "document_id": document} for query, document in sorted(kept)],
+    )
+
+
+def split_pairs(pairs: list[dict], share: float) -> list[dict]:
+    """Hold out `share` of the pairs by hash.
+
+    A query with several pairs keeps at least one for training, so that its held-out documents are missing
+    labels that can be found again; a query whose only pair is held out is new to the model.
+    """
+    from stages.support.hashing import stable_unit
+
+    of_query: dict[str, list[tuple[float, dict]]] = defaultdict(list)
+    for pair in pairs:
+        of_query[pair["query_id"]].append((stable_unit("pair", pair["query_id"], pair["document_id"]), pair))
+    rows = []
+    for own in of_query.values():
+        keep = max(unit for unit, _ in own) if len(own) > 1 else 1.0
+        rows += [{**pair, "split": "test" if unit < min(share, keep) else "train"} for unit, pair in own]
+    return sorted(rows, key=lambda row: (row["query_id"], row["document_id"]))
+
+
+def statistics(documents: list[dict], queries: list[dict], pairs: list[dict], skipped: dict) -> dict:
+    from statistics import quantiles
+
+    words = sorted(len(document["text"].split()) for document in documents)
+    twentieths = quantiles(words, n=20, method="inclusive") if len(words) > 1 else words * 19
+    groups = Counter(document["metadata"]["group"] for document in documents)
+    splits = Counter(document["split"] for document in documents)
+    return {
+        "documents": len(documents),
+        "splits": {split: splits[split] for split in ("train", "val", "test")},
+        "queries": len(queries),
+        "pairs": len(pairs),
+        "held_out_pairs": sum(pair["split"] == "test" for pair in pairs),
+        "skipped": skipped,
+        "words": {"min": words[0], "p05": twentieths[0], "median": twentieths[9], "p95": twentieths[18], "max": words[-1]},
+        "groups": len(groups),
+        "largest_group": max(groups.values()),
+        "near_duplicate_share": round(sum(size for size in groups.values() if size > 1) / len(documents), 4),
+    }
+
+
+if __name__ == "__main__":
+    command()
