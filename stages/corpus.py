@@ -16,17 +16,17 @@ from stages.support.cli import Knobs, stage
 
 
 class CorpusKnobs(Knobs):
-    source: Literal["pydoc", "folder"] = Field("folder", description="installed packages, or a folder of files")
+    source: Literal["pydoc", "folder"] = Field("folder", description="installed packages or a folder")
     path: str | None = Field(None, description="the folder")
     documents: str = Field("documents.*", description="file or glob in the folder")
-    queries: str | None = Field(None, description="file or glob of observed queries; default: queries.* if any")
+    queries: str | None = Field(None, description="file or glob of queries; default: queries.* if any")
     id_field: str | None = Field(None, description="default: id, else a hash of the text")
     text_field: str = Field("text", description="the document's text; dotted paths walk objects and lists")
     title_field: str | None = Field(None, description="default: title, else the first words of the text")
     query_field: str = Field("query", description="a query row's text or texts")
-    document_field: str = Field("document_id", description="id or ids of the documents a query row is about")
+    document_field: str = Field("document_id", description="the documents a query row is about")
     repeated_id: Literal["error", "join", "parts"] = Field("error", description="rows with the same id")
-    skip_share: float = Field(0.01, ge=0, le=1, description="share of rows that may be unusable, and are counted")
+    skip_share: float = Field(0.01, ge=0, le=1, description="largest share of unusable rows to leave out")
     val_share: float = Field(0.03, ge=0, lt=0.5)
     test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
     held_out_pairs: float = Field(0.1, ge=0, lt=1, description="share of observed pairs kept out of training")
@@ -99,10 +99,10 @@ def split_pairs(pairs: list[dict], share: float) -> list[dict]:
 
 
 def statistics(documents: list[dict], queries: list[dict], pairs: list[dict], skipped: dict) -> dict:
-    from statistics import quantiles
+    import numpy as np
 
-    words = sorted(len(document["text"].split()) for document in documents)
-    twentieths = quantiles(words, n=20, method="inclusive") if len(words) > 1 else words * 19
+    words = [len(document["text"].split()) for document in documents]
+    shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
     groups = Counter(document["metadata"]["group"] for document in documents)
     splits = Counter(document["split"] for document in documents)
     return {
@@ -112,7 +112,7 @@ def statistics(documents: list[dict], queries: list[dict], pairs: list[dict], sk
         "pairs": len(pairs),
         "held_out_pairs": sum(pair["split"] == "test" for pair in pairs),
         "skipped": skipped,
-        "words": {"min": words[0], "p05": twentieths[0], "median": twentieths[9], "p95": twentieths[18], "max": words[-1]},
+        "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()},
         "groups": len(groups),
         "largest_group": max(groups.values()),
         "near_duplicate_share": round(sum(size for size in groups.values() if size > 1) / len(documents), 4),

@@ -93,15 +93,18 @@ def _candidates(shingles: list) -> Iterator[tuple[int, int]]:
         return
     signatures = _signatures(shingles)
     count = len(shingles)
-    found = np.zeros(0, dtype=np.int64)
+    bands = []
     for band in range(BANDS):
         rows = signatures[:, band * BAND_ROWS : (band + 1) * BAND_ROWS].astype(np.uint64)
         keys = (rows[:, 0] << np.uint64(32)) | rows[:, 1]
         order = np.argsort(keys, kind="stable")
+        pairs = []
         for step in range(1, min(REACH, count - 1) + 1):
             same = keys[order[:-step]] == keys[order[step:]]
             a, b = order[:-step][same], order[step:][same]
-            found = np.union1d(found, np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b))
+            pairs.append(np.minimum(a, b) * count + np.maximum(a, b))
+        bands.append(np.concatenate(pairs))
+    found = np.unique(np.concatenate(bands))
     for start in range(0, found.size, BLOCK):
         a, b = np.divmod(found[start : start + BLOCK], count)
         likely = (signatures[a] == signatures[b]).mean(axis=1) >= LINK_JACCARD - MARGIN
