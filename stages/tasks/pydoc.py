@@ -18,6 +18,7 @@ SKIPPED_MODULES = re.compile(r"\.(_|tests?\b|testing\b|conftest|setup|f2py|backe
 MIN_WORDS = 8
 SECTION = re.compile(r"^(?P<title>[A-Z][A-Za-z ]+)\n[-=]{3,}\s*$", re.M)
 DROPPED_SECTIONS = {"See Also", "Examples", "References"}
+SIGNATURE = re.compile(r"\A\s*[\w.]+\((?:[^()\n]|\([^()\n]*\)|\n(?!\n))*\)[^\n]*\n(?:--\n)?\s*\n")
 SEE_ALSO_ENTRY = re.compile(r"^(?P<names>[\w.:`~, ]+?)\s+:\s+(?P<text>\S.*(?:\n[ \t]+\S.*)*)", re.M)
 
 
@@ -116,13 +117,15 @@ def split_sections(doc: str) -> dict[str, str]:
 
 def clean(text: str) -> str:
     """Plain text: no reST roles, directives, code prompts, mathematics or repeated white space."""
+    text = SIGNATURE.sub("", text)
     text = re.sub(r"^\s*\.\. [^\n]*$", "", text, flags=re.M)
     text = re.sub(r"^\s*(>>>|\.\.\. ?)[^\n]*$", "", text, flags=re.M)
     text = re.sub(r":[a-z:]+:`~?([^`<]+?)(?:\s*<[^>]*>)?`", r"\1", text)
-    text = re.sub(r"\[[A-Za-z0-9]+\]_|[`*|]+|\\\w+", " ", text)
-    text = re.sub(r"%\(\w+\)s|::", "", text)
+    text = re.sub(r"\[[A-Za-z0-9]+\]_|[`*|]+~?|\\\w+", " ", text)
+    text = re.sub(r"%\(\w+\)s|::| at 0x[0-9a-f]+", "", text)  # an address differs in every process
     lines = [re.sub(r"[ \t]+", " ", line).strip() for line in text.splitlines()]
-    return re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()
+    text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()
+    return re.sub(r"\n\n(Notes|Returns|Parameters)\Z", "", text)
 
 
 def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[dict], list[dict]]:
