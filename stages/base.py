@@ -1,0 +1,39 @@
+"""A base model from a local Hugging Face directory.
+
+Reads `path` (config.json, weights, tokenizer files) and writes models/base/NAME, which is both a Hugging Face
+directory and a litgpt checkpoint. Promises that both compute the same and tokenise alike, or fails.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.support import layout
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+
+
+class BaseKnobs(Knobs):
+    path: str = Field(description="directory of a GPT-NeoX, Llama, Qwen2/2.5 or Qwen3 model")
+
+
+@stage("base", BaseKnobs)
+def command(dataset: str, knobs: BaseKnobs) -> dict:
+    source = Path(knobs.path)
+    if not (source / "config.json").is_file():
+        raise UserError(f"{source}: no Hugging Face model here (no config.json); mend base.{dataset}.path")
+    return import_directory(source, dataset, "base")
+
+
+def import_directory(source: Path, name: str, producer: str) -> dict:
+    """Write models/base/`name` from a Hugging Face directory; returns its figures and the measured parity."""
+    from stages.student import convert, parity
+    from stages.support.files import atomic_directory
+
+    with atomic_directory(layout.base_model(name), producer=producer) as directory:
+        found = convert.import_base(source, directory)
+        return {**found, "parity": parity.check_base(directory)}
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,54 @@
+"""A base model from the Hugging Face hub.
+
+Downloads `id` at the commit `revision` (weights, config, tokenizer; never code) into the hub's own cache and
+writes models/base/NAME, as the base stage does. Promises the same bytes for the same revision.
+"""
+
+import re
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.base import import_directory
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+
+
+class BaseHubKnobs(Knobs):
+    id: str = Field(description="repository, like Qwen/Qwen2.5-0.5B")
+    revision: str = Field(description="commit hash of 40 hex digits; branches move, so they are refused")
+
+
+@stage("base_hub", BaseHubKnobs)
+def command(dataset: str, knobs: BaseHubKnobs) -> dict:
+    return {**import_directory(download(dataset, knobs), dataset, "base_hub"), "revision": knobs.revision}
+
+
+def download(name: str, knobs: BaseHubKnobs) -> Path:
+    """The snapshot's directory in the hub cache. Raises UserError when it cannot be had."""
+    if not re.fullmatch(r"[0-9a-f]{40}", knobs.revision):
+        raise UserError(
+            f"params.yaml, base_hub.{name}.revision: {knobs.revision!r} is not a commit hash; "
+            "copy it from the model page (Files, then the commit)"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from requests.exceptions import ConnectionError as NoConnection
+
+    from stages.student.convert import COMPANIONS
+
+    patterns = ["config.json", *COMPANIONS, "*.safetensors", "*.safetensors.index.json"]
+    try:
+        found = snapshot_download(knobs.id, revision=knobs.revision, allow_patterns=patterns)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection, ConnectionError):
+        raise UserError(
+            f"base_hub.{name}: {knobs.id}@{knobs.revision[:8]} is not in the local cache and the hub cannot "
+            "be reached; go online once, or use `base` with a local directory"
+        ) from None
+    except (HfHubHTTPError, ValueError) as error:
+        raise UserError(f"base_hub.{name}: {knobs.id}: {str(error).strip().splitlines()[-1]}") from None
+    return Path(found)
+
+
+if __name__ == "__main__":
+    command()

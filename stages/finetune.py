@@ -1,0 +1,78 @@
+"""LoRA finetuning of the base model.
+
+Reads data/DATASET/tokens/ and models/base/BASE. Writes models/DATASET/adapter/: adapter.safetensors (of the
+best validation), lora.json, curve.jsonl. A killed run goes on where its last state was saved and, on a CPU,
+ends bit-equal to one that was not killed. Several devices: set devices and strategy; several nodes: torchrun.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.student.recipe import Recipe
+from stages.support import layout
+from stages.support.cli import stage
+
+
+class FinetuneKnobs(Recipe):
+    base: str = Field(description="name of the base model")
+
+
+@stage("finetune", FinetuneKnobs)
+def command(dataset: str, knobs: FinetuneKnobs) -> dict:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    from stages.student.train import finetune
+    from stages.support.files import atomic_directory, write_json, write_jsonl
+
+    base, tokens = layout.base_model(knobs.base), layout.tokens(dataset)
+    work = scratch(dataset, fingerprint(base, tokens, knobs))
+    adapter, state, figures = finetune(tokens, base, work, knobs)
+    lora = {
+        "base": knobs.base,
+        "r": knobs.lora_r,
+        "alpha": knobs.lora_alpha,
+        "dropout": knobs.lora_dropout,
+        "targets": knobs.targets(),
+    }
+    losses = [row["val_loss"] for row in state.curve if "val_loss" in row]
+    trained = [row["train_loss"] for row in state.curve if "train_loss" in row]
+    with atomic_directory(layout.model(dataset, "adapter"), producer="finetune") as directory:
+        save_file(adapter, directory / "adapter.safetensors", {"format": "pt"})
+        write_json(directory / "lora.json", lora)
+        write_jsonl(directory / "curve.jsonl", state.curve)
+    shutil.rmtree(work, ignore_errors=True)
+    return {
+        **figures,
+        "best_step": state.best_step,
+        "train_loss": trained[-1],
+        "val_loss_before": losses[0] if losses else None,
+        "val_loss": min(losses[1:]) if losses else None,
+    }
+
+
+def fingerprint(base: Path, tokens: Path, knobs: FinetuneKnobs) -> str:
+    """What a saved state depends on: knobs, base weights and rows, by content."""
+    from stages.support.files import verify_manifest
+    from stages.support.hashing import sha256_json
+
+    inputs = [verify_manifest(directory)["files"] for directory in (base, tokens)]
+    return sha256_json([knobs.model_dump(), inputs])[:16]
+
+
+def scratch(dataset: str, mark: str) -> Path:
+    """This run's scratch directory; those of other inputs are removed."""
+    import re
+    import shutil
+
+    mine = layout.SCRATCH / f"finetune-{dataset}-{mark}"
+    for other in layout.SCRATCH.glob(f"finetune-{dataset}-*"):
+        if other != mine and re.fullmatch(rf"finetune-{re.escape(dataset)}-[0-9a-f]{{16}}", other.name):
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
+
+
+if __name__ == "__main__":
+    command()

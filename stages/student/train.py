@@ -1,0 +1,340 @@
+"""The finetuning loop: LoRA on litgpt models under Lightning Fabric, with exact resume.
+
+Everything that happens at a step depends on the step number, the recipe and the weights before it: rows come
+from a fixed plan, dropout is seeded by step and rank, the rate by a formula. So a state saved after any step
+continues bit-equal (CPU; GPU kernels may sum in another order).
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.student.convert import load_state
+from stages.student.data import Plan, TokenRows, micro_batches
+from stages.student.litgpt_import import (
+    Block,
+    Fabric,
+    LoRAConfig,
+    LoRALinear,
+    lora_filter,
+    mark_only_lora_as_trainable,
+)
+from stages.student.model import Student
+from stages.student.recipe import TARGETS, Recipe
+from stages.support.errors import UserError
+from stages.support.files import atomic_path
+from stages.support.hashing import stable_integer
+from stages.support.progress import Progress
+from stages.support.tokenizer import TextCodec
+
+CURVE_POINTS = 500  # at most about this many training losses are kept
+SAMPLE_TOKENS = 48
+
+
+@dataclass
+class State:
+    """What survives a kill, beside the adapter and the optimizer."""
+
+    step: int = 0
+    tokens: int = 0
+    best_step: int = 0
+    best_loss: float = math.inf
+    stale: int = 0
+    pending: list[float] = field(default_factory=lambda: [0.0, 0])
+    curve: list[dict] = field(default_factory=list)
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Rate of `step` (1 … steps): linear to lr at the end of warm-up, then a cosine that ends at min_lr."""
+    warmup = warmup_steps(steps, recipe)
+    if step <= warmup:
+        return recipe.lr * step / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def warmup_steps(steps: int, recipe: Recipe) -> int:
+    """A warm-up as long as the run would never reach lr, so it is at most half of it."""
+    return min(recipe.warmup_steps, steps // 2)
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    several = recipe.devices * recipe.num_nodes > 1
+    strategy = recipe.strategy
+    if strategy == "fsdp":
+        from lightning.fabric.strategies import FSDPStrategy
+
+        strategy = FSDPStrategy(auto_wrap_policy={Block}, state_dict_type="full")
+    options = {"precision": recipe.precision}
+    if recipe.quantize == "nf4":
+        if several or not torch.cuda.is_available() or recipe.precision not in ("bf16-true", "32-true"):
+            raise UserError("finetune: quantize nf4 needs one CUDA device and precision bf16-true or 32-true")
+        from lightning.fabric.plugins import BitsandbytesPrecision
+
+        dtype = torch.bfloat16 if recipe.precision == "bf16-true" else torch.float32
+        options = {"plugins": BitsandbytesPrecision("nf4", dtype)}
+    fabric = Fabric(devices=recipe.devices, num_nodes=recipe.num_nodes, strategy=strategy, **options)
+    fabric.launch()
+    return fabric
+
+
+def build(fabric: Fabric, base: Path, recipe: Recipe) -> Student:
+    """The base with fresh, seeded LoRA matrices (A random, B zero), only these trainable."""
+    config = LoRAConfig.from_file(
+        Path(base) / "model_config.yaml",
+        lora_r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        **{f"lora_{name}": getattr(recipe, f"lora_{name}") for name in TARGETS},
+    )
+    with fabric.init_module(empty_init=False):
+        model = Student(config)
+    missing, unexpected = model.load_state_dict(load_state(base), strict=False)
+    if unexpected or not all(lora_filter(name, None) for name in missing):
+        raise UserError(f"{base}/lit_model.pth does not fit model_config.yaml; run the base stage again")
+    mark_only_lora_as_trainable(model)
+    torch.manual_seed(recipe.seed)
+    for layer in model.modules():
+        if isinstance(layer, LoRALinear):
+            layer.reset_parameters()
+            if recipe.precision in ("bf16-mixed", "16-mixed"):
+                # Frozen, so casting once equals autocast's casting in every forward pass.
+                half = torch.bfloat16 if recipe.precision == "bf16-mixed" else torch.float16
+                layer.linear.weight.data = layer.linear.weight.data.to(half)
+    return model
+
+
+def finetune(
+    tokens: Path, base: Path, work: Path, recipe: Recipe
+) -> tuple[dict[str, torch.Tensor], State, dict]:
+    """Train; returns the adapter of the best validation (the last where there is none), state and figures.
+
+    tokens: a tokenize output. work: a scratch directory; a state in it is continued.
+    Raises UserError for data that cannot be trained on and for a loss that is not finite.
+    """
+    train, val = TokenRows.load(tokens, "train"), TokenRows.load(tokens, "val")
+    if not len(train):
+        raise UserError(f"{tokens}: no training rows; see the rejects of the convert stage")
+    if not recipe.targets():
+        raise UserError(
+            "finetune: switch on at least one of " + ", ".join(f"lora_{name}" for name in TARGETS)
+        )
+    fabric = make_fabric(recipe)
+    model = build(fabric, base, recipe)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    longest = int(max(train.lengths.max(), val.lengths.max(initial=0)))
+    if longest > model.config.block_size:
+        raise UserError(
+            f"{tokens}: a row of {longest} tokens, but {base} has a context of {model.config.block_size}"
+        )
+    model = fabric.setup_module(model)
+    optimizer = fabric.setup_optimizers(
+        torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=recipe.lr,
+            betas=(recipe.beta1, recipe.beta2),
+            weight_decay=recipe.weight_decay,
+            fused=recipe.strategy != "fsdp",
+        )
+    )
+    run = Run(fabric, model, optimizer, recipe, train, val, TextCodec(base), Path(work))
+    run.resume()
+    run.train()
+    figures = {
+        "rows": len(train),
+        "steps": run.plan.steps,
+        "stopped_at": run.state.step,
+        "warmup_steps": warmup_steps(run.plan.steps, recipe),
+        "tokens": run.state.tokens,
+        "trainable_parameters": trainable,
+    }
+    return run.best, run.state, figures
+
+
+class Run:
+    """One training run: the loop, its validations and its saved state."""
+
+    def __init__(self, fabric, model, optimizer, recipe: Recipe, train, val, codec: TextCodec, work: Path):
+        self.fabric, self.model, self.optimizer, self.recipe = fabric, model, optimizer, recipe
+        self.rows, self.val, self.codec, self.file = train, val, codec, work / "state.pt"
+        self.lengths, self.targets = train.lengths, train.targets
+        self.plan = Plan(self.lengths, recipe.batch_size, recipe.epochs, recipe.seed)
+        self.state, self.best = State(), {}
+        self.log_every = max(1, self.plan.steps // CURVE_POINTS)
+
+    def train(self) -> None:
+        state, recipe, steps = self.state, self.recipe, self.plan.steps
+        self.model.train()
+        if state.step == 0 and len(self.val):
+            self._record(val_loss=self._validate(), sample=self._sample())
+        with Progress(steps, "finetune", "step", done=state.step) as shown:
+            while state.step < steps and not (recipe.patience and state.stale >= recipe.patience):
+                self._step()
+                last = state.step == steps
+                if state.step % self.log_every == 0 or last:
+                    shown.note = f"loss {self._log():.3f}"
+                if state.step % recipe.eval_interval == 0 or last:
+                    self._evaluate()
+                if state.step % recipe.save_interval == 0:
+                    self._save()
+                shown.update()
+
+    def _step(self) -> None:
+        fabric, state, recipe = self.fabric, self.state, self.recipe
+        rows = self.plan.step(state.step)
+        count = int(self.targets[rows].sum())
+        state.step += 1
+        rate = learning_rate(state.step, self.plan.steps, recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(stable_integer(recipe.seed, state.step, fabric.global_rank))
+        parts = micro_batches(rows, recipe.micro_batch_size, fabric.global_rank, fabric.world_size)
+        for place, part in enumerate(parts):
+            with fabric.no_backward_sync(self.model, enabled=place < len(parts) - 1):
+                total = self.model(*self._to_device(self.rows.batch(part)))
+                # Gradients of several ranks are averaged; times the ranks makes that a sum.
+                fabric.backward(total * (fabric.world_size / count))
+            self.pending += total.detach().float()
+        if recipe.grad_clip:
+            fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=recipe.grad_clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.tokens += int(self.lengths[rows].sum())
+        state.pending[1] += count
+
+    def _log(self) -> float:
+        total = self.fabric.all_reduce(self.pending, reduce_op="sum").item()
+        loss = total / self.state.pending[1]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"finetune: the loss is not finite at step {self.state.step}; lower lr or use 32-true"
+            )
+        self._record(train_loss=loss)
+        self.pending.zero_()
+        self.state.pending[1] = 0
+        return loss
+
+    def _record(self, **values) -> None:
+        rate = learning_rate(self.state.step, self.plan.steps, self.recipe) if self.state.step else 0.0
+        rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}
+        self.state.curve.append({"step": self.state.step, "tokens": self.state.tokens, **rounded, "lr": rate})
+
+    def _evaluate(self) -> None:
+        state = self.state
+        if not len(self.val):
+            state.best_step, self.best = state.step, self._adapter()
+            return
+        loss = self._validate()
+        self._record(val_loss=loss, sample=self._sample())
+        if loss < state.best_loss:
+            state.best_loss, state.best_step, state.stale = loss, state.step, 0
+            self.best = self._adapter()
+        else:
+            state.stale += 1
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean loss in nats over every target token of the validation rows."""
+        fabric, size = self.fabric, 2 * self.recipe.micro_batch_size
+        order = np.argsort(self.val.lengths, kind="stable")
+        self.model.eval()
+        total = torch.zeros((), device=fabric.device)
+        for part in micro_batches(order, size, fabric.global_rank, fabric.world_size):
+            total += self.model(*self._to_device(self.val.batch(part)))
+        self.model.train()
+        return fabric.all_reduce(total, reduce_op="sum").item() / max(1, int(self.val.targets.sum()))
+
+    @torch.no_grad()
+    def _sample(self) -> str:
+        """The greedy answer to the first validation prompt, for people to read."""
+        start, end = self.val.offsets[:2]
+        answer_at = int(np.argmax(np.asarray(self.val.labels[start:end]) >= 0))
+        prompt = self.val.ids[start : start + answer_at].tolist()
+        ids, limit = torch.tensor([prompt], device=self.fabric.device), self.rows_limit()
+        self.model.eval()
+        while ids.size(1) < min(len(prompt) + SAMPLE_TOKENS, limit):
+            last = torch.tensor([ids.size(1) - 1], device=self.fabric.device)
+            following = self.model(ids, last).argmax(-1)
+            if following.item() == self.codec.eos_id:
+                break
+            ids = torch.cat([ids, following.view(1, 1)], dim=1)
+        self.model.train()
+        return self.codec.decode(ids[0, len(prompt) :].tolist())
+
+    def rows_limit(self) -> int:
+        return self.model.config.block_size
+
+    def _to_device(self, tensors: tuple) -> tuple:
+        return tuple(t.to(self.fabric.device, non_blocking=True) for t in tensors)
+
+    # --- state -------------------------------------------------------------------------------------------
+
+    @property
+    def _sharded(self) -> bool:
+        return self.recipe.strategy == "fsdp"
+
+    def _adapter(self) -> dict[str, torch.Tensor]:
+        """The LoRA tensors, whole and on the CPU."""
+        if self._sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            tensors = get_model_state_dict(self.model._forward_module, options=options)
+        else:
+            tensors = self.model.state_dict()
+        return {
+            name: value.detach().to("cpu", copy=True)
+            for name, value in tensors.items()
+            if lora_filter(name, value)
+        }
+
+    def _save(self) -> None:
+        optimizer = self.optimizer.state_dict()
+        if self._sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            optimizer = get_optimizer_state_dict(
+                self.model._forward_module, self.optimizer.optimizer, options=options
+            )
+        adapter, pending = (
+            self._adapter(),
+            self.fabric.all_reduce(self.pending.clone(), reduce_op="sum").item(),
+        )
+        if self.fabric.is_global_zero:
+            self.state.pending[0] = pending
+            saved = {"adapter": adapter, "optimizer": optimizer, "best": self.best, "state": vars(self.state)}
+            with atomic_path(self.file) as temporary:
+                torch.save(saved, temporary)
+        self.fabric.barrier()
+
+    def resume(self) -> None:
+        """Continue from a saved state, if there is one."""
+        self.pending = torch.zeros((), device=self.fabric.device)
+        if not self.file.is_file():
+            return
+        saved = torch.load(self.file, map_location="cpu", weights_only=True)
+        self.state, self.best = State(**saved["state"]), saved["best"]
+        if self.fabric.is_global_zero:
+            self.pending += self.state.pending[0]
+        if self._sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+            set_state_dict(
+                self.model._forward_module,
+                self.optimizer.optimizer,
+                model_state_dict=saved["adapter"],
+                optim_state_dict=saved["optimizer"],
+                options=StateDictOptions(full_state_dict=True, strict=False),
+            )
+        else:
+            self.model.load_state_dict(saved["adapter"], strict=False)
+            self.optimizer.load_state_dict(saved["optimizer"])
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"finetune: going on after step {self.state.step}", flush=True)

@@ -1,0 +1,114 @@
+"""Training rows as token arrays.
+
+Reads data/DATASET/litgpt/{train,val}.json and the tokenizer of models/base/BASE. Writes data/DATASET/tokens/:
+flat ids and labels, and offsets. Every row is prompt + answer + EOS, whole: a row longer than `max_length` is an
+error or is dropped and counted, never cut.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.support import layout
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+
+SPLITS = ("train", "val")
+IGNORE = -100
+
+
+class TokenizeKnobs(Knobs):
+    base: str = Field(description="name of the base model")
+    max_length: int = Field(512, ge=2, description="longest row in tokens, prompt and answer and EOS")
+    overlong: Literal["error", "drop"] = Field("error", description="what to do with a longer row")
+
+
+@stage("tokenize", TokenizeKnobs)
+def command(dataset: str, knobs: TokenizeKnobs) -> dict:
+    import numpy as np
+
+    from stages.support.files import atomic_directory, read_json
+    from stages.support.tokenizer import TextCodec
+
+    base = layout.base_model(knobs.base)
+    codec = TextCodec(base)
+    context = read_json(base / "config.json")["max_position_embeddings"]
+    if knobs.max_length > context:
+        raise UserError(
+            f"params.yaml, tokenize.{dataset}.max_length: {knobs.max_length} is more than the context of "
+            f"{knobs.base}, {context} tokens"
+        )
+    metrics, counts = {}, {}
+    with atomic_directory(layout.tokens(dataset), producer="tokenize", rows=counts) as directory:
+        for split in SPLITS:
+            source = layout.litgpt_data(dataset) / f"{split}.json"
+            arrays, metrics[split] = encode(read_json(source), codec, knobs, str(source))
+            for name, array in arrays.items():
+                np.save(directory / f"{split}.{name}.npy", array)
+            counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
+    return metrics
+
+
+def encode(rows: list[dict], codec, knobs: TokenizeKnobs, source: str) -> tuple[dict, dict]:
+    """Arrays ids, labels (int32, flat; -100 on the prompt), offsets (int64); and an accounting of them."""
+    import numpy as np
+
+    for number, row in enumerate(rows, start=1):
+        for name in ("id", "instruction", "output"):
+            if not isinstance(row.get(name), str) or not row[name].strip():
+                raise UserError(f"{source}, row {number}: field '{name}' must be text that is not blank")
+    prompts = codec.prompts([row["instruction"] for row in rows])
+    answers = codec.answers([row["output"] for row in rows])
+    ids, labels, offsets, dropped = [], [], [0], 0
+    kept_prompts, kept_answers = [], []
+    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+        if not prompt or len(answer) < 2:
+            raise UserError(f"{source}: row {row['id']!r} has a prompt or an answer without any token")
+        if len(prompt) + len(answer) > knobs.max_length:
+            if knobs.overlong == "error":
+                raise UserError(
+                    f"{source}: row {row['id']!r} has {len(prompt)} prompt + {len(answer)} answer tokens, over "
+                    f"max_length {knobs.max_length}; shorten the prompt template (see its `words` filter), raise "
+                    "max_length, or set overlong: drop"
+                )
+            dropped += 1
+            continue
+        ids += prompt + answer
+        labels += [IGNORE] * len(prompt) + answer
+        offsets.append(len(ids))
+        kept_prompts.append(len(prompt))
+        kept_answers.append(len(answer))
+    arrays = {
+        "ids": np.array(ids, dtype=np.int32),
+        "labels": np.array(labels, dtype=np.int32),
+        "offsets": np.array(offsets, dtype=np.int64),
+    }
+    ends = arrays["offsets"][1:] - 1
+    assert (arrays["ids"][ends] == codec.eos_id).all() and (arrays["labels"][ends] == codec.eos_id).all()
+    accounting = {
+        "rows": len(kept_prompts),
+        "dropped_overlong": dropped,
+        "tokens": len(ids),
+        "target_tokens": sum(kept_answers),
+        "rows_ending_in_eos": len(ends),
+        "prompt_tokens": histogram(kept_prompts),
+        "answer_tokens": histogram(kept_answers),
+    }
+    return arrays, accounting
+
+
+def histogram(values: list[int], bins: int = 20) -> dict:
+    """Smallest, mean and largest value, and counts in equal bins whose `edges` are whole numbers."""
+    if not values:
+        return {"min": 0, "mean": 0.0, "max": 0, "edges": [], "counts": []}
+    width = max(1, -(-max(values) // bins))
+    counts = [0] * (max(values) // width + 1)
+    for value in values:
+        counts[value // width] += 1
+    edges = [width * place for place in range(len(counts) + 1)]
+    mean = round(sum(values) / len(values), 2)
+    return {"min": min(values), "mean": mean, "max": max(values), "edges": edges, "counts": counts}
+
+
+if __name__ == "__main__":
+    command()
