@@ -1,0 +1,62 @@
+# Make names things; DVC decides what is stale. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
+export DVC_NO_ANALYTICS := 1
+
+DATASETS := $(notdir $(patsubst %/,%,$(filter-out prompts/example/,$(wildcard prompts/*/))))
+LOCK := .venv/lock-$(firstword $(shell cksum requirements.lock))
+
+demo: $(LOCK) ## build the pydoc dataset: documents, teacher, student, queries, report
+	@python -m stages.build pydoc
+
+test: $(LOCK) ## run the tests (no key, no network, no GPU)
+	@python -m pytest
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
+	@echo "<dataset>  build a dataset of prompts/: $(DATASETS) (make faire FOLDER=path: its folder)"
+
+$(DATASETS): $(LOCK)
+	@python -m stages.new $@ $(if $(FOLDER),--path $(FOLDER))
+	@python -m stages.build $@
+
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name
+	@python -m stages.new $(DATASET) $(if $(FOLDER),--path $(FOLDER))
+
+cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
+	@dvc repro -q prompt@$(or $(DATASET),pydoc) && python -m stages.cost $(or $(DATASET),pydoc)
+
+push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
+	@dvc push
+
+pull: $(LOCK) ## fetch outputs from the remote
+	@dvc pull
+
+ui: $(LOCK) ## open MLflow on the runs so far
+	@mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI"
+
+register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
+	@python -m stages.register $(or $(DATASET),pydoc)
+
+bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
+	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+lint: $(LOCK) ## check style
+	@ruff check . && ruff format --check .
+
+.PHONY: demo test help new cost push pull ui register bench lint $(DATASETS)
+
+# Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+$(LOCK): requirements.lock
+	@python=$$(for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done); \
+	[ -n "$$python" ] || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11" >&2; exit 2; }; \
+	echo "setting up .venv with $$($$python --version), once; some minutes" >&2; \
+	[ -x .venv/bin/pip ] || $$python -m venv .venv; \
+	if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
+	  pip install -q -c requirements.lock torch==2.13.0+cpu 2>/dev/null || \
+	  pip install -q -c requirements.lock torch==2.13.0+cpu --extra-index-url $(CPU_INDEX) || exit 2; fi; \
+	pip install -q -r requirements.lock && rm -f .venv/lock-* && touch $@

@@ -1,0 +1,70 @@
+"""Build one dataset: check params.yaml, make its base model, walk its chain, and say what came out.
+
+Run as `python -m stages.build DATASET`. Safe to run for several datasets at once from several shells: DVC
+locks files while a stage runs and refuses, rather than waits, when another process is writing one that it
+needs. The one thing datasets share is the base model, so that step is done under a lock of its own, and the
+rest touches this dataset only.
+"""
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from stages import params
+from stages.support import layout
+from stages.support.cli import main
+from stages.support.errors import UserError
+
+LOCK = Path(".dvc/tmp/retort-base.lock")
+
+
+def build(dataset: str) -> None:
+    """Bring every stage of `dataset` up to date. Raises UserError for an unknown dataset or a failed stage."""
+    blocks = params.check()
+    if not any(dataset in blocks[stage] for stage in params.STAGES if stage not in params.BASES):
+        known = sorted(set().union(*(blocks[stage] for stage in params.STAGES if stage not in params.BASES)))
+        raise UserError(f"params.yaml: no dataset is called '{dataset}'{params.nearest(dataset, known)}")
+    wanted = {blocks[stage][dataset].get("base") for stage in params.STAGES if dataset in blocks[stage]}
+    bases = [f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted]
+    if bases:
+        LOCK.parent.mkdir(parents=True, exist_ok=True)
+        with open(LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            repro(*bases)
+    repro("-s", "--glob", f"*@{dataset}")
+
+
+def repro(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments])
+    if done.returncode:
+        raise UserError("a stage failed: the reason is above; what was finished is kept")
+
+
+def headline(dataset: str) -> str:
+    """The report's path and the figures to look at first, as text."""
+    from stages.support.files import read_json
+
+    directory = layout.reports(dataset)
+    if not (directory / "metrics.json").is_file():
+        return f"{dataset} is built"
+    scores = read_json(directory / "metrics.json")
+    shown = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
+    lines = [f"{'':12}" + "".join(f"{name:>20}" for name in shown)]
+    for who, measures in scores.items():
+        lines.append(f"{who:12}" + "".join(f"{measures[name]['mean']:>20.3f}" for name in shown))
+    return "\n".join([*lines, f"report: {directory / 'report.html'}"])
+
+
+@click.command(help=__doc__)
+@click.argument("dataset")
+@main
+def cli(dataset: str) -> None:
+    build(dataset)
+    print(headline(dataset))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,107 @@
+"""Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
+
+Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). prompts/<dataset>/ is copied
+from prompts/example/ where there is none; the blocks of prompts/<dataset>/params.yaml are added to params.yaml
+where it has none, comments and anchors kept. What is there already is never overwritten.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import click
+
+from stages.params import PARAMS, load
+from stages.support import layout
+from stages.support.cli import main
+from stages.support.errors import UserError
+from stages.support.files import read_text, write_text
+
+EXAMPLE = Path("prompts/example")
+
+
+def scaffold(dataset: str, folder: str | None = None) -> list[str]:
+    """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", dataset) or dataset == EXAMPLE.name:
+        raise UserError(
+            f"'{dataset}' cannot name a dataset: use lowercase letters, digits, - and _; a letter first"
+        )
+    done = []
+    prompts = layout.prompt(dataset, "student").parent
+    if not prompts.exists():
+        shutil.copytree(EXAMPLE, prompts)
+        blocks = prompts / "params.yaml"
+        write_text(blocks, read_text(blocks).replace("DATASET", dataset))
+        done.append(f"made {prompts}/: edit teacher.md and student.md")
+    present = [stage for stage, datasets in load().items() if dataset in datasets]
+    template = prompts / "params.yaml"
+    if not present:
+        if not template.is_file():
+            raise UserError(f"{template}: no such file; copy {EXAMPLE}/params.yaml and edit it")
+        added = add_blocks(PARAMS, template)
+        done.append(f"added {dataset} to params.yaml: {', '.join(added)}")
+    if folder is not None and set_folder(PARAMS, dataset, folder):
+        done.append(f"set corpus.{dataset}.path in params.yaml to {folder}")
+    path = load()["corpus"].get(dataset, {}).get("path")
+    if path is not None and not Path(path).exists():
+        done.append(
+            f"{path} does not exist yet: put your files there, or set corpus.{dataset}.path in params.yaml"
+        )
+    return done
+
+
+def sections(lines: list[str]) -> dict[str, tuple[int, int]]:
+    """Top-level keys of YAML lines, each with the half-open range of its indented lines."""
+    starts = [i for i, line in enumerate(lines) if re.match(r"\w+:", line)]
+    found = {}
+    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+        indented = [i for i in range(start + 1, stop) if re.match(r"\s+\S", lines[i])]
+        found[lines[start].split(":")[0]] = (start + 1, indented[-1] + 1 if indented else start + 1)
+    return found
+
+
+def add_blocks(params: Path, template: Path) -> list[str]:
+    """Add the blocks of `template` to `params` line by line, so that comments, anchors and layout stay.
+
+    Returns the stages that got a block. Raises UserError where the result would not be valid.
+    """
+    load(template)
+    source, lines = read_text(template).splitlines(), read_text(params).splitlines()
+    stages = sections(source)
+    for stage, (start, stop) in stages.items():
+        if stage not in sections(lines):
+            lines += ["", f"{stage}:"]
+        at, end = sections(lines)[stage]
+        lines[at - 1] = re.sub(r"^(\w+:)\s*\{\s*\}", r"\1", lines[at - 1])
+        lines[end:end] = source[start:stop]
+    write_text(params, "\n".join(lines) + "\n")
+    return list(stages)
+
+
+def set_folder(params: Path, dataset: str, folder: str) -> bool:
+    """Set corpus.<dataset>.path; True if that changed anything. Raises UserError where there is no such line."""
+    lines = read_text(params).splitlines()
+    start, stop = sections(lines)["corpus"]
+    inside = False
+    for i in range(start, stop):
+        if re.match(r"  \S", lines[i]):
+            inside = lines[i].startswith(f"  {dataset}:")
+        if inside and re.match(r"    path:", lines[i]):
+            before, lines[i] = lines[i], f"    path: {json.dumps(folder)}"
+            write_text(params, "\n".join(lines) + "\n")
+            return before != lines[i]
+    raise UserError(f"{params}: corpus.{dataset} has no line `path:`; add one with your folder")
+
+
+@click.command(help=__doc__)
+@click.argument("dataset")
+@click.option("--path", "folder", help="the dataset's folder, for a dataset that reads one")
+@main
+def cli(dataset: str, folder: str | None) -> None:
+    for line in scaffold(dataset, folder) or [f"{dataset} is in place"]:
+        print(line)
+
+
+if __name__ == "__main__":
+    cli()

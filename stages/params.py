@@ -1,0 +1,107 @@
+"""Check the whole of params.yaml before anything runs: stages, datasets and every knob.
+
+Each stage's knobs model is the one definition of what it accepts; a misspelt name gets a suggestion.
+Run as `python -m stages.params [FILE]`; exits with code 2 and one line at the first problem.
+"""
+
+import difflib
+import importlib
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from stages.support import layout
+from stages.support.cli import StageCommand, explain, main
+from stages.support.errors import UserError
+
+PARAMS = Path("params.yaml")
+# In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
+BASES = ("base", "base_hub", "base_scratch")
+STAGES = (
+    *BASES,
+    *("corpus", "prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
+    *("generate", "baseline", "map", "evaluate", "report"),
+)
+
+
+def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
+    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for anything but that shape."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    from stages.support.files import read_text
+
+    try:
+        blocks = YAML(typ="safe").load(read_text(path)) or {}
+    except MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({error.problem})") from None
+    if not isinstance(blocks, dict):
+        raise UserError(f"{path}: expected stage names at the top level")
+    for stage, datasets in blocks.items():
+        if stage not in STAGES:
+            raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, STAGES)}")
+        if not isinstance(datasets, dict):
+            raise UserError(
+                f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
+            )
+        for dataset, knobs in datasets.items():
+            if not isinstance(knobs, dict):
+                raise UserError(
+                    f"{path}, {stage}.{dataset}: expected knobs; write `{dataset}: {{}}` for defaults"
+                )
+    return blocks
+
+
+def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
+    """Load `path` and validate every block; returns the blocks. Raises UserError at the first problem."""
+    blocks = load(path)
+    for stage in STAGES:
+        if stage not in blocks:
+            raise UserError(
+                f"{path}: stage '{stage}' is missing; write `{stage}: {{}}` if nothing takes part"
+            )
+    bases = {name for stage in BASES for name in blocks[stage]}
+    for stage, datasets in blocks.items():
+        model = command(stage).knobs
+        for dataset, knobs in datasets.items():
+            where = f"{path}, {stage}.{dataset}"
+            for key, value in knobs.items():
+                if key not in model.model_fields:
+                    raise UserError(f"{where}: unknown key '{key}'{nearest(key, model.model_fields)}")
+                if value is None:
+                    raise UserError(f"{where}: '{key}' has no value; give it one or delete the line")
+            try:
+                checked = model(**knobs)
+            except ValidationError as error:
+                raise UserError(explain(error, where)) from None
+            if "base" in model.model_fields and checked.base not in bases:
+                raise UserError(
+                    f"{where}: no base model is called '{checked.base}'{nearest(checked.base, bases)}"
+                )
+            if stage not in BASES and not layout.prompt(dataset, "student").is_file():
+                known = [folder.name for folder in Path("prompts").glob("*")]
+                mend = nearest(dataset, known) or f"; `make new DATASET={dataset}` makes it"
+                raise UserError(f"{where}: there is no folder prompts/{dataset}{mend}")
+    return blocks
+
+
+def command(stage: str) -> StageCommand:
+    return importlib.import_module(f"stages.{stage}").command
+
+
+def nearest(name: str, known) -> str:
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@click.command(help=__doc__)
+@click.argument("file", type=click.Path(path_type=Path), default=PARAMS)
+@main
+def cli(file: Path) -> None:
+    check(file)
+
+
+if __name__ == "__main__":
+    cli()
