@@ -118,21 +118,19 @@ def split_sections(doc: str) -> dict[str, str]:
 def clean(text: str) -> str:
     """Plain text: no reST roles, directives, code prompts, mathematics or repeated white space."""
     text = SIGNATURE.sub("", text)
-    # scipy prints a Python set here, whose order changes from process to process
-    text = re.sub(r"(?<=argument\(s\) )\{[^}]*\}", lambda found: ", ".join(sorted(re.findall(r"\w+", found[0]))), text)
     text = re.sub(r"^\s*\.\. [^\n]*$", "", text, flags=re.M)
     text = re.sub(r"^\s*(>>>|\.\.\. ?)[^\n]*$", "", text, flags=re.M)
     text = re.sub(r":[a-z:]+:`~?([^`<]+?)(?:\s*<[^>]*>)?`", r"\1", text)
     text = re.sub(r"\[[A-Za-z0-9]+\]_|[`*|]+~?|\\\w+", " ", text)
     text = re.sub(r"%\(\w+\)s|::| at 0x[0-9a-f]+", "", text)  # an address differs in every process
-    text = re.sub(r"(?<=argument\(s\) )\{[^}]*\}", _sorted_set, text)  # and so does the order of a set
+    text = re.sub(r"argument\(s\)\s*\{[^}]*\}", _sorted_set, text)  # and so does the order of a printed set
     lines = [re.sub(r"[ \t]+", " ", line).strip() for line in text.splitlines()]
     text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()
     return re.sub(r"\n\n(Notes|Returns|Parameters)\Z", "", text)
 
 
-def _sorted_set(match: re.Match) -> str:
-    return "{" + ", ".join(sorted(match[0][1:-1].split(", "))) + "}"
+def _sorted_set(found: re.Match) -> str:
+    return "arguments " + ", ".join(sorted(re.findall(r"'(\w+)'", found[0])))
 
 
 def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[dict], list[dict]]:
