@@ -1,0 +1,142 @@
+"""The embedded teacher: a stand-in for an LLM behind a real local HTTP server (OpenAI's chat protocol).
+
+It follows rules (`stages.teacher.rules`) and is no language model: it is there so that everything can be
+tried and tested with no key and no network. Token counts in `usage` are counts of words. By hand:
+
+    python -m stages.teacher.server --port 8000
+    curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "embedded", "messages": [{"role": "user", "content": "..."}]}'
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from stages.support.errors import UserError
+from stages.support.hashing import sha256_json
+from stages.support.prompts import clip_words
+
+MODEL = "embedded"  # every name that begins so is served: `embedded-2` after the rules have changed
+
+
+def complete(body: dict, answer: Callable[[list[dict]], str]) -> dict:
+    """The chat completion for a request body. Raises ValueError for a body that it cannot serve."""
+    model, messages = body.get("model"), body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        raise ValueError("'messages' must be a list of at least one message")
+    if body.get("stream") or body.get("n", 1) != 1:
+        raise ValueError("the embedded teacher neither streams nor gives more than one choice")
+    text = answer(messages)
+    limit = body.get("max_tokens") or body.get("max_completion_tokens")
+    cut = clip_words(text, limit) if limit else text
+    read = sum(len(str(message.get("content")).split()) for message in messages)
+    written = len(cut.split())
+    return {
+        "id": f"chatcmpl-{sha256_json(body)[:24]}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "system_fingerprint": "rules",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": cut, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop" if written == len(text.split()) else "length",
+            }
+        ],
+        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+    }
+
+
+def make_app(answer: Callable[[list[dict]], str]):
+    """An aiohttp application with `POST /v1/chat/completions` and `GET /v1/models`."""
+    from aiohttp import web
+
+    def problem(status: int, message: str, code: str) -> web.Response:
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+        return web.json_response({"error": error}, status=status)
+
+    async def chat(request: web.Request) -> web.Response:
+        try:
+            body = await request.json()
+            if not str(body.get("model", "")).startswith(MODEL):
+                return problem(404, f"only models named '{MODEL}...' are served here", "model_not_found")
+            return web.json_response(complete(body, answer))
+        except (ValueError, AttributeError) as error:
+            return problem(400, str(error), "invalid_value")
+
+    async def models(request: web.Request) -> web.Response:
+        entry = {"id": MODEL, "object": "model", "created": 0, "owned_by": "rules"}
+        return web.json_response({"object": "list", "data": [entry]})
+
+    app = web.Application(client_max_size=64 * 2**20)
+    app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models)])
+    return app
+
+
+@contextmanager
+def embedded() -> Iterator[str]:
+    """Run the server in a process of its own; yields its base_url.
+
+    The process ends when its standard input does, so it cannot outlive this one, not even after `kill -9`;
+    a session of its own keeps Ctrl-C from it while answers in flight are waited for.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.teacher.server", "--port", "0", "--until-eof"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        ready = process.stdout.readline()
+        if not ready:
+            raise UserError("the embedded teacher did not start; its error is above")
+        yield json.loads(ready)["base_url"]
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+async def serve(app, port: int, until_eof: bool) -> None:
+    from aiohttp import web
+
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    port = runner.addresses[0][1]
+    print(json.dumps({"base_url": f"http://127.0.0.1:{port}/v1"}), flush=True)
+    if until_eof:
+        await asyncio.to_thread(sys.stdin.read)
+    else:
+        await asyncio.Event().wait()
+    await runner.cleanup()
+
+
+@click.command(help=__doc__)
+@click.option("--port", default=8000, help="0 takes a free one.")
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends.")
+def main(port: int, until_eof: bool) -> None:
+    from stages.teacher.rules import answer
+
+    try:
+        asyncio.run(serve(make_app(answer), port, until_eof))
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        raise click.ClickException(f"port {port}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    main()
