@@ -56,9 +56,9 @@ def read_folder(
             of_id[document["id"]].append((where, document))
         else:
             empty.append(f"{where}: field '{text_field}' holds no text; fill it or delete the row")
-    if not found:
-        raise UserError(f"{folder / documents}: zero documents; the file has no rows")
     _check_skipped(empty, found, skip_share)
+    if not of_id:
+        raise UserError(f"{folder / documents}: zero documents in {found:,} rows; put your documents there")
     kept, parts = _resolve_repeats(of_id, repeated_id)
 
     asked, pairs, named, unknown = {}, [], 0, []
@@ -129,13 +129,7 @@ def _document(where: str, row: dict, id_field: str | None, text_field: str, titl
     used = {id_field or "id", text_field, title_field or "title"}
     rest = {key: value for key, value in row.items() if key not in used}
     metadata = json.loads(json.dumps(rest, default=str))  # the dates and decimals of Parquet become text
-    document = {"id": name, "title": " ".join(title.split()), "text": text, "metadata": metadata}
-    try:
-        canonical_json(document).encode("utf-8")
-    except UnicodeEncodeError as error:
-        broken = error.object[error.start]
-        raise UserError(f"{where}: holds {broken!r}, half of a character; remove it from the row") from None
-    return document
+    return {"id": name, "title": " ".join(title.split()), "text": text, "metadata": metadata}
 
 
 def _single(where: str, row: dict, field: str, knob: str) -> str:
@@ -186,6 +180,11 @@ def _rows(files: list[Path]) -> Iterator[tuple[str, dict]]:
             where = f"{file}, row {number}"
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected an object with fields, found {KINDS[type(row)]}")
+            try:
+                json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")
+            except UnicodeEncodeError as error:
+                half = error.object[error.start]
+                raise UserError(f"{where}: holds {half!r}, half of a character; remove it") from None
             yield where, row
 
 
