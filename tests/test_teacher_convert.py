@@ -1,0 +1,162 @@
+"""From corpus to requests, and from answers to training rows that litgpt itself loads."""
+
+import json
+
+import pytest
+
+from stages.convert import ConvertKnobs
+from stages.convert import command as convert
+from stages.prompt import PromptKnobs
+from stages.prompt import command as prompt
+from stages.support import layout
+from stages.support.errors import UserError
+from stages.support.files import atomic_directory, read_json, read_jsonl, verify_manifest, write_jsonl
+from tests.teacher_server import write_corpus, write_prompts
+
+GOOD = "- how to sort rows\n- sort rows by key\n- sort rows by key\n- rows rows rows"
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def answer(document: dict, outcome="ok", response=GOOD) -> dict:
+    fields = {"request_key": "k", "outcome": outcome, "response": response, "usage": None, "model": "m"}
+    return {"id": document["id"], **fields, "prompt_hash": "h"}
+
+
+def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
+    write_corpus("d", 40)
+    write_prompts("d")
+    metrics = prompt.run("d", PromptKnobs(input_price=3.0, output_price=6.0, max_tokens=100))
+    rows = read_jsonl(layout.requests("d"))
+    assert [row["id"] for row in rows] == [f"p{i:03}" for i in range(40)]
+    assert list(rows[0]) == ["id", "document_id", "request_key", "model", "messages", "params", "prompt_hash"]
+    assert rows[1]["messages"] == [
+        {"role": "system", "content": "Write queries."},
+        {"role": "user", "content": "About word1"},
+    ]
+    characters = sum(len(message["content"]) for row in rows for message in row["messages"])
+    assert metrics["estimated_input_tokens"] == -(-characters // 4) and metrics["most_output_tokens"] == 4000
+    assert metrics["most_dollars"] == round((metrics["estimated_input_tokens"] * 3 + 4000 * 6) / 1e6, 4)
+    assert metrics["requests"] == {"train": 32, "val": 4, "test": 4}
+    assert "at most 4,000 output tokens; cost at most $0.02" in capsys.readouterr().err
+    assert prompt.run("d", PromptKnobs())["most_dollars"] is None
+    assert "cost unknown (no prices given)" in capsys.readouterr().err
+
+
+def test_more_documents_only_add_requests():
+    write_corpus("d", 100)
+    write_prompts("d")
+    chosen = []
+    for documents in (10, 30):
+        prompt.run("d", PromptKnobs(documents=documents, val_documents=3, test_documents=2))
+        chosen.append({row["id"] for row in read_jsonl(layout.requests("d"))})
+    assert [len(ids) for ids in chosen] == [15, 35] and chosen[0] < chosen[1]
+    write_corpus("d", 120)
+    prompt.run("d", PromptKnobs(documents=10, val_documents=3, test_documents=2))
+    assert len({row["id"] for row in read_jsonl(layout.requests("d"))} & chosen[0]) > 8  # not a new sample
+
+
+def test_prompt_errors_name_file_and_variable():
+    write_corpus("d", 20)
+    write_prompts("d", teacher="{{ document.body }}")
+    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/prompts\.md"):
+        prompt.run("d", PromptKnobs())
+    layout.prompt("d", "teacher").write_bytes(b"{{ document.text }}\n\xff\xfe")
+    with pytest.raises(UserError, match=r"prompts/d/teacher\.md, line 2: byte 0xff is not UTF-8"):
+        prompt.run("d", PromptKnobs())
+    layout.prompt("d", "teacher").unlink()
+    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: no such file"):
+        prompt.run("d", PromptKnobs())
+    assert not layout.requests("d").exists()
+
+
+def test_empty_corpus():
+    with atomic_directory(layout.corpus("d"), "corpus") as target:
+        write_jsonl(target / "documents.jsonl", [])
+    write_prompts("d")
+    with pytest.raises(UserError, match=r"documents\.jsonl: no document of split 'train' \(0 in all\)"):
+        prompt.run("d", PromptKnobs())
+
+
+def test_convert_accounts_for_every_response():
+    documents = write_corpus("d", 20)
+    write_prompts("d")
+    rows = [answer(document) for document in documents]
+    rows[0] = answer(documents[0], "refusal", "I will not")
+    rows[1] = answer(documents[1], "error", None)
+    rows[2] = answer(documents[2], response="```\n```")
+    rows[3] = answer(documents[3], response="sort rows by key\nHere you are:")
+    rows[19] = answer(documents[19], "length", "how to sort\nhow to")
+    write_jsonl(layout.responses("d"), rows)
+    metrics = convert.run("d", ConvertKnobs())
+    target = layout.litgpt_data("d")
+    manifest = verify_manifest(target)["files"]
+    kept = {split: read_json(target / f"{split}.json") for split in ("train", "val", "test")}
+    rejects = {row["id"]: row["reason"] for row in read_jsonl(target / "rejects.jsonl")}
+    assert rejects == {
+        "p000": "refusal",
+        "p001": "error",
+        "p002": "parses to nothing",
+        "p003": "fewer than 2 well-formed lines",
+        "p019": "length",
+    }
+    assert (
+        metrics["accepted"]
+        == {name: len(part) for name, part in kept.items()}
+        == {"train": 12, "val": 2, "test": 1}
+    )
+    assert sum(metrics["accepted"].values()) + sum(metrics["rejected"].values()) == metrics["responses"] == 20
+    assert [entry["rows"] for name, entry in sorted(manifest.items())] == [5, 1, 12, 2]
+    assert kept["val"][0] == {
+        "id": "p008",
+        "instruction": "Page 8: About word8\nQueries:",
+        "input": "",
+        "output": "how to sort rows\nsort rows by key",
+    }
+    assert metrics["lines"] == {"kept": 30, "dropped": 15 + 1}
+
+
+def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
+    documents = write_corpus("d", 20)
+    write_prompts("d")
+    write_jsonl(layout.responses("d"), [answer(document) for document in documents])
+    convert.run("d", ConvertKnobs())
+    write_jsonl(
+        layout.responses("d"), [answer(d, "blank", "") for d in documents[:9]] + [answer(documents[9])]
+    )
+    with pytest.raises(UserError, match=r"no answer can be used for training, of 10 \(blank: 9\)"):
+        convert.run("d", ConvertKnobs())
+    verify_manifest(layout.litgpt_data("d"))
+    write_jsonl(layout.responses("d"), [])
+    with pytest.raises(UserError, match=r"of 0 \(no response at all\)"):
+        convert.run("d", ConvertKnobs())
+    write_jsonl(layout.responses("d"), [answer({"id": "gone"})])
+    with pytest.raises(UserError, match=r"responses\.jsonl, row 1: id 'gone' is not in"):
+        convert.run("d", ConvertKnobs())
+
+
+@pytest.mark.slow
+def test_litgpt_loads_it_and_sees_prompt_and_answer_only(tmp_path):
+    from litgpt.data import JSON
+    from litgpt.prompts import Default
+    from litgpt.tokenizer import Tokenizer
+
+    from tests.tiny import tiny_model
+
+    documents = write_corpus("d", 20)
+    write_prompts("d")
+    write_jsonl(layout.responses("d"), [answer(document) for document in documents])
+    convert.run("d", ConvertKnobs())
+    tiny_model(tmp_path / "model", "pythia")
+    data = JSON(json_path=layout.litgpt_data("d"), prompt_style=Default(), mask_prompt=True)
+    tokenizer = Tokenizer(tmp_path / "model")
+    data.connect(tokenizer, max_seq_length=512)
+    data.setup()
+    assert len(data.train_dataset) == 16 and len(data.test_dataset) == 2
+    rows = json.loads((layout.litgpt_data("d") / "train.json").read_text())
+    item = data.train_dataset[0]
+    assert tokenizer.decode(item["input_ids"]).startswith(rows[0]["instruction"])
+    assert tokenizer.decode(item["labels"][item["labels"] != -100]).startswith(rows[0]["output"])
