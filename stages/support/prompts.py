@@ -14,7 +14,7 @@ def clip_words(text: str, limit: int) -> str:
 
 
 class Template:
-    """A prompt file. Filters: `words(n)` and `chars(n)` cut text; undefined variables are errors."""
+    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines; undefined is an error."""
 
     def __init__(self, path: Path):
         from jinja2 import StrictUndefined, TemplateSyntaxError
@@ -24,6 +24,7 @@ class Template:
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.filters["words"] = clip_words
         environment.filters["chars"] = lambda text, limit: text[:limit]
+        environment.filters["oneline"] = lambda text: " ".join(text.split())
         try:
             self.template = environment.from_string(self.source)
         except TemplateSyntaxError as error:
