@@ -18,6 +18,7 @@ from stages.support.prompts import clip_words
 
 EOS = "<|endoftext|>"
 POOL = 8
+SHAPE_STEP = 32
 STOP_ENDS = set("a an the of to in on at by for from with and or is are be as if that this it its which when".split())
 
 
@@ -148,7 +149,9 @@ class Rows:
         rows = sorted((self._row(rng) for _ in range(POOL * self.batch)), key=len)
         first = int(rng.permutation(POOL)[place]) * self.batch
         rows = rows[first : first + self.batch]
-        ids = np.full((self.batch, max(map(len, rows))), self.eos, dtype=np.int64)
+        # few distinct shapes: the CPU kernels keep memory for each one they meet
+        longest = -(-(max(map(len, rows)) - 1) // SHAPE_STEP) * SHAPE_STEP + 1
+        ids = np.full((self.batch, longest), self.eos, dtype=np.int64)
         labels = np.full_like(ids, -100)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = row
@@ -249,9 +252,8 @@ def pretrain(model, rows: Rows, steps: int, lr: float, state_path: Path) -> list
             ids, labels = rows(step)
             targets = labels.flatten()
             with torch.autocast("cpu", torch.bfloat16):
-                hidden = hidden_states(model, ids).flatten(0, 1)[targets >= 0]
-                logits = model.lm_head(hidden)
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets[targets >= 0])
+                logits = model.lm_head(hidden_states(model, ids).flatten(0, 1))
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets, ignore_index=-100)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
