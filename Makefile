@@ -26,7 +26,7 @@ new: $(LOCK) ## make a dataset of your own: make new DATASET=name
 	@python -m stages.new $(DATASET) $(if $(FOLDER),--path $(FOLDER))
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
-	@dvc repro -q prompt@$(or $(DATASET),pydoc) && python -m stages.cost $(or $(DATASET),pydoc)
+	@dvc repro -q prompt@$(or $(DATASET),pydoc) && dvc metrics show --md reports/$(or $(DATASET),pydoc)/prompt.json
 
 push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
 	@dvc push

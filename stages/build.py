@@ -22,7 +22,7 @@ LOCK = Path(".dvc/tmp/retort-base.lock")
 
 
 def build(dataset: str) -> None:
-    """Bring every stage of `dataset` up to date. Raises UserError for an unknown dataset or a failed stage."""
+    """Bring every stage of `dataset` up to date. Raises UserError when it is unknown or a stage fails."""
     blocks = params.check()
     if not any(dataset in blocks[stage] for stage in params.STAGES if stage not in params.BASES):
         known = sorted(set().union(*(blocks[stage] for stage in params.STAGES if stage not in params.BASES)))

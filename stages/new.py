@@ -1,8 +1,8 @@
 """Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
 
-Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). prompts/<dataset>/ is copied
-from prompts/example/ where there is none; the blocks of prompts/<dataset>/params.yaml are added to params.yaml
-where it has none, comments and anchors kept. What is there already is never overwritten.
+Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). Where there is no folder
+prompts/<dataset>/, it is copied from prompts/example/. Where params.yaml has no block of the dataset, those of
+prompts/<dataset>/params.yaml are added, comments and anchors kept. What is there is never overwritten.
 """
 
 import json
@@ -80,7 +80,7 @@ def add_blocks(params: Path, template: Path) -> list[str]:
 
 
 def set_folder(params: Path, dataset: str, folder: str) -> bool:
-    """Set corpus.<dataset>.path; True if that changed anything. Raises UserError where there is no such line."""
+    """Set corpus.<dataset>.path; True if that changed anything. Raises UserError where no line has it."""
     lines = read_text(params).splitlines()
     start, stop = sections(lines)["corpus"]
     inside = False

@@ -26,7 +26,7 @@ STAGES = (
 
 
 def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
-    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for anything but that shape."""
+    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for any other shape."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
@@ -64,8 +64,8 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
             )
     bases = {name for stage in BASES for name in blocks[stage]}
     for stage, datasets in blocks.items():
-        model = command(stage).knobs
         for dataset, knobs in datasets.items():
+            model = command(stage).knobs
             where = f"{path}, {stage}.{dataset}"
             for key, value in knobs.items():
                 if key not in model.model_fields:

@@ -2,8 +2,8 @@
 
 `RETORT_TRACKING=off` switches it off. The store is `MLFLOW_TRACKING_URI`, by default `sqlite:///mlflow.db`.
 A stage never imports mlflow: a child process does (`python -m stages.support.tracking`), while the stage
-works. It reads one JSON line when the stage begins and one when it succeeds; if the second never comes, whatever
-the reason, the run ends FAILED. Trouble with tracking is told on stderr and never fails a stage.
+works. It reads one JSON line when the stage begins and one when it succeeds; if the second never comes,
+whatever the reason, the run ends FAILED. Trouble with tracking is told on stderr and never fails a stage.
 """
 
 import json
@@ -72,7 +72,7 @@ def connect():
 
 @contextmanager
 def database_lock() -> Iterator[None]:
-    """Exclusive between processes where the store is a sqlite file; nothing for a server, which copes itself."""
+    """Exclusive between processes where the store is a sqlite file; nothing for a server, which copes."""
     import fcntl
 
     if not uri().startswith("sqlite:///"):

@@ -1,0 +1,119 @@
+"""The promises of the graph, on a real project in a temporary folder: what runs, and what does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.graph import NO_NETWORK, Workspace, ran
+from tests.teacher_server import Teacher
+
+pytestmark = pytest.mark.slow
+KEY = {"TEACHER_KEY": "sk-test"}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    teacher = Teacher()
+    with teacher.running() as url:
+        teacher.url = url
+        yield teacher
+
+
+@pytest.fixture(scope="module")
+def built(teacher, tmp_path_factory) -> Workspace:
+    """Both datasets built at once, from two shells, with nothing there before; not even the base model."""
+    project = Workspace.create(tmp_path_factory.mktemp("graph") / "project", teacher.url)
+    shells = {name: project.start("stages.build", name, **KEY) for name in ("alpha", "beta")}
+    outputs = {name: shell.communicate(timeout=400)[0] for name, shell in shells.items()}
+    assert all(shell.returncode == 0 for shell in shells.values()), outputs
+    project.outputs, project.calls = outputs, teacher.calls
+    project.commit("built")
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path) -> Workspace:
+    """A copy of the built project, cache and all, to change at will."""
+    return Workspace(Path(shutil.copytree(built.directory, tmp_path / "project", symlinks=True)))
+
+
+def test_two_datasets_are_built_at_once(built):
+    stages = {stage for stage, blocks in built.params().items() if blocks and stage != "base"}
+    both = [name for output in built.outputs.values() for name in ran(output)]
+    expected = ["base@tiny", *(f"{stage}@{dataset}" for stage in stages for dataset in ("alpha", "beta"))]
+    assert sorted(both) == sorted(expected)
+    assert set(built.lock()) == set(expected)
+    assert built.calls == 24
+
+
+def test_nothing_changed_nothing_runs(built):
+    assert built.repro() == []
+
+
+def test_a_word_of_the_student_prompt_asks_the_teacher_nothing(project, built, teacher):
+    prompt = project.directory / "prompts/alpha/student.md"
+    prompt.write_text(prompt.read_text().replace("page", "text"))
+    stale = set(project.status())
+    assert "convert@alpha" in stale and not {"corpus@alpha", "prompt@alpha", "collect@alpha"} & stale
+    assert project.repro("tokenize") == ["convert@alpha", "tokenize@alpha"]
+    assert teacher.calls == built.calls
+
+
+def test_a_new_document_costs_one_request_and_one_shard(project, teacher):
+    before = project.hashes("data/alpha/generated")
+    project.add_document("alpha", "permutation")
+    calls = teacher.calls
+    steps = [f"{stage}@alpha" for stage in ("corpus", "prompt", "collect", "generate")]
+    output = project.run("dvc", "repro", "-s", *steps, **KEY)
+    assert ran(output) == steps
+    assert teacher.calls == calls + 1
+    after = project.hashes("data/alpha/generated")
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert len(changed - {"manifest.json"}) == 1
+
+
+def test_knobs_of_one_dataset_leave_the_other_alone(project):
+    params = project.params()
+    changes = {
+        "corpus": ("held_out_pairs", 0.3),
+        "prompt": ("temperature", 0.1),
+        "collect": ("concurrency", 2),
+        "convert": ("min_lines", 1),
+        "tokenize": ("max_length", 100),
+        "finetune": ("lr", 0.01),
+        "export": ("parity_tolerance", 0.02),
+        "generate": ("seed", 5),
+        "baseline": ("seed", 5),
+        "map": ("top_k", 3),
+        "evaluate": ("seed", 7),
+    }
+    for stage, (knob, value) in changes.items():
+        params[stage]["alpha"][knob] = value
+    project.write_params(params)
+    stale = project.status()
+    assert set(stale) >= {f"{stage}@alpha" for stage in changes}
+    assert not [name for name in stale if not name.endswith("@alpha")]
+    assert project.repro("tokenize", **KEY) == [
+        f"{s}@alpha" for s in ("corpus", "prompt", "collect", "convert", "tokenize")
+    ]
+
+
+def test_another_clone_rebuilds_offline_without_a_key(project, teacher, tmp_path):
+    """After `dvc pull`, with no network, key or store: nothing is stale, and a rebuild asks nobody."""
+    remote = tmp_path / "remote"
+    project.run("dvc", "remote", "add", "-f", "-d", "local", str(remote))
+    project.run("dvc", "push", "-q")
+    project.commit("pushed")
+    clone = project.clone(tmp_path / "clone")
+    clone.run("dvc", "pull", "-q")
+    (tmp_path / "off").mkdir()
+    (tmp_path / "off/sitecustomize.py").write_text(NO_NETWORK)
+    off = {"PYTHONPATH": str(tmp_path / "off"), "TEACHER_KEY": ""}
+    calls = teacher.calls
+    assert clone.repro(**off) == []
+    chain = [f"{stage}@alpha" for stage in ("corpus", "prompt", "collect", "convert")]
+    assert clone.repro("-f", "-s", *chain, **off) == chain
+    assert teacher.calls == calls
+    for path in ("data/alpha/requests.jsonl", "data/alpha/responses.jsonl", "data/alpha/litgpt"):
+        assert clone.output(path) == project.output(path)

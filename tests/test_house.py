@@ -1,0 +1,196 @@
+"""House rules that a machine can check, and the failures that every stage shares."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import new, params
+from stages.support import files
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+from tests.graph import ROOT
+
+SCRIPTS = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem != "__init__")
+HEAVY = (
+    "torch transformers litgpt lightning pandas numpy sklearn scipy openai mlflow pyarrow dvc ruamel".split()
+)
+HELP = """
+import runpy, sys
+names, heavy = sys.argv[1].split(), sys.argv[2].split()
+for name in names:
+    sys.argv = [name, "--help"]
+    try:
+        runpy.run_module(f"stages.{name}", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, name
+    loaded = [module for module in heavy if module in sys.modules]
+    assert not loaded, f"{name} imports {loaded} for --help"
+"""
+
+
+def test_help_of_every_script_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, " ".join(SCRIPTS), " ".join(HEAVY)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in SCRIPTS:
+        assert re.search(rf"Usage: {name} ", done.stdout), name
+
+
+def test_files_stay_short():
+    for path in (ROOT / "stages").rglob("*.py"):
+        lines = path.read_text("utf-8").count("\n")
+        assert lines <= 400, f"{path}: {lines} lines"
+
+
+def test_capabilities_do_not_import_each_other():
+    """stages/*.py → tasks → teacher | student | engines | retrieval → support."""
+    level = {"support": 0, "teacher": 1, "student": 1, "engines": 1, "retrieval": 1, "tasks": 2}
+    for path in (ROOT / "stages").glob("*/*.py"):
+        mine = path.parent.name
+        for theirs in re.findall(r"(?m)^\s*(?:from|import) stages\.(\w+)", path.read_text("utf-8")):
+            assert theirs == mine or level.get(theirs, 3) < level[mine], f"{path} imports stages.{theirs}"
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"(?m)^\.PHONY: (.*)", makefile)[1].split()) - {"$(DATASETS)"}
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = {line.split()[0] for line in shown.splitlines()}
+    assert targets <= listed
+    assert all(len(line.split()) > 2 for line in shown.splitlines())
+    assert "pydoc" in shown
+
+
+def test_continuous_integration_runs_make_test():
+    text = (ROOT / ".ci/run").read_text()
+    assert re.search(r"(?m)\bexec make test$", text) and os.access(ROOT / ".ci/run", os.X_OK)
+
+
+# params.yaml as a whole
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The shipped params.yaml and prompts, to spoil."""
+    for name in (
+        "params.yaml",
+        *(str(p.relative_to(ROOT)) for p in (ROOT / "prompts").rglob("*") if p.is_file()),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def spoil(project: Path, before: str, after: str) -> None:
+    text = (project / "params.yaml").read_text()
+    assert before in text
+    (project / "params.yaml").write_text(text.replace(before, after, 1))
+
+
+def test_shipped_params_are_valid(project):
+    params.check()
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ("\ncollect:", "\ncolect:", "no stage is called 'colect'; did you mean 'collect'?"),
+        ("min_lines:", "min_line:", "convert.pydoc: unknown key 'min_line'; did you mean 'min_lines'?"),
+        ("tokenize:\n  pydoc:", "tokenize:\n  pydocs:", "no folder prompts/pydocs; did you mean 'pydoc'?"),
+        ("min_lines: 2", "min_lines: two", "convert.pydoc: min_lines: Input should be a valid integer"),
+        ("min_lines: 2", "min_lines:", "convert.pydoc: 'min_lines' has no value"),
+        ("base_hub: {}", "base_hub:", "base_hub: expected datasets and their knobs"),
+        ("base_hub: {}", "", "stage 'base_hub' is missing"),
+        ("min_lines: 2}", "min_lines: 2", "params.yaml, line "),
+    ],
+)
+def test_a_slip_in_params_is_one_line(project, before, after, message):
+    spoil(project, before, after)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.params"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_base_that_nobody_makes_is_named(project):
+    blocks = params.load()
+    name = blocks["finetune"]["pydoc"]["base"]
+    text = (project / "params.yaml").read_text()
+    merge = re.search(r"(?ms)^merge:.*?^\S", text)[0]
+    (project / "params.yaml").write_text(text.replace(merge, merge.replace(name, f"{name}x", 1)))
+    with pytest.raises(
+        UserError, match=f"merge.pydoc: no base model is called '{name}x'; did you mean '{name}'"
+    ):
+        params.check()
+
+
+@pytest.mark.parametrize("dataset", ["mine", "faire"])
+def test_scaffolding_adds_valid_blocks_and_keeps_every_line(project, dataset):
+    before = (project / "params.yaml").read_text().splitlines()
+    new.scaffold(dataset, str(project))
+    after = (project / "params.yaml").read_text().splitlines()
+    blocks = params.check()
+    assert [stage for stage in params.STAGES if dataset in blocks[stage]] == list(params.STAGES[3:])
+    assert blocks["corpus"][dataset]["path"] == str(project)
+    changed = [line for line in before if line not in after]
+    assert all(re.fullmatch(r"\w+: \{\}.*", line) for line in changed)  # the first block of an empty stage
+    assert new.scaffold(dataset, str(project)) == []
+    assert (project / "params.yaml").read_text().splitlines() == after
+
+
+def test_a_bad_name_for_a_dataset_is_refused(project):
+    with pytest.raises(UserError, match="cannot name a dataset"):
+        new.scaffold("My Data")
+
+
+# Disk full, and writing whole or not at all
+
+
+def test_a_full_disk_is_one_line_and_earlier_output_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def writes(dataset: str, knobs: Knobs) -> dict:
+        files.write_text(Path("data/out.txt"), "new")
+        return {}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/out.txt")
+
+    files.write_text(Path("data/out.txt"), "earlier")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as end:
+        stage("corpus", Knobs)(writes).main(["d"])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "disk is full" in error and "data/out.txt" in error
+    assert Path("data/out.txt").read_text() == "earlier"
+    assert [p.name for p in Path("data").iterdir()] == ["out.txt"]
+
+
+def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path):
+    for text, fails in (("one", False), ("two", True)):
+        try:
+            with files.atomic_directory(tmp_path / "out", "test") as directory:
+                files.write_text(directory / "a.txt", text)
+                if fails:
+                    raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            pass
+    files.verify_manifest(tmp_path / "out")
+    assert (tmp_path / "out/a.txt").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
