@@ -25,13 +25,15 @@ def command(dataset: str, knobs: BaseKnobs) -> dict:
     return import_directory(source, dataset, "base")
 
 
-def import_directory(source: Path, name: str, producer: str) -> dict:
+def import_directory(source: Path, name: str, producer: str, provenance: dict | None = None) -> dict:
     """Write models/base/`name` from a Hugging Face directory; returns its figures and the measured parity."""
     from stages.student import convert, parity
-    from stages.support.files import atomic_directory
+    from stages.support.files import atomic_directory, write_json
 
     with atomic_directory(layout.base_model(name), producer=producer) as directory:
         found = convert.import_base(source, directory)
+        if provenance is not None:
+            write_json(directory / "provenance.json", provenance)
         return {**found, "parity": parity.check_base(directory)}
 
 
