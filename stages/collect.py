@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -23,7 +24,7 @@ from stages.support.files import iter_jsonl, write_jsonl
 from stages.support.progress import Progress
 from stages.teacher.client import Endpoint, ask_all
 from stages.teacher.identity import request_key
-from stages.teacher.outcomes import ACCEPTED, Answer
+from stages.teacher.outcomes import ACCEPTED, OUTCOMES, Answer
 from stages.teacher.pulled import earlier_outputs
 from stages.teacher.server import embedded
 from stages.teacher.store import Store
@@ -96,68 +97,62 @@ def endpoint(dataset: str, knobs: CollectKnobs) -> Iterator[Endpoint]:
                 f"no key for {knobs.base_url}: set {name} in the environment or in .env (git-ignored), "
                 f"or set {where}.api_key_env to '' for a server that needs none"
             )
-    yield Endpoint(knobs.base_url, key, f"the key in {name}" if name else "requests without a key", **limits)
+    yield Endpoint(knobs.base_url, key, f"the key in {name}" if name else "a request without a key", **limits)
+
+
+def project(rows: list[tuple], store: Store, tally: Counter) -> Iterator[dict]:
+    """The rows of `responses.jsonl`; counts outcomes and tokens in `tally` on the way."""
+    for row_id, key, model, prompt_hash in rows:
+        answer = store.answer(key) or Answer("error")
+        tally.update({answer.outcome: 1, **(answer.usage or {})})
+        yield {
+            "id": row_id,
+            "request_key": key,
+            "outcome": answer.outcome,
+            "response": answer.response,
+            "usage": answer.usage,
+            "model": answer.model or model,
+            "prompt_hash": prompt_hash,
+        }
 
 
 @stage("collect", CollectKnobs)
 def command(dataset: str, knobs: CollectKnobs) -> dict:
-    source, target = layout.requests(dataset), layout.responses(dataset)
+    source, target, label = layout.requests(dataset), layout.responses(dataset), f"collect {dataset}"
+    say = partial(print, f"{label}:", file=sys.stderr)
     rows = read_requests(source)
     keys = {row[1] for row in rows}
     with Store(layout.STORE) as store:
         missing = {key for key in keys if store.answer(key) is None}
         for earlier in earlier_outputs(target) if missing else ():
-            print(
-                f"collect {dataset}: {store.refill(earlier):,} answers taken over from {earlier}",
-                file=sys.stderr,
-            )
+            if taken := store.refill(earlier):
+                say(f"{taken:,} answers taken over from {earlier}")
             missing = {key for key in missing if store.answer(key) is None}
-        print(
-            f"collect {dataset}: {len(keys) - len(missing):,} answers stored, {len(missing):,} to ask",
-            file=sys.stderr,
-        )
+        done = len(keys) - len(missing)
+        say(f"{done:,} answers stored, {len(missing):,} to ask")
         if missing:
-            with endpoint(dataset, knobs) as end:
-                with Progress(
-                    len(keys), f"collect {dataset}", "request", done=len(keys) - len(missing)
-                ) as shown:
-                    failures = ask_all(unanswered(source, missing), end, store, shown)
+            with endpoint(dataset, knobs) as end, Progress(len(keys), label, "request", done) as shown:
+                failures = ask_all(unanswered(source, missing), end, store, shown)
             for kind, (count, example) in sorted(failures.items()):
-                print(f"collect {dataset}: {count:,} failed ({kind}), such as: {example}", file=sys.stderr)
-        outcomes: Counter[str] = Counter()
-        usage: Counter[str] = Counter()
-
-        def project() -> Iterator[dict]:
-            for row_id, key, model, prompt_hash in rows:
-                answer = store.answer(key) or Answer("error")
-                outcomes[answer.outcome] += 1
-                usage.update(answer.usage or {})
-                yield {
-                    "id": row_id,
-                    "request_key": key,
-                    "outcome": answer.outcome,
-                    "response": answer.response,
-                    "usage": answer.usage,
-                    "model": answer.model or model,
-                    "prompt_hash": prompt_hash,
-                }
-
-        write_jsonl(target, project())
-    accepted = sum(outcomes[name] for name in ACCEPTED)
-    told = ", ".join(f"{name} {count:,}" for name, count in sorted(outcomes.items()))
-    print(f"collect {dataset}: {len(rows):,} rows: {told}", file=sys.stderr)
+                say(f"{count:,} failed ({kind}), such as: {example}")
+        tally: Counter[str] = Counter()
+        write_jsonl(target, project(rows, store, tally))
+    outcomes = {name: tally[name] for name in OUTCOMES if tally[name]}
+    accepted = sum(tally[name] for name in ACCEPTED)
+    told = ", ".join(f"{name} {count:,}" for name, count in outcomes.items())
+    say(f"{len(rows):,} rows: {told}")
     if not accepted or accepted < knobs.min_accept * len(rows):
-        share = f"{accepted:,} of {len(rows):,} answers" if accepted else f"none of {len(rows):,} answers"
         raise UserError(
-            f"{dataset}: {share} accepted, below min_accept {knobs.min_accept:g} ({told}); see {target}. "
-            "What came is stored; a new run asks only for errors"
+            f"{dataset}: {accepted or 'none'} of {len(rows):,} answers accepted, below min_accept "
+            f"{knobs.min_accept:g} ({told}); see {target}. What came is stored; a new run asks for errors"
         )
     return {
         "rows": len(rows),
         "distinct_requests": len(keys),
-        "outcomes": dict(sorted(outcomes.items())),
+        "outcomes": outcomes,
         "accepted_share": round(accepted / len(rows), 6),
-        "tokens": dict(sorted(usage.items())),
+        "prompt_tokens": tally["prompt_tokens"],
+        "completion_tokens": tally["completion_tokens"],
     }
 
 

@@ -141,7 +141,8 @@ def test_a_pulled_clone_without_network_or_key_reuses_answers_that_dvc_has_delet
     with Teacher().running() as url:
         Path("dvc.yaml").write_text(
             f"stages:\n  collect:\n    foreach: {{d: {{}}}}\n    do:\n      cmd: {python} {url}\n"
-            "      deps:\n        - data/${key}/requests.jsonl\n      outs:\n        - data/${key}/responses.jsonl\n"
+            "      deps:\n        - data/${key}/requests.jsonl\n"
+            "      outs:\n        - data/${key}/responses.jsonl\n"
         )
         monkeypatch.setenv("NO_SUCH_KEY", "here-it-is")
         ran(dvc("repro"))
