@@ -88,3 +88,29 @@ def tiny_model(
     model.save_pretrained(directory)
     tiny_tokenizer(vocab, bos=kind == "llama").save_pretrained(directory)
     return directory
+
+
+def tiny_rows(count: int, seed: int = 0) -> list[dict]:
+    """Rows as in data/<d>/litgpt/*.json: word salad prompts of 6–41 words, one to four lines of answer."""
+    import random
+
+    choose, words = random.Random(seed), WORDS.split()
+    rows = []
+    for number in range(count):
+        prompt = " ".join(choose.choices(words, k=choose.randint(5, 40)))
+        lines = [" ".join(choose.choices(words, k=4)) for _ in range(choose.randint(1, 4))]
+        answer = "\n".join(lines)
+        prompt = f"{prompt}\nqueries:"
+        rows.append({"id": f"r{number:05d}", "instruction": prompt, "input": "", "output": answer})
+    return rows
+
+
+def tiny_dataset(dataset: str, train: int = 40, val: int = 8) -> None:
+    """Write data/`dataset`/litgpt/{train,val,test}.json in the working directory."""
+    import json
+
+    directory = Path("data") / dataset / "litgpt"
+    directory.mkdir(parents=True, exist_ok=True)
+    for place, (split, count) in enumerate({"train": train, "val": val, "test": 4}.items()):
+        rows = tiny_rows(count, seed=place)
+        (directory / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -10,7 +10,7 @@ from stages.student.loss import IGNORE
 from stages.support.errors import UserError
 
 POOL = 50  # batches that are sorted by length together; more means less padding and less shuffling
-LENGTH_STEP, TARGET_STEP = 8, 64  # shapes are rounded up to these, so that the allocator can reuse memory
+LENGTH_STEP, TARGET_STEP = 16, 128  # shapes are rounded up to these, so that the allocator can reuse memory
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ _load()
 from lightning.fabric import Fabric  # noqa: E402
 from litgpt.config import Config  # noqa: E402
 from litgpt.lora import GPT as LoRAGPT  # noqa: E402
+from litgpt.lora import Block as LoRABlock  # noqa: E402
 from litgpt.lora import CausalSelfAttention as LoRAAttention  # noqa: E402
 from litgpt.lora import Config as LoRAConfig  # noqa: E402
 from litgpt.lora import (  # noqa: E402
@@ -87,6 +88,7 @@ __all__ = [
     "Fabric",
     "LoRAConfig",
     "LoRAAttention",
+    "LoRABlock",
     "LoRAGPT",
     "LoRALinear",
     "LoRAQKVLinear",

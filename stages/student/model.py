@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from stages.student.litgpt_import import LoRAAttention, LoRAConfig, LoRAGPT, LoRALinear, LoRAQKVLinear
+from stages.student.litgpt_import import (
+    LoRAAttention,
+    LoRABlock,
+    LoRAConfig,
+    LoRAGPT,
+    LoRALinear,
+    LoRAQKVLinear,
+)
 from stages.student.loss import summed_nll
 
 HEAD_ELEMENTS = 1 << 26  # logits kept for the backward pass (256 MiB); beyond this they are recomputed
@@ -21,8 +28,14 @@ def _add_low_rank(base: torch.Tensor, low: torch.Tensor, up: torch.Tensor, scale
     return flat.view(base.shape)
 
 
+def _as_weight(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
+    """`x` in the weight's dtype: autocast would cast it once for the weight and once more for A."""
+    return x.to(layer.weight.dtype) if layer.weight.is_floating_point() else x
+
+
 class QuickLinear(LoRALinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _as_weight(x, self.linear)
         base = self.linear(x)
         if self.r == 0 or self.merged:
             return base
@@ -31,6 +44,7 @@ class QuickLinear(LoRALinear):
 
 class QuickQKVLinear(LoRAQKVLinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _as_weight(x, self.linear)
         base = self.linear(x)
         if self.r == 0 or not any(self.enable_lora) or self.merged:
             return base
@@ -63,7 +77,24 @@ class QuickAttention(LoRAAttention):
         return mixed.view(batch, heads, length, size).transpose(1, 2)
 
 
-QUICK = {LoRALinear: QuickLinear, LoRAQKVLinear: QuickQKVLinear, LoRAAttention: QuickAttention}
+class QuickBlock(LoRABlock):
+    def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None, at=None):
+        """With `at` (N,): only those rows of the flattened output, (N, width). The MLP runs on them alone."""
+        if at is None:
+            return super().forward(x, cos, sin, mask, input_pos, input_pos_maxp1)
+        mixed = self.post_attention_norm(self.attn(self.norm_1(x), cos, sin))
+        before, mixed = (part.flatten(0, 1).index_select(0, at) for part in (x, mixed))
+        after = before + mixed
+        narrowed = self.norm_2(before if self.config.parallel_residual else after)
+        return self.post_mlp_norm(self.mlp(narrowed)) + after
+
+
+QUICK = {
+    LoRALinear: QuickLinear,
+    LoRAQKVLinear: QuickQKVLinear,
+    LoRAAttention: QuickAttention,
+    LoRABlock: QuickBlock,
+}
 
 
 class Student(LoRAGPT):
@@ -82,7 +113,7 @@ class Student(LoRAGPT):
         ids: (B, T) token ids, right-padded with anything: attention is causal, padding never a target.
         at: (N,) positions in the flattened (B·T) hidden states that predict `targets` (N,); -100 is ignored.
         """
-        hidden = self.hidden(ids).flatten(0, 1).index_select(0, at)
+        hidden = self.hidden(ids, at)
         if targets is None:
             return self.lm_head(hidden)
         rows = max(1, HEAD_ELEMENTS // self.config.padded_vocab_size)
@@ -91,14 +122,15 @@ class Student(LoRAGPT):
         pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
         return sum(checkpoint(self.nll, part, wanted, use_reentrant=False) for part, wanted in pieces)
 
-    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        """Final normalised hidden states (B, T, width)."""
+    def hidden(self, ids: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Final normalised hidden states (N, width) at the flattened positions `at`."""
         length = ids.size(1)
         cos, sin = self.cos[:length].unsqueeze(0), self.sin[:length].unsqueeze(0)
         x = self.transformer.wte(ids)
-        for block in self.transformer.h:
+        *blocks, last = self.transformer.h
+        for block in blocks:
             x = block(x, cos, sin)
-        return self.transformer.ln_f(x)
+        return self.transformer.ln_f(last(x, cos, sin, at=at))
 
     def nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return summed_nll(self.lm_head(hidden), targets)
