@@ -394,7 +394,7 @@ def test_new_documents_do_not_move_old_ones():
 def test_split_follows_the_shares():
     splits = [split_of(f"group {number}", 0.03, 0.05) for number in range(20_000)]
     first = {split: splits.index(split) for split in ("train", "val", "test")}
-    assert first == {"train": 0, "val": 60, "test": 27}  # splits of earlier runs stay valid: models were trained on them
+    assert first == {"train": 0, "val": 60, "test": 27}  # models were trained on these
     assert 0.045 < splits.count("test") / 20_000 < 0.055 and 0.026 < splits.count("val") / 20_000 < 0.034
     assert all(split_of(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
 
