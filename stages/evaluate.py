@@ -7,6 +7,7 @@ The pages are those of the held-out split that the teacher was asked about, lowe
 docs/evaluation.md defines the measures.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,14 +38,14 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
     corpus, responses = layout.corpus(dataset), layout.responses(dataset)
     verify_manifest(corpus)
     documents = read_jsonl(corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split"))
-    answers = {row["id"]: row for row in read_jsonl(responses, ("id", "outcome", "response"))}
+    answers = {row["id"]: row for row in read_jsonl(responses, ("id", "outcome", "response", "model"))}
     pages = choose(documents, answers, knobs.pages)
     if not pages:
         raise UserError(
             f"{responses}: no answer about a held-out page; raise corpus.{dataset}.test_share or "
             f"prompt.{dataset}.test_documents in params.yaml"
         )
-    rows = list(read_generated(layout.generated(dataset)))
+    rows = read_generated(layout.generated(dataset))
     outputs = {
         "base": written(read_generated(layout.baseline(dataset)), pages, layout.baseline(dataset)),
         "student": written(rows, pages, layout.generated(dataset)),
@@ -68,6 +69,13 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
     return {
         "pages": len(pages),
         "corpus": len(documents),
+        "teacher": dict(sorted(Counter(row["model"] for row in answers.values()).items())),
+        "generated": {
+            "documents": len({row["document_id"] for row in rows}),
+            "rows": len(rows),
+            "queries": sum(len(row["queries"]) for row in rows),
+            "tokens": sum(row["generated_tokens"] for row in rows),
+        },
         "lines_per_page": {
             system: round(sum(len(output.lines) for output in own) / len(pages), 2)
             for system, own in outputs.items()

@@ -62,7 +62,8 @@ def command(dataset: str, knobs: MapKnobs) -> dict:
         np.save(directory / "start_indices.npy", starts)
         for name, lines in (("X.txt", x), ("Y.txt", y), ("raw_rewrites.txt", rewrites)):
             write_text(directory / name, "".join(f"{line}\n" for line in lines))
-    return statistics(clicks, skim, rows, columns, similar, starts, hidden)
+    found = statistics(clicks, skim, rows, columns, similar, starts, hidden)
+    return {"threshold": knobs.threshold, **found}
 
 
 def pair_places(pairs: Iterable[dict], x: list[str], y: list[str], source: str) -> tuple[list, list]:

@@ -1,0 +1,92 @@
+"""One page that shows a dataset's run: `reports/<dataset>/report.html`, self-contained.
+
+Reads the figures that the stages left in `reports/<dataset>/`, the loss curve in `models/<dataset>/adapter/`,
+dvc.lock and the git commit, and nothing else; sections without figures are left out. The same inputs at the
+same commit give the same bytes. Also writes `reports/<dataset>/plots/loss.json` for `dvc plots`.
+"""
+
+from pathlib import Path
+
+from stages.support import layout
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+
+TEMPLATE = Path(__file__).parent / "tasks" / "report.html.j2"
+
+
+class ReportKnobs(Knobs):
+    pass
+
+
+@stage("report", ReportKnobs)
+def command(dataset: str, knobs: ReportKnobs) -> dict:
+    from stages.support.files import read_json, read_jsonl, write_json, write_text
+
+    reports = layout.reports(dataset)
+
+    def read(name: str):
+        return read_json(reports / name) if (reports / name).is_file() else None
+
+    figures = {path.stem: read_json(path) for path in sorted(reports.glob("*.json"))}
+    times = {path.stem: read_json(path) for path in sorted((reports / "time").glob("*.json"))}
+    if not figures.keys() - {"report"}:
+        raise UserError(f"{reports}: no figures of any stage; run `make {dataset}`")
+    curve_path = layout.model(dataset, "adapter") / "curve.jsonl"
+    curve = read_jsonl(curve_path, ("step",)) if curve_path.is_file() else []
+    write_json(reports / "plots" / "loss.json", curve)
+    page = render(dataset, figures, times, curve, read("plots/lengths.json"), provenance(dataset))
+    write_text(reports / "report.html", page)
+    return {"bytes": len(page.encode("utf-8"))}
+
+
+def provenance(dataset: str) -> dict:
+    """Commit, whether code or settings differ from it, and the md5s in dvc.lock of the dataset's outputs."""
+    from stages.support import versions
+
+    mine = {
+        path: md5
+        for path, md5 in sorted(versions.locked_hashes().items())
+        if Path(path).parts[1:2] == (dataset,) and Path(path).parts[0] in ("data", "models", "prompts")
+    }
+    own = (":!dvc.lock", ":!reports")  # what the run itself is writing
+    changes = versions.git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    return {
+        "commit": versions.git("rev-parse", "HEAD"),
+        "dirty": bool(changes),
+        "hashes": mine,
+        "model": mine.get(layout.model(dataset, "hf").as_posix()),
+    }
+
+
+def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list | None, origin: dict) -> str:
+    """The page's HTML; a pure function."""
+    from jinja2 import Environment, StrictUndefined
+
+    from stages.support.files import read_text
+    from stages.tasks import report
+
+    strict = {"autoescape": True, "undefined": StrictUndefined}
+    environment = Environment(**strict, trim_blocks=True, lstrip_blocks=True)
+    metrics = figures.get("metrics")
+    evaluated = figures.get("evaluate") or {}
+    teachers = evaluated.get("teacher") or {}
+    return environment.from_string(read_text(TEMPLATE)).render(
+        dataset=dataset,
+        teachers=list(teachers),
+        stand_in=any(name.startswith("embedded") for name in teachers),
+        evaluated=evaluated,
+        headline=report.headline(figures, metrics),
+        funnel=report.funnel(figures),
+        measures=report.measures(metrics),
+        loss=report.loss(curve, figures.get("finetune")),
+        histograms=report.histograms(figures.get("tokenize"), lengths),
+        samples=report.samples(figures.get("samples")),
+        mapping=report.mapping(figures.get("map")),
+        cost=report.cost(figures),
+        times=report.durations(times),
+        origin=origin,
+    )
+
+
+if __name__ == "__main__":
+    command()

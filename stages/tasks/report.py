@@ -1,0 +1,169 @@
+"""What the report says: each section as plain data from the stages' figures; nothing where there are none."""
+
+from stages.tasks.queries import well_formed
+from stages.tasks.report_charts import columns, interval_bars, lines, number
+
+SYSTEMS = ("extractive", "base", "student", "teacher")
+MEASURES = {
+    "hit_at_10": ("Round trip, top ten", "BM25 over all pages has the line's own page in its first ten."),
+    "hit_at_1": ("Round trip, first", "BM25 puts the line's own page first."),
+    "hit_at_10_nameless": ("Round trip without the name", "Top ten, over lines that do not name the page."),
+    "groundedness": ("Groundedness", "Content words that the page has, too; a line without any scores 0."),
+    "format_validity": ("Well-formed lines", "Lines fit for a search box: no loops, no markup."),
+    "stop_rate": ("Stops by itself", "Answers that end before the limit of tokens."),
+    "distinct": ("Distinct lines", "Different lines among those of a page."),
+    "rouge_l": ("ROUGE-L", "Overlap in order with the closest of the teacher's lines."),
+    "verbatim": ("Copied word for word", "Lines that stand in the page as they are; fewer is better."),
+}
+ORDER = "corpus prompt collect convert tokenize finetune merge export generate baseline map evaluate".split()
+
+
+def headline(figures: dict, metrics: dict | None) -> list[dict]:
+    """The tiles at the top: (label, value, note)."""
+    tiles = []
+    if metrics:
+        student, teacher = metrics["student"], metrics["teacher"]
+        for measure in ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity"):
+            own, other = student[measure], teacher[measure]
+            if own is None:
+                continue
+            note = f"95% between {own['low']:.2f} and {own['high']:.2f}"
+            if other and other["mean"]:
+                note = f"teacher {other['mean']:.2f}; {note}"
+            tiles.append({"label": MEASURES[measure][0], "value": f"{own['mean']:.2f}", "note": note})
+    made = (figures.get("evaluate") or {}).get("generated")
+    if made:
+        note = f"for {number(made['documents'])} documents"
+        tiles.append({"label": "Synthetic queries", "value": number(made["queries"]), "note": note})
+    mapped = figures.get("map")
+    if mapped:
+        note = f"to {number(mapped['pairs_before'])} known ones"
+        tiles.append({"label": "New pairs", "value": number(mapped["pairs_added"]), "note": note})
+    return tiles
+
+
+def funnel(figures: dict) -> list[dict]:
+    """Steps from documents to mapped pairs; those counted in pages have a `share` of all documents."""
+    got = {stage: figures.get(stage) or {} for stage in ORDER}
+    documents = got["corpus"].get("documents")
+    accepted, tokens = got["convert"].get("accepted"), got["tokenize"].get("train")
+    made, mapped = got["evaluate"].get("generated"), got["map"]
+    rejected = sum((got["convert"].get("rejected") or {}).values())
+    steps = []
+
+    def step(label: str, value: int | None, note: str = "", pages: bool = True) -> None:
+        if value is not None:
+            share = min(value / documents, 1) if pages and documents else None
+            steps.append({"label": label, "value": number(value), "note": note, "share": share})
+
+    splits = got["corpus"].get("splits") or {}
+    step("documents", documents, ", ".join(f"{number(n)} {split}" for split, n in splits.items()))
+    asked = got["prompt"].get("requests")
+    step("asked of the teacher", sum(asked.values()) if asked else None)
+    step("accepted answers", sum(accepted.values()) if accepted else None, f"{number(rejected)} rejected")
+    if tokens:
+        note = f"{number(tokens['tokens'])} tokens, {number(tokens['target_tokens'])} of them answers"
+        step("training rows", tokens["rows"], note)
+    if made:
+        step("documents generated for", made["documents"], f"{number(made['rows'])} answers")
+        step("synthetic queries", made["queries"], f"{number(made['tokens'])} tokens", pages=False)
+    if mapped:
+        note = f"{number(mapped['pairs_already_known'])} of {number(mapped['pairs_found'])} found were known"
+        step("new query–document pairs", mapped["pairs_added"], note, pages=False)
+    return steps
+
+
+def measures(metrics: dict | None) -> list[dict]:
+    made = []
+    for measure, (title, note) in MEASURES.items() if metrics else ():
+        rows = [(system, metrics[system][measure]) for system in SYSTEMS]
+        made.append({"title": title, "note": note, "chart": interval_bars(rows, title), "rows": rows})
+    return made
+
+
+def loss(curve: list[dict], finetune: dict | None) -> dict | None:
+    kinds = (("training", "base", "train_loss"), ("validation", "student", "val_loss"))
+    series = []
+    for name, kind, key in kinds:
+        points = [(row["step"], row[key]) for row in curve if row.get(key) is not None]
+        series += [(name, kind, points)] if points else []
+    if not series:
+        return None
+    figures = {key: value for key, value in (finetune or {}).items() if isinstance(value, int | float)}
+    facts = [(key.replace("_", " "), number(value)) for key, value in figures.items()]
+    return {"chart": lines(series, "loss by step"), "series": series, "facts": facts}
+
+
+def histograms(tokenize: dict | None, generated: list[dict] | None) -> list[dict]:
+    made = []
+    train = (tokenize or {}).get("train") or {}
+    for key, title in (("prompt_tokens", "Prompts"), ("answer_tokens", "Teacher's answers")):
+        found = train.get(key)
+        if found and found["counts"]:
+            note = f"{found['min']} to {found['max']} tokens, {found['mean']:.0f} on average"
+            chart = columns(found["edges"], found["counts"], title)
+            made.append({"title": title, "note": note, "chart": chart})
+    if generated:
+        edges = [row["generated_tokens"] for row in generated]
+        edges.append(edges[-1] + (edges[1] - edges[0] if len(edges) > 1 else 1))
+        chart = columns(edges, [row["rows"] for row in generated], "Generated answers")
+        note = "tokens up to the end or the limit"
+        made.append({"title": "Generated answers", "note": note, "chart": chart})
+    return made
+
+
+def mapping(figures: dict | None) -> dict | None:
+    if not figures:
+        return None
+    histogram, held_out = figures["score_histogram"], figures["held_out"]
+    counts = histogram["counts"]
+    first = next((place for place, count in enumerate(counts) if count), 0)
+    first = min(first, int(figures["threshold"] * len(counts)))
+    chart = columns(histogram["edges"][first:], counts[first:], "similarity", figures["threshold"])
+    share = held_out["recovered_share"]
+    facts = [
+        ("observed queries", number(figures["queries"])),
+        ("documents with synthetic queries", number(figures["documents_with_rewrites"])),
+        ("known pairs", number(figures["pairs_before"])),
+        ("pairs found that were known", number(figures["pairs_already_known"])),
+        ("pairs added", number(figures["pairs_added"])),
+        ("new pairs a query", number(figures["new_per_query"])),
+        ("queries with a new pair", percent(figures["queries_with_new"])),
+        ("held-out pairs found again", f"{percent(share)} of {number(held_out['pairs'])}"),
+    ]
+    kept = [(bound, percent(value)) for bound, value in figures["kept_share"].items()]
+    return {"chart": chart, "facts": facts, "kept": kept}
+
+
+def cost(figures: dict) -> list[tuple[str, str]]:
+    prompt, collect = figures.get("prompt"), figures.get("collect")
+    if not prompt or not collect:
+        return []
+    dollars = prompt["most_dollars"]
+    used = collect["tokens"]
+    outcomes = ", ".join(f"{number(count)} {outcome}" for outcome, count in collect["outcomes"].items())
+    return [
+        ("answers", outcomes),
+        ("prompt tokens", number(used.get("prompt_tokens"))),
+        ("answer tokens", number(used.get("completion_tokens"))),
+        ("dollars", "unknown: no prices given" if dollars is None else f"at most {dollars:,.2f}"),
+    ]
+
+
+def durations(times: dict[str, dict]) -> list[dict]:
+    """Seconds and memory by stage, in the order of the chain, with a `share` of the longest for a bar."""
+    known = [stage for stage in ORDER if stage in times]
+    longest = max((times[stage]["seconds"] for stage in known), default=0) or 1
+    return [{"stage": stage, **times[stage], "share": times[stage]["seconds"] / longest} for stage in known]
+
+
+def samples(rows: list[dict] | None) -> list[dict]:
+    """Sample pages, each line with whether it is well-formed."""
+    return [
+        {**row, **{system: [(line, well_formed(line)) for line in row[system]] for system in SYSTEMS}}
+        for row in rows or ()
+    ]
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"

@@ -1,0 +1,104 @@
+"""Charts as inline SVG. Colours and fonts are the page's CSS classes, so that they follow light and dark.
+
+Every function returns markup that is safe to insert: labels are escaped, the rest are numbers.
+"""
+
+from markupsafe import Markup, escape
+
+WIDTH = 340
+
+
+def number(value: float | None) -> str:
+    """A figure for people: 12,345 or 0.873 or 1.2e-05; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:,.3f}".rstrip("0").rstrip(".")
+
+
+def _svg(height: int, parts: list[str], label: str, width: int = WIDTH) -> Markup:
+    body = "".join(parts)
+    return Markup(
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def interval_bars(rows: list[tuple[str, dict | None]], label: str) -> Markup:
+    """Bars from 0 to 1 with a 95% interval; `rows` are (system, {"mean", "low", "high"} or None)."""
+    left, right, step = 74, 44, 26
+    span = WIDTH - left - right
+    parts = []
+    for place, (system, value) in enumerate(rows):
+        y = place * step + 4
+        parts.append(_text(left - 8, y + 13, system, "name", "end"))
+        parts.append(f'<rect x="{left}" y="{y}" width="{span}" height="18" rx="3" class="track"/>')
+        if value is not None:
+            mean, low, high = (left + span * min(max(value[k], 0), 1) for k in ("mean", "low", "high"))
+            size = f'width="{max(mean - left, 1):.1f}" height="18"'
+            parts.append(f'<rect x="{left}" y="{y}" {size} rx="3" class="fill {system}"/>')
+            whisker = f"M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}v8M{high:.1f} {y + 5}v8"
+            parts.append(f'<path d="{whisker}" class="whisker"/>')
+        shown = "–" if value is None else f"{value['mean']:.3f}"
+        parts.append(_text(WIDTH, y + 13, shown, "value", "end"))
+    return _svg(len(rows) * step + 4, parts, label)
+
+
+def columns(edges: list[float], counts: list[int], label: str, mark: float | None = None) -> Markup:
+    """A histogram; `edges` has one more entry than `counts`. `mark` draws an upright line at that value."""
+    height, bottom = 150, 20
+    top, low, high = max(counts, default=0) or 1, edges[0], edges[-1]
+    parts = [f'<path d="M0 {height - bottom}H{WIDTH}" class="axis"/>']
+
+    def place(value: float) -> float:
+        return (value - low) / ((high - low) or 1) * WIDTH
+
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        tall = (height - bottom - 16) * count / top
+        x, width = place(left), max(place(right) - place(left) - 1, 0.5)
+        parts.append(
+            f'<rect x="{x:.1f}" y="{height - bottom - tall:.1f}" width="{width:.1f}" height="{tall:.1f}" '
+            f'class="fill student"><title>{number(left)}–{number(right)}: {count:,}</title></rect>'
+        )
+    parts.append(_text(0, 10, f"most: {top:,}", "tick"))
+    for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
+        parts.append(_text(place(value), height - 5, number(value), "tick", anchor))
+    if mark is not None:
+        x = place(mark)
+        parts.append(f'<path d="M{x:.1f} 14V{height - bottom}" class="mark"/>')
+        parts.append(_text(x - 5, 22, f"kept from {number(mark)}", "tick", "end"))
+    return _svg(height, parts, label)
+
+
+def lines(series: list[tuple[str, str, list[tuple[float, float]]]], label: str) -> Markup:
+    """Curves over steps; `series` are (name, class, points). The y axis fits the values."""
+    width, height, left, bottom, top = 560, 250, 40, 24, 10
+    points = [point for _, _, own in series for point in own]
+    x_high = max(x for x, _ in points) or 1
+    y_low, y_high = min(y for _, y in points), max(y for _, y in points)
+    y_low, y_high = y_low - 0.05 * (y_high - y_low), y_high + 0.05 * (y_high - y_low) or 1
+
+    def place_x(x: float) -> float:
+        return left + (width - left - 8) * x / x_high
+
+    def place_y(y: float) -> float:
+        return top + (height - bottom - top) * (1 - (y - y_low) / ((y_high - y_low) or 1))
+
+    parts = []
+    for tick in range(5):
+        y = y_low + (y_high - y_low) * (0.5 + tick) / 5
+        parts.append(f'<path d="M{left} {place_y(y):.1f}H{width}" class="gridline"/>')
+        parts.append(_text(left - 6, place_y(y) + 4, f"{y:.2f}", "tick", "end"))
+    for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
+        parts.append(_text(place_x(x_high * share), height - 6, f"{x_high * share:,.0f}", "tick", anchor))
+    for _name, kind, own in series:
+        path = "L".join(f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in own)
+        parts.append(f'<path d="M{path}" class="line {kind}"/>')
+        if len(own) <= 60:
+            dots = ((place_x(x), place_y(y)) for x, y in own)
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" class="fill {kind}"/>' for x, y in dots]
+    return _svg(height, parts, label, width)
