@@ -1,0 +1,130 @@
+"""What every engine is: prompts in, texts out as they finish. Light: stage scripts import it for `--help`.
+
+Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are decoded by it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from pydantic import Field
+
+from stages.support.cli import Knobs
+
+PACKAGES = {
+    "transformers": ("torch", "transformers"),
+    "openvino": ("openvino", "openvino-genai"),
+    "vllm": ("vllm",),
+    "openai": ("openai",),
+}
+
+
+class Decoding(Knobs):
+    """Everything that an engine's answer depends on, besides model, prompt and seed."""
+
+    engine: Literal["transformers", "openvino", "vllm", "openai"] = Field(
+        "openvino", description="see docs/engines.md"
+    )
+    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens, EOS included")
+    temperature: float = Field(0.0, ge=0, description="0: the likeliest token, always")
+    top_k: int = Field(0, ge=0, description="sample among this many tokens; 0: all")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample among the likeliest tokens that sum to this")
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"
+    )
+    batch_size: int = Field(32, ge=1, description="rows a worker decodes together; openai: calls in flight")
+    threads: int = Field(2, ge=1, description="CPU threads of a worker; may change the last bits of results")
+    base_url: str = Field("", description="openai: the server, such as http://localhost:8000/v1")
+    api_key_env: str = Field("", description="openai: environment variable that holds the key; empty: no key")
+    served_model: str = Field("", description="openai: model name at the server; empty: the first it lists")
+    prompt_as: Literal["ids", "text"] = Field("ids", description="openai: send token ids or text")
+
+
+class Generation(NamedTuple):
+    """An answer. `generated_tokens` counts the EOS; `text` and `prompt_tokens` do not hold one."""
+
+    index: int
+    text: str
+    finish_reason: str  # stop: the model ended it; length: max_new_tokens did
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class Engine(Protocol):
+    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+        """Yield one Generation a prompt in the order they finish; `index` is the prompt's place.
+
+        `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else.
+        """
+        ...
+
+
+def finished(codec, index: int, prompt: list[int], ids: list[int]) -> Generation:
+    """The Generation of new token `ids`, up to the first EOS if there is one."""
+    stopped = codec.eos_id in ids
+    length = ids.index(codec.eos_id) if stopped else len(ids)
+    reason = "stop" if stopped else "length"
+    return Generation(index, codec.decode(ids[:length]), reason, len(prompt), length + stopped)
+
+
+def resolve(decoding: Decoding) -> Decoding:
+    """`decoding` with `precision` decided for this machine."""
+    if decoding.precision != "auto":
+        return decoding
+    fast = False
+    if decoding.engine == "openvino":
+        import openvino
+
+        fast = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    elif decoding.engine in ("transformers", "vllm"):
+        import torch
+
+        fast = torch.cuda.is_available()
+    return decoding.model_copy(update={"precision": "bf16" if fast else "f32"})
+
+
+def prepare(directory: Path, decoding: Decoding) -> None:
+    """Once, before the workers start: make what they share, and report here what the user can mend."""
+    if decoding.engine == "openvino":
+        from stages.engines.openvino_model import converted
+
+        converted(directory)
+    elif decoding.engine == "vllm":
+        from stages.engines.with_vllm import require
+
+        require()
+
+
+def open_engine(directory: Path, decoding: Decoding) -> Engine:
+    """Load the model of a Hugging Face `directory`; `decoding` went through `resolve`."""
+    if decoding.engine == "transformers":
+        from stages.engines.with_transformers import TransformersEngine as Chosen
+    elif decoding.engine == "openvino":
+        from stages.engines.with_openvino import OpenvinoEngine as Chosen
+    elif decoding.engine == "vllm":
+        from stages.engines.with_vllm import VllmEngine as Chosen
+    else:
+        from stages.engines.with_openai import OpenaiEngine as Chosen
+    return Chosen(Path(directory), decoding)
+
+
+def model_fingerprint(directory: Path) -> str:
+    """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
+    from stages.support.hashing import sha256_file, sha256_json
+
+    parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json")
+    files = sorted({file for part in parts for file in Path(directory).glob(part)})
+    return sha256_json({file.name: sha256_file(file) for file in files})
+
+
+def engine_versions(decoding: Decoding) -> dict[str, str]:
+    """Versions of the packages that make the engine: another version may give other bits."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in PACKAGES[decoding.engine]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found

@@ -1,0 +1,70 @@
+"""Any OpenAI-compatible server (vLLM, llama.cpp, …) that serves the exported model, by its completions."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import openai
+
+from stages.engines.protocol import Decoding, Generation
+from stages.support.errors import UserError
+from stages.support.tokenizer import TextCodec
+
+RETRIES = 5  # by the client, with its own back-off: a server of our own asks no money for them
+
+
+class OpenaiEngine:
+    def __init__(self, directory: Path, decoding: Decoding):
+        if not decoding.base_url:
+            raise UserError("engine: openai needs base_url in params.yaml, such as http://localhost:8000/v1")
+        key = os.environ.get(decoding.api_key_env, "") if decoding.api_key_env else "none"
+        if not key:
+            raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
+        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=RETRIES)
+        self.codec, self.url = TextCodec(directory), decoding.base_url
+        self.model = decoding.served_model or self._first_model()
+
+    def _first_model(self) -> str:
+        models = self._ask(lambda: list(self.client.models.list()))
+        if not models:
+            raise UserError(f"{self.url}: the server lists no model; start it with one, or set served_model")
+        return models[0].id
+
+    def _ask(self, call):
+        try:
+            return call()
+        except openai.APIConnectionError as error:
+            raise UserError(f"{self.url}: no server answers ({error}); start it, or mend base_url") from None
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                raise
+            raise UserError(f"{self.url}: the server refused: {error}") from None
+
+    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+        ids = self.codec.prompts(prompts)
+
+        def answer(index: int) -> Generation:
+            reply = self._ask(
+                lambda: self.client.completions.create(
+                    model=self.model,
+                    prompt=ids[index] if sampling.prompt_as == "ids" else prompts[index],
+                    max_tokens=sampling.max_new_tokens,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    seed=seeds[index] % 2**31,  # some servers keep 32 bits
+                    extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
+                )
+            )
+            choice = reply.choices[0]
+            reason = "length" if choice.finish_reason == "length" else "stop"
+            used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
+            return Generation(index, choice.text, reason, len(ids[index]), used)
+
+        with ThreadPoolExecutor(sampling.batch_size) as pool:
+            futures = [pool.submit(answer, index) for index in range(len(ids))]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)

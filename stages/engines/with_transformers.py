@@ -1,0 +1,117 @@
+"""The reference engine: transformers on CPU or CUDA. A row's result depends on the row alone.
+
+Floating-point sums depend on shapes, so nothing of a row's neighbours may reach a shape: prompts are
+left-padded to a width that follows from their own length, a batch always has `batch_size` rows (dummies fill
+it), the number of threads is fixed, and a row draws its random numbers from a counter-based generator keyed
+by its own seed. Hence the same rows whatever the shards, the workers and the order.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils import logging
+
+from stages.engines.protocol import Decoding, Generation, finished
+from stages.support.tokenizer import TextCodec
+
+BUCKET = 64  # prompt widths are multiples of this
+
+
+class TransformersEngine:
+    def __init__(self, directory: Path, decoding: Decoding):
+        logging.disable_progress_bar()
+        torch.set_num_threads(decoding.threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if decoding.precision == "bf16" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
+        self.model = model.to(self.device).eval()
+        self.codec, self.batch_size = TextCodec(directory), decoding.batch_size
+
+    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+        ids = self.codec.prompts(prompts)
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(ids):
+            # At least one pad: transformers drops a mask without any, and another kernel would run.
+            buckets[(len(prompt) // BUCKET + 1) * BUCKET].append(index)
+        for width in sorted(buckets, reverse=True):  # longest first: too little memory shows at once
+            own = buckets[width]
+            for start in range(0, len(own), self.batch_size):
+                batch = own[start : start + self.batch_size]
+                answers = self._batch([ids[i] for i in batch], width, sampling, [seeds[i] for i in batch])
+                for index, answer in zip(batch, answers, strict=True):
+                    yield finished(self.codec, index, ids[index], answer)
+
+    @torch.inference_mode()
+    def _batch(
+        self, prompts: list[list[int]], width: int, sampling: Decoding, seeds: list[int]
+    ) -> list[list[int]]:
+        """New token ids of each prompt, up to and with EOS or `max_new_tokens` of them."""
+        rows, eos = len(prompts), self.codec.eos_id
+        fill = self.batch_size - rows
+        prompts, seeds = [*prompts, *prompts[:1] * fill], [*seeds, *seeds[:1] * fill]
+        ids = torch.full((self.batch_size, width), eos)
+        mask = torch.zeros((self.batch_size, width), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        noise = torch.from_numpy(np.stack([uniforms(seed, sampling.max_new_tokens) for seed in seeds]))
+        warpers, cache = _warpers(sampling), None
+        new: list[torch.Tensor] = []
+        ended = torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
+        for step in range(sampling.max_new_tokens):
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            chosen = choose(out.logits[:, -1].float(), noise[:, step].to(self.device), sampling, warpers)
+            new.append(chosen)
+            ended |= chosen == eos
+            if ended[:rows].all():
+                break
+            cache, ids = out.past_key_values, chosen[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones((self.batch_size, 1))], dim=1)
+        return torch.stack(new, dim=1)[:rows].tolist()
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """`count` float32 numbers in [0, 1), a function of the seed alone (Philox: Salmon et al. 2011)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count, dtype=np.float32)
+
+
+def _warpers(sampling: Decoding) -> list:
+    """Temperature, top-k and top-p as transformers defines and orders them."""
+    found: list = []
+    if sampling.temperature not in (0.0, 1.0):
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    return found
+
+
+def choose(logits: torch.Tensor, noise: torch.Tensor, sampling: Decoding, warpers: list) -> torch.Tensor:
+    """A token a row of `logits` (rows, vocabulary): the inverse of its distribution at `noise` (rows)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    for warp in warpers:
+        logits = warp(None, logits)
+    cumulated = torch.softmax(logits.double(), -1).cumsum(-1)
+    wanted = noise[:, None].double() * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1)

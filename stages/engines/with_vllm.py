@@ -1,0 +1,54 @@
+"""The CUDA engine: vLLM's LLMEngine, fed token ids, with prefix caching and one seed a row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.engines.protocol import Decoding, Generation, finished
+from stages.support.errors import UserError
+from stages.support.tokenizer import TextCodec
+
+
+def require():
+    """The vllm package; raises UserError where it is not installed."""
+    try:
+        import vllm
+    except ImportError as error:
+        raise UserError(
+            f"engine: vllm cannot be imported ({error}); install it on a CUDA machine (`pip install vllm`) "
+            "or set engine to openvino or transformers in params.yaml"
+        ) from None
+    return vllm
+
+
+class VllmEngine:
+    def __init__(self, directory: Path, decoding: Decoding):
+        self.vllm, self.codec = require(), TextCodec(directory)
+        arguments = self.vllm.EngineArgs(
+            model=str(directory),
+            dtype={"bf16": "bfloat16", "f32": "float32"}[decoding.precision],
+            max_num_seqs=decoding.batch_size,
+            enable_prefix_caching=True,
+            skip_tokenizer_init=True,
+            trust_remote_code=False,
+            seed=0,
+        )
+        self.engine = self.vllm.LLMEngine.from_engine_args(arguments)
+
+    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+        ids = self.codec.prompts(prompts)
+        for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True)):
+            params = self.vllm.SamplingParams(
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k or -1,
+                top_p=sampling.top_p,
+                seed=seed,
+                stop_token_ids=[self.codec.eos_id],
+                detokenize=False,
+            )
+            self.engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if output.finished:
+                    index = int(output.request_id)
+                    yield finished(self.codec, index, ids[index], list(output.outputs[0].token_ids))
