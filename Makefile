@@ -57,6 +57,6 @@ $(LOCK): requirements.lock
 	echo "setting up .venv with $$($$python --version), once; some minutes" >&2; \
 	[ -x .venv/bin/pip ] || $$python -m venv .venv; \
 	if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
-	  pip install -q -c requirements.lock torch==2.13.0+cpu 2>/dev/null || \
-	  pip install -q -c requirements.lock torch==2.13.0+cpu --extra-index-url $(CPU_INDEX) || exit 2; fi; \
-	pip install -q -r requirements.lock && rm -f .venv/lock-* && touch $@
+	  pip install -qq -c requirements.lock torch==2.13.0+cpu 2>/dev/null || \
+	  pip install -qq -c requirements.lock torch==2.13.0+cpu --extra-index-url $(CPU_INDEX) || exit 2; fi; \
+	pip install -qq -r requirements.lock && rm -f .venv/lock-* && touch $@

@@ -1,8 +1,8 @@
 """Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
 
 Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). Where there is no folder
-prompts/<dataset>/, it is copied from prompts/example/. Where params.yaml has no block of the dataset, those of
-prompts/<dataset>/params.yaml are added, comments and anchors kept. What is there is never overwritten.
+prompts/<dataset>/, it is copied from prompts/example/. Where params.yaml has no block of the dataset, the
+blocks of prompts/<dataset>/params.yaml are added, comments and anchors kept. Nothing is ever overwritten.
 """
 
 import json

@@ -15,10 +15,10 @@ from stages.support.files import read_json
 
 def register(dataset: str, alias: str) -> str:
     """Returns the new version's number. Raises UserError when there is no student that dvc.lock knows."""
-    from stages.support import tracking
+    from stages.support import tracking, versions
 
     student = layout.model(dataset, "hf").as_posix()
-    md5 = tracking.locked_hashes().get(student)
+    md5 = versions.locked_hashes().get(student)
     if md5 is None:
         raise UserError(f"{student}: not in dvc.lock; build it first: make {dataset}")
     client = tracking.connect()
@@ -28,7 +28,7 @@ def register(dataset: str, alias: str) -> str:
         client.get_registered_model(dataset)
     except MlflowException:
         client.create_registered_model(dataset)
-    tags = {"dvc.path": student, "dvc.md5": md5, "git.commit": tracking.git("rev-parse", "HEAD") or "none"}
+    tags = {"dvc.path": student, "dvc.md5": md5, "git.commit": versions.git("rev-parse", "HEAD") or "none"}
     metrics = layout.reports(dataset) / "metrics.json"
     if metrics.is_file():
         tags |= {

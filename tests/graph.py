@@ -17,13 +17,16 @@ from stages.support.hashing import sha256_file
 HARMLESS = {"stages/support/tracking.py", "stages/support/progress.py", "stages/support/errors.py"}
 
 
-def _file(module: str) -> Path | None:
-    path = Path(*module.split("."))
+def _file(name: str) -> Path | None:
+    """The file of a module, by its dotted name, or of a template, by its file name."""
+    if name.endswith(".j2"):
+        return next(Path("stages").rglob(name))
+    path = Path(*name.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
 
 def _named(tree: ast.AST) -> set[str]:
-    """Dotted names of `stages` modules that the code imports, or names in a string (`python -m`)."""
+    """Names of `stages` modules that the code imports, or names in a string: `python -m`, templates."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -33,7 +36,7 @@ def _named(tree: ast.AST) -> set[str]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             names.add(node.value)
-    return {name for name in names if name.split(".")[0] == "stages"}
+    return {name for name in names if name.split(".")[0] == "stages" or name.endswith(".j2")}
 
 
 def code_of(script: str) -> set[str]:
@@ -45,6 +48,8 @@ def code_of(script: str) -> set[str]:
         if path.as_posix() in found or path.as_posix() in HARMLESS or path.stat().st_size == 0:
             continue
         found.add(path.as_posix())
+        if path.suffix != ".py":
+            continue
         waiting += [f for f in map(_file, _named(ast.parse(path.read_text("utf-8")))) if f]
     return found
 
@@ -93,11 +98,14 @@ class Workspace:
         return made
 
     def add_document(self, dataset: str, subject: str) -> None:
-        row = {"id": subject, "title": f"numpy {subject}", "text": f"how to compute the {subject}"}
-        path = self.directory / "sources" / dataset / "documents.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        """A document and a query that was observed for it."""
+        folder = self.directory / "sources" / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        document = {"id": subject, "title": f"numpy {subject}", "text": f"how to compute the {subject}"}
+        query = {"query": f"compute {subject} in numpy", "document_id": subject}
+        for name, row in (("documents", document), ("queries", query)):
+            with open(folder / f"{name}.jsonl", "a") as stream:
+                stream.write(json.dumps(row) + "\n")
 
     def params(self) -> dict:
         return YAML(typ="safe").load(self.directory / "params.yaml")
@@ -178,13 +186,14 @@ def tiny_params(teacher_url: str) -> dict:
         "report": {},
     }
     datasets = ("alpha", "beta")
+    beta = list(own)[: list(own).index("finetune")]  # beta ends before the slow stages
     return {
         "base": {"tiny": {"path": "models/shipped/tiny"}},
         "base_hub": {},
         "base_scratch": {},
         "corpus": {d: {"source": "folder", "path": f"sources/{d}", **shares} for d in datasets},
         **{
-            stage: {d: dict(knobs) for d in datasets if Path(f"stages/{stage}.py").exists()}
+            stage: {dataset: dict(knobs) for dataset in datasets if dataset == "alpha" or stage in beta}
             for stage, knobs in own.items()
         },
     }

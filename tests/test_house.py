@@ -108,7 +108,7 @@ def test_shipped_params_are_valid(project):
         ("min_lines:", "min_line:", "convert.pydoc: unknown key 'min_line'; did you mean 'min_lines'?"),
         ("tokenize:\n  pydoc:", "tokenize:\n  pydocs:", "no folder prompts/pydocs; did you mean 'pydoc'?"),
         ("min_lines: 2", "min_lines: two", "convert.pydoc: min_lines: Input should be a valid integer"),
-        ("min_lines: 2", "min_lines:", "convert.pydoc: 'min_lines' has no value"),
+        ("min_lines: 2", "min_lines: null", "convert.pydoc: 'min_lines' has no value"),
         ("base_hub: {}", "base_hub:", "base_hub: expected datasets and their knobs"),
         ("base_hub: {}", "", "stage 'base_hub' is missing"),
         ("min_lines: 2}", "min_lines: 2", "params.yaml, line "),

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stages.support import layout
+from stages.support.versions import git, locked_hashes
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 PATIENCE_S = 60.0
@@ -88,20 +89,6 @@ def flat(values, prefix: str = "") -> dict[str, float]:
     if isinstance(values, dict):
         return {k: v for name, value in values.items() for k, v in flat(value, f"{prefix}.{name}").items()}
     return {prefix.lstrip("."): float(values)} if isinstance(values, (int, float)) else {}
-
-
-def git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def locked_hashes() -> dict[str, str]:
-    """Path → md5 of every output that dvc.lock knows. Upstream entries are written before a stage starts."""
-    from ruamel.yaml import YAML
-
-    lock = YAML(typ="safe").load(Path("dvc.lock")) if Path("dvc.lock").is_file() else {}
-    outs = (out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ()))
-    return {out["path"]: out["md5"] for out in outs if "md5" in out}
 
 
 def input_hashes(stage: str, dataset: str, params: dict) -> dict[str, str]:
