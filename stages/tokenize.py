@@ -1,8 +1,8 @@
 """Training rows as token arrays.
 
-Reads data/DATASET/litgpt/{train,val}.json and the tokenizer of models/base/BASE. Writes the token arrays
-data/DATASET/tokens/: flat ids and labels, and offsets. Every row is prompt + answer + EOS, whole: one longer than `max_length` is an
-error, or is dropped and counted, never cut.
+Reads data/DATASET/litgpt/{train,val}.json and the tokenizer of models/base/BASE. Writes to
+data/DATASET/tokens/ ids, labels (both flat) and offsets. Every row is prompt + answer + EOS, whole: one longer
+than `max_length` is an error, or is dropped and counted, never cut.
 """
 
 from typing import Literal
@@ -69,7 +69,7 @@ def encode(rows: list[dict], codec, knobs: TokenizeKnobs, source: str) -> tuple[
                 size = f"{len(prompt)} prompt + {len(answer)} answer tokens"
                 raise UserError(
                     f"{source}: row {row['id']!r} has {size}, "
-                    f"over max_length {knobs.max_length}; shorten the prompt template (see its `words` filter), "
+                    f"over max_length {knobs.max_length}; shorten the prompt template (`words` filter), "
                     "raise max_length, or set overlong: drop"
                 )
             dropped += 1
