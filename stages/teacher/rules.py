@@ -90,6 +90,8 @@ def _phrase(sentence: str) -> list[str]:
     while words and words[0] in ARTICLES:
         words.pop(0)
     words = words[:MAX_PHRASE_WORDS]
+    if words[:3] == ["return", "true", "if"] or words[:3] == ["returns", "true", "if"]:
+        words = ["return", "whether", *words[3:]]
     while words and words[-1] in LOOSE_ENDS:
         words.pop()
     return words
@@ -102,7 +104,9 @@ def _verb(phrase: list[str]) -> str | None:
     known = [stem for stem in stems if stem in VERBS]
     if not known and re.search(r"[^su]s$", word) and following in ARTICLES:
         known = [re.sub(r"ie$", "y", word.removesuffix("s"))]
-    return {"return": "get"}.get(known[0], known[0]) if known else None
+    if known and known[0] == "return":
+        return "check" if following == "whether" else "get"
+    return known[0] if known else None
 
 
 def _question(phrase: list[str], package: list[str]) -> list[str]:
