@@ -187,6 +187,7 @@ def statistics(clicks, skim, rows, columns, similar, starts, hidden: list[tuple[
             "pairs": len(hidden),
             "recovered": int(found.sum()),
             "recovered_share": _share(found),
+            "share_by_chance": _round((~known).sum() / max(points * labels - clicks.nnz, 1)),
             "pairs_with_rewrites": len(reachable),
             "recovered_share_with_rewrites": _share(reachable),
             "pairs_of_clicked_queries": len(clicked),

@@ -108,6 +108,24 @@ def test_unknown_encoder():
         encode("no/such/model", 4, TEXTS, TEXTS)
 
 
+@pytest.mark.slow
+def test_a_sentence_transformers_directory(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedTokenizerFast
+
+    from tests.tiny import tiny_model
+
+    tiny_model(tmp_path / "llama", "llama")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "llama")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "llama")
+    SentenceTransformer(str(tmp_path / "llama")).save(str(tmp_path / "encoder"))
+    (first,) = encode(str(tmp_path / "encoder"), 4, [], TEXTS)
+    (again,) = encode(str(tmp_path / "encoder"), 4, [], TEXTS)
+    assert first.shape == (5, 32) and first.dtype == np.float32 and (first == again).all()
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
+
+
 def rows(**queries):
     return [{"document_id": name, "sample": 0, "queries": own} for name, own in queries.items()]
 
@@ -148,7 +166,7 @@ def test_statistics_by_hand():
     assert list(stats["kept_share"].values()) == [0.75, 0.75, 0.75, 0.5, 0.25, 0.0]
     assert sum(stats["score_histogram"]["counts"]) == 4 and stats["score_histogram"]["counts"][36] == 1
     assert stats["held_out"] == {
-        "pairs": 2, "recovered": 1, "recovered_share": 0.5,
+        "pairs": 2, "recovered": 1, "recovered_share": 0.5, "share_by_chance": 0.2857,
         "pairs_with_rewrites": 2, "recovered_share_with_rewrites": 0.5,
         "pairs_of_clicked_queries": 1, "recovered_share_of_clicked_queries": 0.0,
     }  # fmt: skip

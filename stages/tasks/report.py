@@ -5,15 +5,26 @@ from stages.tasks.report_charts import columns, interval_bars, lines, number
 
 SYSTEMS = ("extractive", "base", "student", "teacher")
 MEASURES = {
-    "hit_at_10": ("Round trip, top ten", "BM25 over all pages has the line's own page in its first ten."),
-    "hit_at_1": ("Round trip, first", "BM25 puts the line's own page first."),
-    "hit_at_10_nameless": ("Round trip without the name", "Top ten, over lines that do not name the page."),
+    "hit_at_10": ("Hit at 10", "BM25 over all pages has the line's own page in its first ten."),
+    "hit_at_1": ("Hit at 1", "BM25 puts the line's own page first."),
+    "hit_at_10_nameless": ("Hit at 10, nameless", "The same over lines that do not mention the page's name."),
     "groundedness": ("Groundedness", "Content words that the page has, too; a line without any scores 0."),
     "format_validity": ("Well-formed lines", "Lines fit for a search box: no loops, no markup."),
     "stop_rate": ("Stops by itself", "Answers that end before the limit of tokens."),
     "distinct": ("Distinct lines", "Different lines among those of a page."),
     "rouge_l": ("ROUGE-L", "Overlap in order with the closest of the teacher's lines."),
     "verbatim": ("Copied word for word", "Lines that stand in the page as they are; fewer is better."),
+}
+TRAINING = {
+    "rows": "rows",
+    "steps": "steps planned",
+    "stopped_at": "steps taken",
+    "best_step": "best step",
+    "tokens": "tokens seen",
+    "trainable_parameters": "trainable parameters",
+    "train_loss": "last training loss",
+    "val_loss_before": "validation loss before",
+    "val_loss": "validation loss, best",
 }
 ORDER = "corpus prompt collect convert tokenize finetune merge export generate baseline map evaluate".split()
 
@@ -27,9 +38,9 @@ def headline(figures: dict, metrics: dict | None) -> list[dict]:
             own, other = student[measure], teacher[measure]
             if own is None:
                 continue
-            note = f"95% between {own['low']:.2f} and {own['high']:.2f}"
-            if other and other["mean"]:
-                note = f"teacher {other['mean']:.2f}; {note}"
+            note = f"{own['low']:.2f} to {own['high']:.2f}"
+            if other:
+                note += f"; teacher {other['mean']:.2f}"
             tiles.append({"label": MEASURES[measure][0], "value": f"{own['mean']:.2f}", "note": note})
     made = (figures.get("evaluate") or {}).get("generated")
     if made:
@@ -57,12 +68,12 @@ def funnel(figures: dict) -> list[dict]:
             steps.append({"label": label, "value": number(value), "note": note, "share": share})
 
     splits = got["corpus"].get("splits") or {}
-    step("documents", documents, ", ".join(f"{number(n)} {split}" for split, n in splits.items()))
+    step("documents read", documents, ", ".join(f"{number(n)} {split}" for split, n in splits.items()))
     asked = got["prompt"].get("requests")
     step("asked of the teacher", sum(asked.values()) if asked else None)
     step("accepted answers", sum(accepted.values()) if accepted else None, f"{number(rejected)} rejected")
     if tokens:
-        note = f"{number(tokens['tokens'])} tokens, {number(tokens['target_tokens'])} of them answers"
+        note = f"{number(tokens['tokens'])} tokens, {number(tokens['target_tokens'])} to learn"
         step("training rows", tokens["rows"], note)
     if made:
         step("documents generated for", made["documents"], f"{number(made['rows'])} answers")
@@ -89,24 +100,25 @@ def loss(curve: list[dict], finetune: dict | None) -> dict | None:
         series += [(name, kind, points)] if points else []
     if not series:
         return None
-    figures = {key: value for key, value in (finetune or {}).items() if isinstance(value, int | float)}
-    facts = [(key.replace("_", " "), number(value)) for key, value in figures.items()]
+    known = finetune or {}
+    facts = [(label, number(known[key])) for key, label in TRAINING.items() if key in known]
     return {"chart": lines(series, "loss by step"), "series": series, "facts": facts}
 
 
 def histograms(tokenize: dict | None, generated: list[dict] | None) -> list[dict]:
     made = []
     train = (tokenize or {}).get("train") or {}
-    for key, title in (("prompt_tokens", "Prompts"), ("answer_tokens", "Teacher's answers")):
+    parts = (("prompt_tokens", "Prompts", "base"), ("answer_tokens", "Teacher's answers", "teacher"))
+    for key, title, kind in parts:
         found = train.get(key)
         if found and found["counts"]:
             note = f"{found['min']} to {found['max']} tokens, {found['mean']:.0f} on average"
-            chart = columns(found["edges"], found["counts"], title)
+            chart = columns(found["edges"], found["counts"], title, kind)
             made.append({"title": title, "note": note, "chart": chart})
     if generated:
         edges = [row["generated_tokens"] for row in generated]
         edges.append(edges[-1] + (edges[1] - edges[0] if len(edges) > 1 else 1))
-        chart = columns(edges, [row["rows"] for row in generated], "Generated answers")
+        chart = columns(edges, [row["rows"] for row in generated], "Generated answers", "student")
         note = "tokens up to the end or the limit"
         made.append({"title": "Generated answers", "note": note, "chart": chart})
     return made
@@ -119,8 +131,8 @@ def mapping(figures: dict | None) -> dict | None:
     counts = histogram["counts"]
     first = next((place for place, count in enumerate(counts) if count), 0)
     first = min(first, int(figures["threshold"] * len(counts)))
-    chart = columns(histogram["edges"][first:], counts[first:], "similarity", figures["threshold"])
-    share = held_out["recovered_share"]
+    chart = columns(histogram["edges"][first:], counts[first:], "similarity", "student", figures["threshold"])
+    found, by_chance = percent(held_out["recovered_share"]), percent(held_out["share_by_chance"])
     facts = [
         ("observed queries", number(figures["queries"])),
         ("documents with synthetic queries", number(figures["documents_with_rewrites"])),
@@ -129,7 +141,8 @@ def mapping(figures: dict | None) -> dict | None:
         ("pairs added", number(figures["pairs_added"])),
         ("new pairs a query", number(figures["new_per_query"])),
         ("queries with a new pair", percent(figures["queries_with_new"])),
-        ("held-out pairs found again", f"{percent(share)} of {number(held_out['pairs'])}"),
+        (f"of {number(held_out['pairs'])} held-out pairs found again", found),
+        ("as many pairs drawn by chance would find", by_chance),
     ]
     kept = [(bound, percent(value)) for bound, value in figures["kept_share"].items()]
     return {"chart": chart, "facts": facts, "kept": kept}

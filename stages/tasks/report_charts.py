@@ -3,9 +3,11 @@
 Every function returns markup that is safe to insert: labels are escaped, the rest are numbers.
 """
 
+import math
+
 from markupsafe import Markup, escape
 
-WIDTH = 340
+WIDTH, WIDE = 340, 520  # a third and a half of the page
 
 
 def number(value: float | None) -> str:
@@ -20,7 +22,8 @@ def number(value: float | None) -> str:
 def _svg(height: int, parts: list[str], label: str, width: int = WIDTH) -> Markup:
     body = "".join(parts)
     return Markup(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{body}</svg>'
+        f'<svg viewBox="0 0 {width} {height}" class="{"wide" if width == WIDE else ""}" role="img" '
+        f'aria-label="{escape(label)}">{body}</svg>'
     )
 
 
@@ -48,35 +51,42 @@ def interval_bars(rows: list[tuple[str, dict | None]], label: str) -> Markup:
     return _svg(len(rows) * step + 4, parts, label)
 
 
-def columns(edges: list[float], counts: list[int], label: str, mark: float | None = None) -> Markup:
-    """A histogram; `edges` has one more entry than `counts`. `mark` draws an upright line at that value."""
-    height, bottom = 150, 20
+def columns(
+    edges: list[float], counts: list[int], label: str, kind: str, floor: float | None = None
+) -> Markup:
+    """A histogram in the colour of `kind`; `edges` has one more entry than `counts`.
+
+    With a `floor` the chart is wider, a line marks that value, and what lies below it is grey.
+    """
+    width, height, bottom = (WIDTH, 150, 20) if floor is None else (WIDE, 250, 20)
     top, low, high = max(counts, default=0) or 1, edges[0], edges[-1]
-    parts = [f'<path d="M0 {height - bottom}H{WIDTH}" class="axis"/>']
+    parts = [f'<path d="M0 {height - bottom}H{width}" class="axis"/>']
 
     def place(value: float) -> float:
-        return (value - low) / ((high - low) or 1) * WIDTH
+        return (value - low) / ((high - low) or 1) * width
 
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         tall = (height - bottom - 16) * count / top
-        x, width = place(left), max(place(right) - place(left) - 1, 0.5)
+        x, wide = place(left), max(place(right) - place(left) - 1, 0.5)
+        colour = kind if floor is None or left >= floor else "base"
         parts.append(
-            f'<rect x="{x:.1f}" y="{height - bottom - tall:.1f}" width="{width:.1f}" height="{tall:.1f}" '
-            f'class="fill student"><title>{number(left)}–{number(right)}: {count:,}</title></rect>'
+            f'<rect x="{x:.1f}" y="{height - bottom - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}" '
+            f'class="fill {colour}"><title>{number(left)}–{number(right)}: {count:,}</title></rect>'
         )
     parts.append(_text(0, 10, f"most: {top:,}", "tick"))
     for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
         parts.append(_text(place(value), height - 5, number(value), "tick", anchor))
-    if mark is not None:
-        x = place(mark)
-        parts.append(f'<path d="M{x:.1f} 14V{height - bottom}" class="mark"/>')
-        parts.append(_text(x - 5, 22, f"kept from {number(mark)}", "tick", "end"))
-    return _svg(height, parts, label)
+    if floor is not None:
+        x = place(floor)
+        parts.append(f'<path d="M{x:.1f} 6V{height - bottom}" class="mark"/>')
+        side, anchor = (6, "start") if x < width * 0.75 else (-6, "end")
+        parts.append(_text(x + side, 16, f"kept from {number(floor)}", "tick", anchor))
+    return _svg(height, parts, label, width)
 
 
 def lines(series: list[tuple[str, str, list[tuple[float, float]]]], label: str) -> Markup:
     """Curves over steps; `series` are (name, class, points). The y axis fits the values."""
-    width, height, left, bottom, top = 560, 250, 40, 24, 10
+    width, height, left, bottom, top = WIDE, 270, 34, 24, 10
     points = [point for _, _, own in series for point in own]
     x_high = max(x for x, _ in points) or 1
     y_low, y_high = min(y for _, y in points), max(y for _, y in points)
@@ -89,10 +99,9 @@ def lines(series: list[tuple[str, str, list[tuple[float, float]]]], label: str) 
         return top + (height - bottom - top) * (1 - (y - y_low) / ((y_high - y_low) or 1))
 
     parts = []
-    for tick in range(5):
-        y = y_low + (y_high - y_low) * (0.5 + tick) / 5
+    for y in _ticks(y_low, y_high):
         parts.append(f'<path d="M{left} {place_y(y):.1f}H{width}" class="gridline"/>')
-        parts.append(_text(left - 6, place_y(y) + 4, f"{y:.2f}", "tick", "end"))
+        parts.append(_text(left - 6, place_y(y) + 4, f"{y:.3g}", "tick", "end"))
     for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end")):
         parts.append(_text(place_x(x_high * share), height - 6, f"{x_high * share:,.0f}", "tick", anchor))
     for _name, kind, own in series:
@@ -102,3 +111,10 @@ def lines(series: list[tuple[str, str, list[tuple[float, float]]]], label: str) 
             dots = ((place_x(x), place_y(y)) for x, y in own)
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" class="fill {kind}"/>' for x, y in dots]
     return _svg(height, parts, label, width)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to eight round values between `low` and `high`."""
+    power = 10 ** math.floor(math.log10((high - low) or 1))
+    step = next((power * f for f in (1, 0.5, 0.2) if (high - low) / (power * f) >= 3), power * 0.2)
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
