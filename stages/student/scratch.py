@@ -39,7 +39,16 @@ def train_tokenizer(texts: list[str], vocabulary: int):
         ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
+    # what the normalizer parted comes together again
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.ByteLevel(),
+            decoders.Strip(" ", 1, 0),
+            decoders.Replace("\n ", "\n"),
+            decoders.Replace(Regex(r"(?<=\w) \. (?=\w)"), "."),
+            decoders.Replace(Regex(r"(?<=[(\[{/\"=]|\w[-']) (?=\w)"), ""),
+        ]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[EOS],
