@@ -2,7 +2,7 @@
 
 Reads `data/<dataset>/corpus/`; writes models/base/NAME (a Hugging Face directory and a litgpt checkpoint),
 with the loss curve and what made it in `provenance.json`. A killed run goes on from its last saved state.
-The default knobs are the recipe of the checkpoint shipped in models/shipped/pydoc-small.
+The default knobs are the recipe of the checkpoint shipped in models/shipped/small.
 """
 
 from pathlib import Path
