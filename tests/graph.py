@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from stages.support.hashing import sha256_file
+from tests.tiny import WORDS, tiny_model
 
 # These cannot change a byte of an output: logging to MLflow, the progress bar, the exception class.
 HARMLESS = {"stages/support/tracking.py", "stages/support/progress.py", "stages/support/errors.py"}
@@ -76,8 +78,6 @@ class Workspace:
 
     @classmethod
     def create(cls, directory: Path, teacher_url: str) -> "Workspace":
-        from tests.tiny import tiny_model
-
         listed = _sh("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
         for name in listed:
             if (ROOT / name).is_file() and not name.startswith("models/") and name != "dvc.lock":
@@ -101,7 +101,10 @@ class Workspace:
         """A document and a query that was observed for it."""
         folder = self.directory / "sources" / dataset
         folder.mkdir(parents=True, exist_ok=True)
-        document = {"id": subject, "title": f"numpy {subject}", "text": f"how to compute the {subject}"}
+        text = " ".join(
+            random.Random(subject).sample(WORDS.split(), 10)
+        )  # no near-duplicates: one split each
+        document = {"id": subject, "title": f"numpy {subject}", "text": f"{text} {subject}"}
         query = {"query": f"compute {subject} in numpy", "document_id": subject}
         for name, row in (("documents", document), ("queries", query)):
             with open(folder / f"{name}.jsonl", "a") as stream:
@@ -132,7 +135,7 @@ class Workspace:
 
     def run(self, *command: str, **env: str) -> str:
         process = self.start(*command, **env)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         return output
 

@@ -25,7 +25,7 @@ def built(teacher, tmp_path_factory) -> Workspace:
     """Both datasets built at once, from two shells, with nothing there before; not even the base model."""
     project = Workspace.create(tmp_path_factory.mktemp("graph") / "project", teacher.url)
     shells = {name: project.start("stages.build", name, **KEY) for name in ("alpha", "beta")}
-    outputs = {name: shell.communicate(timeout=400)[0] for name, shell in shells.items()}
+    outputs = {name: shell.communicate(timeout=1500)[0] for name, shell in shells.items()}
     assert all(shell.returncode == 0 for shell in shells.values()), outputs
     project.outputs, project.calls = outputs, teacher.calls
     project.commit("built")
