@@ -73,8 +73,8 @@ def run_shards(
                     future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a generating worker was killed, perhaps for want of memory: lower workers or batch_size and "
-                "run again (finished rows are kept)"
+                "a generating worker died: killed, perhaps for want of memory, or a crash in the engine; lower "
+                "workers or batch_size, or try another engine, and run again (finished rows are kept)"
             ) from None
         except BaseException:
             for child in multiprocessing.active_children():

@@ -3,6 +3,7 @@
 Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are decoded by it.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -10,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from pydantic import Field
 
 from stages.support.cli import Knobs
+from stages.support.errors import UserError
 
 PACKAGES = {
     "transformers": ("torch", "transformers"),
@@ -68,14 +70,18 @@ def finished(codec, index: int, prompt: list[int], ids: list[int]) -> Generation
 
 
 def resolve(decoding: Decoding) -> Decoding:
-    """`decoding` with `precision` decided for this machine."""
+    """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
+    # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
+    single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
+    if decoding.precision == "bf16" and single:
+        raise UserError("engine openvino needs two CPU threads for precision bf16; raise threads, or set f32")
     if decoding.precision != "auto":
         return decoding
     fast = False
     if decoding.engine == "openvino":
         import openvino
 
-        fast = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        fast = not single and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     elif decoding.engine in ("transformers", "vllm"):
         import torch
 
