@@ -83,6 +83,7 @@ def test_latent_semantics():
     assert not empty.any()
 
 
+@pytest.mark.slow
 def test_encoding_has_the_same_bytes_on_any_number_of_threads():
     code = (
         "import hashlib\n"
@@ -103,6 +104,7 @@ def test_encoding_has_the_same_bytes_on_any_number_of_threads():
     assert len(found) == 1 and len(found.pop()) == 65
 
 
+@pytest.mark.slow
 def test_unknown_encoder():
     with pytest.raises(UserError, match="encoder: 'no/such/model' is neither"):
         encode("no/such/model", 4, TEXTS, TEXTS)
