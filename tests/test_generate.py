@@ -202,7 +202,7 @@ def test_an_undefined_knob_and_a_missing_model_end_with_code_2(house):
         assert "Traceback" not in ended.stderr
 
 
-# Readers ------------------------------------------------------------------------------------------------------
+# Readers: what they refuse
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ attention goes through `scaled_dot_product_attention`. The result is derived dat
 import fcntl
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from stages.engines.protocol import model_fingerprint
@@ -50,6 +51,7 @@ def convert(directory: Path):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
     ).eval()
@@ -64,7 +66,8 @@ def convert(directory: Path):
         "position_ids": torch.arange(3, 7).expand(2, 4).contiguous(),
         "past": past,
     }
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of branches that no input here takes
         graph = openvino.convert_model(_step(model), example_input=example)
 
     for name, port in zip(("input_ids", "attention_mask", "position_ids"), graph.inputs[:3], strict=True):

@@ -73,7 +73,7 @@ def run_shards(
                     future.result()
         except BrokenProcessPool:
             raise UserError(
-                "a generating worker died: killed, perhaps for want of memory, or a crash in the engine; lower "
+                "a generating worker died: killed for want of memory, or a crash in the engine; lower "
                 "workers or batch_size, or try another engine, and run again (finished rows are kept)"
             ) from None
         except BaseException:

@@ -29,6 +29,7 @@ BUCKET = 64  # prompt widths are multiples of this
 class TransformersEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         logging.disable_progress_bar()
+        logging.set_verbosity_error()
         torch.set_num_threads(decoding.threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if decoding.precision == "bf16" else torch.float32
