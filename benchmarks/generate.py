@@ -6,7 +6,7 @@ here: left-padded, sorted by length, in float32 and in bfloat16, the latter at t
 bf16 over the best of them; `ratio_bf16` and `ratio_f32` compare within a precision. Rounds alternate between
 the sides, for the machine may be shared; medians count.
 
-    python -m benchmarks.generate [--rows 64] [--rounds 2]
+    python -m benchmarks.generate [--rows 64] [--rounds 1]
 """
 
 import argparse
@@ -121,7 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--rows", type=int, default=64)
-    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--rounds", type=int, default=1)
     given = arguments.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     home = Path.cwd()
