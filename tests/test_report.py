@@ -193,7 +193,7 @@ def test_hostile_names_everywhere():
     figures = {
         "evaluate": {"teacher": {HOSTILE: 1}},
         "samples": [sample],
-        "collect": {"outcomes": {HOSTILE: 1}, "tokens": {}},
+        "collect": {"outcomes": {HOSTILE: 1}},
         "prompt": {"most_dollars": None},
     }
     times = {"corpus": {"seconds": 1.0, "peak_mib": 10}}

@@ -153,12 +153,11 @@ def cost(figures: dict) -> list[tuple[str, str]]:
     if not prompt or not collect:
         return []
     dollars = prompt["most_dollars"]
-    used = collect["tokens"]
     outcomes = ", ".join(f"{number(count)} {outcome}" for outcome, count in collect["outcomes"].items())
     return [
         ("answers", outcomes),
-        ("prompt tokens", number(used.get("prompt_tokens"))),
-        ("answer tokens", number(used.get("completion_tokens"))),
+        ("prompt tokens", number(collect.get("prompt_tokens"))),
+        ("answer tokens", number(collect.get("completion_tokens"))),
         ("dollars", "unknown: no prices given" if dollars is None else f"at most {dollars:,.2f}"),
     ]
 
