@@ -19,11 +19,11 @@ help: ## list the targets
 	@echo "<dataset>  build a dataset of prompts/: $(DATASETS) (make faire FOLDER=path: its folder)"
 
 $(DATASETS): $(LOCK)
-	@python -m stages.new $@ $(if $(FOLDER),--path $(FOLDER))
+	@python -m stages.new $@ $(if $(FOLDER),--path "$(FOLDER)")
 	@python -m stages.build $@
 
 new: $(LOCK) ## make a dataset of your own: make new DATASET=name
-	@python -m stages.new $(DATASET) $(if $(FOLDER),--path $(FOLDER))
+	@python -m stages.new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)")
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
 	@dvc repro -q prompt@$(or $(DATASET),pydoc) && dvc metrics show --md reports/$(or $(DATASET),pydoc)/prompt.json

@@ -19,13 +19,20 @@ from stages.support.errors import UserError
 from stages.support.files import read_text, write_text
 
 EXAMPLE = Path("prompts/example")
+TAKEN = set(
+    "bench cost demo help lint new pull push register test ui base example shipped sources teacher".split()
+)
 
 
 def scaffold(dataset: str, folder: str | None = None) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", dataset) or dataset == EXAMPLE.name:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", dataset):
         raise UserError(
-            f"'{dataset}' cannot name a dataset: use lowercase letters, digits, - and _; a letter first"
+            f"'{dataset}' cannot name a dataset: a lowercase letter, then letters, digits, - and _"
+        )
+    if dataset in TAKEN:
+        raise UserError(
+            f"'{dataset}' cannot name a dataset: make or a folder of data/ or models/ has that name"
         )
     done = []
     prompts = layout.prompt(dataset, "student").parent

@@ -153,9 +153,15 @@ def test_scaffolding_adds_valid_blocks_and_keeps_every_line(project, dataset):
     assert (project / "params.yaml").read_text().splitlines() == after
 
 
-def test_a_bad_name_for_a_dataset_is_refused(project):
+@pytest.mark.parametrize("name", ["My Data", "../up", "teacher", "example"])
+def test_a_bad_name_for_a_dataset_is_refused(project, name):
     with pytest.raises(UserError, match="cannot name a dataset"):
-        new.scaffold("My Data")
+        new.scaffold(name)
+
+
+def test_no_dataset_can_have_the_name_of_a_make_target():
+    phony = re.search(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1]
+    assert set(phony.split()) - {"$(DATASETS)"} <= new.TAKEN
 
 
 # Disk full, and writing whole or not at all
