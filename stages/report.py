@@ -33,7 +33,8 @@ def command(dataset: str, knobs: ReportKnobs) -> dict:
         raise UserError(f"{reports}: no figures of any stage; run `make {dataset}`")
     curve_path = layout.model(dataset, "adapter") / "curve.jsonl"
     curve = read_jsonl(curve_path, ("step",)) if curve_path.is_file() else []
-    write_json(reports / "plots" / "loss.json", curve)
+    trained = [row for row in curve if "train_loss" in row]  # `dvc plots` wants the same keys in every row
+    write_json(reports / "plots" / "loss.json", trained)
     page = render(dataset, figures, times, curve, read("plots/lengths.json"), provenance(dataset))
     write_text(reports / "report.html", page)
     return {"bytes": len(page.encode("utf-8"))}

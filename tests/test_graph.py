@@ -1,5 +1,6 @@
 """The promises of the graph, on a real project in a temporary folder: what runs, and what does not."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_two_datasets_are_built_at_once(built):
 
 def test_nothing_changed_nothing_runs(built):
     assert built.repro() == []
+
+
+def test_metrics_and_plots_show(built):
+    shown = built.run("dvc", "metrics", "show", "--json", "reports/alpha/metrics.json")
+    assert set(json.loads(shown)[""]["data"]["reports/alpha/metrics.json"]["data"]) >= {
+        "base",
+        "student",
+        "teacher",
+    }
+    drawn = built.run("dvc", "plots", "show")
+    assert "WARNING" not in drawn
+    page = (built.directory / "dvc_plots/index.html").read_text()
+    assert all(field in page for field in ("train_loss", "generated_tokens", "measure"))
 
 
 def test_a_word_of_the_student_prompt_asks_the_teacher_nothing(project, built, teacher):
