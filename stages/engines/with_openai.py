@@ -52,6 +52,7 @@ class OpenaiEngine:
                     max_tokens=sampling.max_new_tokens,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
+                    frequency_penalty=sampling.frequency_penalty,
                     seed=seeds[index] % 2**31,  # some servers keep 32 bits
                     extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
                 )

@@ -61,6 +61,7 @@ class OpenvinoEngine:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.eos_token_id = sampling.max_new_tokens, self.codec.eos_id
         config.stop_token_ids = {self.codec.eos_id}
+        config.frequency_penalty = sampling.frequency_penalty
         config.do_sample = sampling.temperature > 0
         if config.do_sample:
             config.temperature, config.top_p, config.rng_seed = sampling.temperature, sampling.top_p, seed

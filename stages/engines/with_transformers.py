@@ -79,7 +79,14 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            chosen = choose(out.logits[:, -1].float(), noise[:, step].to(self.device), sampling, warpers)
+            logits = out.logits[:, -1].float()
+            if sampling.frequency_penalty:
+                if step == 0:
+                    used = torch.zeros_like(logits)
+                logits = logits - sampling.frequency_penalty * used
+            chosen = choose(logits, noise[:, step].to(self.device), sampling, warpers)
+            if sampling.frequency_penalty:
+                used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
             ended |= chosen == eos
             if ended[:rows].all():

@@ -42,6 +42,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_k=sampling.top_k or -1,
                 top_p=sampling.top_p,
+                frequency_penalty=sampling.frequency_penalty,
                 seed=seed,
                 stop_token_ids=[self.codec.eos_id],
                 detokenize=False,
