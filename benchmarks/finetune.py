@@ -1,11 +1,11 @@
 """LoRA finetuning: ours beside `litgpt finetune_lora`; same rows, model, recipe, precision and machine.
 
-litgpt runs through its own command line in its own process, at its best sensible settings: micro batch equal
-to batch, prompt masked, nothing saved in between. Timed is the training loop alone, on both sides, in wall and in
-CPU seconds: no imports, no loading, no merging. Neither validates or samples while timed, but for the two
-batches litgpt always begins with; litgpt tokenises inside its loop, we did before (microseconds a row). Both
-results are scored by one function, the mean over all target tokens of the validation rows. Weights are random
-and the text is word salad: this measures speed, and that both learn the same.
+litgpt runs through its own command line in its own process, at its best sensible settings (micro batch equal
+to batch, prompt masked, nothing saved in between). Timed is the training loop alone, on both sides, in wall
+and in CPU seconds: no imports, no loading, no merging. Neither validates or samples while timed, but for the
+two batches litgpt always begins with; litgpt tokenises inside its loop, we did before (microseconds a row).
+Both results are scored by one function, the mean over all target tokens of the validation rows. Weights are
+random and the text is word salad: this measures speed, and that both learn the same.
 
     python -m benchmarks.finetune [--precision bf16-mixed]
 """
@@ -24,7 +24,7 @@ R, ALPHA, LR, WARMUP, BATCH = 16, 32, 2e-3, 4, 8
 # name: (layers, width, heads, vocabulary, parallel residuals, training rows, prompt words, answer lines)
 SHAPES = {
     "pythia-14m": (6, 128, 4, 50304, True, 96, (10, 60), (1, 4)),
-    "embedded": (4, 256, 4, 4096, False, 192, (70, 150), (4, 9)),
+    "embedded": (4, 256, 4, 4096, False, 256, (70, 150), (4, 9)),
 }
 TIMED = """
 import json, sys, time

@@ -19,37 +19,61 @@ from stages.student.litgpt_import import (
 from stages.student.loss import summed_nll
 
 HEAD_ELEMENTS = 1 << 26  # logits kept for the backward pass (256 MiB); beyond this they are recomputed
-BMM_LENGTH = 512  # up to here, on CPU, three matrix products beat the flash kernel
+BMM_LENGTH = 512  # up to here, in bfloat16 on CPU, matrix products beat the flash kernel
 
 
-def _add_low_rank(base: torch.Tensor, low: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
-    """`base + scale · low upᵀ` in one kernel, over any leading dimensions."""
-    flat = torch.addmm(base.view(-1, base.shape[-1]), low.view(-1, low.shape[-1]), up.t(), alpha=scale)
-    return flat.view(base.shape)
+class LowRankLinear(torch.autograd.Function):
+    """`x Wᵀ + b + scale · (x Aᵀ) Bᵀ` for frozen W and b, adding in place where autograd would copy and add.
+
+    x (N, in), weight (out, in), a (r, in), b (out, r), all of one dtype.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, a, b, scale):
+        low = x @ a.t()
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scale = scale
+        y = x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+        return y.addmm_(low, b.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, a, b, low = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_low = (grad @ b).mul_(ctx.scale)
+        grad_b = (grad.t() @ low).mul_(ctx.scale)
+        grad_x = (grad @ weight).addmm_(grad_low, a) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad_low.t() @ x, grad_b, None
 
 
-def _as_weight(x: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
-    """`x` in the weight's dtype: autocast would cast it once for the weight and once more for A."""
-    return x.to(layer.weight.dtype) if layer.weight.is_floating_point() else x
+def _adapted(layer: LoRALinear, x: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """The layer's output with `up` for B. Dropout and quantized weights take the plain way."""
+    weight, bias = layer.linear.weight, layer.linear.bias
+    if not weight.is_floating_point():
+        return layer.linear(x) + F.linear(F.linear(layer.lora_dropout(x), layer.lora_A), up) * layer.scaling
+    x = x.to(weight.dtype)  # autocast would cast it once for the weight and once more for A
+    if layer.training and isinstance(layer.lora_dropout, torch.nn.Dropout):
+        low = F.linear(layer.lora_dropout(x), layer.lora_A.to(x.dtype))
+        return layer.linear(x) + F.linear(low, up.to(x.dtype)) * layer.scaling
+    with torch.autocast(x.device.type, enabled=False):
+        bias = bias if bias is None else bias.to(x.dtype)
+        a, b = layer.lora_A.to(x.dtype), up.to(x.dtype)
+        y = LowRankLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias, a, b, layer.scaling)
+    return y.view(*x.shape[:-1], -1)
 
 
 class QuickLinear(LoRALinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _as_weight(x, self.linear)
-        base = self.linear(x)
         if self.r == 0 or self.merged:
-            return base
-        return _add_low_rank(base, F.linear(self.lora_dropout(x), self.lora_A), self.lora_B, self.scaling)
+            return self.linear(x)
+        return _adapted(self, x, self.lora_B)
 
 
 class QuickQKVLinear(LoRAQKVLinear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _as_weight(x, self.linear)
-        base = self.linear(x)
         if self.r == 0 or not any(self.enable_lora) or self.merged:
-            return base
-        low = F.linear(self.lora_dropout(x), self.lora_A)
-        return _add_low_rank(base, low, joint_up(self), self.scaling)
+            return self.linear(x)
+        return _adapted(self, x, joint_up(self))
 
 
 def joint_up(layer: LoRAQKVLinear) -> torch.Tensor:
@@ -67,7 +91,7 @@ class QuickAttention(LoRAAttention):
     def scaled_dot_product_attention(self, q, k, v, mask=None):
         batch, heads, length, size = q.shape
         plain = mask is None and self.config.attention_logit_softcapping is None and self.mscale == 1.0
-        if not plain or q.device.type != "cpu" or length > BMM_LENGTH:
+        if not plain or q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > BMM_LENGTH:
             return super().scaled_dot_product_attention(q, k, v, mask)
         flat = (batch * heads, length, size)
         scale = (self.config.attention_scores_scalar or size) ** -0.5

@@ -5,6 +5,7 @@ from a fixed plan, dropout is seeded by step and rank, the rate by a formula. So
 continues bit-equal (CPU; GPU kernels may sum in another order).
 """
 
+import ctypes
 import math
 import os
 from dataclasses import dataclass, field
@@ -60,6 +61,18 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 def warmup_steps(steps: int, recipe: Recipe) -> int:
     """A warm-up as long as the run would never reach lr, so it is at most half of it."""
     return min(recipe.warmup_steps, steps // 2)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to hand freed blocks back to the kernel after every step, only to ask for them again.
+
+    Fresh pages are zeroed and faulted in one by one: with a vocabulary of 50,000 that took 40% of a step.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option in (trim_threshold, mmap_threshold):
+            libc.mallopt(option, 1 << 30)
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -123,6 +136,7 @@ def finetune(
         raise UserError(
             "finetune: switch on at least one of " + ", ".join(f"lora_{name}" for name in TARGETS)
         )
+    keep_freed_memory()
     fabric = make_fabric(recipe)
     model = build(fabric, base, recipe)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
