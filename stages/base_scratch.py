@@ -17,7 +17,9 @@ class ScratchKnobs(Knobs):
     corpus: str = Field(description="dataset whose training documents to learn from")
     vocabulary: int = Field(4096, ge=300, description="tokens of the byte-level BPE")
     layers: int = Field(6, ge=2, description="transformer blocks")
-    width: int = Field(256, ge=256, multiple_of=64, description="size of the hidden states; heads are 64 wide")
+    width: int = Field(
+        256, ge=256, multiple_of=64, description="size of the hidden states; heads are 64 wide"
+    )
     context: int = Field(512, ge=32, description="longest sequence the model accepts")
     length: int = Field(256, ge=32, description="longest training sequence, in tokens")
     batch: int = Field(32, ge=1, description="sequences a step")

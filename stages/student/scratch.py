@@ -18,7 +18,9 @@ from stages.support.progress import Progress
 EOS = "<|endoftext|>"
 POOL = 8
 SHAPE_STEP = 32
-STOP_ENDS = set("a an the of to in on at by for from with and or is are be as if that this it its which when".split())
+STOP_ENDS = set(
+    "a an the of to in on at by for from with and or is are be as if that this it its which when".split()
+)
 
 
 def train_tokenizer(texts: list[str], vocabulary: int):
@@ -86,7 +88,9 @@ def copy_init(model, seed: int) -> None:
             a, b = bases[index * free : (index + 1) * free], bases[(2 + index) * free : (3 + index) * free]
             c = bases[index * head : (index + 1) * head]
             rows = slice(index * head, (index + 1) * head)
-            query, key, value = (slice(rows.start + part * width, rows.stop + part * width) for part in range(3))
+            query, key, value = (
+                slice(rows.start + part * width, rows.stop + part * width) for part in range(3)
+            )
             for part in (query, key, value):
                 for attention in (previous, induction):
                     attention.qkv.weight[part] = 0.0
@@ -138,7 +142,9 @@ def recall_text(document: dict, rng: np.random.Generator, prompt_words: int) -> 
 class Rows:
     """Batches for step after step; the batch of a step depends on the seed and the step alone."""
 
-    def __init__(self, documents: list[dict], tokenizer, length: int, batch: int, recall_share: float, seed: int):
+    def __init__(
+        self, documents: list[dict], tokenizer, length: int, batch: int, recall_share: float, seed: int
+    ):
         self.documents, self.tokenizer = documents, tokenizer
         self.length, self.batch, self.recall_share, self.seed = length, batch, recall_share, seed
         self.eos = tokenizer.token_to_id(EOS)
@@ -221,7 +227,9 @@ def hidden_states(model, ids: torch.Tensor) -> torch.Tensor:
 
     def attention(q, k, v, mask=None):
         q, k, v = (part.to(torch.bfloat16).flatten(0, 1) for part in (q, k, v))
-        scores = torch.baddbmm(future.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=config.head_size**-0.5)
+        scores = torch.baddbmm(
+            future.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=config.head_size**-0.5
+        )
         mixed = torch.bmm(torch.softmax(scores, -1), v)
         return mixed.unflatten(0, (ids.shape[0], config.n_head)).transpose(1, 2)
 
@@ -253,7 +261,11 @@ def pretrain(model, rows: Rows, steps: int, lr: float, state_path: Path) -> list
     warmup = min(200, max(1, steps // 10))
     with Progress(steps, "pretrain", "step", done=first) as shown:
         for step in range(first, steps):
-            rate = lr * min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            rate = (
+                lr
+                * min(1.0, (step + 1) / warmup)
+                * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             ids, labels = rows(step)
@@ -269,7 +281,12 @@ def pretrain(model, rows: Rows, steps: int, lr: float, state_path: Path) -> list
                 curve.append({"step": step + 1, "loss": round(loss.item(), 4)})
             if (step + 1) % 500 == 0:
                 with atomic_path(state_path) as temporary:
-                    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "curve": curve}
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "step": step + 1,
+                        "curve": curve,
+                    }
                     torch.save(state, temporary)
             shown.update(note=f"loss {loss.item():.3f}")
     return curve
@@ -300,7 +317,9 @@ def write_hf(target: Path, model, tokenizer) -> None:
 
     eos = tokenizer.token_to_id(EOS)
     target.mkdir(parents=True, exist_ok=True)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
     fast.save_pretrained(target)
     config = export.neox_config(model.config, tied=True, eos_id=eos)
     state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}

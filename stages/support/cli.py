@@ -46,7 +46,13 @@ def _options(knobs: type[Knobs]) -> list[click.Option]:
         help_text = f"{field.description or ''}  [{shown}]"
         declaration = f"--{name}/--no-{name}" if annotation is bool else f"--{name}"
         options.append(
-            click.Option([declaration], default=None, multiple=several, help=help_text, type=None if annotation is bool else str)
+            click.Option(
+                [declaration],
+                default=None,
+                multiple=several,
+                help=help_text,
+                type=None if annotation is bool else str,
+            )
         )
     return options
 
@@ -56,7 +62,9 @@ def stage(name: str, knobs: type[Knobs]) -> Callable[[Callable], click.Command]:
 
     def decorate(run: Callable) -> click.Command:
         def command(dataset: str, **given) -> None:
-            values = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())}
+            values = {
+                key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())
+            }
             code = _guarded(lambda: _run(name, run, dataset, knobs, values))
             sys.exit(code)
 
@@ -116,7 +124,10 @@ def _guarded(work: Callable[[], None]) -> int:
         if error.errno != errno.ENOSPC:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: the disk is full{where}; free some space and run again (finished work is kept)", file=sys.stderr)
+        print(
+            f"error: the disk is full{where}; free some space and run again (finished work is kept)",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped; run again to go on from here", file=sys.stderr)

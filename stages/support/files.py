@@ -92,8 +92,9 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
+                found = f"byte 0x{raw[error.start]:02x}"
                 raise UserError(
-                    f"{path}, row {number}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+                    f"{path}, row {number}: {found} is not UTF-8; save the file as UTF-8"
                 ) from None
             if not line.strip():
                 continue
@@ -106,7 +107,8 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
             for field in required:
                 if field not in row:
                     raise UserError(
-                        f"{path}, row {number}: field '{field}' is missing; this row has {', '.join(row) or 'none'}"
+                        f"{path}, row {number}: field '{field}' is missing; "
+                        f"this row has {', '.join(row) or 'none'}"
                     )
             yield row
 
@@ -166,7 +168,9 @@ def verify_manifest(directory: Path) -> dict:
         if (directory / name).stat().st_size != entry["bytes"]:
             raise UserError(f"{directory / name}: torn or edited (size is not the one in {MANIFEST}); {redo}")
         if sha256_file(directory / name) != entry["sha256"]:
-            raise UserError(f"{directory / name}: edited or damaged (checksum differs from {MANIFEST}); {redo}")
+            raise UserError(
+                f"{directory / name}: edited or damaged (checksum differs from {MANIFEST}); {redo}"
+            )
     for name in sorted(present - set(manifest["files"])):
         raise UserError(f"{directory / name}: not listed in {MANIFEST} (a stray or duplicated file); {redo}")
     return manifest

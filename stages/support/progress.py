@@ -34,7 +34,8 @@ class Progress:
     def _line(self) -> None:
         self.last_line = time.monotonic()
         rate = (self.done - self.began_at) / max(self.last_line - self.started, 1e-9)
-        text = f"{self.label}: {self.done:,}{f'/{self.total:,}' if self.total else ''} {self.unit}, {rate:,.1f}/s"
+        whole = f"/{self.total:,}" if self.total else ""
+        text = f"{self.label}: {self.done:,}{whole} {self.unit}, {rate:,.1f}/s"
         if self.total and rate > 0 and self.done < self.total:
             text += f", about {(self.total - self.done) / rate:,.0f} s to go"
         print(text + (f", {self.note}" if self.note else ""), file=sys.stderr, flush=True)

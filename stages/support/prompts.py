@@ -14,14 +14,16 @@ def clip_words(text: str, limit: int) -> str:
 
 
 class Template:
-    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines; undefined is an error."""
+    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
 
     def __init__(self, path: Path):
         from jinja2 import StrictUndefined, TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         self.path, self.source = Path(path), read_text(path)
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
         environment.filters["words"] = clip_words
         environment.filters["chars"] = lambda text, limit: text[:limit]
         environment.filters["oneline"] = lambda text: " ".join(text.split())
@@ -41,7 +43,9 @@ class Template:
             raise UserError(f"{self.path}: not allowed in a prompt: {error}") from None
         except (TemplateError, TypeError) as error:
             known = ", ".join(sorted(variables))
-            raise UserError(f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)") from None
+            raise UserError(
+                f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
+            ) from None
 
 
 def messages(text: str) -> list[dict]:

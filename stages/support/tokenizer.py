@@ -51,7 +51,9 @@ class TextCodec:
         for start in range(extra + 1):
             if encoding.ids[start : start + len(plain)] == plain:
                 return encoding.ids[:start], extra - start
-        raise UserError("tokenizer.json: the post-processor changes the text's own tokens; this is not supported")
+        raise UserError(
+            "tokenizer.json: the post-processor changes the text's own tokens; this is not supported"
+        )
 
     @property
     def vocabulary_size(self) -> int:

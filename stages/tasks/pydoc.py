@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from stages.support.hashing import sha256_text
 
 PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib", "networkx")
-SKIPPED_MODULES = re.compile(r"\.(_|tests?\b|testing\b|conftest|setup|f2py|backends\.|distutils|typing\b|externals)")
+SKIPPED_MODULES = re.compile(
+    r"\.(_|tests?\b|testing\b|conftest|setup|f2py|backends\.|distutils|typing\b|externals)"
+)
 MIN_WORDS = 8
 SECTION = re.compile(r"^(?P<title>[A-Z][A-Za-z ]+)\n[-=]{3,}\s*$", re.M)
 DROPPED_SECTIONS = {"See Also", "Examples", "References"}
@@ -63,11 +65,15 @@ def _public_objects() -> list[tuple[str, list[str], str, str]]:
                 for attribute in dir(value):
                     member = inspect.getattr_static(value, attribute, None)
                     member = getattr(member, "__func__", member)
-                    if not attribute.startswith("_") and (_is_documented(member) or isinstance(member, property)):
+                    if not attribute.startswith("_") and (
+                        _is_documented(member) or isinstance(member, property)
+                    ):
                         offer(f"{module.__name__}.{name}.{attribute}", member)
     pages = []
     for value, doc, names in found.values():
-        kind = "class" if inspect.isclass(value) else "property" if isinstance(value, property) else "function"
+        kind = (
+            "class" if inspect.isclass(value) else "property" if isinstance(value, property) else "function"
+        )
         names.sort(key=lambda name: (name.count("."), len(name), name))
         pages.append((names[0], names, kind, doc))
     return pages
@@ -84,7 +90,11 @@ def _modules() -> Iterator:
                     continue
                 try:
                     yield importlib.import_module(found.name)
-                except (ImportError, RuntimeError, AttributeError):  # needs a GUI toolkit or an optional package
+                except (
+                    ImportError,
+                    RuntimeError,
+                    AttributeError,
+                ):  # needs a GUI toolkit or an optional package
                     continue
 
 

@@ -12,24 +12,37 @@ MAX_PHRASE_WORDS = 9
 MAX_LINES = 6
 ARTICLES = {"a", "an", "the", "this", "these"}
 LOOSE_ENDS = ARTICLES | set(
-    "of to in on at by for from with and or is are be as if that it its which when where into than not no each any "
-    "also can may will was were has have whether along via per using between over such so then given taken e.g i.e etc".split()
+    "of to in on at by for from with and or is are be as if that it its which when where into than not no each "
+    "any also can may will was were has have whether along via per using between over such so then given "
+    "taken e.g i.e etc".split()
 )
-CLAUSE_END = re.compile(r"[,;:()\[\]{}<>=|]|\s-\s|--|\b(?:which|where|when|while|that|if|unless|because|but|and then)\b")
-HEADINGS = re.compile(r"^(Parameters|Returns|Yields|Raises|Notes|Attributes|Methods|Warns|Other Parameters)$", re.M)
+CLAUSE_END = re.compile(
+    r"[,;:()\[\]{}<>=|]|\s-\s|--|\b(?:which|where|when|while|that|if|unless|because|but|and then)\b"
+)
+HEADINGS = re.compile(
+    r"^(Parameters|Returns|Yields|Raises|Notes|Attributes|Methods|Warns|Other Parameters)$", re.M
+)
 PARAMETER = re.compile(r"^(\w{2,})(?:, \w+)* : ", re.M)
-ASIDES = re.compile(r"^(?:see|refer|please|note|notes|if|is|for|to|in|as|by|when|equivalent|default|defaults|read|this is|recommended)\b", re.I)
+ASIDES = re.compile(
+    r"^(?:see|refer|please|notes?|if|is|for|to|in|as|by|when|equivalent|defaults?|read|this is|recommended)\b",
+    re.I,
+)
 VERBS = set(
-    """access activate add adjust aggregate align append apply assign bin build calculate call cast center change check choose clear
-    clip close collect combine compare compute concatenate construct convert copy count create decode define delete
-    determine detect display divide draw drop encode estimate evaluate execute expand extract fill filter find fit
-    flatten format generate get group handle identify implement indicate infer initialize insert integrate interpolate
-    invert iterate join label limit list load look make map mark mask merge modify move multiply normalize open pad
-    parse partition perform permute pick plot populate predict prepare print process produce project provide put
-    raise read rearrange recover reduce register remove rename render repeat replace represent resample reset reshape
-    resolve return reverse rotate round run sample save scale score search select serialize set shift show shuffle
-    simulate slice smooth solve sort split stack standardize store subtract sum swap test trace transform translate
-    transpose traverse truncate try unpack update validate verify view write wrap yield""".split()
+    """access activate add adjust advance aggregate align append apply approximate assign attach attempt
+    autoscale bin bind broadcast build cache calculate call cast center change check choose clear clip
+    close coerce collect combine compare compute concatenate configure conform connect construct convert
+    convolve copy count create decode decompose define delete describe detect determine differentiate
+    disconnect display divide draw drop eliminate enable encode ensure estimate evaluate execute expand
+    export extract fill filter find fit flatten force format forward generate get group handle highlight
+    hold identify implement indicate infer initialize insert integrate interpolate interpret invert
+    iterate join label learn limit list load localize look make map mark mask maximize merge minimize
+    modify move multiply normalize open pad parse partition perform permute pick place plot populate
+    predict prepare print process produce project provide put query raise read rearrange reconstruct
+    recover redraw reduce register relabel remove rename render repeat replace represent resample reset
+    reshape resolve restore retrieve return reverse roll rotate round run sample save scale score search
+    select serialize set shift show shuffle simulate slice smooth solve sort split stack standardize
+    store subtract sum suppress swap switch take test trace transform translate transpose traverse
+    truncate try turn unpack unpivot update use validate verify view wrap write yield""".split()
 )
 
 
@@ -56,7 +69,9 @@ def queries(title: str, text: str) -> list[str]:
     if sentences:
         lines.append(_question(sentences[0], package))
         lines.append([*_without_verb(sentences[0]), *(part for part in package if part not in sentences[0])])
-    lines += [_without_verb(sentence) for sentence in sentences[1:] if not ASIDES.match(" ".join(sentence))][:2]
+    lines += [_without_verb(sentence) for sentence in sentences[1:] if not ASIDES.match(" ".join(sentence))][
+        :2
+    ]
     if package:
         lines += [[*name[-1:], parameter, "parameter"] for parameter in parameters[:1]]
     return _distinct(lines)
@@ -64,13 +79,9 @@ def queries(title: str, text: str) -> list[str]:
 
 def _parts(text: str) -> tuple[str, list[str]]:
     """The prose before the first heading, and the names of the parameters."""
-    marks = list(HEADINGS.finditer(text))
-    prose = text[: marks[0].start()] if marks else text
-    for mark, following in zip(marks, [*marks[1:], None], strict=False):
-        if mark[1] == "Parameters":
-            block = text[mark.end() : following.start() if following else len(text)]
-            return prose, [found[1].lower() for found in PARAMETER.finditer(block)]
-    return prose, []
+    prose, *sections = HEADINGS.split(text)
+    blocks = dict(zip(sections[::2], sections[1::2], strict=True))
+    return prose, [found[1].lower() for found in PARAMETER.finditer(blocks.get("Parameters", ""))]
 
 
 def _sentences(prose: str) -> list[str]:
@@ -90,7 +101,9 @@ def _phrase(sentence: str) -> list[str]:
     while words and words[0] in ARTICLES:
         words.pop(0)
     words = words[:MAX_PHRASE_WORDS]
-    if words[:3] == ["return", "true", "if"] or words[:3] == ["returns", "true", "if"]:
+    if words[:1] == ["whether"]:
+        words = ["check", *words]
+    if words[:3] in (["return", "true", "if"], ["returns", "true", "if"]):
         words = ["return", "whether", *words[3:]]
     while words and words[-1] in LOOSE_ENDS:
         words.pop()
@@ -126,7 +139,7 @@ def _without_verb(phrase: list[str]) -> list[str]:
 
 
 def _names(title: str) -> tuple[list[str], list[str]]:
-    """(package, names) of a dotted title, e.g. pandas.core.window.Rolling.rank → [pandas], [rolling, rank]."""
+    """(package, names) of a dotted title: pandas.core.window.Rolling.rank → [pandas], [rolling, rank]."""
     parts = title.split(".")
     if len(parts) < 2 or not all(re.fullmatch(r"\w+", part) for part in parts):
         return [], []
