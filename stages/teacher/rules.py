@@ -12,8 +12,8 @@ MAX_PHRASE_WORDS = 9
 MAX_LINES = 6
 ARTICLES = {"a", "an", "the", "this", "these"}
 LOOSE_ENDS = ARTICLES | set(
-    "of to in on at by for from with and or is are be as if that it its which when where into than not no each "
-    "any also can may will was were has have whether along via per using between over such so then given "
+    "of to in on at by for from with and or is are be as if that it its which when where into than not no "
+    "each any also can may will was were has have whether along via per using between over such so then given "
     "taken e.g i.e etc".split()
 )
 CLAUSE_END = re.compile(
@@ -24,7 +24,8 @@ HEADINGS = re.compile(
 )
 PARAMETER = re.compile(r"^(\w{2,})(?:, \w+)* : ", re.M)
 ASIDES = re.compile(
-    r"^(?:see|refer|please|notes?|if|is|for|to|in|as|by|when|equivalent|defaults?|read|this is|recommended)\b",
+    r"^(?:see|refer|please|notes?|if|is|for|to|in|as|by|when|equivalent|defaults?|read|this is|recommended)"
+    r"\b",
     re.I,
 )
 VERBS = set(
