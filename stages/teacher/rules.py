@@ -13,8 +13,8 @@ MAX_LINES = 6
 ARTICLES = {"a", "an", "the", "this", "these"}
 LOOSE_ENDS = ARTICLES | set(
     "of to in on at by for from with and or is are be as if that it its which when where into than not no "
-    "each any also can may will was were has have whether along via per using between over such so then given "
-    "taken e.g i.e etc".split()
+    "each any also can may will was were has have whether along via per using between over such so then "
+    "given taken e.g i.e etc".split()
 )
 CLAUSE_END = re.compile(
     r"[,;:()\[\]{}<>=|]|\s-\s|--|\b(?:which|where|when|while|that|if|unless|because|but|and then)\b"
