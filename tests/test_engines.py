@@ -90,6 +90,38 @@ def test_greedy_is_what_transformers_generates(models, kind):
         assert ours[place].prompt_tokens == len(ids)
 
 
+@pytest.mark.parametrize("name", ["transformers", "openvino"])
+def test_frequency_penalty_is_taken_off_for_each_time_a_token_was_generated(
+    models, name, tmp_path, monkeypatch
+):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    penalty, count = 0.03, 12
+    sampling = Decoding(
+        engine=name, max_new_tokens=count, precision="f32", threads=1, batch_size=4, frequency_penalty=penalty
+    )
+    prompts, codec = some_prompts(4), TextCodec(models["llama"])
+    prepare(models["llama"], sampling)
+    ours = answers(open_engine(models["llama"], sampling), prompts, sampling, [0] * 4, list(range(4)))
+    model = AutoModelForCausalLM.from_pretrained(models["llama"], dtype=torch.float32)
+    changed = 0
+    for place, ids in enumerate(codec.prompts(prompts)):
+        texts = []
+        for weight in (penalty, 0.0):
+            new: list[int] = []
+            while len(new) < count and codec.eos_id not in new:
+                logits = model(torch.tensor([ids + new])).logits[0, -1]
+                for token in new:
+                    logits[token] -= weight
+                new.append(int(logits.argmax()))
+            texts.append(codec.decode([token for token in new if token != codec.eos_id]))
+        assert ours[place].text == texts[0]
+        changed += texts[0] != texts[1]
+    assert changed
+
+
 def test_sampling_follows_the_warped_distribution():
     import torch
 

@@ -18,6 +18,7 @@ from stages.support.progress import Progress
 EOS = "<|endoftext|>"
 POOL = 8
 SHAPE_STEP = 32
+SAVE_EVERY = 500  # steps
 STOP_ENDS = set(
     "a an the of to in on at by for from with and or is are be as if that this it its which when".split()
 )
@@ -279,7 +280,7 @@ def pretrain(model, rows: Rows, steps: int, lr: float, state_path: Path) -> list
             optimizer.zero_grad(set_to_none=True)
             if (step + 1) % 20 == 0 or step + 1 == steps:
                 curve.append({"step": step + 1, "loss": round(loss.item(), 4)})
-            if (step + 1) % 500 == 0:
+            if (step + 1) % SAVE_EVERY == 0:
                 with atomic_path(state_path) as temporary:
                     state = {
                         "model": model.state_dict(),

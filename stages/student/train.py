@@ -33,7 +33,7 @@ from stages.support.progress import Progress
 from stages.support.tokenizer import TextCodec
 
 CURVE_POINTS = 500  # at most about this many training losses are kept
-SAMPLE_TOKENS = 48
+SAMPLE_TOKENS = 32
 
 
 @dataclass
