@@ -7,6 +7,7 @@ Reads `data/<dataset>/corpus/` and `data/<dataset>/generated/`; writes `data/<da
 start[i] to start[i + 1]). Step 2 of SKIM; what is counted, and how, is in docs/mapping.md.
 """
 
+import sys
 from collections.abc import Iterable
 
 from pydantic import Field
@@ -41,17 +42,17 @@ def command(dataset: str, knobs: MapKnobs) -> dict:
     documents = read_jsonl(corpus / "documents.jsonl", ("id", "title", "text"))
     queries = read_jsonl(corpus / "queries.jsonl", ("id", "text"))
     if not queries:
-        raise UserError(
-            f"{corpus / 'queries.jsonl'}: no observed queries, and map needs some to map to; give the corpus "
-            f"stage `queries`, or delete the block map.{dataset} from params.yaml"
-        )
+        print(f"map {dataset}: no observed queries to map to; the matrices have no rows", file=sys.stderr)
     x, y = [query["id"] for query in queries], [document["id"] for document in documents]
     known, hidden = pair_places(read_jsonl(corpus / "pairs.jsonl"), x, y, str(corpus / "pairs.jsonl"))
     rewrites, starts = segments(read_generated(layout.generated(dataset)), y)
     texts = [query["text"] for query in queries]
     fit = [f"{document['title']}\n{document['text']}" for document in documents] + texts
-    observed, synthetic = encode(knobs.encoder, knobs.dims, fit, texts, rewrites)
-    indices, cosines = nearest(synthetic, observed, min(knobs.top_k, len(x)))
+    if x:
+        observed, synthetic = encode(knobs.encoder, knobs.dims, fit, texts, rewrites)
+        indices, cosines = nearest(synthetic, observed, min(knobs.top_k, len(x)))
+    else:
+        indices = cosines = np.zeros((len(rewrites), 0))
     similar = similarity(cosines)
     rows, columns, values = new_pairs(indices, similar, starts, knobs.threshold)
     clicks = matrix(known, np.ones(len(known)), (len(x), len(y)))
@@ -178,10 +179,10 @@ def statistics(clicks, skim, rows, columns, similar, starts, hidden: list[tuple[
         "pairs_already_known": int(known.sum()),
         "pairs_added": int((~known).sum()),
         "pairs_after": int(skim.nnz),
-        "new_per_query": _round(new.mean()),
-        "queries_with_new": _round((new > 0).mean()),
+        "new_per_query": _share(new),
+        "queries_with_new": _share(new > 0),
         "documents_with_new": _round(len(np.unique(columns[~known])) / labels),
-        "kept_share": {f"{bound:.2f}": _round((similar >= bound).mean()) for bound in THRESHOLDS},
+        "kept_share": {f"{bound:.2f}": _share((similar >= bound).ravel()) for bound in THRESHOLDS},
         "score_histogram": {"edges": [_round(b / BINS) for b in range(BINS + 1)], "counts": counts.tolist()},
         "held_out": {
             "pairs": len(hidden),
@@ -202,8 +203,8 @@ def _holds(pairs, rows, columns):
     return np.asarray(pairs[rows, columns]).ravel() > 0 if len(rows) else np.zeros(0, dtype=bool)
 
 
-def _share(flags) -> float | None:
-    return _round(flags.mean()) if len(flags) else None
+def _share(values) -> float | None:
+    return _round(values.mean()) if len(values) else None
 
 
 def _round(value) -> float:

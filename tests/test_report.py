@@ -90,12 +90,18 @@ def test_map_end_to_end(dataset):
 
 
 def test_map_without_observed_queries(dataset):
+    from scipy.sparse import load_npz
+
     for name in ("queries", "pairs"):
         write_jsonl(layout.corpus(dataset) / f"{name}.jsonl", [])
     (layout.corpus(dataset) / "manifest.json").unlink()
     write_manifest(layout.corpus(dataset), "corpus", {})
     result = run(map)
-    assert result.exit_code == 2 and "no observed queries" in result.output and "map.toy" in result.output
+    assert result.exit_code == 0 and "no observed queries" in result.output
+    assert load_npz(layout.mapped(dataset) / "trn_X_Y_skim.npz").shape == (0, 24)
+    assert len((layout.mapped(dataset) / "raw_rewrites.txt").read_text().splitlines()) == 72
+    figures = read_json(layout.reports(dataset) / "map.json")
+    assert figures["queries"] == figures["pairs_added"] == 0 and figures["rewrites"] == 72
 
 
 @pytest.mark.parametrize("stage", [map, evaluate])

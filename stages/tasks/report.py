@@ -47,7 +47,7 @@ def headline(figures: dict, metrics: dict | None) -> list[dict]:
         note = f"for {number(made['documents'])} documents"
         tiles.append({"label": "Synthetic queries", "value": number(made["queries"]), "note": note})
     mapped = figures.get("map")
-    if mapped:
+    if mapped and mapped["queries"]:
         note = f"to {number(mapped['pairs_before'])} known ones"
         tiles.append({"label": "New pairs", "value": number(mapped["pairs_added"]), "note": note})
     return tiles
@@ -78,7 +78,7 @@ def funnel(figures: dict) -> list[dict]:
     if made:
         step("documents generated for", made["documents"], f"{number(made['rows'])} answers")
         step("synthetic queries", made["queries"], f"{number(made['tokens'])} tokens", pages=False)
-    if mapped:
+    if mapped and mapped["queries"]:
         note = f"{number(mapped['pairs_already_known'])} of {number(mapped['pairs_found'])} found were known"
         step("new query–document pairs", mapped["pairs_added"], note, pages=False)
     return steps
@@ -125,7 +125,7 @@ def histograms(tokenize: dict | None, generated: list[dict] | None) -> list[dict
 
 
 def mapping(figures: dict | None) -> dict | None:
-    if not figures:
+    if not figures or not figures["queries"]:
         return None
     histogram, held_out = figures["score_histogram"], figures["held_out"]
     counts = histogram["counts"]
