@@ -50,7 +50,9 @@ def plain_model(state: dict[str, torch.Tensor], config: Config) -> GPT:
 def reload(directory: Path):
     """The directory as a user loads it, but computed in float32."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(
         Path(directory).resolve(), dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
