@@ -1,6 +1,6 @@
 """The student as others load it, behind the parity gate.
 
-Reads models/DATASET/merged/, models/DATASET/adapter/ and the adapter's base. Writes models/DATASET/hf/, which
+Reads models/DATASET/merged/, models/DATASET/adapter/ and models/base/BASE. Writes models/DATASET/hf/, which
 AutoModelForCausalLM and AutoTokenizer load, and models/DATASET/peft/, which PeftModel loads on the base.
 Fails, and writes nothing, unless adapter, merged, reloaded and PEFT logits agree and token ids are equal.
 """
@@ -12,18 +12,19 @@ from stages.support.cli import Knobs, stage
 
 
 class ExportKnobs(Knobs):
+    base: str = Field(description="name of the base model that the adapter was trained on")
     parity_tolerance: float = Field(1e-3, gt=0, description="largest difference of float32 logits allowed")
 
 
 @stage("export", ExportKnobs)
 def command(dataset: str, knobs: ExportKnobs) -> dict:
     from stages.student import convert, export, merge, parity
-    from stages.support.files import atomic_directory, read_json, verify_manifest
+    from stages.support.files import atomic_directory, verify_manifest
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     for directory in (merged, adapter):
         verify_manifest(directory)
-    base = layout.base_model(read_json(adapter / "lora.json")["base"])
+    base = layout.base_model(knobs.base)
     config, state = merge.lora_config(base, adapter), convert.load_state(merged)
     with (
         atomic_directory(layout.model(dataset, "hf"), producer="export") as hf,

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from stages.support import layout
 from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
 
 
 class MergeKnobs(Knobs):
@@ -21,13 +20,10 @@ def command(dataset: str, knobs: MergeKnobs) -> dict:
 
     from stages.student import convert, merge
     from stages.student.litgpt_import import Config
-    from stages.support.files import atomic_directory, read_json, verify_manifest
+    from stages.support.files import atomic_directory, verify_manifest
 
     base, adapter = layout.base_model(knobs.base), layout.model(dataset, "adapter")
     verify_manifest(adapter)
-    trained_on = read_json(adapter / "lora.json")["base"]
-    if trained_on != knobs.base:
-        raise UserError(f"{adapter}: trained on {trained_on}, but merge.{dataset}.base is {knobs.base}")
     state = merge.merge(base, adapter)
     with atomic_directory(layout.model(dataset, "merged"), producer="merge") as directory:
         convert.save_litgpt(directory, state, Config.from_file(base / "model_config.yaml"))

@@ -181,7 +181,7 @@ def tiny_params(teacher_url: str) -> dict:
         "tokenize": {"base": "tiny", "max_length": 128},
         "finetune": finetune,
         "merge": {"base": "tiny"},
-        "export": {"parity_tolerance": 0.01},
+        "export": {"base": "tiny", "parity_tolerance": 0.01},
         "generate": decoding,
         "baseline": {**decoding, "base": "tiny"},
         "map": {"encoder": "tfidf", "dims": 4},

@@ -81,7 +81,7 @@ def test_head_adapter_of_a_tied_model_leaves_the_embedding_alone(kind):
     before, after = load_state(BASE), load_state(MERGED)
     assert torch.equal(before["transformer.wte.weight"], after["transformer.wte.weight"])
     assert (after["lm_head.weight"] - before["lm_head.weight"]).abs().max() > 1e-3
-    assert export.run("d", ExportKnobs())["parity"]["tied"] is False
+    assert export.run("d", ExportKnobs(base="m"))["parity"]["tied"] is False
     assert read_json(HF / "config.json")["tie_word_embeddings"] is False
     model = loaded()
     assert torch.equal(model.get_output_embeddings().weight, after["lm_head.weight"])
@@ -93,11 +93,11 @@ def test_merge_refuses_another_base_and_replaces_a_torn_result(tmp_path):
     whole = (MERGED / "lit_model.pth").read_bytes()
     (MERGED / "lit_model.pth").write_bytes(whole[:100])
     with pytest.raises(UserError, match="lit_model.pth: torn or edited"):
-        export.run("d", ExportKnobs())
+        export.run("d", ExportKnobs(base="m"))
     merge.run("d", MergeKnobs(base="m"))
     assert (MERGED / "lit_model.pth").read_bytes() == whole
     base.run("n", BaseKnobs(path="data/src"))
-    with pytest.raises(UserError, match=r"trained on m, but merge.d.base is n"):
+    with pytest.raises(UserError, match=r"trained on m, but params.yaml says base: n"):
         merge.run("d", MergeKnobs(base="n"))
 
 
@@ -113,7 +113,7 @@ def test_everything_computes_the_same(kind, tied, caplog):
     from transformers.utils import logging as hf_logging
 
     student(kind, tied, **({} if tied else {**SOME, "lora_head": True}))
-    found = export.run("d", ExportKnobs())["parity"]
+    found = export.run("d", ExportKnobs(base="m"))["parity"]
     assert max(found[name] for name in ("adapter_merged", "merged_reloaded", "adapter_peft")) < 1e-4
     assert found["tied"] is tied
     hf_logging.enable_propagation()
@@ -141,7 +141,7 @@ def test_tokenizer_keeps_its_template_and_special_tokens():
     from transformers import AutoTokenizer
 
     student()
-    export.run("d", ExportKnobs())
+    export.run("d", ExportKnobs(base="m"))
     tokenizer = AutoTokenizer.from_pretrained(HF.resolve())
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "hello\n"
     assert (tokenizer.bos_token, tokenizer.eos_token) == (BOS, EOS)
@@ -151,7 +151,7 @@ def test_tokenizer_keeps_its_template_and_special_tokens():
 def test_dtype_is_the_bases_and_written_down():
     """A bfloat16 base gives a bfloat16 student: summed in float32, cast once, and loaded as such."""
     assert student(tied=True, dtype=torch.bfloat16)["dtype"] == "bfloat16"
-    export.run("d", ExportKnobs())
+    export.run("d", ExportKnobs(base="m"))
     assert read_json(HF / "config.json")["dtype"] == "bfloat16"
     assert read_json(BASE / "config.json")["dtype"] == "bfloat16"
     assert loaded().dtype == torch.bfloat16
@@ -178,7 +178,7 @@ def test_stale_merge_is_refused():
     torch.save(state, MERGED / "lit_model.pth")
     reseal(MERGED)
     with pytest.raises(UserError, match=r"transformer.h.0.mlp.fc.weight is not base \+ adapter"):
-        export.run("d", ExportKnobs())
+        export.run("d", ExportKnobs(base="m"))
     assert not HF.exists() and not PEFT.exists()
 
 
@@ -189,7 +189,7 @@ def test_wrong_config_is_refused():
     (MERGED / "config.json").write_text(json.dumps(config))
     reseal(MERGED)
     with pytest.raises(UserError, match="merged and reloaded logits differ by"):
-        export.run("d", ExportKnobs())
+        export.run("d", ExportKnobs(base="m"))
     assert not HF.exists()
 
 
@@ -202,7 +202,7 @@ def test_wrong_peft_scale_is_refused(monkeypatch):
         module, "peft_tensors", lambda *a: ({k: v * 1.1 for k, v in tensors(*a)[0].items()}, tensors(*a)[1])
     )
     with pytest.raises(UserError, match="adapter and peft logits differ by"):
-        export.run("d", ExportKnobs())
+        export.run("d", ExportKnobs(base="m"))
 
 
 @pytest.mark.parametrize("fault", ["no tokenizer", "bos"])
@@ -217,7 +217,7 @@ def test_tokenizer_that_encodes_differently_is_refused(fault):
         (MERGED / "tokenizer_config.json").unlink()
     reseal(MERGED)
     with pytest.raises(UserError, match=r"AutoTokenizer (has|gives)"):
-        export.run("d", ExportKnobs())
+        export.run("d", ExportKnobs(base="m"))
 
 
 def test_difference_never_passes_over_nan():

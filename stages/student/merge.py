@@ -7,14 +7,20 @@ from safetensors.torch import load_file
 
 from stages.student.convert import load_state, read_hf_config
 from stages.student.litgpt_import import LoRAConfig, LoRAGPT, lora_filter, merge_lora_weights
+from stages.support.errors import UserError
 from stages.support.files import read_json
 
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def lora_config(base: Path, adapter: Path) -> LoRAConfig:
-    """litgpt's config of the base with exactly the adapter's rank, scale and targets."""
+    """litgpt's config of the base with exactly the adapter's rank, scale and targets.
+
+    Raises UserError when the adapter was trained on another base.
+    """
     lora = read_json(Path(adapter) / "lora.json")
+    if lora["base"] != Path(base).name:
+        raise UserError(f"{adapter}: trained on {lora['base']}, but params.yaml says base: {Path(base).name}")
     return LoRAConfig.from_file(
         Path(base) / "model_config.yaml",
         lora_r=lora["r"],
