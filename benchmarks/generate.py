@@ -140,7 +140,7 @@ def stock(directory: Path, precision: str, batch: int):
 def measure(directory: Path, rows: int, rounds: int) -> dict:
     import numpy as np
 
-    texts = prompts(directory, 3 * rows * rounds + 4)
+    texts = prompts(directory, 3 * rows * rounds + rows)
     drawn = np.random.default_rng(0).random(2 * rows)
     equal, real = [EQUAL] * rows, np.interp(drawn, *QUANTILES).round().astype(int).tolist()
     makers = {
@@ -151,7 +151,7 @@ def measure(directory: Path, rows: int, rounds: int) -> dict:
     }
     sides = {name: make(directory, precision, batch) for name, (make, precision, batch) in makers.items()}
     for run in sides.values():
-        run(texts[-4:], [4] * 4)  # warm up
+        run(texts[-rows:], real[:rows])  # warm up: caches grow, kernels are made for new shapes
     best: dict[str, dict[str, float]] = {"equal lengths": {}, "real lengths": {}}
     for kind, wanted in (("equal lengths", equal), ("real lengths", real)):
         for turn in range(rounds):
