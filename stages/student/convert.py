@@ -26,9 +26,9 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 FAMILIES = {"gpt_neox": "pythia", "llama": "Llama", "qwen2": "Qwen2.5", "qwen3": "Qwen3"}
 HEADS = {"gpt_neox": "embed_out.weight"}
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # litgpt's names
 
 
 def head_key(hf: dict) -> str:
@@ -153,6 +153,15 @@ def load_state(directory: Path) -> dict[str, torch.Tensor]:
         return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); make it again") from None
+
+
+def float32_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
+    """A litgpt model of class `kind` that holds `state` in float32, ready to run."""
+    with torch.device("meta"):
+        model = kind(config)
+    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
+    return model.eval()
 
 
 def read_hf_config(directory: Path) -> dict:

@@ -5,11 +5,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.student.convert import copy_companions, dtype_name, head_key, read_hf_config
+from stages.student.convert import EMBEDDING, HEAD, copy_companions, dtype_name, head_key, read_hf_config
 from stages.student.litgpt_import import Config, LoRAConfig, to_hf
 from stages.support.files import read_json, write_json
-
-HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:

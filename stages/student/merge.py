@@ -5,12 +5,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from stages.student.convert import load_state, read_hf_config
+from stages.student.convert import EMBEDDING, HEAD, float32_model, load_state, read_hf_config
 from stages.student.litgpt_import import LoRAConfig, LoRAGPT, lora_filter, merge_lora_weights
 from stages.support.errors import UserError
 from stages.support.files import read_json
-
-HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def lora_config(base: Path, adapter: Path) -> LoRAConfig:
@@ -41,11 +39,7 @@ def adapted_model(base: Path, adapter: Path) -> LoRAGPT:
     if config.lora_head:
         state[HEAD] = state[HEAD].clone()
     state.update(load_file(Path(adapter) / "adapter.safetensors"))
-    with torch.device("meta"):
-        model = LoRAGPT(config)
-    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
-    return model.eval()
+    return float32_model(LoRAGPT, config, state)
 
 
 def merged_state(model: LoRAGPT) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from stages.student import merge
-from stages.student.convert import load_state, read_hf_config
+from stages.student.convert import float32_model, load_state, read_hf_config
 from stages.student.litgpt_import import GPT, Config
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
@@ -36,15 +36,6 @@ def litgpt_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def hf_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     return [model.eval()(input_ids=ids).logits for ids in inputs]
-
-
-def plain_model(state: dict[str, torch.Tensor], config: Config) -> GPT:
-    """litgpt's model of `state`, computed in float32."""
-    with torch.device("meta"):
-        model = GPT(config)
-    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
-    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
-    return model
 
 
 def reload(directory: Path):
@@ -103,7 +94,7 @@ def check_base(directory: Path, tolerance: float = 1e-3) -> dict:
     config = Config.from_file(Path(directory) / "model_config.yaml")
     codec = TextCodec(directory)
     inputs = probe(codec, config)
-    ours = litgpt_logits(plain_model(load_state(directory), config), inputs)
+    ours = litgpt_logits(float32_model(GPT, config, load_state(directory)), inputs)
     delta = difference(ours, hf_logits(reload(directory), inputs))
     _gate("litgpt and transformers", delta, tolerance)
     return {"litgpt_transformers": delta, "texts_equal": check_tokens(directory, codec)}
@@ -128,7 +119,7 @@ def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, 
                 f"{merged / 'lit_model.pth'}: {name} is not base + adapter; run the merge stage again"
             )
     config = Config.from_file(merged / "model_config.yaml")
-    stored_logits = litgpt_logits(plain_model(stored, config), inputs)
+    stored_logits = litgpt_logits(float32_model(GPT, config, stored), inputs)
     reloaded = reload(hf)
     head, embedding = reloaded.get_output_embeddings().weight, reloaded.get_input_embeddings().weight
     tied = head.data_ptr() == embedding.data_ptr()

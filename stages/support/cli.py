@@ -6,6 +6,7 @@ The command validates, runs, writes `reports/<dataset>/<stage>.json` (determinis
 """
 
 import errno
+import functools
 import sys
 import time
 import typing
@@ -138,10 +139,8 @@ def _guarded(work: Callable[[], None]) -> int:
 def main(command: Callable[[], None]) -> Callable[[], None]:
     """Wrap a plain click callback that is no stage, so that its user errors read the same."""
 
+    @functools.wraps(command)  # carries click's parameters along
     def wrapped(*args, **kwargs) -> None:
         sys.exit(_guarded(lambda: command(*args, **kwargs)))
 
-    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
-    if hasattr(command, "__click_params__"):
-        wrapped.__click_params__ = command.__click_params__
     return wrapped

@@ -105,16 +105,6 @@ def _is_documented(value) -> bool:
     return module.split(".")[0] in PACKAGES
 
 
-def _offer(best: dict, name: str, value) -> None:
-    doc = inspect.getdoc(value)
-    if not doc or not isinstance(doc, str):
-        return
-    kind = "class" if inspect.isclass(value) else "property" if isinstance(value, property) else "function"
-    held = best.get(id(value))
-    if held is None or (name.count("."), len(name), name) < (held[0].count("."), len(held[0]), held[0]):
-        best[id(value)] = (name, kind, inspect.cleandoc(doc))
-
-
 def split_sections(doc: str) -> dict[str, str]:
     """The numpydoc sections of a docstring; the text before the first one is under the empty title."""
     marks = list(SECTION.finditer(doc))
