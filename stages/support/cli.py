@@ -2,7 +2,8 @@
 
 A stage has one pydantic model, its knobs; the click options are made from it, so a knob is written once.
 The command validates, runs, writes `reports/<dataset>/<stage>.json` (deterministic figures) and
-`reports/<dataset>/time/<stage>.json` (seconds, peak memory), and logs both to MLflow.
+`reports/<dataset>/time/<stage>.json` (seconds, peak memory, what else differs from run to run), and logs
+both to MLflow.
 """
 
 import errno
@@ -58,21 +59,34 @@ def _options(knobs: type[Knobs]) -> list[click.Option]:
     return options
 
 
-def stage(name: str, knobs: type[Knobs]) -> Callable[[Callable], click.Command]:
-    """Decorate `run(dataset: str, knobs) -> dict`; the dict is the stage's metrics."""
+Flag = tuple[click.Option, Callable[[str | None], None]]
+
+
+def stage(name: str, knobs: type[Knobs], *instead: Flag) -> Callable[[Callable], click.Command]:
+    """Decorate `run(dataset: str, knobs)`, which returns its metrics, or (metrics, figures of this run).
+
+    Metrics must follow from the inputs; figures may not, and go to the timings. `instead` are flags for use
+    by hand, each with what it does in place of the stage, with the dataset or without.
+    """
 
     def decorate(run: Callable) -> click.Command:
-        def command(dataset: str, **given) -> None:
+        def command(dataset: str | None, **given) -> None:
+            chosen = [act for flag, act in instead if given.pop(flag.name)]
+            if chosen:
+                sys.exit(_guarded(lambda: chosen[0](dataset)))
+            if dataset is None:
+                raise click.MissingParameter(param_type="argument", param_hint="DATASET")
             values = {
                 key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())
             }
             code = _guarded(lambda: _run(name, run, dataset, knobs, values))
             sys.exit(code)
 
+        flags = [flag for flag, _ in instead]
         return StageCommand(
             name=name,
             callback=command,
-            params=[click.Argument(["dataset"]), *_options(knobs)],
+            params=[click.Argument(["dataset"], required=not flags), *_options(knobs), *flags],
             help=(sys.modules[run.__module__].__doc__ or "").strip(),
             context_settings={"max_content_width": 110},
             knobs=knobs,
@@ -100,9 +114,10 @@ def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dic
 
     started = time.monotonic()
     with tracking.stage_run(name, dataset, knobs.model_dump()) as record:
-        metrics = run(dataset, knobs) or {}
+        result = run(dataset, knobs)
+        metrics, figures = result if isinstance(result, tuple) else (result or {}, {})
         write_json(layout.reports(dataset) / f"{name}.json", metrics)
-        seconds = {"seconds": round(time.monotonic() - started, 2), "peak_mib": _peak_mib()}
+        seconds = {"seconds": round(time.monotonic() - started, 2), "peak_mib": _peak_mib(), **figures}
         write_json(layout.reports(dataset) / "time" / f"{name}.json", seconds)
         record(metrics, seconds)
 
@@ -131,7 +146,7 @@ def _guarded(work: Callable[[], None]) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("stopped; run again to go on from here", file=sys.stderr)
+        print("stopped; the same command goes on from here, as does `dvc repro`", file=sys.stderr)
         return 130
     return 0
 

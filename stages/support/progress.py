@@ -1,4 +1,4 @@
-"""Progress with rate and ETA: a tqdm bar on a terminal, a plain line now and then elsewhere."""
+"""Progress with rate and ETA: a rich bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
 import time
@@ -16,18 +16,14 @@ class Progress:
         self.last_line = self.started
         self.bar = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, desc=label, unit=unit, initial=done, dynamic_ncols=True)
+            self.bar, self.task = _bar(total, label, unit, done)
 
     def update(self, n: int = 1, note: str | None = None) -> None:
         self.done += n
         if note is not None:
             self.note = note
         if self.bar is not None:
-            if note is not None:
-                self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(n)
+            self.bar.update(self.task, advance=n, note=self.note)
         elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_S:
             self._line()
 
@@ -45,9 +41,34 @@ class Progress:
 
     def __exit__(self, kind, error, trace) -> None:
         if self.bar is not None:
-            self.bar.close()
+            self.bar.stop()
         else:
             self._line()
+
+
+def _bar(total: int | None, label: str, unit: str, done: int):
+    """A started rich display on stderr, and its one task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Display
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task) -> Text:
+            return Text(f"{task.speed or 0:,.1f} {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    display = Display(*columns, console=Console(stderr=True), refresh_per_second=4)
+    task = display.add_task(label, total=total, completed=done, note="")
+    display.start()
+    return display, task
 
 
 def progress(items: Iterable, label: str, unit: str = "row", total: int | None = None) -> Iterator:
