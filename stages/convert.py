@@ -4,6 +4,7 @@ Reads `data/<dataset>/responses.jsonl`, the corpus and `prompts/<dataset>/studen
 `data/<dataset>/litgpt/`: `train.json`, `val.json`, `test.json` in litgpt's JSON format (the instruction is
 the whole student prompt: the prompt style is `Default`), `rejects.jsonl` with a reason for each answer not
 used, and a manifest. Each response ends in exactly one of the four. Outputs hold well-formed lines only.
+Several answers about a document give several rows.
 """
 
 from collections import Counter
@@ -15,10 +16,11 @@ from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 from stages.support.files import atomic_directory, iter_jsonl, write_json, write_jsonl
 from stages.support.prompts import Template
-from stages.tasks.queries import parse, render, well_formed
-from stages.teacher.outcomes import ACCEPTED
+from stages.tasks.answers import document_of, lines_of
+from stages.tasks.queries import render, well_formed
 
 SPLITS = ("train", "val", "test")
+FIELDS = ("id", "accepted", "outcome", "response")
 
 
 class ConvertKnobs(Knobs):
@@ -27,9 +29,12 @@ class ConvertKnobs(Knobs):
 
 def judge(response: dict, min_lines: int) -> tuple[list[str], int, str | None]:
     """(well-formed lines, lines that were not, reason for rejecting the answer or None)."""
-    if response["outcome"] not in ACCEPTED:
+    if not response["accepted"]:
         return [], 0, response["outcome"]
-    lines = parse(response["response"])
+    try:
+        lines = lines_of(response)
+    except ValueError:
+        return [], 0, "not in the form that was asked for"
     good = [line for line in lines if well_formed(line)]
     reason = None
     if not lines:
@@ -37,6 +42,11 @@ def judge(response: dict, min_lines: int) -> tuple[list[str], int, str | None]:
     elif len(good) < min_lines:
         reason = f"fewer than {min_lines} well-formed lines"
     return good, len(lines) - len(good), reason
+
+
+def rejected(response: dict, reason: str) -> dict:
+    problem = {"problem": response["problem"]} if response.get("problem") else {}
+    return {"id": response["id"], "reason": reason, **problem, "response": response["response"]}
 
 
 @stage("convert", ConvertKnobs)
@@ -47,17 +57,18 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
     template = Template(layout.prompt(dataset, "student"))
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     rejects, reasons, lines_kept, lines_dropped, total = [], Counter(), 0, 0, 0
-    for total, response in enumerate(iter_jsonl(source, ("id", "outcome", "response")), start=1):
-        document = documents.get(response["id"])
+    for total, response in enumerate(iter_jsonl(source, FIELDS), start=1):
+        document = documents.get(document_of(response))
         if document is None:
             raise UserError(
-                f"{source}, row {total}: id '{response['id']}' is not in {corpus}; run the prompt stage again"
+                f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}; "
+                "run the prompt stage again"
             )
         good, dropped, reason = judge(response, knobs.min_lines)
         lines_dropped += dropped
         if reason is not None:
             reasons[reason] += 1
-            rejects.append({"id": response["id"], "reason": reason, "response": response["response"]})
+            rejects.append(rejected(response, reason))
             continue
         lines_kept += len(good)
         row = {

@@ -33,12 +33,14 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
     from stages.retrieval.metrics import intervals
     from stages.support.files import read_jsonl, verify_manifest, write_json
     from stages.support.shards import read_generated
+    from stages.tasks.answers import document_of, is_first
     from stages.tasks.scoring import MEASURES, Scorer
 
     corpus, responses = layout.corpus(dataset), layout.responses(dataset)
     verify_manifest(corpus)
     documents = read_jsonl(corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split"))
-    answers = {row["id"]: row for row in read_jsonl(responses, ("id", "outcome", "response", "model"))}
+    answered = read_jsonl(responses, ("id", "accepted", "outcome", "response", "model"))
+    answers = {document_of(row): row for row in answered if is_first(row)}
     pages = choose(documents, answers, knobs.pages)
     if not pages:
         raise UserError(
@@ -69,7 +71,7 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
     return {
         "pages": len(pages),
         "corpus": len(documents),
-        "teacher": dict(sorted(Counter(row["model"] for row in answers.values()).items())),
+        "teacher": dict(sorted(Counter(row["model"] for row in answered).items())),
         "generated": {
             "documents": len({row["document_id"] for row in rows}),
             "rows": len(rows),
@@ -107,13 +109,15 @@ def written(rows: Iterable[dict], pages: list[dict], source: Path) -> list:
 
 
 def taught(answer: dict):
-    """The teacher's Output: the parsed lines of an accepted answer, nothing for any other."""
-    from stages.tasks.queries import parse
+    """The teacher's Output: the lines of an accepted answer, nothing for any other."""
+    from stages.tasks.answers import lines_of
     from stages.tasks.scoring import Output
-    from stages.teacher.outcomes import ACCEPTED
 
-    accepted = answer["outcome"] in ACCEPTED
-    return Output(parse(answer["response"]) if accepted else [], float(accepted))
+    try:
+        lines = lines_of(answer) if answer["accepted"] else []
+    except ValueError:  # kept although it is cut or in no form: as if nothing had come
+        lines = []
+    return Output(lines, float(answer["outcome"] == "ok"))
 
 
 def copied(page: dict):

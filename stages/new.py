@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from stages.params import PARAMS, load
+from stages.params import PARAMS, PRICES, load, read
 from stages.support import layout
 from stages.support.cli import main
 from stages.support.errors import UserError
@@ -20,7 +20,8 @@ from stages.support.files import read_text, write_text
 
 EXAMPLE = Path("prompts/example")
 TAKEN = set(
-    "bench cost demo help lint new pull push register test ui base example shipped sources teacher".split()
+    "bench cost demo help lint new pull push register store test ui "
+    "base example shipped sources teacher".split()
 )
 
 
@@ -74,6 +75,8 @@ def add_blocks(params: Path, template: Path) -> list[str]:
     Returns the stages that got a block. Raises UserError where the result would not be valid.
     """
     load(template)
+    if PRICES in read(template):
+        raise UserError(f"{template}: the block '{PRICES}' is for all datasets; move it to {params}")
     source, lines = read_text(template).splitlines(), read_text(params).splitlines()
     stages = sections(source)
     for stage, (start, stop) in stages.items():

@@ -16,6 +16,7 @@ from stages.support.cli import StageCommand, explain, main
 from stages.support.errors import UserError
 
 PARAMS = Path("params.yaml")
+PRICES, NO_PRICES = "prices", "{version: none, models: {}}"
 # In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
 BASES = ("base", "base_hub", "base_scratch")
 STAGES = (
@@ -25,8 +26,8 @@ STAGES = (
 )
 
 
-def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
-    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for any other shape."""
+def read(path: Path) -> dict:
+    """The top level of a params file. Raises UserError."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
@@ -39,9 +40,20 @@ def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
         raise UserError(f"{path}{where}: not valid YAML ({error.problem})") from None
     if not isinstance(blocks, dict):
         raise UserError(f"{path}: expected stage names at the top level")
+    return blocks
+
+
+def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
+    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for any other shape.
+
+    The block `prices` is checked, but is none of them: it belongs to all datasets.
+    """
+    blocks = read(path)
+    if PRICES in blocks:
+        check_prices(blocks.pop(PRICES), f"{path}, {PRICES}")
     for stage, datasets in blocks.items():
         if stage not in STAGES:
-            raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, STAGES)}")
+            raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, (*STAGES, PRICES))}")
         if not isinstance(datasets, dict):
             raise UserError(
                 f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
@@ -54,6 +66,17 @@ def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
     return blocks
 
 
+def check_prices(block, where: str) -> None:
+    from stages.teacher.prices import PriceTable
+
+    if not isinstance(block, dict):
+        raise UserError(f"{where}: expected a version and models; write `{PRICES}: {NO_PRICES}` for none")
+    try:
+        PriceTable.model_validate(block)
+    except ValidationError as error:
+        raise UserError(f"{explain(error, where)} (docs/teacher.md tells the fields)") from None
+
+
 def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
     """Load `path` and validate every block; returns the blocks. Raises UserError at the first problem."""
     blocks = load(path)
@@ -62,6 +85,8 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
             raise UserError(
                 f"{path}: stage '{stage}' is missing; write `{stage}: {{}}` if nothing takes part"
             )
+    if PRICES not in read(path):
+        raise UserError(f"{path}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
     bases = {name for stage in BASES for name in blocks[stage]}
     for stage, datasets in blocks.items():
         for dataset, knobs in datasets.items():

@@ -1,25 +1,36 @@
-"""Render one teacher request per chosen document.
+"""Render the teacher's requests for each chosen document.
 
 Reads `data/<dataset>/corpus/` and `prompts/<dataset>/teacher.md`; writes `data/<dataset>/requests.jsonl`,
-sorted by id: the messages, the sampling parameters and the request's key. Documents are chosen in the order
-of a hash of their id, so a larger number adds requests and changes none. Prints what the answers may cost
-before anything is sent; sends nothing itself.
+sorted by id: the messages, the sampling parameters, the form of the answer and the request's key. Documents
+are chosen in the order of a hash of their id, so a larger number adds requests and changes none. Prints what
+the answers may cost before anything is sent; sends nothing itself.
 """
 
+import functools
+import json
 import sys
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.support import layout
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 from stages.support.files import iter_jsonl, verify_manifest, write_jsonl
-from stages.support.hashing import sha256_text, stable_integer
+from stages.support.hashing import canonical_json, sha256_text, stable_integer
 from stages.support.prompts import Template, messages
-from stages.tasks.queries import render
-from stages.teacher.identity import request_key
+from stages.tasks.queries import Queries, render
+from stages.teacher.identity import choices_of, key_of, limit_of
+from stages.teacher.prices import price_of
+from stages.teacher.structured import json_answer, tool_answer, tool_choice
+from stages.teacher.tokens import counter
 
-CHARACTERS_PER_TOKEN = 4
+Default = Literal["default"]  # the server's own: not sent
+RESERVED = set(
+    "model messages tools tool_choice response_format n stream max_tokens max_completion_tokens temperature "
+    "top_p seed logprobs".split()
+)
 
 
 class PromptKnobs(Knobs):
@@ -27,10 +38,37 @@ class PromptKnobs(Knobs):
     val_documents: int = Field(0, ge=0, description="validation pages to ask for; 0 = all")
     test_documents: int = Field(0, ge=0, description="held-out pages to ask for; 0 = all")
     model: str = Field("embedded", description="the teacher's model name")
-    temperature: float = Field(0.7, ge=0)
-    max_tokens: int = Field(256, gt=0, description="longest answer, in tokens")
-    input_price: float | None = Field(None, ge=0, description="dollars per million input tokens")
-    output_price: float | None = Field(None, ge=0, description="dollars per million output tokens")
+    answer: Literal["text", "json", "tool"] = Field(
+        "text", description="lines of text, JSON that obeys a schema, or the call of a function"
+    )
+    samples: int = Field(1, ge=1, description="requests per document; held-out ones get one")
+    n: int = Field(1, ge=1, le=128, description="choices per request; held-out documents get one")
+    seed: int = Field(-1, ge=-1, description="of the sampling, where the server heeds one; -1 = none sent")
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Default = Field(
+        0.7, description="'default' = not sent: reasoning models refuse it"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | Default = Field("default", description="as temperature")
+    max_tokens: int = Field(256, gt=0, description="longest answer, in tokens, reasoning included")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the server calls that limit"
+    )
+    logprobs: bool = Field(False, description="ask for the probabilities of the tokens, and keep their mean")
+    body: str = Field("", description="further fields of the request as a JSON object: '{\"top_k\": 20}'")
+
+    @field_validator("body")
+    @classmethod
+    def _free_fields_only(cls, text: str) -> str:
+        try:
+            fields = json.loads(text or "{}")
+            canonical_json(fields).encode("utf-8")
+            json.dumps(fields, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from None
+        if not isinstance(fields, dict):
+            raise ValueError("expected a JSON object, such as '{\"top_k\": 20}'")
+        if taken := sorted(RESERVED & fields.keys()):
+            raise ValueError(f"{', '.join(taken)} cannot be set here, only by the other knobs")
+        return text
 
 
 def choose(documents: list[dict], limits: dict[str, int]) -> list[dict]:
@@ -43,21 +81,77 @@ def choose(documents: list[dict], limits: dict[str, int]) -> list[dict]:
     return sorted(chosen, key=lambda document: document["id"])
 
 
-def estimate(requests: list[dict], knobs: PromptKnobs) -> dict:
-    """Tokens and dollars of the distinct requests: input is characters / 4, output the most there can be."""
+@functools.cache
+def common(knobs: PromptKnobs) -> dict:
+    """The fields that all requests share. What no knob asks for is not sent: it would be in the key."""
+    params = {} if knobs.temperature == "default" else {"temperature": knobs.temperature}
+    params[knobs.limit_field] = knobs.max_tokens
+    if knobs.top_p != "default":
+        params["top_p"] = knobs.top_p
+    if knobs.n > 1:
+        params["n"] = knobs.n
+    if knobs.logprobs:
+        params["logprobs"] = True
+    form = {}
+    if knobs.answer == "json":
+        form = {"response_format": json_answer(Queries), "form": "json"}
+    elif knobs.answer == "tool":
+        form = {"tools": tool_answer(Queries), "form": "tool"}
+        params["tool_choice"] = tool_choice(form["tools"])
+    return {"params": params | json.loads(knobs.body or "{}"), **form}
+
+
+def requests_for(document_id: str, asked: list[dict], knobs: PromptKnobs) -> Iterator[dict]:
+    """The rows of one document: one for each choice of each sample, in the order of their ids."""
+    count, shared = knobs.samples * knobs.n, common(knobs)
+    for sample in range(knobs.samples):
+        params = shared["params"]
+        if knobs.seed >= 0:
+            params = {**params, "seed": stable_integer(knobs.seed, asked, sample) % 2**31}
+        request = {"sample": sample, "model": knobs.model, "messages": asked, **shared, "params": params}
+        key = key_of(request)
+        for choice in range(knobs.n):
+            yield {
+                "id": numbered(document_id, sample * knobs.n + choice, count),
+                "document_id": document_id,
+                "request_key": key,
+                **({"choice": choice} if knobs.n > 1 else {}),
+                **request,
+            }
+
+
+def numbered(document_id: str, place: int, count: int) -> str:
+    """The id of one of a document's `count` answers: as wide as the last, so that they sort by number."""
+    return document_id if count == 1 else f"{document_id}#{place:0{len(str(count - 1))}}"
+
+
+def estimate(requests: list[dict], model: str) -> dict:
+    """Tokens and dollars of the distinct requests; output tokens and dollars are the most there can be."""
     distinct = {request["request_key"]: request for request in requests}.values()
-    characters = sum(len(message["content"]) for request in distinct for message in request["messages"])
-    tokens_in = -(-characters // CHARACTERS_PER_TOKEN)
-    tokens_out = len(distinct) * knobs.max_tokens
-    dollars = None
-    if knobs.input_price is not None and knobs.output_price is not None:
-        dollars = round((tokens_in * knobs.input_price + tokens_out * knobs.output_price) / 1e6, 4)
+    count, method = counter(model)
+    tokens_in = round(sum(count(request) for request in distinct))
+    tokens_out = sum(choices_of(request) * limit_of(request) for request in distinct)
+    price = price_of(model)
+    most = price and price.dollars({"prompt_tokens": tokens_in, "completion_tokens": tokens_out})
     return {
         "distinct_requests": len(distinct),
         "estimated_input_tokens": tokens_in,
+        "token_count": method,
         "most_output_tokens": tokens_out,
-        "most_dollars": dollars,
+        "most_dollars": None if most is None else round(most, 4),
+        "price_version": price and price.version,
     }
+
+
+def told(cost: dict, model: str) -> str:
+    """The estimate in words."""
+    dollars = f"unknown (params.yaml has no price of '{model}')"
+    if cost["most_dollars"] is not None:
+        dollars = f"at most ${cost['most_dollars']:,.2f} (prices: {cost['price_version']})"
+    return (
+        f"({cost['distinct_requests']:,} distinct), about {cost['estimated_input_tokens']:,} input tokens "
+        f"({cost['token_count']}), at most {cost['most_output_tokens']:,} output tokens; cost {dollars}"
+    )
 
 
 @stage("prompt", PromptKnobs)
@@ -74,36 +168,22 @@ def command(dataset: str, knobs: PromptKnobs) -> dict:
             f"{path}: no document of split 'train' ({len(documents)} in all); check the corpus stage"
         )
     template = Template(layout.prompt(dataset, "teacher"))
-    params = {"temperature": knobs.temperature, "max_tokens": knobs.max_tokens}
-    prompt_hash = sha256_text(template.source)
-    requests = []
+    once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
+    rows: dict[str, dict] = {}
     for document in chosen:
-        asked = messages(render(template, document))
-        requests.append(
-            {
-                "id": document["id"],
-                "document_id": document["id"],
-                "request_key": request_key(knobs.model, asked, params),
-                "model": knobs.model,
-                "messages": asked,
-                "params": params,
-                "prompt_hash": prompt_hash,
-            }
-        )
+        own = once if document["split"] == "test" else knobs  # one answer stands for the teacher there
+        for row in requests_for(document["id"], messages(render(template, document)), own):
+            if row["id"] in rows:
+                raise UserError(
+                    f"{path}: two requests would have the id '{row['id']}'; ids of documents must be unique"
+                )
+            rows[row["id"]] = {**row, "prompt_hash": prompt_hash}
+    requests = [rows[name] for name in sorted(rows)]
     write_jsonl(layout.requests(dataset), requests)
-    cost = estimate(requests, knobs)
-    dollars = (
-        "unknown (no prices given)"
-        if cost["most_dollars"] is None
-        else f"at most ${cost['most_dollars']:,.2f}"
-    )
-    print(
-        f"prompt {dataset}: {len(requests):,} requests ({cost['distinct_requests']:,} distinct), about "
-        f"{cost['estimated_input_tokens']:,} input tokens (characters / {CHARACTERS_PER_TOKEN}), at most "
-        f"{cost['most_output_tokens']:,} output tokens; cost {dollars}",
-        file=sys.stderr,
-    )
-    return {"documents": len(documents), "requests": counts, **cost}
+    asked = {split: count * (1 if split == "test" else knobs.samples) for split, count in counts.items()}
+    cost = estimate(requests, knobs.model)
+    print(f"prompt {dataset}: {sum(asked.values()):,} requests {told(cost, knobs.model)}", file=sys.stderr)
+    return {"documents": len(documents), "requests": asked, "answers": len(requests), **cost}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from stages import params
 from stages.support.hashing import sha256_file
 from tests.tiny import WORDS, tiny_model
 
@@ -61,6 +62,7 @@ SUBJECTS = (
     "matrix histogram frame index series variance quantile kernel filter signal cluster graph".split(),
     "curve gradient system path nodes edges query document table forest classifier median".split(),
 )
+PRICES = {"version": "none", "models": {"embedded": {"input": 0, "output": 0}}}
 NO_NETWORK = """
 import socket
 def refuse(self, address, *rest):
@@ -111,10 +113,11 @@ class Workspace:
                 stream.write(json.dumps(row) + "\n")
 
     def params(self) -> dict:
-        return YAML(typ="safe").load(self.directory / "params.yaml")
+        """The blocks of the stages."""
+        return params.load(self.directory / "params.yaml")
 
-    def write_params(self, params: dict) -> None:
-        YAML(typ="safe").dump(params, self.directory / "params.yaml")
+    def write_params(self, blocks: dict) -> None:
+        YAML(typ="safe").dump({"prices": PRICES, **blocks}, self.directory / "params.yaml")
 
     def lock(self) -> dict:
         return YAML(typ="safe").load(self.directory / "dvc.lock")["stages"]

@@ -144,10 +144,13 @@ def test_bm25_is_lucenes_formula():
 
 
 def test_teacher_lines_are_parsed_and_failures_are_empty():
-    answer = {"outcome": "ok", "response": "1. sort arrays\n2. Sort arrays"}
-    assert taught(answer) == Output(["sort arrays"], 1.0)
-    assert taught({"outcome": "length", "response": "sort"}) == Output([], 0.0)
-    assert taught({"outcome": "blank", "response": None}) == Output([], 0.0)
+    def answer(outcome: str, response: str | None, accepted: bool = False, **more) -> dict:
+        return {"id": "p", "outcome": outcome, "response": response, "accepted": accepted, **more}
+
+    assert taught(answer("ok", "1. sort arrays\n2. Sort arrays", True)) == Output(["sort arrays"], 1.0)
+    assert taught(answer("length", "sort")) == taught(answer("blank", None)) == Output([], 0.0)
+    assert taught(answer("length", "sort arrays\nsort ar", True)) == Output(["sort arrays"], 0.0)
+    assert taught(answer("length", '{"queries": ["so', True, form="json")) == Output([], 0.0)
 
 
 def test_pages_are_held_out_and_stay_when_more_are_asked():

@@ -19,6 +19,7 @@ SCRIPTS = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem != "__
 HEAVY = (
     "torch transformers litgpt lightning pandas numpy sklearn scipy openai mlflow pyarrow dvc ruamel".split()
 )
+HEAVY += ["jsonschema", "tiktoken"]
 HELP = """
 import runpy, sys
 names, heavy = sys.argv[1].split(), sys.argv[2].split()
@@ -112,6 +113,21 @@ def test_shipped_params_are_valid(project):
         ("base_hub: {}", "base_hub:", "base_hub: expected datasets and their knobs"),
         ("base_hub: {}", "", "stage 'base_hub' is missing"),
         ("min_lines: 2}", "min_lines: 2", "params.yaml, line "),
+        ("prices:", "price:", "no stage is called 'price'; did you mean 'prices'?"),
+        ("{input: 0,", "{inputs: 0,", "prices: models.embedded.input: Field required"),
+        ("output: 0}", "output: 0, cached: 0}", "prices: unknown key 'models.embedded.cached'"),
+        (
+            "output: 0}",
+            "output: free}",
+            "prices: models.embedded.output: Input should be a valid number",
+        ),
+        ('"2026-11-21"', "2026-11-21", "prices: version: Input should be a valid string"),
+        ("    documents: 5000", "    temperature: hot", "prompt.pydoc: temperature"),
+        (
+            "    documents: 5000",
+            "    body: '{\"n\": 2}'",
+            "prompt.pydoc: body: Value error, n cannot be set here",
+        ),
     ],
 )
 def test_a_slip_in_params_is_one_line(project, before, after, message):
@@ -125,6 +141,34 @@ def test_a_slip_in_params_is_one_line(project, before, after, message):
     )
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_prices_belong_to_no_stage_and_may_not_be_left_out(project):
+    assert "prices" not in params.load() and "prices" not in params.check()
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(re.sub(r"(?ms)^prices:.*?^(?=base:)", "", text))
+    assert params.load()
+    with pytest.raises(
+        UserError, match=r"'prices' is missing; write `prices: \{version: none, models: \{\}\}`"
+    ):
+        params.check()  # DVC would refuse, and tell less
+    rest = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(f"{rest}\nprices: {params.NO_PRICES}\n")
+    params.check()
+    (project / "params.yaml").write_text(f"{rest}\nprices:\n")
+    with pytest.raises(UserError, match="prices: expected a version and models; write `prices: {version"):
+        params.check()
+
+
+def test_a_template_with_prices_is_refused(project):
+    with (project / "prompts/faire/params.yaml").open("a") as stream:
+        stream.write(f"\nprices: {params.NO_PRICES}\n")
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(
+        UserError, match="faire/params.yaml: the block 'prices' is for all datasets; move it to"
+    ):
+        new.scaffold("faire")
+    assert (project / "params.yaml").read_text() == before
 
 
 def test_a_base_that_nobody_makes_is_named(project):

@@ -34,8 +34,9 @@ def dataset(tmp_path, monkeypatch):
         text = f"{verb.title()} {topic} quickly.\n\nParameters\n\n{topic} : the input"
         documents.append({"id": f"d{n:02}", "title": title, "text": text, "metadata": {}, "split": split})
         lines = f"how to {verb} {topic}\n{verb} {topic} quickly"
-        answer = {"id": f"d{n:02}", "outcome": "ok", "response": lines, "model": "embedded"}
-        answers.append({**answer, "request_key": "k", "usage": None, "prompt_hash": "h"})
+        answer = {"document_id": f"d{n:02}", "accepted": True, "outcome": "ok", "model": "embedded"}
+        for sample, response in enumerate((lines, "the the the")):  # only the first stands for the teacher
+            answers.append({"id": f"d{n:02}#{sample}", **answer, "sample": sample, "response": response})
         generated.append(row(f"d{n:02}", lines + f"\n{topic} {topic} {topic}", "stop"))
         base.append(row(f"d{n:02}", HOSTILE if n == 1 else "the the the", "length"))
     queries = [{"id": f"q{n}", "text": f"sorting of {topic}"} for n, topic in enumerate(TOPICS)]

@@ -1,6 +1,7 @@
 """From corpus to requests, and from answers to training rows that litgpt itself loads."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,11 @@ from stages.prompt import command as prompt
 from stages.support import layout
 from stages.support.errors import UserError
 from stages.support.files import atomic_directory, read_json, read_jsonl, verify_manifest, write_jsonl
+from stages.teacher.tokens import FRAME
 from tests.teacher_server import write_corpus, write_prompts
 
+PRICES = "prices: {version: today, models: {embedded: {input: 3, output: 6}}}"
+IDS = [f"p{i:03}" for i in range(100)]
 GOOD = "- how to sort rows\n- sort rows by key\n- sort rows by key\n- rows rows rows"
 
 
@@ -21,29 +25,41 @@ def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def answer(document: dict, outcome="ok", response=GOOD) -> dict:
-    fields = {"request_key": "k", "outcome": outcome, "response": response, "usage": None, "model": "m"}
-    return {"id": document["id"], **fields, "prompt_hash": "h"}
+def answer(document: dict, outcome="ok", response=GOOD, **more) -> dict:
+    fields = {"accepted": outcome == "ok", "outcome": outcome, "response": response, **more}
+    return {"id": document["id"], "document_id": document["id"], "request_key": "k", **fields}
 
 
 def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
     write_corpus("d", 40)
     write_prompts("d")
-    metrics = prompt.run("d", PromptKnobs(input_price=3.0, output_price=6.0, max_tokens=100))
+    Path("params.yaml").write_text(PRICES)
+    metrics = prompt.run("d", PromptKnobs(max_tokens=100))
     rows = read_jsonl(layout.requests("d"))
-    assert [row["id"] for row in rows] == [f"p{i:03}" for i in range(40)]
-    assert list(rows[0]) == ["id", "document_id", "request_key", "model", "messages", "params", "prompt_hash"]
+    assert [row["id"] for row in rows] == [row["document_id"] for row in rows] == IDS[:40]
+    assert " ".join(rows[0]) == "id document_id request_key sample model messages params prompt_hash"
     assert rows[1]["messages"] == [
         {"role": "system", "content": "Write queries."},
         {"role": "user", "content": "About word1"},
     ]
-    characters = sum(len(message["content"]) for row in rows for message in row["messages"])
-    assert metrics["estimated_input_tokens"] == -(-characters // 4) and metrics["most_output_tokens"] == 4000
-    assert metrics["most_dollars"] == round((metrics["estimated_input_tokens"] * 3 + 4000 * 6) / 1e6, 4)
-    assert metrics["requests"] == {"train": 32, "val": 4, "test": 4}
-    assert "at most 4,000 output tokens; cost at most $0.02" in capsys.readouterr().err
-    assert prompt.run("d", PromptKnobs())["most_dollars"] is None
-    assert "cost unknown (no prices given)" in capsys.readouterr().err
+    size = sum(len(message["content"]) for row in rows for message in row["messages"])
+    tokens = round(size / 4 + 2 * 40 * FRAME)
+    assert metrics == {
+        "documents": 40,
+        "requests": {"train": 32, "val": 4, "test": 4},
+        "answers": 40,
+        "distinct_requests": 40,
+        "estimated_input_tokens": tokens,
+        "token_count": "bytes / 4: tiktoken does not know 'embedded'",
+        "most_output_tokens": 4000,
+        "most_dollars": round((tokens * 3 + 4000 * 6) / 1e6, 4),
+        "price_version": "today",
+    }
+    said = capsys.readouterr().err
+    assert "at most 4,000 output tokens; cost at most $0.03 (prices: today)" in said
+    metrics = prompt.run("d", PromptKnobs(model="embedded-2"))
+    assert metrics["most_dollars"] is metrics["price_version"] is None
+    assert "cost unknown (params.yaml has no price of 'embedded-2')" in capsys.readouterr().err
 
 
 def test_more_documents_only_add_requests():
@@ -134,8 +150,55 @@ def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
     with pytest.raises(UserError, match=r"of 0 \(no response at all\)"):
         convert.run("d", ConvertKnobs())
     write_jsonl(layout.responses("d"), [answer({"id": "gone"})])
-    with pytest.raises(UserError, match=r"responses\.jsonl, row 1: id 'gone' is not in"):
+    with pytest.raises(UserError, match=r"responses\.jsonl, row 1: document 'gone' is not in"):
         convert.run("d", ConvertKnobs())
+
+
+def test_several_answers_about_a_page_are_several_rows():
+    documents = write_corpus("d", 10)
+    write_prompts("d")
+    asked = [(document, sample, choice) for document in documents for sample in (0, 1) for choice in (0, 1)]
+    write_jsonl(
+        layout.responses("d"),
+        [
+            {
+                **answer(document, sample=sample, choice=choice),
+                "id": f"{document['id']}#{2 * sample + choice}",
+            }
+            for document, sample, choice in asked
+        ],
+    )
+    metrics = convert.run("d", ConvertKnobs())
+    assert metrics["accepted"] == {"train": 32, "val": 4, "test": 4} and not metrics["rejected"]
+    train = read_json(layout.litgpt_data("d") / "train.json")
+    assert [row["id"] for row in train[:5]] == ["p000#0", "p000#1", "p000#2", "p000#3", "p001#0"]
+    assert train[0]["instruction"] == train[3]["instruction"]
+
+
+def test_what_a_policy_keeps_is_used_as_far_as_it_goes():
+    documents = write_corpus("d", 20)
+    write_prompts("d")
+    rows = [answer(document) for document in documents]
+    whole, cut = '{"queries": ["sort rows", "order of rows"]}', '{"queries": ["sort rows", "order of r'
+    rows[0] = answer(documents[0], "length", "sort rows\nsort by key\nsort by", accepted=True)
+    rows[1] = answer(documents[1], "length", cut, accepted=True, form="json")
+    rows[2] = answer(
+        documents[2], "length", '[{"name": "Queries", "arguments": "{"}]', accepted=True, form="tool"
+    )
+    rows[3] = answer(documents[3], "invalid", whole, problem="an extra key", form="json")
+    rows[4] = answer(documents[4], response=whole, form="json")
+    rows[5] = answer(documents[5], response=f'[{{"name": "Queries", "arguments": {whole}}}]', form="tool")
+    write_jsonl(layout.responses("d"), rows)
+    convert.run("d", ConvertKnobs())
+    train = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
+    assert train["p000"] == "sort rows\nsort by key"
+    assert train["p004"] == train["p005"] == "sort rows\norder of rows"
+    form = "not in the form that was asked for"
+    assert read_jsonl(layout.litgpt_data("d") / "rejects.jsonl") == [
+        {"id": "p001", "reason": form, "response": cut},
+        {"id": "p002", "reason": form, "response": rows[2]["response"]},
+        {"id": "p003", "reason": "invalid", "problem": "an extra key", "response": whole},
+    ]
 
 
 @pytest.mark.slow

@@ -11,10 +11,25 @@ import pytest
 
 from stages.collect import CollectKnobs, command
 from stages.support import layout
+from stages.support.hashing import sha256_json
+from stages.tasks.queries import Queries
+from stages.teacher import rules
 from stages.teacher.server import complete, embedded
+from stages.teacher.structured import json_answer, tool_answer
 from tests.teacher_server import Teacher, fake_answer, make_requests, responses
 
 ASKED = [{"role": "user", "content": "Title: numpy.sort\n\nReturn a sorted copy of an array."}]
+
+
+ANSWER_HASH = "21fa05371ba856195c7075c7070dcc694c98681b133db49b5e08915faf753248"
+UNFIT = (
+    b'"response_format": {"type": "json_object"}',
+    b'"response_format": "json"',
+    b'"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": []}}}',
+    b'"tools": [{}]',
+    b'"tools": {"a": 1}',
+    b'"tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]',
+)
 
 
 def post(url: str, body: bytes) -> tuple[int, dict]:
@@ -38,12 +53,54 @@ def test_completion_has_the_protocol_shape_and_honours_max_tokens():
                                              "content": "- how to use sort\n- what"}}  # fmt: skip
 
 
+def test_text_answers_stay_what_they_were():
+    """Byte for byte: they are kept for ever under the hash of the request."""
+    body = {"model": "embedded-rules-1", "messages": ASKED, "temperature": 0.7, "max_tokens": 256}
+    assert sha256_json(complete(body, rules.answer)) == ANSWER_HASH
+    more = {"n": 1, "seed": 7, "logprobs": True, "response_format": {"type": "text"}, "tools": None}
+    again = complete({**body, **more}, rules.answer)
+    assert {**again, "id": None} == {**complete(body, rules.answer), "id": None}
+
+
+def test_choices_differ_and_the_first_is_the_plain_answer():
+    body = {"model": "embedded", "messages": [{"role": "user", "content": "use sort"}]}
+    plain, several = complete(body, fake_answer), complete({**body, "n": 5}, fake_answer)
+    assert [choice["index"] for choice in several["choices"]] == [0, 1, 2, 3, 4]
+    assert several["choices"][0] == plain["choices"][0]
+    texts = [choice["message"]["content"] for choice in several["choices"]]
+    assert len(set(texts)) == 5
+    assert [len(text.splitlines()) for text in texts] == [3, 3, 3, 2, 2]
+    assert several["usage"]["prompt_tokens"] == 2
+    assert several["usage"]["completion_tokens"] == sum(len(text.split()) for text in texts)
+    assert complete({**body, "n": 3}, lambda messages: "")["choices"][2]["message"]["content"] == ""
+
+
+def test_structure_holds_the_lines_of_the_text():
+    body = {"model": "embedded", "messages": [{"role": "user", "content": "use sort"}]}
+    lines = fake_answer(body["messages"]).splitlines()
+    written = complete({**body, "response_format": json_answer(Queries)}, fake_answer)["choices"][0]
+    assert json.loads(written["message"]["content"]) == {"queries": lines}
+    assert written["finish_reason"] == "stop"
+    called = complete({**body, "tools": tool_answer(Queries)}, fake_answer)["choices"][0]
+    (call,) = called["message"]["tool_calls"]
+    assert called["message"]["content"] is None and called["finish_reason"] == "tool_calls"
+    assert call["function"]["name"] == "Queries"
+    assert json.loads(call["function"]["arguments"]) == {"queries": lines}
+    for limit in ("max_tokens", "max_completion_tokens"):
+        cut = complete({**body, "tools": tool_answer(Queries), limit: 3}, fake_answer)["choices"][0]
+        assert cut["finish_reason"] == "length"
+        assert len(cut["message"]["tool_calls"][0]["function"]["arguments"].split()) == 3
+
+
 def test_refuses_what_it_cannot_serve():
     with Teacher().running() as url:
         assert post(url, b'{"model": "gpt", "messages": []}')[0] == 404
         assert post(url, b'{"model": "embedded", "messages": []}')[0] == 400
-        assert post(url, b'{"model": "embedded", "messages": [{}], "n": 2}')[0] == 400
-        assert post(url, b'{"model": "embedded", "messages": [{}], "stream": true}')[0] == 400
+        for field in (b'"n": 0', b'"n": 200', b'"stream": true', *UNFIT):
+            assert (
+                post(url, b'{"model": "embedded", "messages": [{"content": "a sort"}], %s}' % field)[0] == 400
+            )
+        assert post(url, b'{"model": "embedded", "messages": [{}]}')[0] == 400
 
 
 def test_its_process_ends_with_its_parent():

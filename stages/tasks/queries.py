@@ -6,6 +6,8 @@ and the measures are held to one rule.
 
 import re
 
+from pydantic import BaseModel, Field, RootModel
+
 from stages.support.prompts import Template
 
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
@@ -23,6 +25,21 @@ ROLES = "system|user|assistant|human|ai|document|page|passage|title|quer(?:y|ies
 ROLE = re.compile(rf"^(?:{ROLES})\s*\d*:", re.I)
 
 
+class Queries(BaseModel):
+    """Search queries that the document answers."""
+
+    # Docstring and description are sent to the teacher and are part of the request's key: a change asks anew.
+    queries: list[str] = Field(description="Different queries, each as a person would type it")
+
+
+class Call(BaseModel):
+    arguments: Queries
+
+
+class Calls(RootModel[list[Call]]):
+    """How `responses.jsonl` holds tool calls."""
+
+
 def render(template: Template, document: dict) -> str:
     """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
     return template.render(document={key: document[key] for key in ("id", "title", "text", "metadata")})
@@ -36,6 +53,20 @@ def parse(text: str) -> list[str]:
         if WORD.search(line):
             queries.setdefault(line.casefold(), line)
     return list(queries.values())
+
+
+def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[str]:
+    """The queries in a teacher's answer of this form: text, json (of `Queries`) or tool (a list of calls).
+
+    The last line of a text that was cut is left out. Raises ValueError where JSON is not what it should be.
+    """
+    if form == "text":
+        return parse(response.rpartition("\n")[0] if cut else response)
+    if form == "json":
+        found = [Queries.model_validate_json(response)]
+    else:
+        found = [call.arguments for call in Calls.model_validate_json(response).root]
+    return parse("\n".join(" ".join(line.split()) for part in found for line in part.queries))
 
 
 def _unwrapped(line: str) -> str:

@@ -152,13 +152,14 @@ def cost(figures: dict) -> list[tuple[str, str]]:
     prompt, collect = figures.get("prompt"), figures.get("collect")
     if not prompt or not collect:
         return []
-    dollars = prompt["most_dollars"]
+    most, dollars = prompt["most_dollars"], collect.get("dollars")
     outcomes = ", ".join(f"{number(count)} {outcome}" for outcome, count in collect["outcomes"].items())
     return [
         ("answers", outcomes),
         ("prompt tokens", number(collect.get("prompt_tokens"))),
         ("answer tokens", number(collect.get("completion_tokens"))),
-        ("dollars", "unknown: no prices given" if dollars is None else f"at most {dollars:,.2f}"),
+        ("dollars at list price", "unknown: no price is given" if dollars is None else f"{dollars:,.2f}"),
+        ("estimated before, at most", "unknown" if most is None else f"{most:,.2f}"),
     ]
 
 

@@ -1,56 +1,98 @@
 """What came of a request: a pure function of the stored body, so that a better reader costs no calls."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from stages.teacher.identity import choices_of
+from stages.teacher.structured import problem_with
 
 OUTCOMES = ("ok", "length", "refusal", "content_filter", "blank", "invalid", "error")
-ACCEPTED = ("ok",)
 IMPORTED = "retort.imported"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`response` is the raw text or None; `usage` is {prompt_tokens, completion_tokens} or None."""
+    """One choice of an answer.
+
+    `response` is the text: the content, or for tool calls the JSON list of {"name", "arguments"}. `problem`
+    says why an outcome is `invalid`. `usage` is that of the whole request, all its choices together:
+    prompt_tokens, completion_tokens, and cached_tokens and reasoning_tokens where the server tells them.
+    `logprob` is the mean over the tokens, where it was asked for.
+    """
 
     outcome: str
     response: str | None = None
+    problem: str | None = None
     usage: dict | None = None
     model: str | None = None
+    system_fingerprint: str | None = None
+    logprob: float | None = None
 
 
-def read_answer(raw: str) -> Answer:
-    """Classify the body of an answer.
+def read_answers(raw: str, request: dict) -> list[Answer] | None:
+    """One Answer for each choice that `request` asks for; None where the body is no chat completion.
 
-    ok: text that ended by itself. length: cut at max_tokens. refusal: the model declined in the field made
-    for it. content_filter: stopped by the provider. blank: only white space. invalid: a completion without
-    usable text (no choice, parts instead of text, a tool call, broken unicode). error: not a chat completion
-    at all, such as a proxy's page; this one is not an answer, and the request is sent again.
+    ok: an answer that ended by itself, and where the request has a schema or tools, that obeys them. length:
+    cut at the limit on tokens. refusal: the model declined in the field made for it. content_filter: stopped
+    by the provider. blank: only white space. invalid: a choice that is missing, is no text (parts, broken
+    unicode), or breaks its schema. A body that is no completion, such as a proxy's page, is not an answer,
+    and the request is sent again.
     """
     try:
         body = json.loads(raw)
-    except ValueError:
-        return Answer("error")
+    except (ValueError, RecursionError):
+        return None
     if not isinstance(body, dict):
-        return Answer("error")
+        return None
+    wanted = choices_of(request)
     if body.get("object") == IMPORTED:
-        return Answer(body["outcome"], body["response"], body["usage"], body["model"])
+        return _imported(body, wanted)
     choices = body.get("choices")
     if not isinstance(choices, list):
-        return Answer("error")
-    model = body["model"] if isinstance(body.get("model"), str) else None
-    return Answer(*_choice(choices[0] if choices else None), _usage(body.get("usage")), model)
+        return None
+    common = {
+        "usage": read_usage(body.get("usage")),
+        "model": _text_or_none(body.get("model")),
+        "system_fingerprint": _text_or_none(body.get("system_fingerprint")),
+    }
+    answers = [Answer(*_choice(choice, request), **common, logprob=_logprob(choice)) for choice in choices]
+    missing = Answer("invalid", problem=f"{len(choices)} of {wanted} choices came", **common)
+    return (answers + [missing] * wanted)[:wanted]
 
 
-def imported(row: dict) -> str:
-    """The stored body for a row of a `responses.jsonl` whose original body is not on this machine."""
-    return json.dumps({"object": IMPORTED, **{k: row[k] for k in ("outcome", "response", "usage", "model")}})
+def imported(rows: list[dict]) -> str:
+    """The stored body for rows of a `responses.jsonl` whose original body is not on this machine.
+
+    `rows` are those of one request, one for each of its choices.
+    """
+    names = Answer.__dataclass_fields__
+    choices = {str(row.get("choice", 0)): {name: row.get(name) for name in names} for row in rows}
+    return json.dumps({"object": IMPORTED, "choices": choices})
 
 
-def _choice(choice) -> tuple[str, str | None]:
+def _imported(body: dict, wanted: int) -> list[Answer]:
+    choices = body.get("choices") or {"0": body}  # the first stores held one answer without choices
+    names = Answer.__dataclass_fields__
+    known = {int(place): Answer(**{n: choice.get(n) for n in names}) for place, choice in choices.items()}
+    missing = Answer("invalid", problem=f"{len(known)} of {wanted} choices were imported")
+    return [known.get(place, missing) for place in range(wanted)]
+
+
+def row_of(answer: Answer) -> dict:
+    """The answer's fields for a row of `responses.jsonl`; the optional ones only where they are known."""
+    fields = asdict(answer)
+    optional = ("problem", "system_fingerprint", "logprob")
+    return {name: value for name, value in fields.items() if name not in optional or value is not None}
+
+
+def _choice(choice, request: dict) -> tuple[str, str | None, str | None]:
+    """(outcome, text, problem) of one choice."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        return "invalid", None
-    text, reason = message.get("content"), choice.get("finish_reason")
+        return "invalid", None, "a choice without a message"
+    reason, text = choice.get("finish_reason"), message.get("content")
+    if message.get("tool_calls"):
+        text = _calls(message["tool_calls"])
     if message.get("refusal"):
         text, outcome = message["refusal"], "refusal"
     elif reason == "content_filter":
@@ -62,8 +104,24 @@ def _choice(choice) -> tuple[str, str | None]:
     else:
         outcome = "ok"
     if not _is_text(text):
-        return ("invalid" if outcome == "ok" else outcome), None
-    return outcome, text
+        return ("invalid", None, "the content is not text") if outcome == "ok" else (outcome, None, None)
+    problem = problem_with(message, text, request) if outcome == "ok" else None
+    return ("invalid" if problem else outcome), text, problem
+
+
+def _calls(calls) -> str | None:
+    """Tool calls as JSON text: arguments as an object where they are JSON, else as the text that came."""
+    found = []
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            return None
+        try:
+            arguments = json.loads(function.get("arguments"))
+        except (TypeError, ValueError, RecursionError):
+            arguments = function.get("arguments")
+        found.append({"name": function.get("name"), "arguments": arguments})
+    return json.dumps(found, ensure_ascii=False)
 
 
 def _is_text(text) -> bool:
@@ -74,8 +132,27 @@ def _is_text(text) -> bool:
         return False
 
 
-def _usage(usage) -> dict | None:
+def _text_or_none(value) -> str | None:
+    return value if _is_text(value) else None
+
+
+def _logprob(choice) -> float | None:
+    try:
+        values = [token["logprob"] for token in choice["logprobs"]["content"]]
+        return round(sum(values) / len(values), 6)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def read_usage(usage) -> dict | None:
+    """The token counts of a body's `usage`; None where it has none."""
     names = ("prompt_tokens", "completion_tokens")
     if not isinstance(usage, dict) or not all(isinstance(usage.get(name), int) for name in names):
         return None
-    return {name: usage[name] for name in names}
+    counts = {name: usage[name] for name in names}
+    details = (("cached_tokens", "prompt_tokens_details"), ("reasoning_tokens", "completion_tokens_details"))
+    for name, where in details:
+        found = usage[where].get(name) if isinstance(usage.get(where), dict) else None
+        if isinstance(found, int):
+            counts[name] = found
+    return counts

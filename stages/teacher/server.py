@@ -1,7 +1,8 @@
 """The embedded teacher: a stand-in for an LLM behind a real local HTTP server (OpenAI's chat protocol).
 
 It follows rules (`stages.teacher.rules`) and is no language model: it is there so that everything can be
-tried and tested with no key and no network. Token counts in `usage` are counts of words. By hand:
+tried and tested with no key and no network. Token counts in `usage` are counts of words. Its answers are the
+same at any temperature and seed, and tell no probabilities. By hand:
 
     python -m stages.teacher.server --port 8000
     curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
@@ -24,36 +25,84 @@ from stages.support.hashing import sha256_json
 from stages.support.prompts import clip_words
 
 MODEL = "embedded"  # every name that begins so is served: `embedded-2` after the rules have changed
+MOST_CHOICES = 128
+Shape = tuple[str | None, str]  # the function to call, or None; the field of the JSON that holds the lines
 
 
 def complete(body: dict, answer: Callable[[list[dict]], str]) -> dict:
     """The chat completion for a request body. Raises ValueError for a body that it cannot serve."""
-    model, messages = body.get("model"), body.get("messages")
+    model, messages, count = body.get("model"), body.get("messages"), body.get("n", 1)
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise ValueError("'messages' must be a list of at least one message")
-    if body.get("stream") or body.get("n", 1) != 1:
-        raise ValueError("the embedded teacher neither streams nor gives more than one choice")
-    text = answer(messages)
+    if not isinstance(messages[-1].get("content"), str):
+        raise ValueError("the last message must have a text as its content")
+    if body.get("stream"):
+        raise ValueError("the embedded teacher does not stream")
+    if not isinstance(count, int) or not 1 <= count <= MOST_CHOICES:
+        raise ValueError(f"'n' must be a whole number from 1 to {MOST_CHOICES}")
+    text, shape = answer(messages), _shape(body)
     limit = body.get("max_tokens") or body.get("max_completion_tokens")
-    cut = clip_words(text, limit) if limit else text
+    choices = [_choice(place, _variant(text, place), shape, limit) for place in range(count)]
     read = sum(len(str(message.get("content")).split()) for message in messages)
-    written = len(cut.split())
+    written = sum(words for _, words in choices)
     return {
         "id": f"chatcmpl-{sha256_json(body)[:24]}",
         "object": "chat.completion",
         "created": 0,
         "model": model,
         "system_fingerprint": "rules",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": cut, "refusal": None},
-                "logprobs": None,
-                "finish_reason": "stop" if written == len(text.split()) else "length",
-            }
-        ],
+        "choices": [choice for choice, _ in choices],
         "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
     }
+
+
+def _variant(text: str, place: int) -> str:
+    """Rules answer but in one way: the later choices begin at another line, and in time end earlier."""
+    if place == 0:
+        return text
+    lines = text.splitlines() or [""]
+    rounds, start = divmod(place, len(lines))
+    return "\n".join([*lines[start:], *lines[:start]][: max(1, len(lines) - rounds)])
+
+
+def _choice(place: int, text: str, shape: Shape | None, limit: int | None) -> tuple[dict, int]:
+    """(a choice of the answer, its words): the text itself, or JSON that holds its lines."""
+    function, field = shape or (None, None)
+    if field:
+        text = json.dumps({field: text.splitlines()}, ensure_ascii=False)
+    cut = clip_words(text, limit) if limit else text
+    words = len(cut.split())
+    message = {"role": "assistant", "content": None if function else cut, "refusal": None}
+    if function:
+        called = {"name": function, "arguments": cut}
+        message["tool_calls"] = [{"id": f"call_{place}", "type": "function", "function": called}]
+    whole = words == len(text.split())
+    reason = ("tool_calls" if function else "stop") if whole else "length"
+    return {"index": place, "message": message, "logprobs": None, "finish_reason": reason}, words
+
+
+def _shape(body: dict) -> Shape | None:
+    """What structure a body asks for, if any. Raises ValueError where it is none that lines can fill."""
+    wanted, tools = body.get("response_format") or {"type": "text"}, body.get("tools")
+    try:
+        if tools:
+            (tool,) = tools
+            return tool["function"]["name"], _field(tool["function"]["parameters"])
+        if wanted["type"] == "text":
+            return None
+        return None, _field(wanted["json_schema"]["schema"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(
+            "the embedded teacher can only fill a json_schema, or call the one tool, "
+            "whose single property is an array of strings"
+        ) from None
+
+
+def _field(schema: dict) -> str:
+    ((name, kind),) = schema["properties"].items()
+    if (kind["type"], kind["items"]["type"]) != ("array", "string"):
+        raise ValueError(name)
+    return name
 
 
 def make_app(answer: Callable[[list[dict]], str]):

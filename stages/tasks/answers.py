@@ -1,0 +1,18 @@
+"""The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
+
+from stages.tasks.queries import parse_answer
+
+
+def document_of(row: dict) -> str:
+    """The id of the document that was asked about."""
+    return row.get("document_id", row["id"])
+
+
+def is_first(row: dict) -> bool:
+    """Is it the first of a document's answers? Only that one stands for the teacher on held-out pages."""
+    return not row.get("sample") and not row.get("choice")
+
+
+def lines_of(row: dict) -> list[str]:
+    """The queries in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
+    return parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")

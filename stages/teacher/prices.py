@@ -1,0 +1,93 @@
+"""The price table of params.yaml, and what a request can cost at worst."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.support.cli import explain
+from stages.support.errors import UserError
+from stages.support.hashing import canonical_json
+from stages.teacher.identity import choices_of, limit_of
+
+PARAMS = Path("params.yaml")
+FRAME_TOKENS = 16  # more than any chat template puts around a message
+
+
+class ModelPrice(BaseModel):
+    """Dollars per million tokens of one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(None, ge=0, description="of input tokens that the server had cached")
+    batch: float = Field(1.0, ge=0, le=1, description="share of the price that the Batch API charges")
+
+
+class PriceTable(BaseModel):
+    """The block `prices` of params.yaml. A model that is not in it has an unknown price, never a guess."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: str = Field(min_length=1, description="when or where the prices were read")
+    models: dict[str, ModelPrice]
+
+
+class Price:
+    """What a model charged when an attempt was made; `record` goes with the attempt into the ledger."""
+
+    def __init__(self, version: str, price: ModelPrice):
+        self.version, self.price = version, price
+        cached = price.input if price.cached_input is None else price.cached_input
+        self.record = canonical_json({"version": version, **price.model_dump(), "cached_input": cached})
+        self.cached_input = cached
+
+    @classmethod
+    def recorded(cls, record: str) -> "Price":
+        """The price that a `record` was made from."""
+        fields = json.loads(record)
+        return cls(fields.pop("version"), ModelPrice(**fields))
+
+    def dollars(self, usage: dict | None, batch: bool = False) -> float | None:
+        """Of an answer with this usage, as the `ledger` view counts; None where the server told no usage."""
+        if usage is None:
+            return None
+        cached = usage.get("cached_tokens", 0)
+        tokens_in = (usage["prompt_tokens"] - cached) * self.price.input + cached * self.cached_input
+        share = self.price.batch if batch else 1.0
+        return (tokens_in + usage["completion_tokens"] * self.price.output) / 1e6 * share
+
+    def worst(self, request: dict, batch: bool = False) -> float:
+        """The most that an attempt can cost: a token is at least one byte, and no choice passes its limit."""
+        share = self.price.batch if batch else 1.0
+        out = choices_of(request) * (limit_of(request) or 0)
+        return (most_input_tokens(request) * self.price.input + out * self.price.output) / 1e6 * share
+
+
+def most_input_tokens(request: dict) -> int:
+    """A bound no tokenizer exceeds: the bytes of what is sent, and a frame for each message."""
+    extra = [request[name] for name in ("tools", "response_format") if request.get(name)]
+    size = len(json.dumps(extra).encode()) if extra else 0
+    for message in request["messages"]:
+        content = message.get("content") or ""
+        size += len((content if isinstance(content, str) else json.dumps(content)).encode()) + FRAME_TOKENS
+    return size + FRAME_TOKENS
+
+
+def price_table(path: Path = PARAMS) -> PriceTable | None:
+    """The prices in params.yaml; None where there is no such block. Raises UserError for a bad one."""
+    if not path.is_file():
+        return None
+    from ruamel.yaml import YAML
+
+    block = (YAML(typ="safe").load(path) or {}).get("prices")
+    try:
+        return None if block is None else PriceTable.model_validate(block)
+    except ValidationError as error:
+        raise UserError(explain(error, f"{path}, prices")) from None
+
+
+def price_of(model: str, path: Path = PARAMS) -> Price | None:
+    """The price of `model`, or None where params.yaml does not name it."""
+    table = price_table(path)
+    known = table.models.get(model) if table else None
+    return known and Price(table.version, known)

@@ -1,0 +1,76 @@
+"""`responses.jsonl` and its figures, as they follow from the requests and the store."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from stages.teacher.identity import limit_of, question_key
+from stages.teacher.outcomes import OUTCOMES, Answer, row_of
+from stages.teacher.prices import Price
+from stages.teacher.requests import Requests
+from stages.teacher.resolve import Policy, resolve
+from stages.teacher.store import Store
+
+EXAMPLES = 3
+SHOWN = 300  # characters of an example
+TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+
+class Projection:
+    """`rows()` yields the output; once it is exhausted, the figures stand."""
+
+    def __init__(self, requests: Requests, store: Store, policy: Policy, price: Price | None):
+        self.requests, self.store, self.policy, self.price = requests, store, policy, price
+        self.outcomes: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.accepted = 0
+        self.dollars: float | None = 0.0 if price else None
+        self.failures: dict[str, dict] = {}
+
+    def rows(self) -> Iterator[dict]:
+        counted: set[bytes] = set()
+        for request in self.requests:
+            answer = resolve(request, self.store, self.policy).answer or Answer("error")
+            accepted = self.policy.accepts(answer)
+            key = bytes.fromhex(request["request_key"])
+            if key not in counted:  # choices and identical requests share one answer, paid once
+                counted.add(key)
+                self._count_tokens(answer)
+            self.outcomes[answer.outcome] += 1
+            self.accepted += accepted
+            if not accepted:
+                self._count_failure(request, answer)
+            names = ("id", "document_id", "sample", "choice", "form", "request_key")
+            yield {
+                **{name: request[name] for name in names if name in request},
+                "question_key": question_key(request),
+                "token_limit": limit_of(request),
+                "accepted": accepted,
+                **row_of(answer),
+                "model": answer.model or request["model"],
+                "prompt_hash": request["prompt_hash"],
+            }
+
+    def _count_tokens(self, answer: Answer) -> None:
+        self.tokens.update({name: (answer.usage or {}).get(name, 0) for name in TOKENS})
+        if self.price and answer.usage:
+            self.dollars += self.price.dollars(answer.usage)
+
+    def _count_failure(self, request: dict, answer: Answer) -> None:
+        entry = self.failures.setdefault(answer.outcome, {"count": 0, "examples": []})
+        entry["count"] += 1
+        if len(entry["examples"]) < EXAMPLES:
+            text = answer.response and answer.response[:SHOWN]
+            entry["examples"].append({"id": request["id"], "problem": answer.problem, "response": text})
+
+    def told(self) -> str:
+        return ", ".join(f"{name} {self.outcomes[name]:,}" for name in OUTCOMES if self.outcomes[name])
+
+    def metrics(self) -> dict:
+        return {
+            "rows": len(self.requests),
+            "distinct_requests": self.requests.distinct,
+            "outcomes": {name: self.outcomes[name] for name in OUTCOMES if self.outcomes[name]},
+            "accepted_share": round(self.accepted / len(self.requests), 6),
+            **{name: self.tokens[name] for name in TOKENS},
+            "dollars": None if self.dollars is None else round(self.dollars, 6),
+        }

@@ -1,0 +1,106 @@
+"""The rows of a `requests.jsonl`, by id, without holding them in memory."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.support.errors import UserError
+from stages.support.files import iter_jsonl
+from stages.teacher.identity import choices_of, key_of, limit_of
+from stages.teacher.prices import Price
+from stages.teacher.resolve import Policy, resolve
+from stages.teacher.store import Store
+from stages.teacher.tokens import rough_tokens
+
+FIELDS = ("id", "request_key", "model", "messages", "params", "prompt_hash")
+
+
+class Requests:
+    """Iterates over the rows in the order of their ids, whatever the order in the file.
+
+    Only ids and places in the file are kept, about 150 bytes a row. Raises UserError for a bad row.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        places: dict[str, int] = {}
+        keys: set[bytes] = set()
+        self.first: dict | None = None
+        for number, (row, place) in enumerate(zip(iter_jsonl(path, FIELDS), _places(path), strict=True), 1):
+            _check(row, f"{path}, row {number}")
+            if row["id"] in places:
+                raise UserError(f"{path}, row {number}: id '{row['id']}' was used before; ids must be unique")
+            self.first = self.first or row
+            if row["model"] != self.first["model"]:
+                raise UserError(
+                    f"{path}, row {number}: model '{row['model']}', where row 1 has '{self.first['model']}'; "
+                    "a dataset has one teacher"
+                )
+            places[row["id"]] = place
+            keys.add(bytes.fromhex(row["request_key"]))
+        if self.first is None:
+            raise UserError(f"{path}: no requests; run the prompt stage")
+        self.distinct, self.model = len(keys), self.first["model"]
+        self.places = [places[name] for name in sorted(places)]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[dict]:
+        return self._at(self.places)
+
+    def _at(self, places: list[int]) -> Iterator[dict]:
+        with open(self.path, "rb") as stream:
+            for place in places:
+                stream.seek(place)
+                yield json.loads(stream.readline())
+
+    def pending(self, store: Store, policy: Policy, given_up: set[str]) -> list[int]:
+        """Places of rows that have something to be asked: one row for each distinct request."""
+        seen: set[bytes] = {bytes.fromhex(key) for key in given_up}
+        found = []
+        for place, row in zip(self.places, self, strict=True):
+            request = resolve(row, store, policy).ask
+            if request is not None and (key := bytes.fromhex(request["request_key"])) not in seen:
+                seen.add(key)
+                found.append(place)
+        return found
+
+    def asks(self, places: list[int], store: Store, policy: Policy) -> Iterator[tuple[dict, int]]:
+        """The requests to send for the rows at `places`, each with the number of bodies stored for it."""
+        for row in self._at(places):
+            request = resolve(row, store, policy).ask
+            if request is not None:  # another process may have asked meanwhile
+                yield request, store.knows(request["request_key"])
+
+    def estimate(self, places: list[int], price: Price | None, mode: str = "online") -> str:
+        """What asking for the rows at `places` may take, in words."""
+        if not places:
+            return ""
+        tokens_in = tokens_out = 0.0
+        for row in self._at(places):
+            tokens_in += rough_tokens(row)
+            tokens_out += choices_of(row) * (limit_of(row) or 0)
+        told = f"; about {tokens_in:,.0f} input tokens, at most {tokens_out:,.0f} output tokens"
+        if price is None:
+            return f"{told}; cost unknown: params.yaml has no price of '{self.model}'"
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
+        most = price.dollars(usage, batch=mode == "batch")
+        return f"{told}; about ${most:,.2f} at most (prices: {price.version})"
+
+
+def _check(row: dict, where: str) -> None:
+    if not isinstance(row["messages"], list) or not isinstance(row["params"], dict):
+        raise UserError(f"{where}: expected a list of messages and a mapping of params; run the prompt stage")
+    if row["request_key"] != key_of(row):
+        raise UserError(f"{where}: request_key does not belong to the request; run the prompt stage")
+
+
+def _places(path: Path) -> Iterator[int]:
+    """The byte offset of each row that is not blank."""
+    place = 0
+    with open(path, "rb") as stream:
+        for raw in stream:
+            if raw.strip():
+                yield place
+            place += len(raw)

@@ -1,0 +1,122 @@
+"""What the store knows about a request, and what is still worth asking: pure functions of stored bodies.
+
+The best stored answer counts: the first that is ok, else the first. So an answer once used is never replaced
+by another, and asking again can only turn a failure into a success.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stages.teacher.identity import choices_of, key_of, limit_of, with_limit
+from stages.teacher.outcomes import Answer, read_answers
+from stages.teacher.store import Store
+
+Action = Literal["keep", "drop", "retry"]
+REPAIR = (
+    "That answer cannot be used: {problem}. Answer again, in exactly the form that was asked for, and write "
+    "nothing else."
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do about each outcome: keep it as an answer, drop it, or ask again (at most `tries` times).
+
+    A `length` is asked again with `longer` as its limit on tokens. With `repair`, an `invalid` answer gets
+    one turn more, in which the model sees it and what is wrong with it.
+    """
+
+    actions: dict[str, Action]
+    tries: int = 1
+    longer: int = 0
+    repair: bool = False
+
+    def asks_again(self) -> bool:
+        """May an answer lead to another request?"""
+        return self.repair or "retry" in self.actions.values()
+
+    def accepts(self, answer: Answer) -> bool:
+        """Is the answer used: ok, or kept although it is not, with some text."""
+        kept = self.actions.get(answer.outcome) == "keep"
+        return answer.outcome == "ok" or kept and bool((answer.response or "").strip())
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """`answer` is the best there is, or None; `ask` the request still to be sent, or None."""
+
+    answer: Answer | None = None
+    ask: dict | None = None
+
+
+def resolve(row: dict, store: Store, policy: Policy) -> Resolution:
+    """What is known of `row`, whose choice number `choice` (0 by default) is meant."""
+    place = row.get("choice", 0)
+    own = _stored(row, store)
+    answer = _best([answers[place] for answers in own])
+    if answer is None or answer.outcome != "ok":
+        answer = _best([*([answer] if answer else ()), *_from_other_limits(row, store, policy)])
+    if answer is None:
+        return Resolution(None, row)
+    if answer.outcome == "ok":
+        return Resolution(answer)
+    if policy.actions.get(answer.outcome) == "retry" and answer.outcome != "length":
+        if len(own) <= policy.tries:
+            return Resolution(answer, row)
+    follow = follow_up(row, answer, policy)
+    if follow is None:
+        return Resolution(answer)
+    later = _best([answers[0] for answers in _stored(follow, store)])
+    if later is None:
+        return Resolution(answer, follow)
+    return Resolution(later if later.outcome == "ok" else answer)
+
+
+def follow_up(row: dict, answer: Answer, policy: Policy) -> dict | None:
+    """The request that may mend an answer which is not ok: a larger limit, or a turn to repair it.
+
+    It is for the one choice that failed, and a function of the request and the answer alone.
+    """
+    if answer.outcome == "length" and policy.actions.get("length") == "retry":
+        if policy.longer > (limit_of(row) or policy.longer):
+            return with_limit(_one_choice(row), policy.longer)
+    if answer.outcome == "invalid" and policy.repair and answer.response:
+        said = {"role": "assistant", "content": answer.response}
+        wanted = {"role": "user", "content": REPAIR.format(problem=answer.problem)}
+        mended = {**_one_choice(row), "messages": [*row["messages"], said, wanted]}
+        return {**mended, "request_key": key_of(mended)}
+    return None
+
+
+def _one_choice(row: dict) -> dict:
+    """`row` as a request for its own choice only; its sample number keeps it apart from its sisters."""
+    count, place = choices_of(row), row.get("choice", 0)
+    params = {name: value for name, value in row["params"].items() if name != "n"}
+    changed = {**row, "params": params, "sample": row.get("sample", 0) * count + place, "choice": 0}
+    return {**changed, "request_key": key_of(changed)}
+
+
+def _stored(row: dict, store: Store) -> list[list[Answer]]:
+    read = (read_answers(raw, row) for raw in store.bodies(row))
+    return [answers for answers in read if answers is not None]
+
+
+def _from_other_limits(row: dict, store: Store, policy: Policy) -> list[Answer]:
+    """Answers to the same question that ended by themselves within the limit that this row would go to."""
+    limit = limit_of(row)
+    if limit is not None and policy.actions.get("length") == "retry":
+        limit = max(limit, policy.longer)
+    found = []
+    for raw, other in store.other_limits(row):
+        answer = (read_answers(raw, row) or [None] * choices_of(row))[row.get("choice", 0)]
+        if answer is None or answer.outcome == "length":
+            continue
+        spent = (answer.usage or {}).get("completion_tokens")
+        fits = limit is None or other is not None and other <= limit or spent is not None and spent <= limit
+        if fits:
+            found.append(answer)
+    return found
+
+
+def _best(answers: list[Answer]) -> Answer | None:
+    return next((answer for answer in answers if answer.outcome == "ok"), answers[0] if answers else None)

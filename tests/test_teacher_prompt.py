@@ -1,0 +1,183 @@
+"""The rows of requests.jsonl: samples and choices, what is sent, keys that stay, tokens that are counted."""
+
+import json
+import time
+
+import pytest
+import tiktoken
+from pydantic import ValidationError
+
+from stages.prompt import PromptKnobs, choose
+from stages.prompt import command as prompt
+from stages.support import layout
+from stages.support.errors import UserError
+from stages.support.files import atomic_directory, read_jsonl, write_jsonl
+from stages.support.hashing import stable_integer
+from stages.teacher import tokens
+from stages.teacher.identity import body_of, key_of
+from tests.teacher_server import write_corpus, write_prompts
+
+KEY_OF_P001 = "d707c18e4cfa68be49add85bd57d78c6da581a95be15530823a6527945a55d7c"
+
+
+@pytest.fixture(autouse=True)
+def _workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_corpus("d", 10)
+    write_prompts("d")
+
+
+def rows_with(**knobs) -> list[dict]:
+    prompt.run("d", PromptKnobs(**knobs))
+    rows = read_jsonl(layout.requests("d"))
+    assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
+    assert all(row["request_key"] == key_of(row) for row in rows)
+    return rows
+
+
+def set_ids(*names: str) -> None:
+    documents = [{"id": name, "title": "t", "text": name, "metadata": {}, "split": "train"} for name in names]
+    with atomic_directory(layout.corpus("d"), "corpus") as target:
+        write_jsonl(target / "documents.jsonl", documents)
+
+
+def test_the_key_of_a_plain_request_never_changes():
+    """Were it to change, every answer ever paid for would be asked for again."""
+    row = rows_with()[1]
+    assert row["request_key"] == KEY_OF_P001 and row["id"] == row["document_id"] == "p001"
+    assert row["params"] == {"temperature": 0.7, "max_tokens": 256} and row["sample"] == 0
+    assert not {"choice", "form", "tools", "response_format"} & row.keys()
+    assert rows_with(temperature="0.7", max_tokens="256")[1]["request_key"] == KEY_OF_P001
+
+
+def test_samples_are_requests_and_choices_share_one():
+    rows = rows_with(samples=2, n=3)
+    assert len(rows) == 8 * 6 + 6 + 1  # the held-out page is asked about once
+    first = rows[:6]
+    assert [row["id"] for row in first] == [f"p000#{k}" for k in range(6)]
+    assert [(row["sample"], row["choice"]) for row in first] == [(s, c) for s in (0, 1) for c in (0, 1, 2)]
+    assert {row["document_id"] for row in first} == {"p000"}
+    assert len({row["request_key"] for row in first}) == 2
+    assert body_of(first[0]) == body_of(first[3]) and body_of(first[0])["n"] == 3
+    plain = rows_with(samples=2)
+    assert (
+        plain[2]["request_key"] == KEY_OF_P001 and "choice" not in plain[2]
+    )  # a sample more asks only for it
+
+
+def test_requests_and_answers_are_counted():
+    metrics = prompt.run("d", PromptKnobs(samples=2, n=3, max_tokens=10))
+    assert metrics["requests"] == {"train": 16, "val": 2, "test": 1}
+    assert (metrics["answers"], metrics["distinct_requests"]) == (55, 19)
+    assert metrics["most_output_tokens"] == (18 * 3 + 1) * 10
+
+
+def test_numbers_sort_by_number_and_ids_may_hold_anything():
+    rows = rows_with(samples=11)
+    assert [row["sample"] for row in rows[:11]] == list(range(11)) and rows[10]["id"] == "p000#10"
+    set_ids("a", "a#0", "a!", "a#00")
+    rows = rows_with(samples=2)
+    assert [row["id"] for row in rows if row["document_id"] == "a#0"] == ["a#0#0", "a#0#1"]
+    set_ids("a", "a")
+    with pytest.raises(UserError, match=r"documents\.jsonl: two requests would have the id 'a'"):
+        rows_with()
+
+
+def test_seeds_follow_from_messages_and_sample():
+    rows = rows_with(seed=5, samples=2)
+    seeds = [row["params"]["seed"] for row in rows]
+    assert len(set(seeds)) == 19 and all(0 <= seed < 2**31 for seed in seeds)
+    assert seeds[0] == stable_integer(5, rows[0]["messages"], 0) % 2**31
+    assert [row["params"]["seed"] for row in rows_with(seed=6, samples=2)] != seeds
+    write_prompts("d", teacher="the same for all")
+    assert len({row["request_key"] for row in rows_with(seed=5)}) == 1
+
+
+def test_only_what_is_asked_for_is_sent():
+    knobs = {"temperature": "default", "limit_field": "max_completion_tokens", "logprobs": True, "top_p": 0.9}
+    row = rows_with(**knobs, body='{"reasoning_effort": "low", "chat_template_kwargs": {"a": 1}}')[0]
+    assert row["params"] == {
+        "max_completion_tokens": 256,
+        "top_p": 0.9,
+        "logprobs": True,
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    "knob, value, message",
+    [
+        ("body", "{", "not JSON"),
+        ("body", '{"a": NaN}', "not JSON"),
+        ("body", '{"a": "\\ud800"}', "not JSON"),
+        ("body", "[1]", "expected a JSON object"),
+        ("body", '{"n": 2, "model": "x"}', "model, n cannot be set here"),
+        ("body", '{"max_tokens": 2}', "max_tokens cannot be set here"),
+        ("temperature", "warm", "valid number"),
+        ("temperature", "nan", "finite number"),
+        ("top_p", "1.5", "less than or equal to 1"),
+        ("answer", "xml", "'text', 'json' or 'tool'"),
+        ("samples", "0", "greater than or equal to 1"),
+    ],
+)
+def test_a_bad_knob_is_named(knob, value, message):
+    with pytest.raises(ValidationError) as error:
+        PromptKnobs(**{knob: value})
+    first = error.value.errors()[0]
+    assert first["loc"][0] == knob and message in first["msg"]
+
+
+def test_choose_takes_each_split_by_itself():
+    documents = [{"id": str(i), "split": "train" if i % 2 else "val"} for i in range(20)]
+    assert len(choose(documents, {"train": 0, "val": 3})) == 13
+
+
+# Counting tokens
+
+
+def a_small_encoding() -> tiktoken.Encoding:
+    """One token a byte, but `ab` is one too."""
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256}
+    return tiktoken.Encoding("small", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
+
+
+def test_tiktoken_counts_where_it_knows_the_model(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: asked.append(name) or a_small_encoding())
+    count, method = tokens.counter("gpt-4o-mini")
+    assert method == "tiktoken o200k_base" and asked == ["o200k_base"]
+    assert (
+        count({"messages": [{"role": "user", "content": "ab abc <|endoftext|>"}]}) == 1 + 1 + 2 + 1 + 13 + 4
+    )
+    schema = {"type": "json_schema"}
+    more = {"messages": [{"role": "user", "content": "ab"}], "response_format": schema}
+    assert count(more) == 1 + 4 + len(json.dumps(schema))
+    metrics = prompt.run("d", PromptKnobs(model="gpt-4o-mini"))
+    assert metrics["token_count"] == method
+    assert metrics["estimated_input_tokens"] == 10 * (len("Write queries.") + len("About word1") + 2 * 4)
+
+
+def test_tiktoken_is_left_alone_where_it_does_not_know_the_model(monkeypatch):
+    monkeypatch.setattr(tiktoken, "get_encoding", None)
+    count, method = tokens.counter("embedded-rules-1")
+    assert count is tokens.rough_tokens and "tiktoken does not know 'embedded-rules-1'" in method
+
+
+@pytest.mark.parametrize("error", [ConnectionError, ValueError])
+def test_no_table_is_an_approximation_that_says_so(monkeypatch, error):
+    def fails(name: str):
+        raise error("no route to host")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", fails)
+    count, method = tokens.counter("gpt-4o")
+    assert count is tokens.rough_tokens and method == f"bytes / 4: no table for tiktoken ({error.__name__})"
+    assert prompt.run("d", PromptKnobs(model="gpt-4o"))["token_count"] == method
+
+
+def test_a_download_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: time.sleep(20))
+    monkeypatch.setattr(tokens, "DOWNLOAD_S", 0.1)
+    began = time.monotonic()
+    assert "no table for tiktoken (TimeoutError)" in tokens.counter("gpt-4o")[1]
+    assert time.monotonic() - began < 5
