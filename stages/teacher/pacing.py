@@ -1,0 +1,169 @@
+"""When the next request may be sent: adaptive concurrency, rates, and what the server's headers say.
+
+Concurrency follows additive increase, multiplicative decrease (Chiu and Jain 1989), as TCP's: it starts low,
+grows by half a round until the server first objects, then by one a round; each objection, at most once a
+second, takes a quarter. Rates are paced evenly, with no burst at the start, so that a window of any phase
+holds no more than the limit.
+"""
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+
+FIRST_CONCURRENCY = 8
+DECREASE, DECREASE_EVERY_S = 0.75, 1.0
+MARGIN = 0.995  # of a rate is used: clocks and networks jitter
+CATCH_UP_S = 0.05  # what a late wake-up may be made good for
+STORM = 3  # failures in a row, with no answer between them, concern everybody
+REFUSALS = 10  # and so many refusals: single ones may concern one request only
+FIRST_PROBE_S, LONGEST_PROBE_S = 0.25, 2.0  # pauses between lone requests to a server that only fails
+
+
+class Rate:
+    """An even pace of `per_minute` units; 0 = none."""
+
+    def __init__(self, per_minute: float):
+        self.seconds_per_unit = 60 / (per_minute * MARGIN) if per_minute else 0.0
+        self.free_at = 0.0
+
+    def wait_s(self, now: float) -> float:
+        return max(0.0, self.free_at - now)
+
+    def take(self, now: float, units: float = 1) -> None:
+        self.free_at = max(self.free_at, now - CATCH_UP_S) + units * self.seconds_per_unit
+
+
+class Allowance:
+    """What the server's last word on one of its limits (`requests` or `tokens`) leaves us."""
+
+    def __init__(self, kind: str):
+        self.kind, self.left, self.full_at = kind, None, 0.0
+
+    def hear(self, headers, now: float, unheard: float) -> None:
+        """`unheard` is what was sent and is not answered yet: the server may not have counted it."""
+        remaining = _number(headers.get(f"x-ratelimit-remaining-{self.kind}"))
+        if remaining is None:
+            return
+        self.left = remaining - unheard
+        self.full_at = now + (duration_s(headers.get(f"x-ratelimit-reset-{self.kind}")) or 1.0)
+
+    def wait_s(self, now: float, units: float, idle: bool) -> float:
+        """Seconds until `units` may be sent; infinite where an answer in flight must tell first."""
+        if self.left is None or self.left >= units:
+            return 0.0
+        if not idle:
+            return float("inf")
+        if now < self.full_at:
+            return self.full_at - now
+        self.left = None  # the time has come: one request finds out what there is now
+        return 0.0
+
+    def take(self, units: float) -> None:
+        if self.left is not None:
+            self.left -= units
+
+
+class Pacer:
+    """Admits requests one by one; the caller asks `wait_s`, then calls `sent`, and `over` at the end."""
+
+    def __init__(self, concurrency: int, rpm: float = 0, tpm: float = 0):
+        self.most = concurrency
+        self.limit = float(min(FIRST_CONCURRENCY, concurrency))
+        self.in_flight, self.tokens_in_flight = 0, 0.0
+        self.requests, self.tokens = Rate(rpm), Rate(tpm)
+        self.allowances = (Allowance("requests"), Allowance("tokens"))
+        self.not_before = self.cut_at = 0.0
+        self.ramping, self.refused_in_a_row = True, 0
+        self.failed_in_a_row, self.failing_since = 0, 0.0
+
+    def wait_s(self, tokens: float, now: float | None = None) -> float:
+        """Seconds until a request of `tokens` may go; infinite: ask again when one in flight is over."""
+        now = time.monotonic() if now is None else now
+        limit = 1 if self.failed_in_a_row > STORM else int(self.limit)
+        if self.in_flight >= limit:
+            return float("inf")
+        idle = self.in_flight == 0
+        return max(
+            self.requests.wait_s(now),
+            self.tokens.wait_s(now),
+            self.not_before - now,
+            *(a.wait_s(now, u, idle) for a, u in zip(self.allowances, (1, tokens), strict=True)),
+        )
+
+    def sent(self, tokens: float, now: float | None = None) -> None:
+        now = time.monotonic() if now is None else now
+        self.in_flight += 1
+        self.tokens_in_flight += tokens
+        self.requests.take(now)
+        self.tokens.take(now, tokens)
+        for allowance, units in zip(self.allowances, (1, tokens), strict=True):
+            allowance.take(units)
+
+    def over(self, tokens: float, headers, now: float | None = None) -> None:
+        """A request is no longer in flight. `headers` may be empty."""
+        now = time.monotonic() if now is None else now
+        self.in_flight -= 1
+        self.tokens_in_flight -= tokens
+        if "x-ratelimit-remaining-requests" in headers or "x-ratelimit-remaining-tokens" in headers:
+            for allowance, units in zip(
+                self.allowances, (self.in_flight, self.tokens_in_flight), strict=True
+            ):
+                allowance.hear(headers, now, units)
+
+    def answered(self) -> None:
+        """The server did its work."""
+        self.refused_in_a_row = self.failed_in_a_row = 0
+        self.limit = min(self.most, self.limit + (0.5 if self.ramping else 1 / self.limit))
+
+    def refused(self, retry_after: float | None, now: float | None = None) -> None:
+        """The server had no capacity for a request (429, 503)."""
+        now = time.monotonic() if now is None else now
+        self.refused_in_a_row += 1
+        self.ramping = False
+        if now - self.cut_at >= DECREASE_EVERY_S:
+            self.limit, self.cut_at = max(1.0, self.limit * DECREASE), now
+        if self.refused_in_a_row >= REFUSALS and retry_after:
+            self.not_before = max(self.not_before, now + retry_after)
+
+    def failed(self, sent_at: float, now: float | None = None) -> None:
+        """The server or the way to it broke. What was in flight when that began tells nothing new later."""
+        now = time.monotonic() if now is None else now
+        if self.failed_in_a_row and sent_at < self.failing_since:
+            return
+        if not self.failed_in_a_row:
+            self.failing_since = now
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row > STORM:
+            pause = min(FIRST_PROBE_S * 2 ** (self.failed_in_a_row - STORM), LONGEST_PROBE_S)
+            self.not_before = max(self.not_before, now + pause)
+
+
+def retry_after_s(headers) -> float | None:
+    """Seconds asked for by `retry-after-ms` or `retry-after` (a number or an HTTP date)."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after", "")
+        if value and not value.strip()[0].isdigit():
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        return float(value) if value else None
+    except ValueError:
+        return None
+
+
+def duration_s(text: str | None) -> float | None:
+    """Seconds of a duration as OpenAI writes them: "6m0s", "1.5s", "120ms"; a bare number is seconds."""
+    if not text:
+        return None
+    if (plain := _number(text)) is not None:
+        return plain
+    parts = re.findall(r"([\d.]+)(ms|d|h|m|s)", text)
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    return sum(float(count) * units[unit] for count, unit in parts) if parts else None
+
+
+def _number(text) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
