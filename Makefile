@@ -40,13 +40,18 @@ ui: $(LOCK) ## open MLflow on the runs so far
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
 	@python -m stages.register $(or $(DATASET),pydoc)
 
+store: $(LOCK) ## show and check the answer store; EXPORT=file [DATASET=name] or IMPORT=file shares its answers
+	@python -m stages.store $(DATASET) $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)") \
+	  $(if $(SALVAGE),--salvage)
+
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
-	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \
+	  echo "$$name"; python -m "benchmarks.$$name" || exit 1; done
 
 lint: $(LOCK) ## check style
 	@ruff check . && ruff format --check .
 
-.PHONY: demo test help new cost push pull ui register bench lint $(DATASETS)
+.PHONY: demo test help new cost push pull ui register store bench lint $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

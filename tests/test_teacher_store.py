@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from stages.collect import CollectKnobs, command
 from stages.support import layout
 from stages.support.errors import UserError
-from stages.teacher.identity import request_key
-from stages.teacher.outcomes import read_answer
-from stages.teacher.store import VERSION, Attempt, Store
+from stages.teacher import store as store_module
+from stages.teacher.identity import key_of, request_key
+from stages.teacher.resolve import Policy, resolve
+from stages.teacher.schema import MIGRATIONS, ONE, VERSION
+from stages.teacher.store import Attempt, Store
 from tests.teacher_server import Teacher, make_requests, responses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +31,17 @@ with Store(Path("s/store.sqlite")) as store:
     for n in range(100):
         store.append([Attempt(f"{sys.argv[1]}-{n}", "test", status=200, raw=sys.argv[2])])
 """
+
+
+def request(word: str = "hi") -> dict:
+    row = {"model": "m", "messages": [{"role": "user", "content": word}], "params": {"max_tokens": 9}}
+    return {**row, "request_key": key_of(row)}
+
+
+def answer(store: Store, row: dict) -> str | None:
+    """The text that counts as the answer, or None."""
+    found = resolve(row, store, Policy({})).answer
+    return found and found.response
 
 
 def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
@@ -47,16 +61,17 @@ def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
 
 
 def test_first_answer_counts_and_what_is_no_answer_does_not(tmp_path):
+    row = request()
+    key = row["request_key"]
     with Store(tmp_path / "s.sqlite") as store:
-        assert store.answer("k") is None
-        store.append([Attempt("k", "u", 1.0, 500, "500"), Attempt("k", "u", 1.0, 200, raw="<html>")])
-        assert store.answer("k") is None
-        store.append(
-            [Attempt("k", "u", 1.0, 200, raw=RAW % "one"), Attempt("k", "u", 1.0, 200, raw=RAW % "two")]
-        )
-        assert store.answer("k") == read_answer(RAW % "one") and store.answer("k").response == "one"
+        assert answer(store, row) is None
+        store.append([Attempt(key, "u", 1.0, 500, "500"), Attempt(key, "u", 1.0, 200, raw="<html>")], [row])
+        assert answer(store, row) is None
+        for text in ("one", "two"):
+            store.append([Attempt(key, "u", 1.0, 200, raw=RAW % text)])
+        assert answer(store, row) == "one" and store.bodies(row) == ["<html>", RAW % "one", RAW % "two"]
     with Store(tmp_path / "s.sqlite") as store:  # it outlives its process
-        assert store.answer("k").response == "one"
+        assert answer(store, row) == "one"
         ledger = store.reader.execute("SELECT status, error, prompt_tokens FROM ledger").fetchall()
         assert ledger == [(500, "500", None), (200, None, None), (200, None, 3), (200, None, 3)]
         for change in ("DELETE FROM attempts", "UPDATE attempts SET raw = ''"):
@@ -73,7 +88,8 @@ def test_many_processes_open_and_write_at_once(tmp_path):
     ]
     assert [process.wait() for process in running] == [0] * 6
     with Store(tmp_path / "s/store.sqlite") as store:
-        assert all(store.answer(f"{n}-{i}").response == str(n) for n in range(6) for i in range(100))
+        bodies = [store.bodies({"request_key": f"{n}-{i}"}) for n in range(6) for i in range(100)]
+    assert bodies == [[RAW % n] for n in range(6) for _ in range(100)]
 
 
 def test_stores_that_cannot_be_used(tmp_path):
@@ -96,7 +112,89 @@ def test_disk_full_is_an_oserror_and_earlier_answers_stay(tmp_path):
         with pytest.raises(OSError, match="disk full") as caught:
             store.append([Attempt("k2", "u", raw=RAW % ("x" * 100_000))])
         assert caught.value.filename == str(tmp_path / "s.sqlite")
-        assert store.answer("k").response == "one" and store.answer("k2") is None
+        assert store.bodies({"request_key": "k"}) == [RAW % "one"] and not store.knows("k2")
+
+
+# Stores of earlier versions
+
+LEDGER_ONE = """
+CREATE VIEW ledger AS SELECT id, request_key, at, source, seconds, status, error,
+    CASE WHEN json_valid(raw) THEN json_extract(raw, '$.usage.prompt_tokens') END AS prompt_tokens
+FROM attempts WHERE source != 'import';
+"""
+OLD_IMPORT = '{"object": "retort.imported", "outcome": "ok", "response": "kept", "usage": null, "model": "m"}'
+DIES = """
+import os, sqlite3
+from pathlib import Path
+from stages.teacher import store
+from stages.teacher.schema import ONE, TWO
+
+class Connection(sqlite3.Connection):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.create_function("die", 0, lambda: os.kill(os.getpid(), 9))
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)
+store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW ledger", "SELECT die(); CREATE VIEW ledger"))
+store.Store(Path("s.sqlite"))
+"""
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch) -> Path:
+    """A store of version 1, with an answer, a failure and an answer taken over."""
+    monkeypatch.chdir(tmp_path)
+    keys = [request(word)["request_key"] for word in ("one", "two", "three")]
+    with closing(sqlite3.connect("s.sqlite")) as connection:
+        connection.executescript(f"PRAGMA journal_mode = WAL; {ONE} {LEDGER_ONE}")
+        connection.executemany(
+            "INSERT INTO attempts (request_key, at, source, seconds, status, error, raw) "
+            "VALUES (?, '2024-05-01T10:00:00.000+00:00', ?, 1.5, ?, ?, ?)",
+            [
+                (keys[0], "http://u/v1", 200, None, RAW % "eins"),
+                (keys[1], "http://u/v1", 500, "500", None),
+                (keys[2], "import", None, None, OLD_IMPORT),
+            ],
+        )
+        connection.commit()
+    return tmp_path / "s.sqlite"
+
+
+def test_a_store_of_version_1_keeps_all_its_answers(old):
+    for _ in range(2):
+        with Store(old) as store:
+            assert store.reader.execute("PRAGMA user_version").fetchone() == (VERSION,)
+            texts = [answer(store, request(word)) for word in ("one", "two", "three")]
+            assert texts == ["eins", None, "kept"]
+            query = "SELECT at, status, prompt_tokens, dollars, dataset FROM ledger"
+            at = "2024-05-01T10:00:00.000+00:00"
+            assert store.reader.execute(query).fetchall() == [
+                (at, 200, 3, None, None),
+                (at, 500, None, 0.0, None),
+            ]
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                store.writer.execute("UPDATE attempts SET dataset = 'd'")
+
+
+def test_a_migration_that_fails_changes_nothing(old, monkeypatch):
+    monkeypatch.setattr(store_module, "MIGRATIONS", (ONE, f"{MIGRATIONS[1]} CREATE TABLE attempts (id);"))
+    with pytest.raises(UserError, match="cannot be opened .*already exists"):
+        Store(old)
+    monkeypatch.undo()
+    test_a_store_of_version_1_keeps_all_its_answers(old)
+
+
+def test_a_migration_that_is_killed_changes_nothing(old):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", DIES], cwd=old.parent, env=environment).returncode == -9
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert len(connection.execute("SELECT * FROM attempts").fetchall()[0]) == 8  # its columns
+    test_a_store_of_version_1_keeps_all_its_answers(old)
+
+
+# A pulled clone
 
 
 def dvc(*arguments: str) -> subprocess.CompletedProcess:
