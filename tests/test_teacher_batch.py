@@ -658,12 +658,12 @@ def test_cancelling_keeps_and_pays_what_was_done(capsys):
         killed_at(teacher, url, "GET /batches/{id}")
         for _ in range(4):
             teacher.polls[teacher.created[0]["id"]] += 1
-        cancel(None)
+        cancel(None, {})
         assert "collect d: stopped batches: 1" in capsys.readouterr().err
         done = rows_of("SELECT count(*) FROM attempts WHERE raw IS NOT NULL")[0][0]
         assert 0 < done < 10 and states() == ["collected"]
         assert spent() == pytest.approx(rows_of("SELECT sum(dollars) FROM ledger")[0][0])
-        cancel("d")
+        cancel("d", {})
         run(url, mode="online")
     assert teacher.calls == 10 - done and {row["outcome"] for row in responses("d")} == {"ok"}
 
@@ -676,7 +676,7 @@ def test_a_run_does_not_begin_anew_what_was_cancelled_elsewhere():
         process = start(url)
         while not teacher.polls:
             time.sleep(0.02)
-        cancel("d")
+        cancel("d", {})
         told = process.communicate(timeout=20)[1]
         assert process.returncode == 2 and "was cancelled" in told and len(teacher.created) == 1
         teacher.polls_needed = 3
@@ -691,10 +691,10 @@ def test_a_batch_that_its_provider_lost_can_be_forgotten():
         params(url)
         killed_at(teacher, url, "GET /batches/{id}")
         jobs, teacher.jobs = teacher.jobs, {}
-        for attempt in (run, lambda url: cancel("d")):
+        for attempt in (run, lambda url: cancel("d", {})):
             with pytest.raises(UserError, match="No such batch.*--forget"):
                 attempt(url)
-        forget("d")
+        forget("d", {})
         worst = spent()
         assert states() == ["void"] and worst > 0  # it may have been billed
         teacher.jobs = jobs

@@ -2,8 +2,11 @@
 
 import json
 import os
+import pty
 import random
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +23,7 @@ from tests.rate_limits import Limits
 from tests.teacher_server import Reply, Teacher, completion, failure, make_requests, responses, word_of
 from tests.test_teacher_collect import KEY, start
 
+ROOT = Path(__file__).resolve().parents[1]
 PRICES = (
     'prices: {version: "2026-01-01", models: {embedded: {input: 1000, output: 5000, cached_input: 100}}}\n'
 )
@@ -85,14 +89,23 @@ def test_reparse_makes_the_outputs_again_without_a_call(monkeypatch, capsys):
     before = layout.responses("d").read_bytes()
     layout.responses("d").unlink()
     monkeypatch.delenv("TEACHER_KEY")
-    reparse("d")
+    reparse("d", {})
     assert layout.responses("d").read_bytes() == before
     layout.responses("d").unlink()
-    reparse(None)
+    reparse(None, {})
     assert layout.responses("d").read_bytes() == before
     assert "blank 1" in capsys.readouterr().err
+    layout.responses("d").unlink()
+    for dataset in (["d"], []):
+        command = [sys.executable, "-m", "stages.collect", *dataset, "--reparse"]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+        assert subprocess.run(command, env=variables, capture_output=True).returncode == 0
+        assert layout.responses("d").read_bytes() == before
+    assert read_json(layout.reports("d") / "collect.json")["outcomes"] == {"ok": 19, "blank": 1}
     with pytest.raises(UserError, match="there is no dataset 'e'"):
-        reparse("e")
+        reparse("e", {})
+    with pytest.raises(UserError, match="20 answers accepted, below min_accept 1"):
+        reparse("d", {"min_accept": "1"})
 
 
 # 3. and 4. Only what changed is sent
@@ -339,20 +352,22 @@ def test_policies_keep_drop_and_retry():
         "word1": completion(None, refusal="I will not"),
         "word2": completion("a", "content_filter"),
         "word3": completion("  "),
+        "word5": failure(400, "The response was filtered", "content_filter"),  # as Azure says it
     }
     teacher = Teacher(lambda body, seen: faults.get(word_of(body)))
     with teacher.running() as url:
         metrics, _ = run(url, on_length="keep", on_refusal="keep", min_accept=0.5)
         rows = by_word()
         assert [rows[f"word{n}"]["accepted"] for n in range(5)] == [True, True, False, False, True]
-        assert metrics["accepted_share"] == 0.9 and teacher.calls == 20
+        assert rows["word5"]["outcome"] == "content_filter" and (400, 0.0) in ledger("status, dollars")
+        assert metrics["accepted_share"] == 0.85 and teacher.calls == 20
         run(url, on_content_filter="retry", on_blank="retry", outcome_retries=2, min_accept=0.5)
-        assert teacher.calls == 20 + 2 + 2
+        assert teacher.calls == 20 + 2 + 2 + 2
         run(url, on_content_filter="retry", on_blank="retry", outcome_retries=2, min_accept=0.5)
-        assert teacher.calls == 24
+        assert teacher.calls == 26
         faults.pop("word3")
         run(url, on_blank="retry", outcome_retries=3, min_accept=0.5)
-    assert teacher.calls == 25 and by_word()["word3"]["outcome"] == "ok"
+    assert teacher.calls == 27 and by_word()["word3"]["outcome"] == "ok"
     report = read_json(layout.reports("d") / "failures.json")
     assert report["refusal"] == {
         "count": 1,
@@ -497,20 +512,15 @@ def test_the_same_bytes_at_concurrency_1_and_64_and_offline_without_a_key(monkey
 
 
 def test_a_terminal_sees_rate_spend_refusals_and_outcomes():
-    import pty
-    import subprocess
-    import sys
-
     make_requests("d", 30)
     priced()
     first, second = pty.openpty()
     teacher = Teacher(lambda body, seen: failure(429, **{"Retry-After": "0.05"}) if seen == 1 else None)
     with teacher.running() as url:
         command = [sys.executable, "-m", "stages.collect", "d", "--base_url", url, "--api_key_env", ""]
-        root = str(Path(__file__).resolve().parents[1])
         variables = {
             **os.environ,
-            "PYTHONPATH": root,
+            "PYTHONPATH": str(ROOT),
             "RETORT_TRACKING": "off",
             "COLUMNS": "200",
             "TERM": "xterm",

@@ -59,26 +59,26 @@ def _options(knobs: type[Knobs]) -> list[click.Option]:
     return options
 
 
-Flag = tuple[click.Option, Callable[[str | None], None]]
+Flag = tuple[click.Option, Callable[[str | None, dict], None]]
 
 
 def stage(name: str, knobs: type[Knobs], *instead: Flag) -> Callable[[Callable], click.Command]:
     """Decorate `run(dataset: str, knobs)`, which returns its metrics, or (metrics, figures of this run).
 
     Metrics must follow from the inputs; figures may not, and go to the timings. `instead` are flags for use
-    by hand, each with what it does in place of the stage, with the dataset or without.
+    by hand, each with what it does in place of the stage, given the dataset, if any, and the other options.
     """
 
     def decorate(run: Callable) -> click.Command:
         def command(dataset: str | None, **given) -> None:
             chosen = [act for flag, act in instead if given.pop(flag.name)]
-            if chosen:
-                sys.exit(_guarded(lambda: chosen[0](dataset)))
-            if dataset is None:
-                raise click.MissingParameter(param_type="argument", param_hint="DATASET")
             values = {
                 key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())
             }
+            if chosen:
+                sys.exit(_guarded(lambda: chosen[0](dataset, values)))
+            if dataset is None:
+                raise click.MissingParameter(param_type="argument", param_hint="DATASET")
             code = _guarded(lambda: _run(name, run, dataset, knobs, values))
             sys.exit(code)
 
@@ -104,11 +104,16 @@ class StageCommand(click.Command):
         self.knobs, self.run = knobs, run
 
 
-def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
+def valid(model: type[Knobs], values: dict, where: str) -> Knobs:
+    """The knobs. Raises UserError for the first value that cannot be."""
     try:
-        knobs = model(**values)
+        return model(**values)
     except ValidationError as error:
-        raise UserError(explain(error, f"params.yaml, {name}.{dataset}")) from None
+        raise UserError(explain(error, where)) from None
+
+
+def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
+    knobs = valid(model, values, f"params.yaml, {name}.{dataset}")
     from stages.support import tracking
     from stages.support.files import write_json
 

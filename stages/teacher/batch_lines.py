@@ -9,7 +9,7 @@ from pathlib import Path
 from stages.support.hashing import canonical_json
 from stages.teacher.endpoint import Endpoint, Failure, judge, short
 from stages.teacher.identity import body_of
-from stages.teacher.outcomes import read_usage
+from stages.teacher.outcomes import filtered, read_usage
 
 PATH = "/v1/chat/completions"
 MISSING = "missing from batch"
@@ -74,7 +74,7 @@ def _result(text: bytes) -> Result | None:
         return Result(key, error=_dict(line.get("error")))
     status, body, request_id = response["status_code"], response.get("body"), response.get("request_id")
     request_id = request_id if isinstance(request_id, str) else None
-    if status != 200:
+    if status != 200 and filtered(body) is None:
         error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
         return Result(key, status, request_id=request_id, error=error)
     # A lone surrogate has no UTF-8, but its escape is the same JSON.

@@ -47,6 +47,8 @@ def read_answers(raw: str, request: dict) -> list[Answer] | None:
     wanted = choices_of(request)
     if body.get("object") == IMPORTED:
         return _imported(body, wanted)
+    if told := filtered(body):
+        return [Answer("content_filter", problem=told)] * wanted
     choices = body.get("choices")
     if not isinstance(choices, list):
         return None
@@ -58,6 +60,21 @@ def read_answers(raw: str, request: dict) -> list[Answer] | None:
     answers = [Answer(*_choice(choice, request), **common, logprob=_logprob(choice)) for choice in choices]
     missing = Answer("invalid", problem=f"{len(choices)} of {wanted} choices came", **common)
     return (answers + [missing] * wanted)[:wanted]
+
+
+def is_filtered(raw: str) -> bool:
+    """Is the body of an HTTP error that answers the request for good: see `filtered`."""
+    try:
+        return filtered(json.loads(raw)) is not None
+    except (ValueError, RecursionError):
+        return False
+
+
+def filtered(body) -> str | None:
+    """The message of a body by which Azure says, with status 400, that its filter stopped the prompt."""
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return str(error.get("message")) if code == "content_filter" else None
 
 
 def imported(rows: list[dict]) -> str:

@@ -82,7 +82,7 @@ WITH counted AS (
 SELECT id, request_key, at, dataset, mode, source, seconds, status, error, request_id,
     prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
     CASE
-        WHEN raw IS NULL AND status IS NOT NULL THEN 0.0         -- an HTTP error is not billed
+        WHEN status != 200 THEN 0.0                              -- an HTTP error is not billed
         WHEN price IS NULL THEN NULL                             -- unknown, never guessed
         WHEN mode = 'batch' AND raw IS NULL AND error != 'missing from batch' THEN 0.0  -- never executed
         ELSE ((prompt_tokens - coalesce(cached_tokens, 0)) * json_extract(price, '$.input')

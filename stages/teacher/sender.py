@@ -13,7 +13,7 @@ from stages.teacher.endpoint import (
 )
 from stages.teacher.identity import body_of, choices_of, limit_of
 from stages.teacher.money import Budget
-from stages.teacher.outcomes import Answer, read_answers
+from stages.teacher.outcomes import Answer, is_filtered, read_answers
 from stages.teacher.pacing import Pacer
 from stages.teacher.store import Attempt, Store
 from stages.teacher.tally import Tally
@@ -80,7 +80,7 @@ class Sender:
                 async with self.session.post(url, json=body, allow_redirects=False) as reply:
                     text = (await reply.read()).decode("utf-8", errors="backslashreplace")
                 status, headers = reply.status, reply.headers
-                if status == 200:
+                if status == 200 or is_filtered(text):
                     raw = text
                 else:
                     failure = judge_reply(status, text, headers, end, model, began)
