@@ -477,6 +477,21 @@ def test_azure_and_its_key():
     assert teacher.calls == 10 and teacher.keys == {f"api-key {KEY}"}
 
 
+def test_a_proxy_of_the_environment_is_used_and_a_netrc_is_not(monkeypatch):
+    make_requests("d", 10)
+    teacher = Teacher()
+    Path("netrc").write_text("machine teacher.invalid login somebody password else")
+    monkeypatch.setenv("NETRC", "netrc")
+    with teacher.running() as url:
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1"))
+        run("http://teacher.invalid/v1")
+        assert teacher.calls == 10 and teacher.keys == {f"Bearer {KEY}"}
+        monkeypatch.setenv("no_proxy", "teacher.invalid")
+        rewrite(lambda row: {**row, "sample": 1})
+        with pytest.raises(UserError, match="teacher.invalid/v1 cannot be reached"):
+            run("http://teacher.invalid/v1")
+
+
 def test_provenance_is_recorded():
     make_requests("d", 10)
     with Teacher().running() as url:

@@ -3,7 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from stages.teacher.pacing import retry_after_s
 
@@ -75,8 +75,16 @@ def open_session(end: Endpoint):
         connector=aiohttp.TCPConnector(limit=0),  # pacing bounds what is in flight
         timeout=aiohttp.ClientTimeout(total=end.timeout, connect=min(end.timeout, CONNECT_S)),
         headers={**key, **named, "User-Agent": "retort"},
-        trust_env=True,  # proxies, as the openai client has it
+        proxy=_proxy(end.base_url),
     )
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for `url`. aiohttp's own look-up is made anew each time."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def completions_url(end: Endpoint, model: str) -> str:
