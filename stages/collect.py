@@ -25,15 +25,22 @@ from stages.teacher.batch_store import Batches
 from stages.teacher.collecting import collect
 from stages.teacher.connect import endpoint
 from stages.teacher.knobs import CollectKnobs
+from stages.teacher.prices import PARAMS
 from stages.teacher.store import Store
 
 
 def reparse(dataset: str | None, given: dict) -> None:
     """Make the outputs again from the store, for one dataset or all."""
+    troubles = []
     for name, knobs in chosen(dataset, given):
         if dataset is not None or layout.requests(name).is_file():
-            metrics, _ = collect(name, knobs, asking=False)
-            write_json(layout.reports(name) / "collect.json", metrics)
+            try:
+                metrics, _ = collect(name, knobs, asking=False)
+                write_json(layout.reports(name) / "collect.json", metrics)
+            except UserError as error:  # the other datasets come first
+                troubles.append(str(error))
+    if troubles:
+        raise UserError("; ".join(troubles))
 
 
 def cancel(dataset: str | None, given: dict) -> None:
@@ -62,13 +69,17 @@ def forget(dataset: str | None, given: dict) -> None:
 
 def chosen(dataset: str | None, given: dict) -> Iterator[tuple[str, CollectKnobs]]:
     """The dataset, or all of them, with the knobs of params.yaml, changed by those `given`."""
-    from stages.params import PARAMS, load
-
-    blocks = load().get("collect", {}) if PARAMS.is_file() else {}
+    blocks = blocks_in_params()
     if dataset is not None and dataset not in blocks and not layout.requests(dataset).is_file():
         raise UserError(f"{PARAMS}, collect: there is no dataset '{dataset}'")
     for name in blocks if dataset is None else [dataset]:
         yield name, valid(CollectKnobs, {**blocks.get(name, {}), **given}, f"{PARAMS}, collect.{name}")
+
+
+def blocks_in_params() -> dict[str, dict]:
+    from stages.params import load
+
+    return load().get("collect", {}) if PARAMS.is_file() else {}
 
 
 def flag(name: str, told: str) -> click.Option:
@@ -83,6 +94,11 @@ def flag(name: str, told: str) -> click.Option:
     (flag("forget", "Give up open batches that the provider no longer knows; they count as spent."), forget),
 )
 def command(dataset: str, knobs: CollectKnobs) -> tuple[dict, dict]:
+    cap = blocks_in_params().get(dataset, {}).get("max_dollars", 0)
+    if cap and not knobs.max_dollars:  # by hand, what is not given is not read from there
+        raise UserError(
+            f"{PARAMS} caps {dataset} at ${cap:g}: run `dvc repro collect@{dataset}`, or give --max_dollars"
+        )
     return collect(dataset, knobs)
 
 

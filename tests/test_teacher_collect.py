@@ -14,6 +14,7 @@ import pytest
 
 from stages.collect import CollectKnobs, command
 from stages.support import layout
+from stages.support.cli import valid
 from stages.support.errors import UserError
 from stages.support.files import write_jsonl
 from stages.teacher import client, pacing
@@ -38,7 +39,8 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def knobs(url: str, **changes) -> CollectKnobs:
-    return CollectKnobs(base_url=url, api_key_env="TEACHER_KEY", **changes)
+    values = {"base_url": url, "api_key_env": "TEACHER_KEY", **changes}
+    return valid(CollectKnobs, values, "params.yaml, collect.d")
 
 
 def collect(url: str, dataset="d", **changes) -> dict:
@@ -287,8 +289,13 @@ def test_wrong_address():
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/v1 cannot be reached .*check base_url"):
         collect("http://127.0.0.1:9/v1")
     assert len(ledger()) <= 16
-    for url in ("localhost:8000/v1", "https://user:secret@host/v1", "ftp://host"):
-        with pytest.raises(UserError, match=r"collect\.d\.base_url: expected") as caught:
+    for url in (
+        "localhost:8000/v1",
+        "https://user:secret@host/v1",
+        "ftp://host",
+        "https://host/v1?key=secret",
+    ):
+        with pytest.raises(UserError, match=r"collect\.d: base_url: expected") as caught:
             collect(url)
         assert "secret" not in str(caught.value)
     with Teacher().running() as url, pytest.raises(UserError, match=r"answered 404.*base_url"):
@@ -315,7 +322,7 @@ def test_missing_key_and_key_from_dotenv(monkeypatch):
         with pytest.raises(UserError, match=r"set TEACHER_KEY in the environment or in \.env"):
             collect(url)
         with pytest.raises(UserError, match="never a key itself") as caught:
-            command.run("d", CollectKnobs(base_url=url, api_key_env=KEY))
+            collect(url, api_key_env=KEY)
         assert KEY not in str(caught.value) and teacher.calls == 0
         Path(".env").write_text(f"TEACHER_KEY={KEY}\n")
         collect(url)

@@ -1,12 +1,15 @@
 """The collector against a faulty server: outcomes and policies, storms, rates, caps, hedges, other forms."""
 
+import errno
 import json
 import os
 import pty
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,8 +20,10 @@ from stages.collect import CollectKnobs, collect, reparse
 from stages.support import layout
 from stages.support.errors import UserError
 from stages.support.files import read_json, read_jsonl, write_jsonl
-from stages.teacher import client, sender
+from stages.teacher import client, sender, store
 from stages.teacher.identity import key_of, with_limit
+from stages.teacher.money import Budget
+from stages.teacher.store import Store, insert_attempts
 from tests.rate_limits import Limits
 from tests.teacher_server import Reply, Teacher, completion, failure, make_requests, responses, word_of
 from tests.test_teacher_collect import KEY, start
@@ -79,6 +84,71 @@ def test_a_parser_that_raises_on_every_row_loses_nothing(monkeypatch):
         assert 0 < paid <= 8 and len(ledger("id")) == paid
         run(url)
     assert teacher.calls == 20 and set(teacher.seen.values()) == {1}
+
+
+def test_a_disk_that_is_full_for_a_moment_loses_nothing(monkeypatch):
+    make_requests("d", 30)
+    append, failures = Store.append, iter([OSError(errno.ENOSPC, "disk full")])
+
+    def full_once(self, attempts, requests=()):
+        if error := next(failures, None):
+            raise error
+        append(self, attempts, requests)
+
+    monkeypatch.setattr(Store, "append", full_once)
+    teacher = Teacher(delay=0.01)
+    with teacher.running() as url:
+        with pytest.raises(OSError, match="disk full"):
+            run(url)
+        assert 0 < teacher.calls < 30 and len(ledger("id")) == teacher.calls
+        run(url)
+    assert teacher.calls == 30
+
+
+def slow_insert(writer, attempts, insert=insert_attempts):
+    insert(writer, attempts)
+    time.sleep(0.3)  # the transaction is open
+
+
+def test_a_second_ctrl_c_while_answers_are_being_saved_loses_none(monkeypatch):
+    make_requests("d", 30)
+    teacher = Teacher()
+    with teacher.running() as url, monkeypatch.context() as patch:
+        patch.setattr(store, "insert_attempts", slow_insert)
+        for delay in (0.4, 0.6):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(url)
+        answered = teacher.calls
+    statuses = [status for (status,) in ledger("status")]
+    assert len(statuses) == answered and statuses.count(200) >= 8
+
+
+def test_a_hedge_that_loses_while_it_is_saved_is_kept(monkeypatch):
+    make_requests("d", 10)
+    monkeypatch.setattr(store, "insert_attempts", slow_insert)
+    teacher = Teacher(delay=0.2)
+    with teacher.running() as url:
+        metrics, figures = run(url, hedge_after=0.1)
+    assert metrics["outcomes"] == {"ok": 10} and figures["hedged"] > 0
+    assert len(ledger("id")) == figures["attempts"]
+
+
+def test_what_breaks_the_dispatcher_waits_for_what_is_in_flight(monkeypatch):
+    make_requests("d", 30)
+    priced()
+    reserve, calls = Budget.reserve, iter(range(1000))
+
+    def broken(budget, dollars):
+        if next(calls) == 6:
+            raise OSError(errno.ENOSPC, "disk full")
+        return reserve(budget, dollars)
+
+    monkeypatch.setattr(Budget, "reserve", broken)
+    teacher = Teacher(delay=0.2)
+    with teacher.running() as url, pytest.raises(OSError, match="disk full"):
+        run(url)
+    assert teacher.calls == 6 and ledger("status") == [(200,)] * 6
 
 
 def test_reparse_makes_the_outputs_again_without_a_call(monkeypatch, capsys):
@@ -343,6 +413,91 @@ def test_the_cap_is_spent_nearly_whole_where_nothing_is_lost():
 
 
 # 7. Outcomes and policies
+
+
+def test_an_answer_dearer_than_its_worst_case_counts_in_full():
+    """A server may bill reasoning that no limit of ours bounds."""
+    make_requests("d", 30)
+    rewrite(lambda row: with_limit(row, 20))
+    priced()
+    body = json.loads(completion("a b").body)
+    dear = json.dumps({**body, "usage": {"prompt_tokens": 10, "completion_tokens": 200}})  # $1.01 each
+    teacher = Teacher(lambda body, seen: Reply(dear))
+    with teacher.running() as url:
+        for _ in range(2):
+            with pytest.raises(UserError, match="the cap"):
+                run(url, max_dollars=5, concurrency=1)
+    assert teacher.billed_dollars(1000, 5000) <= 5 + 1.01
+
+
+def test_a_cap_in_params_is_not_lost_by_hand():
+    make_requests("d", 10)
+    Path("params.yaml").write_text(PRICES + "collect:\n  d: {max_dollars: 3}\n")
+    with Teacher().running() as url:
+        command = [sys.executable, "-m", "stages.collect", "d", "--base_url", url, "--api_key_env", ""]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "RETORT_TRACKING": "off"}
+        for more, code in (([], 2), (["--max_dollars", "3"], 0)):
+            process = subprocess.run([*command, *more], env=variables, capture_output=True, text=True)
+            assert process.returncode == code, process.stderr
+            assert code == 0 or "caps d at $3: run `dvc repro collect@d`, or give" in process.stderr
+
+
+def test_bodies_that_answer_nothing_are_retried_and_given_up_even_when_hedged():
+    make_requests("d", 10)
+    html = Reply("<html>", content_type="text/html")
+    teacher = Teacher(lambda body, seen: 0.25 if seen == 1 else html if word_of(body) == "word1" else None)
+    with teacher.running() as url:
+        metrics, _ = run(url, hedge_after=0.1, retries=2, on_blank="retry", repair=True)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1} or metrics["outcomes"] == {"ok": 10}
+    html_always = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
+    rewrite(lambda row: {**row, "sample": 5})
+    with html_always.running() as url:
+        metrics, _ = run(url, hedge_after=5, retries=2, on_blank="retry", repair=True)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1} and html_always.calls == 9 + 3
+    assert read_json(layout.reports("d") / "failures.json")["error: not a completion"]["count"] == 1
+
+
+@pytest.mark.parametrize("field", ["message", "code"])
+def test_half_an_emoji_in_an_error_is_survived(field):
+    make_requests("d", 10)
+    error = {"message": "no", "code": "bad", field: "torn \ud83d"}
+    reply = Reply(json.dumps({"error": error}), 400)
+    with Teacher(lambda body, seen: reply if word_of(body) == "word1" else None).running() as url:
+        metrics, _ = run(url)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1}
+    assert "torn \\\\ud83d" in (layout.reports("d") / "failures.json").read_text()
+
+
+def test_a_request_too_large_for_the_rate_fails_alone():
+    make_requests("d", 10)
+    told = "Request too large for model: Limit 30000, Requested 36278. The input must be reduced."
+    refusal = failure(429, told, "rate_limit_exceeded")
+    teacher = Teacher(lambda body, seen: refusal if word_of(body) == "word1" else None)
+    with teacher.running() as url:
+        metrics, _ = run(url, patience=1)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1} and teacher.calls == 10
+
+
+def test_a_wait_without_end_is_refused():
+    make_requests("d", 10)
+    reply = failure(503, "closed", **{"Retry-After": "1e999"})
+    with Teacher(lambda body, seen: reply if word_of(body) == "word1" else None).running() as url:
+        with pytest.raises(UserError, match="asks to wait for inf s"):
+            run(url)
+
+
+@pytest.mark.parametrize(
+    "reason, outcome", [("abort", "invalid"), ("model_length", "length"), ("eos", "ok"), (None, "ok")]
+)
+def test_only_known_reasons_to_finish_make_an_answer_ok(reason, outcome):
+    make_requests("d", 10)
+    with Teacher(lambda body, seen: completion("a b", reason)).running() as url:
+        if outcome == "ok":
+            run(url)
+        else:
+            with pytest.raises(UserError, match=f"none of 10 answers accepted.*{outcome} 10"):
+                run(url)
+    assert responses("d")[0]["response"] == "a b"
 
 
 def test_policies_keep_drop_and_retry():

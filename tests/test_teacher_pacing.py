@@ -114,6 +114,25 @@ def test_tokens_left_bound_what_is_sent():
     assert pacer.wait_s(100, 0.0) == 0 and pacer.wait_s(200, 0.0) == 90
 
 
+@pytest.mark.parametrize(
+    "remaining, reset, wait",
+    [
+        ("-1", "0", 0),
+        ("nan", "1s", 0),
+        ("0", "1790000000", 1),
+        ("0", "1e999", 1),
+        ("0", None, 1),
+        ("0", "2s", 2),
+    ],
+)
+def test_odd_headers_hold_nobody_up_for_long(remaining, reset, wait):
+    pacer = Pacer(64)
+    pacer.sent(1, 0.0)
+    told = {"x-ratelimit-remaining-requests": remaining, "x-ratelimit-reset-requests": reset}
+    pacer.over(1, told, 0.0)
+    assert pacer.wait_s(1, 0.0) == wait
+
+
 def test_only_one_request_at_a_time_tries_a_server_that_fails():
     pacer = Pacer(64)
     for n in range(4):

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.support import layout
 from stages.support.errors import UserError
 
+HIDDEN = "hidden"  # type of an error about a value that must not be shown: it may be a secret
+
 
 class Knobs(BaseModel):
     """Base of every stage's parameters: frozen, and unknown keys are errors."""
@@ -32,7 +34,7 @@ def explain(error: ValidationError, where: str) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{key}'"
-    found = "" if first["type"] == "missing" else f", found {first['input']!r}"
+    found = "" if first["type"] in ("missing", HIDDEN) else f", found {first['input']!r}"
     return f"{where}: {key}: {first['msg']}{found}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from stages.support.hashing import canonical_json
 from stages.teacher.endpoint import Endpoint, Failure, judge, short
 from stages.teacher.identity import body_of
-from stages.teacher.outcomes import filtered, read_usage
+from stages.teacher.outcomes import filtered, read_usage, sound
 
 PATH = "/v1/chat/completions"
 MISSING = "missing from batch"
@@ -73,7 +73,7 @@ def _result(text: bytes) -> Result | None:
     if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
         return Result(key, error=_dict(line.get("error")))
     status, body, request_id = response["status_code"], response.get("body"), response.get("request_id")
-    request_id = request_id if isinstance(request_id, str) else None
+    request_id = sound(request_id) if isinstance(request_id, str) else None
     if status != 200 and filtered(body) is None:
         error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
         return Result(key, status, request_id=request_id, error=error)
@@ -88,7 +88,8 @@ def _dict(value) -> dict:
 
 def judge_result(result: Result, end: Endpoint, model: str) -> Failure:
     """What a result that is no answer means for its request and for the run."""
-    code, message = str(result.error.get("code") or ""), str(result.error.get("message") or "no reason given")
+    code, message = (sound(result.error.get(name) or "") for name in ("code", "message"))
+    message = message or "no reason given"
     if result.status is None:
         code = code or "no answer"
         return Failure(code, f"{end.base_url}, in a batch: {code}: {short(message, end)}", retry=True)

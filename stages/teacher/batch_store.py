@@ -149,7 +149,7 @@ class Batches:
 
     def _cost(self, result: Result, price: Price | None) -> float:
         """What may have been billed unseen counts in full."""
-        if price is None or result.raw is None and not result.is_missing:
+        if price is None or result.status not in (None, 200) or result.raw is None and not result.is_missing:
             return 0.0
         known = price.dollars(result.usage, batch=True)
         return price.worst(self.request(result.key), batch=True) if known is None else known

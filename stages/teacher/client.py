@@ -18,6 +18,7 @@ from stages.support.progress import Progress
 from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, open_session
 from stages.teacher.identity import choices_of
 from stages.teacher.money import Budget, cap_reached
+from stages.teacher.outcomes import read_answers
 from stages.teacher.pacing import Pacer
 from stages.teacher.sender import Sender
 from stages.teacher.store import Store
@@ -72,7 +73,11 @@ class _Run:
         try:
             async with open_session(self.endpoint) as session:
                 self.sender = Sender(session, self.endpoint, self.store, self.budget, self.pacer, self.tally)
-                await self._dispatch(requests)
+                try:
+                    await self._dispatch(requests)
+                except Exception as error:  # what is in flight is paid for: let it end first
+                    self.crash = self.crash or error
+                    self._stop()
                 while self.tasks:
                     await asyncio.wait(self.tasks)
         finally:
@@ -190,21 +195,33 @@ class _Run:
         """Put the request off for a retry, or give it up; stop the run where no request would fare better."""
         job.refusals += failure.refused
         job.failures += not failure.refused
-        job.known += failure.status == 200  # its body is in the store too, though it answers nothing
         again = failure.retry and job.failures <= self.endpoint.retries
         if failure.stop and not (self.was_answered and again):
             self._stop(failure.stop)
         elif (why := self._broken(failure, fresh=job.failures == 1)) is not None:
             self._stop(f"{failure.message} ({why}). All answers so far are stored; run again to go on")
+        asked = failure.retry_after or 0.0
+        if again and asked > self.endpoint.patience:
+            self._stop(
+                f"{failure.message} (it asks to wait for {asked:.0f} s). All answers so far are stored"
+            )
+        if self._answered_elsewhere(job):
+            self._show()
+            return
         if again and not self.stopping:
-            pause = pause_s(job.failures + job.refusals - 1, failure.retry_after)
-            job.ready_at = time.monotonic() + pause
+            job.ready_at = time.monotonic() + pause_s(job.failures + job.refusals - 1, failure.retry_after)
             heapq.heappush(self.waiting, job)
             self.tally.retried += 1
             return
         self.tally.outcomes["error"] += choices_of(job.request)
         self.tally.fail(failure.kind, job.request, failure.message)
         self._show()
+
+    def _answered_elsewhere(self, job: Job) -> bool:
+        """Has another process got the answer meanwhile? Bodies that answer nothing are in the store too."""
+        bodies = self.store.bodies(job.request)
+        new, job.known = bodies[job.known :], len(bodies)
+        return any(read_answers(raw, job.request) is not None for raw in new)
 
     def _broken(self, failure: Failure, fresh: bool) -> str | None:
         """Why the circuit breaker opens, once it does.
@@ -213,10 +230,8 @@ class _Run:
         """
         if failure.refused:
             self.pacer.refused(failure.retry_after)
-            silent, asked = time.monotonic() - self.answered_at, failure.retry_after or 0
-            if max(silent, asked) <= self.endpoint.patience:
-                return None
-            return f"nothing but refusals for {silent:.0f} s; it asks to wait for {asked:.0f} s"
+            silent = time.monotonic() - self.answered_at
+            return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
             return None

@@ -5,11 +5,14 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
+from stages.teacher.outcomes import sound
 from stages.teacher.pacing import retry_after_s
 
 RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
+TOO_LARGE = ("request too large", "must be reduced")  # a 429 that no waiting mends
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def _proxy(url: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
+    if parts.hostname in LOOPBACK:
+        return None
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
@@ -116,7 +121,7 @@ def _error_in(text: str) -> tuple[str, str]:
     """(message, code) of an error's body: as OpenAI writes it, else the text itself."""
     try:
         error = json.loads(text)["error"]
-        return str(error["message"]), str(error.get("code") or error.get("type") or "")
+        return sound(error["message"]), sound(error.get("code") or error.get("type") or "")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return text, ""
 
@@ -133,7 +138,8 @@ def _judge_status(
         )
     elif status == 404 or 300 <= status < 400:
         stop = f"{text}; check base_url (it usually ends in /v1) and the model name '{model}'"
-    retry = stop is None and (status in RETRIED or status >= 500)
+    too_large = status == 429 and any(told in message.lower() for told in TOO_LARGE)
+    retry = stop is None and not too_large and (status in RETRIED or status >= 500)
     return Failure(
         f"{status} {code}".strip(),
         stop or text,

@@ -1,10 +1,12 @@
 """The parameters of the collect stage."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from stages.support.cli import Knobs
+from stages.support.cli import HIDDEN, Knobs
 from stages.teacher.batch_queue import Limits
 from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
@@ -55,6 +57,22 @@ class CollectKnobs(Knobs):
 
     def limits(self) -> Limits:
         return Limits(self.batch_requests, self.batch_bytes, self.poll, self.batch_window)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_without_secrets(cls, url: str) -> str:
+        if url != EMBEDDED and not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", url):
+            told = f"expected '{EMBEDDED}' or http(s)://host/v1, without user, password or query"
+            raise PydanticCustomError(HIDDEN, told)
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _name_not_key(cls, name: str) -> str:
+        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
+            told = "expected the NAME of an environment variable, in capitals, never a key itself"
+            raise PydanticCustomError(HIDDEN, told)
+        return name
 
     @model_validator(mode="after")
     def _larger_limit(self):

@@ -51,6 +51,9 @@ class Budget:
         self.left += reserved - cost
         self.spent += cost
         self.held -= 1
+        if self.left < 0:  # it cost more than its worst case, such as for reasoning that no limit bounds
+            self._move(-self.left)
+            self.left = 0.0
 
     def room(self) -> float:
         """What the cap still allows to be withdrawn."""

@@ -8,6 +8,9 @@ from stages.teacher.structured import problem_with
 
 OUTCOMES = ("ok", "length", "refusal", "content_filter", "blank", "invalid", "error")
 IMPORTED = "retort.imported"
+# Reasons to finish, by the names that servers give them; any other, such as "error" or "abort", is a failure.
+ENDED = ("stop", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence", "end_turn")
+CUT = ("length", "model_length", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ def filtered(body) -> str | None:
     """The message of a body by which Azure says, with status 400, that its filter stopped the prompt."""
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    return str(error.get("message")) if code == "content_filter" else None
+    return sound(error.get("message")) if code == "content_filter" else None
+
+
+def sound(value) -> str:
+    """Text that UTF-8 can hold: JSON and headers can smuggle in half of a surrogate pair."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def imported(rows: list[dict]) -> str:
@@ -114,10 +122,12 @@ def _choice(choice, request: dict) -> tuple[str, str | None, str | None]:
         text, outcome = message["refusal"], "refusal"
     elif reason == "content_filter":
         outcome = "content_filter"
-    elif reason == "length":
+    elif reason in CUT:
         outcome = "length"
     elif text is None and not message.get("tool_calls") or isinstance(text, str) and not text.strip():
         outcome = "blank"
+    elif reason is not None and reason not in ENDED:
+        return "invalid", text if _is_text(text) else None, f"finish_reason is {sound(reason)[:80]!r}"
     else:
         outcome = "ok"
     if not _is_text(text):
@@ -142,7 +152,7 @@ def _calls(calls) -> str | None:
 
 
 def _is_text(text) -> bool:
-    """A string that UTF-8 can hold: JSON can smuggle in half of a surrogate pair."""
+    """A string that UTF-8 can hold."""
     try:
         return isinstance(text, str) and text.encode("utf-8") is not None
     except UnicodeEncodeError:

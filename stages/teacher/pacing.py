@@ -9,12 +9,14 @@ holds no more than the limit.
 import re
 import time
 from email.utils import parsedate_to_datetime
+from math import inf
 
 FIRST_CONCURRENCY = 8
 DECREASE, DECREASE_EVERY_S = 0.75, 1.0
 MARGIN = 0.995  # of a rate is used: clocks and networks jitter
 CATCH_UP_S = 0.05  # what a late wake-up may be made good for
 STORM = 3  # failures in a row, with no answer between them, concern everybody
+LONGEST_RESET_S = 86_400  # what is longer is no duration but a point in time
 REFUSALS = 10  # and so many refusals: single ones may concern one request only
 FIRST_PROBE_S, LONGEST_PROBE_S = 0.25, 2.0  # pauses between lone requests to a server that only fails
 
@@ -42,17 +44,19 @@ class Allowance:
     def hear(self, headers, now: float, unheard: float) -> None:
         """`unheard` is what was sent and is not answered yet: the server may not have counted it."""
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.kind}"))
-        if remaining is None:
+        if remaining is None or not 0 <= remaining < inf:  # -1 is how some say that there is no limit
+            self.left = None
             return
+        reset = duration_s(headers.get(f"x-ratelimit-reset-{self.kind}")) or 0.0
         self.left = remaining - unheard
-        self.full_at = now + (duration_s(headers.get(f"x-ratelimit-reset-{self.kind}")) or 1.0)
+        self.full_at = now + (reset if 0 < reset <= LONGEST_RESET_S else 1.0)
 
     def wait_s(self, now: float, units: float, idle: bool) -> float:
         """Seconds until `units` may be sent; infinite where an answer in flight must tell first."""
         if self.left is None or self.left >= units:
             return 0.0
         if not idle:
-            return float("inf")
+            return inf
         if now < self.full_at:
             return self.full_at - now
         self.left = None  # the time has come: one request finds out what there is now
@@ -81,7 +85,7 @@ class Pacer:
         now = time.monotonic() if now is None else now
         limit = 1 if self.failed_in_a_row > STORM else int(self.limit)
         if self.in_flight >= limit:
-            return float("inf")
+            return inf
         idle = self.in_flight == 0
         return max(
             self.requests.wait_s(now),

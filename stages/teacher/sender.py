@@ -13,7 +13,7 @@ from stages.teacher.endpoint import (
 )
 from stages.teacher.identity import body_of, choices_of, limit_of
 from stages.teacher.money import Budget
-from stages.teacher.outcomes import Answer, is_filtered, read_answers
+from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
 from stages.teacher.pacing import Pacer
 from stages.teacher.store import Attempt, Store
 from stages.teacher.tally import Tally
@@ -53,12 +53,12 @@ class Sender:
         if not self.endpoint.hedge_after:
             return await self._attempt(request)
         running = {asyncio.create_task(self._attempt(request))}
-        done, _ = await asyncio.wait(running, timeout=self.endpoint.hedge_after)
-        if not done and not self.closed and self.wait_s(request) <= 0 and self.admit(request):
-            self.tally.hedged += 1
-            running.add(asyncio.create_task(self._attempt(request)))
         result = None
         try:
+            done, _ = await asyncio.wait(running, timeout=self.endpoint.hedge_after)
+            if not done and not self.closed and self.wait_s(request) <= 0 and self.admit(request):
+                self.tally.hedged += 1
+                running.add(asyncio.create_task(self._attempt(request)))
             while running and not isinstance(result, list):
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 results = [task.result() for task in done]
@@ -66,6 +66,7 @@ class Sender:
         finally:
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         return result
 
     async def _attempt(self, request: dict) -> list[str] | Failure:
@@ -111,7 +112,7 @@ class Sender:
             error,
             raw,
             self.budget.dataset,
-            request_id=headers.get("x-request-id") or headers.get("apim-request-id"),
+            request_id=sound(headers.get("x-request-id") or headers.get("apim-request-id") or "") or None,
             price=price and price.record,
         )
 
@@ -133,7 +134,14 @@ class Sender:
         async with self.writing:
             batch, self.unsaved = self.unsaved, []
             if batch:
-                await asyncio.to_thread(self._append, batch)
+                writing = asyncio.ensure_future(asyncio.to_thread(self._append, batch))
+                try:
+                    await asyncio.shield(writing)
+                except BaseException:
+                    await asyncio.wait([writing])  # cancelled, the thread goes on: the lock stays its own
+                    if writing.exception():  # `flush` may have more luck: these answers are paid for
+                        self.unsaved = batch + self.unsaved
+                    raise
 
     def flush(self) -> None:
         batch, self.unsaved = self.unsaved, []

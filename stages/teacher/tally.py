@@ -10,7 +10,7 @@ EXAMPLES = 3
 
 @dataclass
 class Tally:
-    """`refused` counts 429s and 503s. `failures` is {class: {"count", "examples": up to three}} of requests
+    """`refused` counts 429s. `failures` is {class: {"count", "examples": up to three}} of requests
     that were given up, whose keys are in `given_up`."""
 
     attempts: int = 0
