@@ -20,12 +20,12 @@ from stages.support import layout
 from stages.support.cli import stage, valid
 from stages.support.errors import UserError
 from stages.support.files import write_json
+from stages.support.layout import PARAMS
 from stages.teacher.batch_follow import cancel_batches, forget_batches
 from stages.teacher.batch_store import Batches
 from stages.teacher.collecting import collect
 from stages.teacher.connect import endpoint
 from stages.teacher.knobs import CollectKnobs
-from stages.teacher.prices import PARAMS
 from stages.teacher.store import Store
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import click
 
-from stages.params import PARAMS, PRICES, load, read
+from stages.params import load, read
 from stages.support import layout
 from stages.support.cli import main
 from stages.support.errors import UserError
 from stages.support.files import read_text, write_text
+from stages.support.layout import PARAMS
+from stages.teacher.prices import PRICES
 
 EXAMPLE = Path("prompts/example")
 TAKEN = set(

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from stages.support import layout
 from stages.support.cli import StageCommand, explain, main
 from stages.support.errors import UserError
+from stages.support.layout import PARAMS
+from stages.teacher.prices import NO_PRICES, PRICES, price_table
 
-PARAMS = Path("params.yaml")
-PRICES, NO_PRICES = "prices", "{version: none, models: {}}"
 # In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
 BASES = ("base", "base_hub", "base_scratch")
 STAGES = (
@@ -50,7 +50,7 @@ def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
     """
     blocks = read(path)
     if PRICES in blocks:
-        check_prices(blocks.pop(PRICES), f"{path}, {PRICES}")
+        price_table(blocks.pop(PRICES), f"{path}, {PRICES}")
     for stage, datasets in blocks.items():
         if stage not in STAGES:
             raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, (*STAGES, PRICES))}")
@@ -64,17 +64,6 @@ def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
                     f"{path}, {stage}.{dataset}: expected knobs; write `{dataset}: {{}}` for defaults"
                 )
     return blocks
-
-
-def check_prices(block, where: str) -> None:
-    from stages.teacher.prices import PriceTable
-
-    if not isinstance(block, dict):
-        raise UserError(f"{where}: expected a version and models; write `{PRICES}: {NO_PRICES}` for none")
-    try:
-        PriceTable.model_validate(block)
-    except ValidationError as error:
-        raise UserError(f"{explain(error, where)} (docs/teacher.md tells the fields)") from None
 
 
 def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:

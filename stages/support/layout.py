@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+PARAMS = Path("params.yaml")
 STORE = Path("data/teacher/store.sqlite")
 SCRATCH = Path("data/.work")
 

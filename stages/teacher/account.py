@@ -3,6 +3,8 @@
 import sqlite3
 from datetime import UTC, datetime
 
+from stages.teacher.batch_store import OPEN as OPEN_STATES
+
 SPEND = """
 SELECT dataset, mode, foreign_spend, count(*), count(*) - count(error), count(error),
     coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0),
@@ -13,7 +15,7 @@ SPEND_NAMES = (
     "dataset mode imported attempts answers failures prompt_tokens cached_tokens completion_tokens "
     "reasoning_tokens dollars unknown_cost"
 ).split()
-OPEN = "FROM batches WHERE state NOT IN ('collected', 'void')"
+OPEN = f"FROM batches WHERE state IN {OPEN_STATES}"
 WALLET = f"""
 SELECT dataset, sum(dollars), coalesce(sum(dollars) FILTER (WHERE run IN (SELECT name {OPEN})), 0)
 FROM wallet GROUP BY dataset ORDER BY dataset

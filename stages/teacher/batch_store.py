@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +14,7 @@ from stages.teacher.batch_lines import Result, judge_result
 from stages.teacher.endpoint import Endpoint
 from stages.teacher.money import settle_batch
 from stages.teacher.prices import Price
-from stages.teacher.store import Attempt, Store, insert_attempts
+from stages.teacher.store import Attempt, Store, insert_attempts, utc_now
 
 OPEN = ("intended", "uploaded", "submitted")
 COLUMNS = "name, state, source, dataset, model, price, rows, intended_at, file_id, batch_id, status"
@@ -170,10 +169,9 @@ def attempt_of(result: Result, batch: Batch, end: Endpoint) -> Attempt:
 
 
 def insert_event(writer, name: str, event: str, detail: dict) -> None:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     writer.execute(
         "INSERT INTO batch_events (batch, at, event, detail) VALUES (?, ?, ?, ?)",
-        (name, now, event, json.dumps(detail)),
+        (name, utc_now(), event, json.dumps(detail)),
     )
 
 

@@ -4,6 +4,8 @@ A request is a row of `requests.jsonl`: `model`, `messages`, `params` (sampling 
 and where the task wants structure `response_format` or `tools`.
 """
 
+import json
+
 from stages.support.hashing import sha256_json
 
 FAMILY = "openai/chat.completions"
@@ -63,6 +65,12 @@ def body_of(request: dict) -> dict:
     """The JSON body to send."""
     body = {"model": request["model"], "messages": request["messages"], **request["params"]}
     return body | {name: request[name] for name in ("response_format", "tools") if request.get(name)}
+
+
+def texts_of(request: dict) -> list[str]:
+    """What each message says, parts other than plain text as JSON."""
+    contents = (message.get("content") or "" for message in request["messages"])
+    return [content if isinstance(content, str) else json.dumps(content) for content in contents]
 
 
 def choices_of(request: dict) -> int:

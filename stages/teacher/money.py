@@ -3,12 +3,11 @@
 import math
 import sqlite3
 import uuid
-from datetime import UTC, datetime
 
 from stages.support.errors import UserError
 from stages.teacher.identity import limit_of
 from stages.teacher.prices import Price
-from stages.teacher.store import Store
+from stages.teacher.store import Store, utc_now
 
 
 class Budget:
@@ -22,9 +21,9 @@ class Budget:
     """
 
     def __init__(self, store: Store, dataset: str, price: Price | None, cap: float = 0.0):
-        self.store, self.dataset, self.price, self.cap = store, dataset, price, cap
+        self.dataset, self.price, self.cap = dataset, price, cap
         self.run, self.wallet = uuid.uuid4().hex, store.connect()
-        self.left = self.spent = 0.0
+        self.left = 0.0
         self.held = 0  # requests that have reserved and not settled
 
     def __enter__(self) -> "Budget":
@@ -49,7 +48,6 @@ class Budget:
     def settle(self, reserved: float, cost: float) -> None:
         """A request that had `reserved` is over and cost `cost`; the rest is free again."""
         self.left += reserved - cost
-        self.spent += cost
         self.held -= 1
         if self.left < 0:  # it cost more than its worst case, such as for reasoning that no limit bounds
             self._move(-self.left)
@@ -90,9 +88,8 @@ def settle_batch(writer: sqlite3.Connection, name: str, cost: float) -> None:
 
 
 def _enter(connection: sqlite3.Connection, run: str, dataset: str, dollars: float) -> None:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
     query = "INSERT INTO wallet (run, dataset, at, dollars) VALUES (?, ?, ?, ?)"
-    connection.execute(query, (run, dataset, now, dollars))
+    connection.execute(query, (run, dataset, utc_now(), dollars))
 
 
 def check_cap(cap: float, price: Price | None, request: dict, where: str) -> None:

@@ -1,16 +1,16 @@
 """The price table of params.yaml, and what a request can cost at worst."""
 
 import json
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stages.support import layout
 from stages.support.cli import explain
 from stages.support.errors import UserError
 from stages.support.hashing import canonical_json
-from stages.teacher.identity import choices_of, limit_of
+from stages.teacher.identity import choices_of, limit_of, texts_of
 
-PARAMS = Path("params.yaml")
+PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
 FRAME_TOKENS = 16  # more than any chat template puts around a message
 
 
@@ -67,27 +67,28 @@ def most_input_tokens(request: dict) -> int:
     """A bound no tokenizer exceeds: the bytes of what is sent, and a frame for each message."""
     extra = [request[name] for name in ("tools", "response_format") if request.get(name)]
     size = len(json.dumps(extra).encode()) if extra else 0
-    for message in request["messages"]:
-        content = message.get("content") or ""
-        size += len((content if isinstance(content, str) else json.dumps(content)).encode()) + FRAME_TOKENS
-    return size + FRAME_TOKENS
+    return size + FRAME_TOKENS + sum(len(text.encode()) + FRAME_TOKENS for text in texts_of(request))
 
 
-def price_table(path: Path = PARAMS) -> PriceTable | None:
-    """The prices in params.yaml; None where there is no such block. Raises UserError for a bad one."""
-    if not path.is_file():
+def price_table(block, where: str) -> PriceTable:
+    """The block `prices`, checked. Raises UserError."""
+    if not isinstance(block, dict):
+        raise UserError(f"{where}: expected a version and models; write `{PRICES}: {NO_PRICES}` for none")
+    try:
+        return PriceTable.model_validate(block)
+    except ValidationError as error:
+        raise UserError(f"{explain(error, where)} (docs/teacher.md tells the fields)") from None
+
+
+def price_of(model: str) -> Price | None:
+    """The price of `model`, or None where params.yaml does not name it. Raises UserError for a bad block."""
+    if not layout.PARAMS.is_file():
         return None
     from ruamel.yaml import YAML
 
-    block = (YAML(typ="safe").load(path) or {}).get("prices")
-    try:
-        return None if block is None else PriceTable.model_validate(block)
-    except ValidationError as error:
-        raise UserError(explain(error, f"{path}, prices")) from None
-
-
-def price_of(model: str, path: Path = PARAMS) -> Price | None:
-    """The price of `model`, or None where params.yaml does not name it."""
-    table = price_table(path)
-    known = table.models.get(model) if table else None
+    block = (YAML(typ="safe").load(layout.PARAMS) or {}).get(PRICES)
+    if block is None:
+        return None
+    table = price_table(block, f"{layout.PARAMS}, {PRICES}")
+    known = table.models.get(model)
     return known and Price(table.version, known)

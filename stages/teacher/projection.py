@@ -9,8 +9,8 @@ from stages.teacher.prices import Price
 from stages.teacher.requests import Requests
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store import Store
+from stages.teacher.tally import count_failure
 
-EXAMPLES = 3
 SHOWN = 300  # characters of an example
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
@@ -56,11 +56,9 @@ class Projection:
             self.dollars += self.price.dollars(answer.usage)
 
     def _count_failure(self, request: dict, answer: Answer) -> None:
-        entry = self.failures.setdefault(answer.outcome, {"count": 0, "examples": []})
-        entry["count"] += 1
-        if len(entry["examples"]) < EXAMPLES:
-            text = answer.response and answer.response[:SHOWN]
-            entry["examples"].append({"id": request["id"], "problem": answer.problem, "response": text})
+        text = answer.response and answer.response[:SHOWN]
+        example = {"id": request["id"], "problem": answer.problem, "response": text}
+        count_failure(self.failures, answer.outcome, 1, [example])
 
     def told(self) -> str:
         return ", ".join(f"{name} {self.outcomes[name]:,}" for name in OUTCOMES if self.outcomes[name])

@@ -22,9 +22,7 @@ from stages.teacher.outcomes import OUTCOMES, imported, read_answers
 from stages.teacher.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
-FIELDS = (
-    "request_key, at, source, seconds, status, error, raw, dataset, mode, request_id, price, foreign_spend"
-)
+FIELDS = "request_key at source seconds status error raw dataset mode request_id price foreign_spend".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
 
@@ -171,15 +169,17 @@ def _request_row(request: dict) -> tuple:
 
 
 def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> None:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    rows = []
-    for a in attempts:
-        row = (a.request_key, a.at or now, a.source, a.seconds, a.status, a.error, a.raw)
-        row += (a.dataset, a.mode, a.request_id, a.price, a.foreign_spend)
-        named = dict(zip(FIELDS.split(", "), row, strict=True))
-        rows.append((*row, checksum(named)))
-    marks = ", ".join("?" * (len(FIELDS.split(", ")) + 1))
-    writer.executemany(f"INSERT INTO attempts ({FIELDS}, checksum) VALUES ({marks})", rows)
+    now, rows = utc_now(), []
+    for attempt in attempts:
+        row = {name: getattr(attempt, name) for name in FIELDS} | {"at": attempt.at or now}
+        rows.append((*row.values(), checksum(row)))
+    marks = ", ".join("?" * (len(FIELDS) + 1))
+    writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
+
+
+def utc_now() -> str:
+    """The time as the store has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def checksum(attempt: dict) -> str:

@@ -8,6 +8,13 @@ from stages.teacher.outcomes import OUTCOMES
 EXAMPLES = 3
 
 
+def count_failure(failures: dict[str, dict], kind: str, count: int, examples: list[dict]) -> None:
+    """Add to the entry of a class of failures, which keeps the first three examples."""
+    entry = failures.setdefault(kind, {"count": 0, "examples": []})
+    entry["count"] += count
+    entry["examples"] = (entry["examples"] + examples)[:EXAMPLES]
+
+
 @dataclass
 class Tally:
     """`refused` counts 429s. `failures` is {class: {"count", "examples": up to three}} of requests
@@ -24,7 +31,7 @@ class Tally:
 
     def fail(self, kind: str, request: dict, message: str) -> None:
         self.given_up.add(request["request_key"])
-        self._note(kind, 1, [{"id": request["id"], "message": message}])
+        count_failure(self.failures, kind, 1, [{"id": request["id"], "message": message}])
 
     def add(self, other: "Tally") -> None:
         for name in ("attempts", "refused", "retried", "hedged", "dollars"):
@@ -32,12 +39,7 @@ class Tally:
         self.outcomes.update(other.outcomes)
         self.given_up |= other.given_up
         for kind, entry in other.failures.items():
-            self._note(kind, entry["count"], entry["examples"])
-
-    def _note(self, kind: str, count: int, examples: list[dict]) -> None:
-        entry = self.failures.setdefault(kind, {"count": 0, "examples": []})
-        entry["count"] += count
-        entry["examples"] = (entry["examples"] + examples)[:EXAMPLES]
+            count_failure(self.failures, kind, entry["count"], entry["examples"])
 
     def note(self, priced: bool) -> str:
         """For the progress display."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
 
+from stages.teacher.identity import texts_of
+
 BYTES_PER_TOKEN = 4
 FRAME = 4  # tokens that a chat template puts around a message, about
 DOWNLOAD_S = 15
@@ -48,10 +50,7 @@ def _within(seconds: float, call: Callable):
 
 
 def _count(request: dict, tokens: Callable[[str], float]) -> float:
-    total = 0.0
-    for message in request["messages"]:
-        content = message.get("content") or ""
-        total += FRAME + tokens(content if isinstance(content, str) else json.dumps(content))
+    total = sum((FRAME + tokens(text) for text in texts_of(request)), start=0.0)
     for name in ("tools", "response_format"):
         if request.get(name):
             total += tokens(json.dumps(request[name]))

@@ -10,7 +10,7 @@ from stages.support.errors import UserError
 from stages.teacher.identity import key_of, limit_of, question_key
 from stages.teacher.store import FIELDS, Store, checksum
 
-ATTEMPT = (*FIELDS.split(", "), "checksum")
+ATTEMPT = (*FIELDS, "checksum")
 REQUEST = ("request_key", "question_key", "token_limit", "model", "request")
 SHOWN = 10
 MEND = (
