@@ -1,4 +1,4 @@
-"""Build one dataset: check params.yaml, make its base model, walk its chain, and say what came out.
+"""Build one dataset: check params.yaml and its source, make its base, walk its chain, and say what came out.
 
 Run as `python -m stages.build DATASET`. Safe to run for several datasets at once from several shells: DVC
 locks files while a stage runs and refuses, rather than waits, when another process is writing one that it
@@ -27,6 +27,8 @@ def build(dataset: str) -> None:
     if not any(dataset in blocks[stage] for stage in params.STAGES if stage not in params.BASES):
         known = sorted(set().union(*(blocks[stage] for stage in params.STAGES if stage not in params.BASES)))
         raise UserError(f"params.yaml: no dataset is called '{dataset}'{params.nearest(dataset, known)}")
+    if dataset in blocks["corpus_xc"]:
+        check_source(blocks["corpus_xc"][dataset])
     wanted = {blocks[stage][dataset].get("base") for stage in params.STAGES if dataset in blocks[stage]}
     bases = [f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted]
     if bases:
@@ -35,6 +37,13 @@ def build(dataset: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             repro(*bases)
     repro("-s", "--glob", f"*@{dataset}")
+
+
+def check_source(block: dict) -> None:
+    """Raises UserError with every file that a source lacks: known before a base model is fetched for it."""
+    from stages import corpus_xc
+
+    corpus_xc.check_source(corpus_xc.CorpusXcKnobs(**block))
 
 
 def repro(*arguments: str) -> None:
@@ -54,8 +63,26 @@ def headline(dataset: str) -> str:
     shown = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
     lines = [f"{'':12}" + "".join(f"{name:>20}" for name in shown)]
     for who, measures in scores.items():
-        lines.append(f"{who:12}" + "".join(f"{measures[name]['mean']:>20.3f}" for name in shown))
-    return "\n".join([*lines, f"report: {directory / 'report.html'}"])
+        means = ("–" if measures[name] is None else f"{measures[name]['mean']:.3f}" for name in shown)
+        lines.append(f"{who:12}" + "".join(f"{mean:>20}" for mean in means))
+    return "\n".join([*lines, *gain(directory), f"report: {directory / 'report.html'}"])
+
+
+def gain(directory: Path) -> list[str]:
+    """What the mapped labels bring to each model of extreme classification, a line each, if it is known."""
+    from stages.support.files import read_json
+
+    if not (directory / "xc.json").is_file():
+        return []
+    lines = []
+    for model, found in read_json(directory / "xc.json").items():
+        difference = found["difference"]["R@10"]
+        lines.append(
+            f"{model}: R@10 {found['original']['R@10']:.3f} with the known labels, "
+            f"{found['augmented']['R@10']:.3f} with the mapped ones too "
+            f"({difference['low']:+.3f} to {difference['high']:+.3f})"
+        )
+    return lines
 
 
 @click.command(help=__doc__)

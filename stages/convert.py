@@ -3,11 +3,13 @@
 Reads `data/<dataset>/responses.jsonl`, the corpus and `prompts/<dataset>/student.md`; writes
 `data/<dataset>/litgpt/`: `train.json`, `val.json`, `test.json` in litgpt's JSON format (the instruction is
 the whole student prompt: the prompt style is `Default`), `rejects.jsonl` with a reason for each answer not
-used, and a manifest. Each response ends in exactly one of the four. Outputs hold well-formed lines only.
-Several answers about a document give several rows.
+used, and a manifest. Each response ends in exactly one of the four. Outputs hold only lines that the kind of
+task does not reject, as it writes them. Several answers about a document give several rows.
 """
 
 from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -16,32 +18,46 @@ from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 from stages.support.files import atomic_directory, iter_jsonl, write_json, write_jsonl
 from stages.support.prompts import Template
-from stages.tasks.answers import document_of, lines_of
-from stages.tasks.queries import render, well_formed
+from stages.tasks.answers import answer_of, document_of
+from stages.tasks.kinds import Task, kind
+from stages.tasks.queries import render
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("id", "accepted", "outcome", "response")
 
 
 class ConvertKnobs(Knobs):
-    min_lines: int = Field(2, ge=1, description="least well-formed lines an answer must have to be used")
+    task: Task = Field("queries", description="what was asked for")
+    min_lines: int = Field(2, ge=1, description="least usable lines an answer must have to be used")
 
 
-def judge(response: dict, min_lines: int) -> tuple[list[str], int, str | None]:
-    """(well-formed lines, lines that were not, reason for rejecting the answer or None)."""
+class Verdict(NamedTuple):
+    """What the student is to write, its lines, why other lines were dropped, why all of it was, or None."""
+
+    output: str
+    kept: list[str]
+    dropped: list[str]
+    reason: str | None
+
+
+def judge(response: dict, document: dict, knobs: ConvertKnobs) -> Verdict:
     if not response["accepted"]:
-        return [], 0, response["outcome"]
+        return Verdict("", [], [], response["outcome"])
+    task = kind(knobs.task)
     try:
-        lines = lines_of(response)
+        answer = answer_of(response, knobs.task)
     except ValueError:
-        return [], 0, "not in the form that was asked for"
-    good = [line for line in lines if well_formed(line)]
+        return Verdict("", [], [], "not in the form that was asked for")
+    fitting = task.fit(answer, document)
+    lines, kept = task.flat(answer), task.flat(fitting)
+    lost = dict.fromkeys(lines).keys() - kept
+    dropped = [task.reject(line, document) or "below a rejected line" for line in lost]
     reason = None
     if not lines:
         reason = "parses to nothing"
-    elif len(good) < min_lines:
-        reason = f"fewer than {min_lines} well-formed lines"
-    return good, len(lines) - len(good), reason
+    elif len(kept) < knobs.min_lines:
+        reason = f"fewer than {knobs.min_lines} well-formed lines"
+    return Verdict(task.output(fitting), kept, dropped, reason)
 
 
 def rejected(response: dict, reason: str) -> dict:
@@ -49,33 +65,40 @@ def rejected(response: dict, reason: str) -> dict:
     return {"id": response["id"], "reason": reason, **problem, "response": response["response"]}
 
 
+def answered(responses: Path, corpus: Path) -> dict[str, dict]:
+    """The documents in `corpus` that there are responses about: a corpus may be much larger than memory."""
+    asked = {document_of(row) for row in iter_jsonl(responses, FIELDS)}
+    rows = iter_jsonl(corpus, ("id", "title", "text", "metadata", "split"))
+    return {row["id"]: row for row in rows if row["id"] in asked and row["split"] in SPLITS}
+
+
 @stage("convert", ConvertKnobs)
 def command(dataset: str, knobs: ConvertKnobs) -> dict:
     source = layout.responses(dataset)
     corpus = layout.corpus(dataset) / "documents.jsonl"
-    documents = {row["id"]: row for row in iter_jsonl(corpus, ("id", "title", "text", "metadata", "split"))}
+    documents = answered(source, corpus)
     template = Template(layout.prompt(dataset, "student"))
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    rejects, reasons, lines_kept, lines_dropped, total = [], Counter(), 0, 0, 0
+    rejects, reasons, lines_kept, lines_dropped, total = [], Counter(), 0, Counter(), 0
     for total, response in enumerate(iter_jsonl(source, FIELDS), start=1):
         document = documents.get(document_of(response))
         if document is None:
             raise UserError(
-                f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}; "
-                "run the prompt stage again"
+                f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}, "
+                "or of a split that is not asked about; run the prompt stage again"
             )
-        good, dropped, reason = judge(response, knobs.min_lines)
-        lines_dropped += dropped
-        if reason is not None:
-            reasons[reason] += 1
-            rejects.append(rejected(response, reason))
+        verdict = judge(response, document, knobs)
+        lines_dropped.update(verdict.dropped)
+        if verdict.reason is not None:
+            reasons[verdict.reason] += 1
+            rejects.append(rejected(response, verdict.reason))
             continue
-        lines_kept += len(good)
+        lines_kept += len(verdict.kept)
         row = {
             "id": response["id"],
             "instruction": render(template, document),
             "input": "",
-            "output": "\n".join(good),
+            "output": verdict.output,
         }
         rows[document["split"]].append(row)
     counts = {split: len(rows[split]) for split in SPLITS}
@@ -95,7 +118,11 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
         "responses": total,
         "accepted": counts,
         "rejected": dict(sorted(reasons.items())),
-        "lines": {"kept": lines_kept, "dropped": lines_dropped},
+        "lines": {
+            "kept": lines_kept,
+            "dropped": lines_dropped.total(),
+            "reasons": dict(sorted(lines_dropped.items())),
+        },
     }
 
 

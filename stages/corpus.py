@@ -2,7 +2,7 @@
 
 Reads the installed packages (`source: pydoc`) or a folder of JSONL, JSON, Parquet or CSV files
 (`source: folder`, see docs/datasets.md). Writes `data/<dataset>/corpus/` with documents.jsonl, queries.jsonl,
-pairs.jsonl and a manifest, sorted by id: the same bytes whatever the order of the source rows.
+pairs.jsonl, shape.json and a manifest, sorted by id: the same bytes whatever the order of the source rows.
 Near-duplicate documents share a split; a document's split is a hash of its group, so new documents do not
 move old ones unless they join their group.
 """
@@ -29,13 +29,16 @@ class CorpusKnobs(Knobs):
     skip_share: float = Field(0.01, ge=0, le=1, description="largest share of unusable rows to leave out")
     val_share: float = Field(0.03, ge=0, lt=0.5)
     test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
-    held_out_pairs: float = Field(0.1, ge=0, lt=1, description="share of observed pairs kept out of training")
+    test_queries: float = Field(0.15, ge=0, lt=1, description="share of queries kept for testing XC models")
+    hidden_pairs: float = Field(
+        0.1, ge=0, lt=1, description="share of the other queries' pairs kept out of training"
+    )
 
 
 @stage("corpus", CorpusKnobs)
 def command(dataset: str, knobs: CorpusKnobs) -> dict:
     from stages.support import layout
-    from stages.support.files import atomic_directory, write_jsonl
+    from stages.support.files import atomic_directory, write_json, write_jsonl
     from stages.tasks.splits import near_duplicate_groups, split_of
 
     skipped = {"documents": 0, "pairs": 0}
@@ -46,7 +49,8 @@ def command(dataset: str, knobs: CorpusKnobs) -> dict:
     else:
         from stages.tasks.folder import read_folder
 
-        options = knobs.model_dump(exclude={"source", "val_share", "test_share", "held_out_pairs"})
+        own = {"source", "val_share", "test_share", "test_queries", "hidden_pairs"}
+        options = knobs.model_dump(exclude=own)
         documents, queries, pairs, skipped = read_folder(**options)
     documents.sort(key=lambda document: document["id"])
     groups = near_duplicate_groups(documents)
@@ -59,11 +63,13 @@ def command(dataset: str, knobs: CorpusKnobs) -> dict:
         for document, group in zip(documents, groups, strict=True)
     ]
     queries, pairs = merge_queries(queries, pairs)
-    pairs = split_pairs(pairs, knobs.held_out_pairs)
+    queries = split_queries(queries, knobs.test_queries)
+    pairs = split_pairs(queries, pairs, knobs.hidden_pairs)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         for name, rows in (("documents", documents), ("queries", queries), ("pairs", pairs)):
             counts[f"{name}.jsonl"] = write_jsonl(directory / f"{name}.jsonl", rows)
+        write_json(directory / "shape.json", {"points": "queries"})
     return statistics(documents, queries, pairs, skipped)
 
 
@@ -80,21 +86,35 @@ def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], l
     )
 
 
-def split_pairs(pairs: list[dict], share: float) -> list[dict]:
-    """Hold out `share` of the pairs by hash.
+def split_queries(queries: list[dict], share: float) -> list[dict]:
+    """Give each query its split: `test` for `share` of them by hash, which no training may see, or `train`."""
+    from stages.support.hashing import stable_unit
 
-    A query with several pairs keeps at least one for training, so that its held-out documents are missing
-    labels that can be found again; a query whose only pair is held out is new to the model.
+    return [
+        {**query, "split": "test" if stable_unit("query", query["id"]) < share else "train"}
+        for query in queries
+    ]
+
+
+def split_pairs(queries: list[dict], pairs: list[dict], share: float) -> list[dict]:
+    """Give each pair its split: `test` for those of test queries, `hidden` for `share` of the others, by hash.
+
+    A query keeps at least one pair for training: a hidden one is a label that is missing from a row which is
+    not empty, as in a real log.
     """
     from stages.support.hashing import stable_unit
 
+    testing = {query["id"] for query in queries if query["split"] == "test"}
     of_query: dict[str, list[tuple[float, dict]]] = defaultdict(list)
     for pair in pairs:
         of_query[pair["query_id"]].append((stable_unit("pair", pair["query_id"], pair["document_id"]), pair))
     rows = []
-    for own in of_query.values():
-        keep = max(unit for unit, _ in own) if len(own) > 1 else 1.0
-        rows += [{**pair, "split": "test" if unit < min(share, keep) else "train"} for unit, pair in own]
+    for query, own in of_query.items():
+        if query in testing:
+            rows += [{**pair, "split": "test"} for _, pair in own]
+            continue
+        keep = max(unit for unit, _ in own)
+        rows += [{**pair, "split": "hidden" if unit < min(share, keep) else "train"} for unit, pair in own]
     return sorted(rows, key=lambda row: (row["query_id"], row["document_id"]))
 
 
@@ -105,12 +125,14 @@ def statistics(documents: list[dict], queries: list[dict], pairs: list[dict], sk
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
     groups = Counter(document["metadata"]["group"] for document in documents)
     splits = Counter(document["split"] for document in documents)
+    pair_splits = Counter(pair["split"] for pair in pairs)
     return {
         "documents": len(documents),
         "splits": {split: splits[split] for split in ("train", "val", "test")},
         "queries": len(queries),
         "pairs": len(pairs),
-        "held_out_pairs": sum(pair["split"] == "test" for pair in pairs),
+        "test_queries": sum(query["split"] == "test" for query in queries),
+        "pair_splits": {split: pair_splits[split] for split in ("train", "hidden", "test")},
         "skipped": skipped,
         "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()},
         "groups": len(groups),

@@ -2,7 +2,8 @@
 
 Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). Where there is no folder
 prompts/<dataset>/, it is copied from prompts/example/. Where params.yaml has no block of the dataset, the
-blocks of prompts/<dataset>/params.yaml are added, comments and anchors kept. Nothing is ever overwritten.
+blocks of prompts/<dataset>/params.yaml are added, comments and anchors kept. A block that is there already,
+such as that of a base model which another dataset brought, is not added again. Nothing is ever overwritten.
 """
 
 import json
@@ -52,13 +53,19 @@ def scaffold(dataset: str, folder: str | None = None) -> list[str]:
         added = add_blocks(PARAMS, template)
         done.append(f"added {dataset} to params.yaml: {', '.join(added)}")
     if folder is not None and set_folder(PARAMS, dataset, folder):
-        done.append(f"set corpus.{dataset}.path in params.yaml to {folder}")
-    path = load()["corpus"].get(dataset, {}).get("path")
+        done.append(f"set {reader(dataset)}.{dataset}.path in params.yaml to {folder}")
+    stage = reader(dataset)
+    path = load().get(stage, {}).get(dataset, {}).get("path")
     if path is not None and not Path(path).exists():
         done.append(
-            f"{path} does not exist yet: put your files there, or set corpus.{dataset}.path in params.yaml"
+            f"{path} does not exist yet: put your files there, or set {stage}.{dataset}.path in params.yaml"
         )
     return done
+
+
+def reader(dataset: str) -> str:
+    """The stage that reads the dataset's source."""
+    return "corpus_xc" if dataset in load().get("corpus_xc", {}) else "corpus"
 
 
 def sections(lines: list[str]) -> dict[str, tuple[int, int]]:
@@ -74,27 +81,62 @@ def sections(lines: list[str]) -> dict[str, tuple[int, int]]:
 def add_blocks(params: Path, template: Path) -> list[str]:
     """Add the blocks of `template` to `params` line by line, so that comments, anchors and layout stay.
 
-    Returns the stages that got a block. Raises UserError where the result would not be valid.
+    Returns the stages that got a block: not those that have the same block already. Raises UserError where
+    the result would not be valid, or where there is another block of that name.
     """
-    load(template)
+    wanted, present = load(template), load(params)
     if PRICES in read(template):
         raise UserError(f"{template}: the block '{PRICES}' is for all datasets; move it to {params}")
     source, lines = read_text(template).splitlines(), read_text(params).splitlines()
-    stages = sections(source)
-    for stage, (start, stop) in stages.items():
+    added = []
+    for stage, (start, stop) in sections(source).items():
+        blocks = named(source[start:stop])
+        if blocks.keys() != wanted[stage].keys():
+            raise UserError(f"{template}, {stage}: give each block a line of its own, below `{stage}:`")
+        there = present.get(stage, {})
+        for name in blocks.keys() & there.keys():
+            if wanted[stage][name] != there[name]:
+                raise UserError(
+                    f"{params}: there is another {stage}.{name} than in {template}; make them the same, or "
+                    "rename one"
+                )
+        new = [line for name, block in blocks.items() if name not in there for line in block]
+        if not new:
+            continue
+        added.append(stage)
         if stage not in sections(lines):
             lines += ["", f"{stage}:"]
         at, end = sections(lines)[stage]
         lines[at - 1] = re.sub(r"^(\w+:)\s*\{\s*\}", r"\1", lines[at - 1])
-        lines[end:end] = source[start:stop]
+        lines[end:end] = new
     write_text(params, "\n".join(lines) + "\n")
-    return list(stages)
+    return added
+
+
+def named(lines: list[str]) -> dict[str, list[str]]:
+    """The lines of a section by the block they belong to; comments belong to the block after them."""
+    blocks: dict[str, list[str]] = {}
+    waiting, own = [], []
+    for line in lines:
+        if line.startswith("  #"):
+            waiting.append(line)
+            continue
+        if found := re.match(r"  ([^\s:]+):", line):
+            own = blocks.setdefault(found[1], [])
+        own += [*waiting, line]
+        waiting = []
+    own += waiting
+    return blocks
 
 
 def set_folder(params: Path, dataset: str, folder: str) -> bool:
-    """Set corpus.<dataset>.path; True if that changed anything. Raises UserError where no line has it."""
+    """Set the path that the dataset is read from; True if that changed anything.
+
+    Raises UserError where no line has it.
+    """
+    stage = reader(dataset)
     lines = read_text(params).splitlines()
-    start, stop = sections(lines)["corpus"]
+    start, stop = sections(lines)[stage]
     inside = False
     for i in range(start, stop):
         if re.match(r"  \S", lines[i]):
@@ -103,7 +145,7 @@ def set_folder(params: Path, dataset: str, folder: str) -> bool:
             before, lines[i] = lines[i], f"    path: {json.dumps(folder)}"
             write_text(params, "\n".join(lines) + "\n")
             return before != lines[i]
-    raise UserError(f"{params}: corpus.{dataset} has no line `path:`; add one with your folder")
+    raise UserError(f"{params}: {stage}.{dataset} has no line `path:`; add one with your folder")
 
 
 @click.command(help=__doc__)

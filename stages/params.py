@@ -21,8 +21,8 @@ from stages.teacher.prices import NO_PRICES, PRICES, price_table
 BASES = ("base", "base_hub", "base_scratch")
 STAGES = (
     *BASES,
-    *("corpus", "prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
-    *("generate", "baseline", "map", "evaluate", "report"),
+    *("corpus", "corpus_xc", "prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
+    *("generate", "baseline", "filter", "map", "pack", "xc", "evaluate", "report"),
 )
 
 
@@ -76,6 +76,8 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
             )
     if PRICES not in read(path):
         raise UserError(f"{path}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
+    for dataset in blocks["corpus"].keys() & blocks["corpus_xc"].keys():
+        raise UserError(f"{path}: '{dataset}' is in corpus and in corpus_xc, which make the same; delete one")
     bases = {name for stage in BASES for name in blocks[stage]}
     for stage, datasets in blocks.items():
         for dataset, knobs in datasets.items():

@@ -1,15 +1,16 @@
 """Render the teacher's requests for each chosen document.
 
-Reads `data/<dataset>/corpus/` and `prompts/<dataset>/teacher.md`; writes `data/<dataset>/requests.jsonl`,
-sorted by id: the messages, the sampling parameters, the form of the answer and the request's key. Documents
-are chosen in the order of a hash of their id, so a larger number adds requests and changes none. Prints what
-the answers may cost before anything is sent; sends nothing itself.
+Reads `data/<dataset>/corpus/` and the prompt file `template`; writes `data/<dataset>/requests.jsonl`, sorted
+by id: the messages, the sampling parameters, the form of the answer and the request's key. Documents of the
+splits train, val and test are chosen in the order of a hash of their id, so a larger number adds requests and
+changes none. Prints what the answers may cost before anything is sent; sends nothing itself.
 """
 
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -19,8 +20,9 @@ from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 from stages.support.files import iter_jsonl, verify_manifest, write_jsonl
 from stages.support.hashing import canonical_json, sha256_text, stable_integer
-from stages.support.prompts import Template, messages
-from stages.tasks.queries import Queries, render
+from stages.support.prompts import BracesTemplate, Template, messages
+from stages.tasks.kinds import Task, kind
+from stages.tasks.queries import render
 from stages.teacher.identity import choices_of, key_of, limit_of
 from stages.teacher.prices import price_of
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
@@ -34,6 +36,11 @@ RESERVED = set(
 
 
 class PromptKnobs(Knobs):
+    template: str = Field(description="the teacher's prompt file, such as prompts/pydoc/teacher.md")
+    placeholders: Literal["jinja", "braces"] = Field(
+        "jinja", description="how it says where the document goes: {{ document.title }} or {title}"
+    )
+    task: Task = Field("queries", description="what is asked for; decides the schema of a structured answer")
     documents: int = Field(0, ge=0, description="train pages to ask for; 0 = all")
     val_documents: int = Field(0, ge=0, description="validation pages to ask for; 0 = all")
     test_documents: int = Field(0, ge=0, description="held-out pages to ask for; 0 = all")
@@ -71,14 +78,28 @@ class PromptKnobs(Knobs):
         return text
 
 
-def choose(documents: list[dict], limits: dict[str, int]) -> list[dict]:
-    """For each split the first `limits[split]` documents (0 = all) in the order of a hash of their id."""
-    chosen = []
-    for split, limit in limits.items():
-        mine = [document for document in documents if document["split"] == split]
-        mine.sort(key=lambda document: (stable_integer("prompt", document["id"]), document["id"]))
-        chosen += mine[: limit or None]
-    return sorted(chosen, key=lambda document: document["id"])
+def choose(documents: Iterable[dict], limits: dict[str, int]) -> tuple[dict[str, set[str]], int]:
+    """(the ids of the documents to ask about by split, the number of documents there are).
+
+    For each split the first `limits[split]` (0 = all) in the order of a hash of their id. The documents are
+    read once and none is kept: there may be millions.
+    """
+    ranked: dict[str, list[tuple[int, str]]] = {split: [] for split in limits}
+    total = 0
+    for document in documents:
+        total += 1
+        if document["split"] in ranked:
+            ranked[document["split"]].append((stable_integer("prompt", document["id"]), document["id"]))
+    chosen = {
+        split: {name for _, name in sorted(own)[: limits[split] or None]} for split, own in ranked.items()
+    }
+    return chosen, total
+
+
+def asked_of(template: Template | BracesTemplate, document: dict) -> list[dict]:
+    """The messages about a document: one, where the prompt is not ours, even if it has our headings."""
+    text = render(template, document)
+    return messages(text) if isinstance(template, Template) else [{"role": "user", "content": text}]
 
 
 @functools.cache
@@ -92,11 +113,11 @@ def common(knobs: PromptKnobs) -> dict:
         params["n"] = knobs.n
     if knobs.logprobs:
         params["logprobs"] = True
-    form = {}
+    form, answer = {}, kind(knobs.task).Answer
     if knobs.answer == "json":
-        form = {"response_format": json_answer(Queries), "form": "json"}
+        form = {"response_format": json_answer(answer), "form": "json"}
     elif knobs.answer == "tool":
-        form = {"tools": tool_answer(Queries), "form": "tool"}
+        form = {"tools": tool_answer(answer), "form": "tool"}
         params["tool_choice"] = tool_choice(form["tools"])
     return {"params": params | json.loads(knobs.body or "{}"), **form}
 
@@ -159,20 +180,19 @@ def command(dataset: str, knobs: PromptKnobs) -> dict:
     corpus = layout.corpus(dataset)
     verify_manifest(corpus)
     path = corpus / "documents.jsonl"
-    documents = list(iter_jsonl(path, ("id", "title", "text", "metadata", "split")))
+    read = functools.partial(iter_jsonl, path, ("id", "title", "text", "metadata", "split"))
     limits = {"train": knobs.documents, "val": knobs.val_documents, "test": knobs.test_documents}
-    chosen = choose(documents, limits)
-    counts = {split: sum(document["split"] == split for document in chosen) for split in limits}
-    if not counts["train"]:
-        raise UserError(
-            f"{path}: no document of split 'train' ({len(documents)} in all); check the corpus stage"
-        )
-    template = Template(layout.prompt(dataset, "teacher"))
+    chosen, total = choose(read(), limits)
+    if not chosen["train"]:
+        raise UserError(f"{path}: no document of split 'train' ({total} in all); check the corpus stage")
+    template = (BracesTemplate if knobs.placeholders == "braces" else Template)(Path(knobs.template))
     once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
     rows: dict[str, dict] = {}
-    for document in chosen:
+    for document in read():
+        if document["id"] not in chosen.get(document["split"], ()):
+            continue
         own = once if document["split"] == "test" else knobs  # one answer stands for the teacher there
-        for row in requests_for(document["id"], messages(render(template, document)), own):
+        for row in requests_for(document["id"], asked_of(template, document), own):
             if row["id"] in rows:
                 raise UserError(
                     f"{path}: two requests would have the id '{row['id']}'; ids of documents must be unique"
@@ -180,10 +200,10 @@ def command(dataset: str, knobs: PromptKnobs) -> dict:
             rows[row["id"]] = {**row, "prompt_hash": prompt_hash}
     requests = [rows[name] for name in sorted(rows)]
     write_jsonl(layout.requests(dataset), requests)
-    asked = {split: count * (1 if split == "test" else knobs.samples) for split, count in counts.items()}
+    asked = {split: len(own) * (1 if split == "test" else knobs.samples) for split, own in chosen.items()}
     cost = estimate(requests, knobs.model)
     print(f"prompt {dataset}: {sum(asked.values()):,} requests {told(cost, knobs.model)}", file=sys.stderr)
-    return {"documents": len(documents), "requests": asked, "answers": len(requests), **cost}
+    return {"documents": total, "requests": asked, "answers": len(requests), **cost}
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def tiny_params(teacher_url: str) -> dict:
     finetune = {"base": "tiny", "lora_r": 2, "epochs": 1, "batch_size": 4, "micro_batch_size": 4}
     shares = {"val_share": 0.2, "test_share": 0.2}
     own = {
-        "prompt": {"model": "embedded"},
+        "prompt": {"model": "embedded"},  # and its template, for each dataset
         "collect": {"base_url": teacher_url, "api_key_env": "TEACHER_KEY"},
         "convert": {"min_lines": 2},
         "tokenize": {"base": "tiny", "max_length": 128},
@@ -187,19 +187,26 @@ def tiny_params(teacher_url: str) -> dict:
         "export": {"base": "tiny", "parity_tolerance": 0.01},
         "generate": decoding,
         "baseline": {**decoding, "base": "tiny"},
+        "filter": {},
         "map": {"encoder": "tfidf", "dims": 4},
+        "pack": {},
+        "xc": {"models": ["plt"], "bootstrap": 20},
         "evaluate": {"pages": 10, "bootstrap": 20},
         "report": {},
     }
     datasets = ("alpha", "beta")
     beta = list(own)[: list(own).index("finetune")]  # beta ends before the slow stages
-    return {
+    blocks = {
         "base": {"tiny": {"path": "models/shipped/tiny"}},
         "base_hub": {},
         "base_scratch": {},
+        "corpus_xc": {},
         "corpus": {d: {"source": "folder", "path": f"sources/{d}", **shares} for d in datasets},
         **{
             stage: {dataset: dict(knobs) for dataset in datasets if dataset == "alpha" or stage in beta}
             for stage, knobs in own.items()
         },
     }
+    for dataset in datasets:
+        blocks["prompt"][dataset]["template"] = f"prompts/{dataset}/teacher.md"
+    return blocks

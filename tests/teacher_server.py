@@ -242,7 +242,7 @@ def make_requests(dataset: str, count: int = 20) -> list[dict]:
 
     write_corpus(dataset, count)
     write_prompts(dataset)
-    command.run(dataset, PromptKnobs())
+    command.run(dataset, PromptKnobs(template=str(layout.prompt(dataset, "teacher"))))
     return read_jsonl(layout.requests(dataset))
 
 

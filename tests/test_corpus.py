@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stages.corpus import command, merge_queries, split_pairs
+from stages.corpus import command, merge_queries, split_pairs, split_queries
 from stages.support.files import read_json, read_jsonl, verify_manifest, write_jsonl
 from stages.tasks.splits import near_duplicate_groups, split_of
 
@@ -411,18 +411,24 @@ def test_queries_that_differ_in_case_are_one():
     assert kept == [{"query_id": "a", "document_id": "x"}, {"query_id": "a", "document_id": "y"}]
 
 
-def test_held_out_pairs():
+def test_test_queries_and_hidden_pairs():
     pairs = [{"query_id": f"q{n // 3}", "document_id": f"d{n}"} for n in range(3000)]
     pairs += [{"query_id": f"single{n}", "document_id": "d0"} for n in range(1000)]
+    names = sorted({pair["query_id"] for pair in pairs})
+    queries = split_queries([{"id": name, "text": name} for name in names], 0.2)
+    testing = {query["id"] for query in queries if query["split"] == "test"}
+    assert 0.17 < len(testing) / len(queries) < 0.23
     by_query = defaultdict(list)
-    rows = split_pairs(pairs, 0.4)
+    rows = split_pairs(queries, pairs, 0.4)
     for row in rows:
         by_query[row["query_id"]].append(row["split"])
-    assert all("train" in splits for splits in by_query.values() if len(splits) > 1)
-    singles = [splits[0] for query, splits in by_query.items() if query.startswith("single")]
-    assert 0.35 < singles.count("test") / 1000 < 0.45
-    assert split_pairs(pairs[::-1], 0.4) == rows
-    assert all(row["split"] == "train" for row in split_pairs(pairs, 0.0))
+    assert all(set(by_query[name]) == {"test"} for name in testing)
+    training = [splits for name, splits in by_query.items() if name not in testing]
+    assert all("train" in splits and "test" not in splits for splits in training)
+    several = [split for splits in training if len(splits) > 1 for split in splits]
+    assert 0.33 < several.count("hidden") / len(several) < 0.4  # a little less: each keeps one
+    assert split_pairs(queries, pairs[::-1], 0.4) == rows
+    assert not any(row["split"] == "hidden" for row in split_pairs(queries, pairs, 0.0))
 
 
 # --- real data

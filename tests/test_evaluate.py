@@ -9,8 +9,10 @@ import pytest
 from stages.evaluate import bars, choose, copied, lengths, taught
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.metrics import intervals
+from stages.support.hashing import stable_integer
 from stages.tasks.scoring import MEASURES, Output, Scorer, grounded, raw_lines, summary_line
 
+KINDS = ("queries", "categories")
 SVD = {
     "id": "linalg.svd",
     "title": "linalg.svd",
@@ -156,9 +158,36 @@ def test_teacher_lines_are_parsed_and_failures_are_empty():
 def test_pages_are_held_out_and_stay_when_more_are_asked():
     documents = [{**CSV, "id": f"d{n}", "split": "test" if n % 2 else "train"} for n in range(40)]
     answers = {document["id"]: {} for document in documents if document["id"] != "d1"}
-    few, more = choose(documents, answers, 5), choose(documents, answers, 50)
-    assert [p["id"] for p in more[:5]] == [p["id"] for p in few]
-    assert {p["id"] for p in more} == {f"d{n}" for n in range(3, 40, 2)}
+    (few, _), (more, rivals) = choose(documents, answers, 5), choose(documents, answers, 50)
+    assert more[:5] == few and more == sorted(more, key=lambda name: stable_integer("evaluate", name))
+    assert set(more) == {f"d{n}" for n in range(3, 40, 2)}
+    assert rivals == {document["id"] for document in documents}
+
+
+def test_pages_are_found_among_fewer_where_all_would_be_too_many():
+    splits = ["test", "train", "xc_test", "empty"]
+    documents = [{**CSV, "id": f"d{n:02}", "split": splits[n % 4]} for n in range(80)]
+    names, rivals = choose(iter(documents), {f"d{n:02}" for n in range(80)}, 3, 10)
+    by_hash = sorted(
+        (row["id"] for row in documents if row["split"] != "empty"),
+        key=lambda name: stable_integer("evaluate", name),
+    )
+    assert rivals == set(by_hash[:10]) | set(names) and len(names) == 3
+    _, everything = choose(iter(documents), {"d00"}, 3)
+    assert everything == set(by_hash) and len(everything) == 60
+
+
+def test_lines_are_judged_by_the_kind_of_task():
+    lines = ["Villages", "Decomposition", "This is a matrix", "#### Immediate categories"]
+    outputs = {task: Scorer([SVD, CSV], task).score(SVD["id"], Output(lines, 1.0), []) for task in KINDS}
+    valid = {
+        task: dict(zip(MEASURES, found, strict=True))["format_validity"] for task, found in outputs.items()
+    }
+    assert valid == {"queries": 1 / 4, "categories": 2 / 4}
+    assert outputs["queries"][1:] == pytest.approx(outputs["categories"][1:], nan_ok=True)
+    row = {"id": "p", "outcome": "ok", "accepted": True, "response": "Lakes\n\tWater\nRivers\n\tWater"}
+    assert taught(row, "categories").lines == ["Lakes", "Rivers", "Water"]
+    assert taught({**row, "response": "[1]", "form": "json"}, "categories") == Output([], 1.0)
 
 
 def test_intervals_agree_with_a_plain_bootstrap():
@@ -184,8 +213,10 @@ def test_plot_rows():
     interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
     rows = bars({"base": {"distinct": interval, "verbatim": None}})
     assert rows == [{"measure": "distinct", "system": "base", **interval}]
-    assert lengths([0, 3, 9]) == [
+    assert lengths({0: 1, 3: 1, 9: 1}) == [
         {"generated_tokens": 0, "rows": 2},
         {"generated_tokens": 4, "rows": 0},
         {"generated_tokens": 8, "rows": 1},
     ]
+    assert lengths({5: 2, 4: 1})[1:] == [{"generated_tokens": 4, "rows": 3}]
+    assert lengths({}) == [{"generated_tokens": 0, "rows": 0}]

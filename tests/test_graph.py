@@ -90,7 +90,7 @@ def test_a_new_document_costs_one_request_and_one_shard(project, teacher):
 def test_knobs_of_one_dataset_leave_the_other_alone(project):
     params = project.params()
     changes = {
-        "corpus": ("held_out_pairs", 0.3),
+        "corpus": ("hidden_pairs", 0.3),
         "prompt": ("temperature", 0.1),
         "collect": ("concurrency", 2),
         "convert": ("min_lines", 1),
@@ -99,7 +99,9 @@ def test_knobs_of_one_dataset_leave_the_other_alone(project):
         "export": ("parity_tolerance", 0.02),
         "generate": ("seed", 5),
         "baseline": ("seed", 5),
+        "filter": ("copies", False),
         "map": ("top_k", 3),
+        "xc": ("seed", 7),
         "evaluate": ("seed", 7),
     }
     for stage, (knob, value) in changes.items():

@@ -4,7 +4,20 @@ import pytest
 
 from stages.support.errors import UserError
 from stages.support.prompts import Template
-from stages.tasks.queries import content_words, mentions_name, own_name, parse, render, well_formed
+from stages.tasks import queries
+from stages.tasks.kinds import kind
+from stages.tasks.queries import (
+    content_words,
+    from_url,
+    lines,
+    mentions_name,
+    own_name,
+    parse,
+    parse_answer,
+    reject,
+    render,
+    well_formed,
+)
 
 PAGE = {
     "id": "numpy.linalg.svd",
@@ -51,6 +64,18 @@ def test_parse_of_nothing_is_nothing():
     assert parse("") == parse(" \n\n - \n * * *\n```\n") == []
 
 
+def test_lines_know_where_they_stand():
+    assert lines("\n1. sort rows\n\n```\n- Sort Rows") == [(1, "sort rows"), (4, "Sort Rows")]
+    assert lines("") == []
+
+
+def test_what_is_written_for_the_student_reads_back():
+    answer = parse_answer("1. how to sort\n2. sort rows by key")
+    assert queries.output(answer) == "how to sort\nsort rows by key"
+    assert parse_answer(queries.output(answer)) == queries.flat(answer) == answer
+    assert kind("queries") is queries and queries.Answer is queries.Queries
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -90,6 +115,71 @@ def test_well_formed(line):
 )
 def test_not_well_formed(line):
     assert not well_formed(line)
+
+
+WAR = "http://www.theweek.co.uk/59782/how-did-the-first-world-war-start"
+
+
+@pytest.mark.parametrize(
+    "line, url",
+    [
+        ("how did the first world war start", WAR),
+        ("the start of the first world war", WAR),  # articles and prepositions are not in every URL
+        ("World War, First!", WAR),
+        ("worldwar start", WAR),  # two of its words as one
+        ("first world war", "https://firstworldwar.com/origins.htm"),
+        ("origins of the first world war", "https://firstworldwar.com/origins.htm"),
+        ("world war origins", "https://firstworldwar.com/origins.htm"),
+        ("hot dog", "http://hotdog.com"),
+        ("history of france", "http://example.org/historyfrance"),
+        ("wifi set up", "http://example.org/wi-fi_set-up.html"),
+        ("naïve café", "http://example.org/na%C3%AFve+caf%C3%A9"),
+        ("l3 vertebrae", "https://www.laserspineinstitute.com/back_problems/vertebrae/l3/"),
+        ("laser spine institute", "https://www.laserspineinstitute.com/back_problems/vertebrae/l3/"),
+        ("facebook com", "https://www.facebook.com"),
+    ],
+)
+def test_a_query_whose_words_all_come_from_the_url(line, url):
+    assert from_url(line, url)
+    assert reject(line, {"metadata": {"url": url}}) == "only words of the URL"
+
+
+@pytest.mark.parametrize(
+    "line, url",
+    [
+        ("what started the first world war", WAR),
+        ("ww1 start", WAR),
+        ("start of the art", WAR),  # `art` stands in `start`, but is no word of the URL
+        ("the the", WAR),
+        ("how war", "https://firstworldwar.com"),
+        ("war first", "https://firstworldwar.com"),  # not in this order
+        ("or igin", "https://firstworldwar.com/origins.htm"),  # too short to be more than an accident
+        ("hot dogs", "http://hotdog.com"),
+        ("l3 mri review", "https://www.laserspineinstitute.com/back_problems/vertebrae/l3/"),
+        ("first world war", ""),
+        ("first world war", "///"),
+    ],
+)
+def test_a_query_with_a_word_of_its_own(line, url):
+    assert not from_url(line, url)
+
+
+def test_copies_of_known_queries_are_rejected_however_they_are_written():
+    page = {**PAGE, "metadata": {"queries": ["what is a neuron?", "Motor neuron", "wi-fi range"]}}
+    for line in ("What is a neuron", "what  is a NEURON??", "motorneuron in", "Wifi range", "motor neuron"):
+        expected = None if line == "motorneuron in" else "a copy of a known query"
+        assert reject(line, page) == expected, line
+    assert reject("what is a motor neuron", page) is None
+    assert reject("neuron", page) == "not well-formed"
+    odd = ({"url": 5, "queries": "motor neuron"}, {"url": ["motor", "neuron"], "queries": [{"a": 1}, 5]})
+    for metadata in ({}, {"queries": []}, {"url": "", "queries": None}, *odd):
+        assert reject("motor neuron", {**PAGE, "metadata": metadata}) is None
+
+
+def test_an_answer_keeps_what_fits_in_its_order():
+    page = {**PAGE, "metadata": {"url": WAR, "queries": ["ww1 causes"]}}
+    answer = ["who started ww1", "WW1 causes", "war", "first world war", "alliances before ww1"]
+    assert queries.fit(answer, page) == ["who started ww1", "alliances before ww1"]
 
 
 def test_content_words():

@@ -1,11 +1,12 @@
 """From corpus to requests, and from answers to training rows that litgpt itself loads."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from stages.convert import ConvertKnobs
+from stages.convert import ConvertKnobs, answered
 from stages.convert import command as convert
 from stages.prompt import PromptKnobs
 from stages.prompt import command as prompt
@@ -16,6 +17,7 @@ from stages.teacher.tokens import FRAME
 from tests.teacher_server import write_corpus, write_prompts
 
 PRICES = "prices: {version: today, models: {embedded: {input: 3, output: 6}}}"
+TEACHER = "prompts/d/teacher.md"
 IDS = [f"p{i:03}" for i in range(100)]
 GOOD = "- how to sort rows\n- sort rows by key\n- sort rows by key\n- rows rows rows"
 
@@ -30,11 +32,16 @@ def answer(document: dict, outcome="ok", response=GOOD, **more) -> dict:
     return {"id": document["id"], "document_id": document["id"], "request_key": "k", **fields}
 
 
+def set_corpus(documents: list[dict]) -> None:
+    with atomic_directory(layout.corpus("d"), "corpus") as target:
+        write_jsonl(target / "documents.jsonl", documents)
+
+
 def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
     write_corpus("d", 40)
     write_prompts("d")
     Path("params.yaml").write_text(PRICES)
-    metrics = prompt.run("d", PromptKnobs(max_tokens=100))
+    metrics = prompt.run("d", PromptKnobs(template=TEACHER, max_tokens=100))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == [row["document_id"] for row in rows] == IDS[:40]
     assert " ".join(rows[0]) == "id document_id request_key sample model messages params prompt_hash"
@@ -57,7 +64,7 @@ def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
     }
     said = capsys.readouterr().err
     assert "at most 4,000 output tokens; cost at most $0.03 (prices: today)" in said
-    metrics = prompt.run("d", PromptKnobs(model="embedded-2"))
+    metrics = prompt.run("d", PromptKnobs(template=TEACHER, model="embedded-2"))
     assert metrics["most_dollars"] is metrics["price_version"] is None
     assert "cost unknown (params.yaml has no price of 'embedded-2')" in capsys.readouterr().err
 
@@ -67,11 +74,11 @@ def test_more_documents_only_add_requests():
     write_prompts("d")
     chosen = []
     for documents in (10, 30):
-        prompt.run("d", PromptKnobs(documents=documents, val_documents=3, test_documents=2))
+        prompt.run("d", PromptKnobs(template=TEACHER, documents=documents, val_documents=3, test_documents=2))
         chosen.append({row["id"] for row in read_jsonl(layout.requests("d"))})
     assert [len(ids) for ids in chosen] == [15, 35] and chosen[0] < chosen[1]
     write_corpus("d", 120)
-    prompt.run("d", PromptKnobs(documents=10, val_documents=3, test_documents=2))
+    prompt.run("d", PromptKnobs(template=TEACHER, documents=10, val_documents=3, test_documents=2))
     assert len({row["id"] for row in read_jsonl(layout.requests("d"))} & chosen[0]) > 8  # not a new sample
 
 
@@ -79,13 +86,13 @@ def test_prompt_errors_name_file_and_variable():
     write_corpus("d", 20)
     write_prompts("d", teacher="{{ document.body }}")
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/prompts\.md"):
-        prompt.run("d", PromptKnobs())
+        prompt.run("d", PromptKnobs(template=TEACHER))
     layout.prompt("d", "teacher").write_bytes(b"{{ document.text }}\n\xff\xfe")
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md, line 2: byte 0xff is not UTF-8"):
-        prompt.run("d", PromptKnobs())
+        prompt.run("d", PromptKnobs(template=TEACHER))
     layout.prompt("d", "teacher").unlink()
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md: no such file"):
-        prompt.run("d", PromptKnobs())
+        prompt.run("d", PromptKnobs(template=TEACHER))
     assert not layout.requests("d").exists()
 
 
@@ -94,7 +101,7 @@ def test_empty_corpus():
         write_jsonl(target / "documents.jsonl", [])
     write_prompts("d")
     with pytest.raises(UserError, match=r"documents\.jsonl: no document of split 'train' \(0 in all\)"):
-        prompt.run("d", PromptKnobs())
+        prompt.run("d", PromptKnobs(template=TEACHER))
 
 
 def test_convert_accounts_for_every_response():
@@ -132,7 +139,7 @@ def test_convert_accounts_for_every_response():
         "input": "",
         "output": "how to sort rows\nsort rows by key",
     }
-    assert metrics["lines"] == {"kept": 30, "dropped": 15 + 1}
+    assert metrics["lines"] == {"kept": 30, "dropped": 16, "reasons": {"not well-formed": 16}}
 
 
 def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
@@ -151,6 +158,10 @@ def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
         convert.run("d", ConvertKnobs())
     write_jsonl(layout.responses("d"), [answer({"id": "gone"})])
     with pytest.raises(UserError, match=r"responses\.jsonl, row 1: document 'gone' is not in"):
+        convert.run("d", ConvertKnobs())
+    set_corpus([{**document, "split": "xc_test"} for document in documents])
+    write_jsonl(layout.responses("d"), [answer(documents[3])])
+    with pytest.raises(UserError, match=r"row 1: document 'p003' is .* of a split that is not asked about"):
         convert.run("d", ConvertKnobs())
 
 
@@ -199,6 +210,78 @@ def test_what_a_policy_keeps_is_used_as_far_as_it_goes():
         {"id": "p002", "reason": form, "response": rows[2]["response"]},
         {"id": "p003", "reason": "invalid", "problem": "an extra key", "response": whole},
     ]
+
+
+def test_lines_that_a_document_does_not_want_are_dropped_each_for_its_reason():
+    documents = write_corpus("d", 10)
+    url = "http://example.org/sort-rows/by_key"
+    documents[0] = {**documents[0], "metadata": {"url": url, "queries": ["Order of rows?"]}}
+    set_corpus(documents)
+    write_prompts("d")
+    response = "order of ROWS\nsort by key\nrows\nfastest way to sort\nstable sort of rows"
+    rows = [answer(document) for document in documents]
+    rows[0] = answer(documents[0], response=response)
+    rows[1] = answer(documents[1], response=response)
+    write_jsonl(layout.responses("d"), rows)
+    metrics = convert.run("d", ConvertKnobs())
+    outputs = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
+    assert outputs["p000"] == "fastest way to sort\nstable sort of rows"
+    assert outputs["p001"] == "order of ROWS\nsort by key\nfastest way to sort\nstable sort of rows"
+    assert metrics["lines"]["reasons"] == {
+        "a copy of a known query": 1,
+        "not well-formed": 2 + 8,
+        "only words of the URL": 1,
+    }
+    assert metrics["lines"]["dropped"] == 12 and metrics["lines"]["kept"] == 2 + 4 + 8 * 2
+
+
+def test_categories_are_written_in_one_way_and_fall_with_the_one_above_them():
+    documents = write_corpus("d", 10)
+    documents[1] = {**documents[1], "metadata": {"queries": ["Lakes of Norway"]}}
+    set_corpus(documents)
+    write_prompts("d")
+    text = (
+        "#### Immediate categories\n1. Lakes of Norway\n2. Cold places\n\n#### Their categories\n"
+        "**Lakes of Norway**\n- Lakes\n- This is a lake\n**Cold places**\n- Places\n- Lakes\n"
+    )
+    whole = '{"categories": [{"name": "Cold places", "categories": ["- Places", "cold places"]}]}'
+    rows = [answer(document, response=text) for document in documents]
+    rows[2] = answer(documents[2], response=whole, form="json")
+    rows[3] = answer(documents[3], "length", "Lakes\n\tWater\nRive", accepted=True)
+    rows[4] = answer(documents[4], response="Lakes of Norway")
+    rows[5] = answer(documents[5], response="[1]", form="tool")
+    write_jsonl(layout.responses("d"), rows)
+    metrics = convert.run("d", ConvertKnobs(task="categories"))
+    train = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
+    assert train["p000"] == "Lakes of Norway\n\tLakes\nCold places\n\tPlaces\n\tLakes"
+    assert train["p001"] == "Cold places\n\tPlaces\n\tLakes"
+    assert train["p002"] == "Cold places\n\tPlaces" and train["p003"] == "Lakes\n\tWater"
+    assert metrics["rejected"] == {
+        "fewer than 2 well-formed lines": 1,
+        "not in the form that was asked for": 1,
+    }
+    assert metrics["lines"]["reasons"] == {"a copy of a known category": 1}
+    write_jsonl(
+        layout.responses("d"), [answer(documents[1], response=text.replace("- Lakes\n- T", "- Fjords\n- T"))]
+    )
+    assert convert.run("d", ConvertKnobs(task="categories"))["lines"] == {
+        "kept": 3,
+        "dropped": 2,
+        "reasons": {"a copy of a known category": 1, "below a rejected line": 1},
+    }
+
+
+def test_only_documents_with_answers_are_held(tmp_path):
+    """A corpus of a million documents must not be in memory."""
+    row = {"title": "t", "metadata": {}, "split": "train"}
+    corpus = tmp_path / "documents.jsonl"
+    write_jsonl(corpus, ({**row, "id": f"p{n:05}", "text": f"{n} " * 1000} for n in range(3000)))
+    write_jsonl(tmp_path / "responses.jsonl", [answer({"id": f"p{n:05}"}) for n in (1, 5)])
+    tracemalloc.start()
+    found = answered(tmp_path / "responses.jsonl", corpus)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(found) == ["p00001", "p00005"] and peak < 1 << 20 < corpus.stat().st_size / 10
 
 
 @pytest.mark.slow

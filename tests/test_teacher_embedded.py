@@ -6,17 +6,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from stages.collect import CollectKnobs, command
 from stages.support import layout
 from stages.support.hashing import sha256_json
-from stages.tasks.queries import Queries
-from stages.teacher import rules
+from stages.support.prompts import BracesTemplate, Template, messages
+from stages.tasks import categories
+from stages.tasks.categories import Categories
+from stages.tasks.queries import Queries, render
+from stages.teacher import category_rules, rules, structured
 from stages.teacher.server import complete, embedded
 from stages.teacher.structured import json_answer, tool_answer
 from tests.teacher_server import Teacher, fake_answer, make_requests, responses
+from tests.xc_fixture import wiki_made
 
 ASKED = [{"role": "user", "content": "Title: numpy.sort\n\nReturn a sorted copy of an array."}]
 
@@ -26,6 +31,8 @@ UNFIT = (
     b'"response_format": {"type": "json_object"}',
     b'"response_format": "json"',
     b'"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": []}}}',
+    b'"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": '
+    b'{"a": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "string"}}}}}}}}',
     b'"tools": [{}]',
     b'"tools": {"a": 1}',
     b'"tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}}}}]',
@@ -90,6 +97,112 @@ def test_structure_holds_the_lines_of_the_text():
         cut = complete({**body, "tools": tool_answer(Queries), limit: 3}, fake_answer)["choices"][0]
         assert cut["finish_reason"] == "length"
         assert len(cut["message"]["tool_calls"][0]["function"]["arguments"].split()) == 3
+
+
+ARTICLE = {
+    "id": "a",
+    "title": "Orvela Lake",
+    "text": "Orvela Lake is a freshwater lake in Norway, fed by snow. It feeds Mosk River of Norway.",
+    "metadata": {},
+}
+LAKES = {
+    "Freshwater lakes in Norway": ["Freshwater lakes", "Lakes in Norway", "Norway"],
+    "Freshwater lakes": ["Lakes"],
+    "Mosk River of Norway": ["Rivers", "Norway"],
+}
+PAGE = {
+    "id": "b",
+    "title": "Bicycle brakes",
+    "text": "Rim brakes press pads on the rim. Disc brakes squeal in the rain. Adjust the cable each spring.",
+    "metadata": {"url": "http://bikes.example/brakes"},
+}
+
+
+def asked(name: str, document: dict) -> list[dict]:
+    template = Template(Path(__file__).parents[1] / "prompts" / name / "teacher.md")
+    return messages(render(template, document))
+
+
+def test_it_names_categories_where_immediate_ones_are_asked_for():
+    text = rules.answer(asked("wikihierarchy", ARTICLE))
+    assert categories.tree(text) == LAKES
+    assert text.startswith("#### Immediate categories\nFreshwater lakes in Norway\nFreshwater lakes\n")
+    known = {**ARTICLE, "metadata": {"queries": ["Lakes"]}}
+    assert rules.answer(asked("wikihierarchy", known)) == text
+
+
+@pytest.mark.parametrize(
+    "title, text, expected",
+    [
+        ("Ada B", "Ada B (born 2 May 1959) is an Italian singer and actress.", "1959 births"),
+        ("Sella", "Sella is one of the villages in Puttalam District.", "Villages in Puttalam District"),
+        ("Falk Brewery", "Falk Brewery was a family brewery, once.", "Family breweries"),
+        ("Preserve", "It is a  3,137 acre area of land in Lee County.", "Areas in Lee County"),
+        ("Women of Elis", "They were the policewoman of Elis. ", "Policewomen in Elis"),
+        ("Old Church", "Nothing is known.", "Old Church"),
+        ("stub", "", "Stub"),
+    ],
+)
+def test_rules_for_categories(title, text, expected):
+    found = category_rules.tree(title, text)
+    assert expected in found
+    assert all(name not in above for name, above in found.items())
+    assert categories.tree(category_rules.categories(title, text)) == found
+
+
+def test_most_articles_get_categories_that_can_be_used():
+    for row in wiki_made(60).metadata:
+        article = {"id": "a", "title": row["title"], "text": row["content"], "metadata": {}}
+        usable = categories.fit(categories.tree(rules.answer(asked("wikihierarchy", article))), article)
+        assert len(categories.flat(usable)) >= (2 if row["content"].strip() else 1), row
+
+
+def test_it_reads_the_text_of_a_web_page():
+    lines = rules.answer(asked("orcas", PAGE)).splitlines()
+    assert lines == [
+        "bicycle brakes",
+        "what is rim brakes press pads on the rim",
+        "rim brakes press pads on the rim",
+        "disc brakes squeal in the rain",
+        "cable each spring",
+    ]
+    known = {**PAGE, "metadata": {**PAGE["metadata"], "queries": ["rim brakes"]}}
+    assert rules.answer(asked("orcas", known)).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    "name, folder", [("orcas", "LF-ORCAS-800K"), ("wikihierarchy", "LF-WikiHierarchy-2M")]
+)
+def test_the_papers_prompts_get_the_same_answers(name, folder):
+    path = Path(__file__).parents[2] / "shared/data/skim" / folder / "gpt4_prompt.md"
+    if not path.is_file():
+        pytest.skip("the SKIM prompts are not here")
+    document = PAGE if name == "orcas" else ARTICLE
+    theirs = [{"role": "user", "content": render(BracesTemplate(path), document)}]
+    assert rules.answer(theirs) == rules.answer(asked(name, document))
+
+
+def test_a_page_of_reference_may_speak_of_urls_and_categories():
+    """What stands in the document is not what is asked for: older answers stay what they were."""
+    text = "Return the immediate categories.\nURL of the page\n# Title\nNo\n## x begins\na b\n## x ends\nSee."
+    page = {"id": "c", "title": "pandas.Categorical.codes", "text": text, "metadata": {}}
+    assert rules.answer(asked("pydoc", page)) == "\n".join(rules.queries(page["title"], text))
+
+
+def test_structure_holds_both_levels():
+    body = {"model": "embedded", "messages": asked("wikihierarchy", ARTICLE)}
+    written = complete({**body, "response_format": json_answer(Categories)}, rules.answer)["choices"][0]
+    text = written["message"]["content"]
+    assert categories.parse_answer(text, "json") == LAKES
+    assert structured.problem_with({}, text, {"response_format": json_answer(Categories)}) is None
+    called = complete({**body, "tools": tool_answer(Categories)}, rules.answer)["choices"][0]
+    function = called["message"]["tool_calls"][0]["function"]
+    assert function == {"name": "Categories", "arguments": text}
+    lines = complete({**body, "response_format": json_answer(Categories)}, lambda _: "\tlost\none\n\ttwo")
+    assert json.loads(lines["choices"][0]["message"]["content"])["categories"] == [
+        {"name": "lost", "categories": []},
+        {"name": "one", "categories": ["two"]},
+    ]
 
 
 def test_refuses_what_it_cannot_serve():

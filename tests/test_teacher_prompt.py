@@ -2,6 +2,8 @@
 
 import json
 import time
+import tracemalloc
+from pathlib import Path
 
 import pytest
 import tiktoken
@@ -12,11 +14,16 @@ from stages.prompt import command as prompt
 from stages.support import layout
 from stages.support.errors import UserError
 from stages.support.files import atomic_directory, read_jsonl, write_jsonl
-from stages.support.hashing import stable_integer
+from stages.support.hashing import canonical_json, sha256_text, stable_integer
+from stages.support.prompts import Template, messages
+from stages.tasks.categories import Categories
+from stages.tasks.queries import Queries, render
 from stages.teacher import tokens
 from stages.teacher.identity import body_of, key_of
+from stages.teacher.structured import json_answer, tool_answer
 from tests.teacher_server import write_corpus, write_prompts
 
+TEACHER = "prompts/d/teacher.md"
 KEY_OF_P001 = "d707c18e4cfa68be49add85bd57d78c6da581a95be15530823a6527945a55d7c"
 
 
@@ -28,7 +35,7 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def rows_with(**knobs) -> list[dict]:
-    prompt.run("d", PromptKnobs(**knobs))
+    prompt.run("d", PromptKnobs(**{"template": TEACHER, **knobs}))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
     assert all(row["request_key"] == key_of(row) for row in rows)
@@ -66,7 +73,7 @@ def test_samples_are_requests_and_choices_share_one():
 
 
 def test_requests_and_answers_are_counted():
-    metrics = prompt.run("d", PromptKnobs(samples=2, n=3, max_tokens=10))
+    metrics = prompt.run("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
     assert metrics["requests"] == {"train": 16, "val": 2, "test": 1}
     assert (metrics["answers"], metrics["distinct_requests"]) == (55, 19)
     assert metrics["most_output_tokens"] == (18 * 3 + 1) * 10
@@ -119,18 +126,160 @@ def test_only_what_is_asked_for_is_sent():
         ("top_p", "1.5", "less than or equal to 1"),
         ("answer", "xml", "'text', 'json' or 'tool'"),
         ("samples", "0", "greater than or equal to 1"),
+        ("task", "questions", "'queries' or 'categories'"),
+        ("placeholders", "percent", "'jinja' or 'braces'"),
     ],
 )
 def test_a_bad_knob_is_named(knob, value, message):
     with pytest.raises(ValidationError) as error:
-        PromptKnobs(**{knob: value})
+        PromptKnobs(**{"template": TEACHER, knob: value})
     first = error.value.errors()[0]
     assert first["loc"][0] == knob and message in first["msg"]
 
 
 def test_choose_takes_each_split_by_itself():
     documents = [{"id": str(i), "split": "train" if i % 2 else "val"} for i in range(20)]
-    assert len(choose(documents, {"train": 0, "val": 3})) == 13
+    chosen, total = choose(iter(documents), {"train": 0, "val": 3, "test": 0})
+    assert [len(chosen[split]) for split in ("train", "val", "test")] == [10, 3, 0] and total == 20
+
+
+def test_choose_holds_no_document():
+    documents = ({"id": str(i), "split": "train", "text": f"{i} " * 5000} for i in range(2000))
+    tracemalloc.start()
+    chosen, total = choose(documents, {"train": 7})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == 2000 and peak < 1 << 20
+    order = sorted(range(2000), key=lambda i: stable_integer("prompt", str(i)))
+    assert chosen["train"] == {str(i) for i in order[:7]}
+
+
+def test_points_for_testing_and_documents_without_text_are_never_asked_about():
+    documents = write_corpus("d", 40)
+    splits = {3: "xc_test", 4: "empty", 5: "xc_test"}
+    with atomic_directory(layout.corpus("d"), "corpus") as target:
+        rows = [{**row, "split": splits.get(n % 10, row["split"])} for n, row in enumerate(documents)]
+        write_jsonl(target / "documents.jsonl", rows)
+    asked = {row["document_id"] for row in rows_with()}
+    assert asked == {row["id"] for row in rows if row["split"] not in ("xc_test", "empty")}
+    assert len(asked) == 28
+
+
+# The prompt file
+
+
+def test_there_is_no_prompt_file_by_default():
+    with pytest.raises(ValidationError, match="template\n  Field required"):
+        PromptKnobs()
+
+
+def test_any_file_can_be_the_prompt(tmp_path):
+    other = tmp_path / "elsewhere" / "mine.txt"
+    other.parent.mkdir()
+    other.write_text("{{ document.text | words(2) }} and {title}")
+    row = rows_with(template=str(other))[0]
+    assert row["messages"] == [{"role": "user", "content": "About word0 and {title}"}]
+    assert row["prompt_hash"] == sha256_text("{{ document.text | words(2) }} and {title}")
+    with pytest.raises(UserError, match="gone.md: no such file"):
+        rows_with(template="gone.md")
+
+
+BRACED = """# System
+{url}
+# User
+{relevant_queries}
+{doc_title}|{title} {doc_body}|{content} { title } {} {"a": {"b": 1}} {{title}} {% if %} {1} ${x y}"""
+
+
+def in_braces(document: dict, source: str = BRACED) -> list[dict]:
+    path = Path("braces.md")
+    path.write_text(source)
+    with atomic_directory(layout.corpus("d"), "corpus") as target:
+        write_jsonl(target / "documents.jsonl", [{**document, "split": "train"}])
+    return rows_with(template=str(path), placeholders="braces")[0]["messages"]
+
+
+def test_names_in_braces_are_filled_in_and_no_other_brace_is_touched():
+    document = {"id": "a", "title": "T {content}", "text": "B {url} {{ 1 }}", "metadata": {"url": "http://x"}}
+    document["metadata"]["queries"] = ["one", "two {title}"]
+    assert in_braces(document) == [
+        {
+            "role": "user",  # one message, although it has the headings that part ours
+            "content": "# System\nhttp://x\n# User\none\ntwo {title}\n"
+            "T {content}|T {content} B {url} {{ 1 }}|B {url} {{ 1 }} "
+            '{ title } {} {"a": {"b": 1}} {{title}} {% if %} {1} ${x y}',
+        }
+    ]
+    assert (
+        in_braces({**document, "metadata": {}}, "Known:\n{relevant_queries}\nEnd")[0]["content"]
+        == "Known:\n\nEnd"
+    )
+
+
+def test_a_name_in_braces_that_is_none_is_named():
+    document = {"id": "a", "title": "t", "text": "b", "metadata": {}}
+    with pytest.raises(
+        UserError, match=r"braces\.md, line 2: no field is called \{doc_bdy\}; there are \{url\}, "
+    ):
+        in_braces(document, "About\n{doc_bdy}")
+    with pytest.raises(UserError, match=r"braces\.md: document 'a' has nothing for \{url\}"):
+        in_braces(document, "About {url}")
+
+
+PAPERS = Path(__file__).parents[2] / "shared/data/skim"
+
+
+@pytest.mark.parametrize("name", ["LF-ORCAS-800K", "LF-WikiHierarchy-2M"])
+def test_the_prompts_of_the_paper_run_unchanged(name):
+    path = PAPERS / name / "gpt4_prompt.md"
+    if not path.is_file():
+        pytest.skip("the SKIM prompts are not here")
+    metadata = {"url": "http://x/y", "queries": ["q one", "q two"]}
+    document = {
+        "id": "a",
+        "title": "A title",
+        "text": "The {body} of it.\n### Task Output",
+        "metadata": metadata,
+    }
+    source = path.read_text("utf-8")
+    (message,) = in_braces(document, source)
+    expected = source
+    for field, value in (
+        ("url", "http://x/y"),
+        ("relevant_queries", "q one\nq two"),
+        ("doc_title", "A title"),
+        ("title", "A title"),
+        ("doc_body", document["text"]),
+        ("content", document["text"]),
+    ):
+        expected = expected.replace(f"{{{field}}}", value)
+    assert message == {"role": "user", "content": expected.strip()} and expected != source
+
+
+@pytest.mark.parametrize("name", ["orcas", "wikihierarchy"])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_our_own_prompts_do_with_and_without_known_texts(name, role):
+    template = Template(Path(__file__).parents[1] / "prompts" / name / f"{role}.md")
+    document = {"id": "a", "title": "Big\ntitle", "text": "First line.\n\nSecond line.", "metadata": {}}
+    plain = render(template, document)
+    shown = {**document, "metadata": {"url": "http://x/y", "queries": ["known one", "known two"]}}
+    full = render(template, shown)
+    assert "known one\nknown two\n" in full and "known one" not in plain and "Second line." in plain
+    assert ("http://x/y" in full) == (name == "orcas") and "Big title" in plain
+    if role == "teacher":
+        system, user = messages(full)
+        assert system["role"] == "system" and "<document>\nTitle: Big title" in user["content"]
+    else:
+        assert len(plain) < 100 and plain.endswith(":")
+
+
+def test_a_structured_answer_obeys_the_kind_of_task():
+    (form,) = {canonical_json(row["response_format"]) for row in rows_with(answer="json", task="categories")}
+    assert json.loads(form) == json_answer(Categories)
+    (form,) = {canonical_json(row["tools"]) for row in rows_with(answer="tool", task="categories")}
+    assert json.loads(form) == tool_answer(Categories)
+    assert rows_with(answer="json")[0]["response_format"] == json_answer(Queries)
+    assert rows_with(task="categories")[1]["request_key"] == KEY_OF_P001
 
 
 # Counting tokens
@@ -153,7 +302,7 @@ def test_tiktoken_counts_where_it_knows_the_model(monkeypatch):
     schema = {"type": "json_schema"}
     more = {"messages": [{"role": "user", "content": "ab"}], "response_format": schema}
     assert count(more) == 1 + 4 + len(json.dumps(schema))
-    metrics = prompt.run("d", PromptKnobs(model="gpt-4o-mini"))
+    metrics = prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o-mini"))
     assert metrics["token_count"] == method
     assert metrics["estimated_input_tokens"] == 10 * (len("Write queries.") + len("About word1") + 2 * 4)
 
@@ -172,7 +321,7 @@ def test_no_table_is_an_approximation_that_says_so(monkeypatch, error):
     monkeypatch.setattr(tiktoken, "get_encoding", fails)
     count, method = tokens.counter("gpt-4o")
     assert count is tokens.rough_tokens and method == f"bytes / 4: no table for tiktoken ({error.__name__})"
-    assert prompt.run("d", PromptKnobs(model="gpt-4o"))["token_count"] == method
+    assert prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o"))["token_count"] == method
 
 
 def test_a_download_that_hangs_is_not_waited_for(monkeypatch):

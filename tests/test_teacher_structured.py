@@ -173,7 +173,7 @@ def trained(answer: str, url: str = "embedded", documents: int = 10, **knobs) ->
     """The training rows that answers of this form lead to."""
     write_corpus("d", documents)
     write_prompts("d")
-    prompt.run("d", PromptKnobs(answer=answer, **knobs))
+    prompt.run("d", PromptKnobs(template="prompts/d/teacher.md", answer=answer, **knobs))
     collect.run("d", CollectKnobs(base_url=url, api_key_env="", min_accept=0))
     convert.run("d", ConvertKnobs())
     return read_json(layout.litgpt_data("d") / "train.json")
@@ -199,7 +199,7 @@ def test_all_forms_lead_to_the_same_training_rows(_workplace):
 def test_the_embedded_teacher_serves_every_form(_workplace, form):
     write_corpus("d", 10)
     write_prompts("d", teacher="Title: numpy.sort\n\nReturn a sorted copy of array {{ document.id }}.")
-    prompt.run("d", PromptKnobs(answer=form))
+    prompt.run("d", PromptKnobs(template="prompts/d/teacher.md", answer=form))
     metrics, _ = collect.run("d", CollectKnobs())
     assert metrics["outcomes"] == {"ok": 10}
     assert convert.run("d", ConvertKnobs())["accepted"] == {"train": 8, "val": 1, "test": 1}

@@ -64,11 +64,14 @@ def _options(knobs: type[Knobs]) -> list[click.Option]:
 Flag = tuple[click.Option, Callable[[str | None, dict], None]]
 
 
-def stage(name: str, knobs: type[Knobs], *instead: Flag) -> Callable[[Callable], click.Command]:
+def stage(
+    name: str, knobs: type[Knobs], *instead: Flag, figures: str | None = None
+) -> Callable[[Callable], click.Command]:
     """Decorate `run(dataset: str, knobs)`, which returns its metrics, or (metrics, figures of this run).
 
     Metrics must follow from the inputs; figures may not, and go to the timings. `instead` are flags for use
     by hand, each with what it does in place of the stage, given the dataset, if any, and the other options.
+    `figures` names the files of its figures, for a stage that stands in for another; else they have its name.
     """
 
     def decorate(run: Callable) -> click.Command:
@@ -81,7 +84,7 @@ def stage(name: str, knobs: type[Knobs], *instead: Flag) -> Callable[[Callable],
                 sys.exit(_guarded(lambda: chosen[0](dataset, values)))
             if dataset is None:
                 raise click.MissingParameter(param_type="argument", param_hint="DATASET")
-            code = _guarded(lambda: _run(name, run, dataset, knobs, values))
+            code = _guarded(lambda: _run(name, figures or name, run, dataset, knobs, values))
             sys.exit(code)
 
         flags = [flag for flag, _ in instead]
@@ -114,7 +117,7 @@ def valid(model: type[Knobs], values: dict, where: str) -> Knobs:
         raise UserError(explain(error, where)) from None
 
 
-def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
+def _run(name: str, file: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
     knobs = valid(model, values, f"params.yaml, {name}.{dataset}")
     from stages.support import tracking
     from stages.support.files import write_json
@@ -123,9 +126,9 @@ def _run(name: str, run: Callable, dataset: str, model: type[Knobs], values: dic
     with tracking.stage_run(name, dataset, knobs.model_dump()) as record:
         result = run(dataset, knobs)
         metrics, figures = result if isinstance(result, tuple) else (result or {}, {})
-        write_json(layout.reports(dataset) / f"{name}.json", metrics)
+        write_json(layout.reports(dataset) / f"{file}.json", metrics)
         seconds = {"seconds": round(time.monotonic() - started, 2), "peak_mib": _peak_mib(), **figures}
-        write_json(layout.reports(dataset) / "time" / f"{name}.json", seconds)
+        write_json(layout.reports(dataset) / "time" / f"{file}.json", seconds)
         record(metrics, seconds)
 
 

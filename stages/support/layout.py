@@ -36,6 +36,15 @@ def baseline(dataset: str) -> Path:
     return Path("data") / dataset / "baseline"
 
 
+def filtered(dataset: str) -> Path:
+    return Path("data") / dataset / "filtered"
+
+
+def packed(dataset: str) -> Path:
+    """The dataset in the format of the XC repository."""
+    return Path("data") / dataset / "xc"
+
+
 def mapped(dataset: str) -> Path:
     return Path("data") / dataset / "mapped"
 

@@ -1,6 +1,7 @@
-"""Prompts: Jinja templates rendered in a sandbox, with errors that name file, line and variable."""
+"""Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from stages.support.errors import UserError
@@ -46,6 +47,46 @@ class Template:
             raise UserError(
                 f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
             ) from None
+
+
+# What a name in braces stands for: the names that the prompts published with SKIM use.
+FIELDS: dict[str, Callable[[dict], str | None]] = {
+    "url": lambda document: document["metadata"].get("url"),
+    "relevant_queries": lambda document: "\n".join(document["metadata"].get("queries") or ()),
+    "title": lambda document: document["title"],
+    "doc_title": lambda document: document["title"],
+    "content": lambda document: document["text"],
+    "doc_body": lambda document: document["text"],
+}
+IN_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+
+
+class BracesTemplate:
+    """A prompt file that is not Jinja: the FIELDS in it are filled in, every other brace is a brace.
+
+    Raises UserError for a name in single braces that is none of the FIELDS: most likely it is misspelt.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.source = Path(path), read_text(path)
+        for found in IN_BRACES.finditer(self.source):
+            if found[1] not in FIELDS:
+                line = self.source[: found.start()].count("\n") + 1
+                raise UserError(
+                    f"{path}, line {line}: no field is called {found[0]}; there are "
+                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/prompts.md)"
+                )
+
+    def render(self, document: dict) -> str:
+        """Fill in; the result has no white space at either end. Raises UserError."""
+
+        def value(found: re.Match) -> str:
+            text = FIELDS[found[1]](document)
+            if text is None:
+                raise UserError(f"{self.path}: document '{document['id']}' has nothing for {found[0]}")
+            return text
+
+        return IN_BRACES.sub(value, self.source).strip()
 
 
 def messages(text: str) -> list[dict]:

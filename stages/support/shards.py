@@ -1,10 +1,14 @@
 """Generated rows as Parquet shards in one directory: a document's shard is a hash of its id."""
 
+import heapq
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stages.support.errors import UserError
 from stages.support.files import atomic_directory, verify_manifest
 from stages.support.hashing import shard_of
+
+BATCH = 1024  # rows of a shard held while all are read side by side
 
 
 def shard_name(shard: int) -> str:
@@ -23,6 +27,8 @@ def _schema():
             ("finish_reason", pa.string()),
             ("prompt_tokens", pa.int32()),
             ("generated_tokens", pa.int32()),
+            ("logprob", pa.float64()),
+            ("line_logprobs", pa.list_(pa.float64())),
         ]
     )
 
@@ -58,40 +64,71 @@ def read_generated(directory: Path) -> list[dict]:
     Raises UserError naming the first shard that is missing, torn, edited, duplicated or not in the manifest,
     holds a document of another shard or other than its manifest's number of rows, or repeats a row.
     """
+    return list(iter_generated(directory))
+
+
+def iter_generated(directory: Path, columns: Sequence[str] = ()) -> Iterator[dict]:
+    """The rows of `read_generated`, in its order and with its refusals, without holding them all.
+
+    `columns` are those wanted beside document_id and sample; all of them, if none is named.
+    """
+    directory = Path(directory)
+    files = verify_manifest(directory)["files"]
+    paths = [directory / shard_name(shard) for shard in range(len(files))]
+    for path in paths:
+        if path.name not in files:
+            raise _broken(path, f"missing, one of {len(files)} shards")
+    for path in paths:
+        _check(path, files[path.name].get("rows"))
+    wanted = ["document_id", "sample", *columns] if columns else None
+    parts = (_rows(path, shard, len(paths), wanted) for shard, path in enumerate(paths))
+    return heapq.merge(*parts, key=_key)
+
+
+def _check(path: Path, rows: int | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    directory = Path(directory)
-    files = verify_manifest(directory)["files"]
-    redo = f"delete {directory} and run `dvc repro` again"
-    for shard in range(len(files)):
-        if shard_name(shard) not in files:
-            raise UserError(f"{directory / shard_name(shard)}: missing, one of {len(files)} shards; {redo}")
-    rows: list[dict] = []
-    seen: set[tuple[str, int]] = set()
-    for shard in range(len(files)):
-        path = directory / shard_name(shard)
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            why = str(error).splitlines()[0]
-            raise UserError(f"{path}: not a whole Parquet file ({why}); {redo}") from None
-        if table.schema != _schema():
-            raise UserError(f"{path}: its columns are {', '.join(table.column_names)}, not a shard's; {redo}")
-        if table.num_rows != files[path.name].get("rows"):
-            raise UserError(
-                f"{path}: {table.num_rows} rows, its manifest says {files[path.name].get('rows')}; {redo}"
-            )
-        for row in table.to_pylist():
-            key = (row["document_id"], row["sample"])
-            own = shard_of(row["document_id"], len(files))
-            if own != shard:
-                raise UserError(
-                    f"{path}: document {row['document_id']!r} belongs to {shard_name(own)} "
-                    f"(a copied, renamed or missing shard); {redo}"
-                )
-            if key in seen:
-                raise UserError(f"{path}: document {key[0]!r}, sample {key[1]} occurs twice; {redo}")
-            seen.add(key)
-            rows.append(row)
-    return sorted(rows, key=lambda row: (row["document_id"], row["sample"]))
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, found = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+    if schema != _schema():
+        raise _broken(path, f"its columns are {', '.join(schema.names)}, not a shard's")
+    if found != rows:
+        raise _broken(path, f"{found} rows, its manifest says {rows}")
+
+
+def _rows(path: Path, shard: int, shards: int, columns: list[str] | None) -> Iterator[dict]:
+    """The rows of one shard, in order."""
+    last = ("", -1)
+    for row in _stored(path, columns):
+        name, sample = key = _key(row)
+        if name != last[0] and (own := shard_of(name, shards)) != shard:
+            why = f"document {name!r} belongs to {shard_name(own)} (a copied, renamed or missing shard)"
+            raise _broken(path, why)
+        if key <= last:
+            raise _broken(path, f"document {name!r}, sample {sample} occurs twice, or in the wrong place")
+        yield row
+        last = key
+
+
+def _stored(path: Path, columns: list[str] | None) -> Iterator[dict]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
+                yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _key(row: dict) -> tuple[str, int]:
+    return row["document_id"], row["sample"]
+
+
+def _broken(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: {why}; delete {path.parent} and run `dvc repro` again")

@@ -1,6 +1,6 @@
 """The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
 
-from stages.tasks.queries import parse_answer
+from stages.tasks.kinds import Task, kind
 
 
 def document_of(row: dict) -> str:
@@ -13,6 +13,11 @@ def is_first(row: dict) -> bool:
     return not row.get("sample") and not row.get("choice")
 
 
-def lines_of(row: dict) -> list[str]:
-    """The queries in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
-    return parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")
+def answer_of(row: dict, task: Task = "queries"):
+    """What the kind of task reads in an accepted answer. Raises ValueError where it is not in its form."""
+    return kind(task).parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")
+
+
+def lines_of(row: dict, task: Task = "queries") -> list[str]:
+    """The texts in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
+    return kind(task).flat(answer_of(row, task))

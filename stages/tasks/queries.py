@@ -5,10 +5,12 @@ and the measures are held to one rule.
 """
 
 import re
+from functools import lru_cache
+from urllib.parse import unquote
 
 from pydantic import BaseModel, Field, RootModel
 
-from stages.support.prompts import Template
+from stages.support.prompts import BracesTemplate, Template
 
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
 WORD = re.compile(r"[^\W_]+")
@@ -18,6 +20,8 @@ STOP_WORDS = frozenset(
     there these they this those to up use used using via was we what when where which while who why will with
     within without you your""".split()
 )
+GLUE = frozenset("a an and at by for from in of on or the to with".split())
+LEAST_RUN = 8  # letters of a query's words that stand together inside a longer word of a URL
 BULLET = re.compile(r"^(?:[-*+•–—·>]+\s+|\(?\d{1,3}[.):]\s+|q(?:uery|uestion)?\s*\d{1,3}\s*[.:)]\s+)+", re.I)
 WRAPPING = (("**", "**"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
 MARKUP = re.compile(r"```|<\||</?[a-z]+>|\*\*|^[#<>|{}\[\]*`-]|\]\(|https?://|:$", re.I)
@@ -32,6 +36,9 @@ class Queries(BaseModel):
     queries: list[str] = Field(description="Different queries, each as a person would type it")
 
 
+Answer = Queries
+
+
 class Call(BaseModel):
     arguments: Queries
 
@@ -40,19 +47,105 @@ class Calls(RootModel[list[Call]]):
     """How `responses.jsonl` holds tool calls."""
 
 
-def render(template: Template, document: dict) -> str:
+def render(template: Template | BracesTemplate, document: dict) -> str:
     """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
     return template.render(document={key: document[key] for key in ("id", "title", "text", "metadata")})
 
 
+def lines(text: str) -> list[tuple[int, str]]:
+    """The queries in an answer, each with its line from 0: without bullets, numbers, quotes; no blanks."""
+    found = ((n, _unwrapped(BULLET.sub("", line.strip()))) for n, line in enumerate(text.split("\n")))
+    return [(number, line) for number, line in found if WORD.search(line)]
+
+
 def parse(text: str) -> list[str]:
-    """The queries in an answer: one a line, without bullets, numbers, quotes, blank lines or repeats."""
+    """The queries in an answer, each once whatever its case."""
     queries: dict[str, str] = {}
-    for line in text.splitlines():
-        line = _unwrapped(BULLET.sub("", line.strip()))
-        if WORD.search(line):
-            queries.setdefault(line.casefold(), line)
+    for _, line in lines(text):
+        queries.setdefault(line.casefold(), line)
     return list(queries.values())
+
+
+def reject(line: str, document: dict) -> str | None:
+    """Why a query may not be used for this document, or None.
+
+    Not well-formed; a copy of one of the document's known queries (`metadata.queries`); or nothing but words
+    of its address (`metadata.url`), which an index of addresses finds without any new query.
+    """
+    if not well_formed(line):
+        return "not well-formed"
+    if is_known(line, document):
+        return "a copy of a known query"
+    url = document["metadata"].get("url")  # in a folder of files it may be anything
+    return "only words of the URL" if isinstance(url, str) and from_url(line, url) else None
+
+
+def fit(answer: list[str], document: dict) -> list[str]:
+    """The queries of an answer that may be used for this document."""
+    return [line for line in answer if not reject(line, document)]
+
+
+def flat(answer: list[str]) -> list[str]:
+    """The texts of an answer: its queries."""
+    return answer
+
+
+def output(answer: list[str]) -> str:
+    """The answer as the student is to write it: one query a line."""
+    return "\n".join(answer)
+
+
+def is_known(line: str, document: dict) -> bool:
+    """Is it one of the document's known texts, but for case, punctuation and white space?"""
+    known = document["metadata"].get("queries")
+    texts = tuple(text for text in known if isinstance(text, str)) if isinstance(known, list) else ()
+    return letters(line) in known_letters(texts)
+
+
+@lru_cache(maxsize=1 << 10)
+def known_letters(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(letters, texts))
+
+
+def letters(text: str) -> str:
+    """The letters and digits of a text, in one case, without anything between them."""
+    return "".join(WORD.findall(text.casefold()))
+
+
+def from_url(line: str, url: str) -> bool:
+    """Does every word of a query stand in the URL?
+
+    A word stands there as one of its words or as two neighbouring ones (`wi-fi`, `wifi`), or together with
+    the query's next ones as a whole word (`hot dog`, `hotdog.com`) or, from LEAST_RUN letters on, as a part
+    of one (`world war`, `firstworldwar.com`). A single word counts only whole: `art` does not stand in
+    `start`. Articles, prepositions and conjunctions need not stand there: URLs leave them out.
+    """
+    parts, whole = url_words(url)
+    words = WORD.findall(line.casefold())
+    spoken = [word for word in words if word not in GLUE]
+    return bool(parts and spoken) and any(_covered(form, parts, whole) for form in (words, spoken))
+
+
+def _covered(words: list[str], parts: tuple[str, ...], whole: frozenset[str]) -> bool:
+    reached = {0}
+    for start in range(len(words)):
+        if start not in reached:
+            continue
+        if words[start] in whole or words[start] in GLUE:
+            reached.add(start + 1)
+        for stop in range(start + 2, len(words) + 1):
+            run = "".join(words[start:stop])
+            if run in whole or len(run) >= LEAST_RUN and any(run in part for part in parts):
+                reached.add(stop)
+    return len(words) in reached
+
+
+@lru_cache(maxsize=1 << 10)
+def url_words(url: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """(the words of a URL, these and each pair of neighbours written as one)."""
+    parts = WORD.findall(unquote(url).casefold())
+    pairs = {first + second for first, second in zip(parts, parts[1:], strict=False)}
+    return tuple(parts), frozenset(parts) | pairs
 
 
 def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[str]:

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.words import plain_words, stems, tokens
-from stages.tasks.queries import content_words, mentions_name, well_formed
+from stages.tasks.kinds import Task, kind
+from stages.tasks.queries import content_words, mentions_name
 
 MEASURES = (
     "format_validity",
@@ -54,13 +55,14 @@ def page_text(document: dict) -> str:
 class Scorer:
     """Scores lines against their page and against all pages of a corpus (one BM25 index)."""
 
-    def __init__(self, documents: list[dict]):
+    def __init__(self, documents: list[dict], task: Task = "queries"):
         from rouge_score.rouge_scorer import RougeScorer
 
         self.documents = {document["id"]: document for document in documents}
         self.places = {name: place for place, name in enumerate(self.documents)}
         self.index = Bm25([page_text(document) for document in documents])
         self.rank = lru_cache(maxsize=None)(self.index.rank)
+        self.well_formed = kind(task).well_formed
         self.rouge = RougeScorer(["rougeL"], tokenizer=_cached_tokenizer())
 
     def score(self, name: str, output: Output, reference: list[str]) -> list[float]:
@@ -80,7 +82,7 @@ class Scorer:
         flat = _flat(page_text(document))
         return _ordered(
             {
-                "format_validity": mean(well_formed(line) for line in lines),
+                "format_validity": mean(self.well_formed(line) for line in lines),
                 "groundedness": mean(grounded(line, found) for line in lines),
                 "hit_at_1": mean(rank <= 1 for rank in ranks),
                 "hit_at_10": mean(rank <= 10 for rank in ranks),

@@ -2,14 +2,23 @@
 
 A stand-in for an LLM, so that the whole chain runs with no key and no network. It reads the document in the
 request and writes the queries that a person looking for it might type, from its title, its first sentences
-and its parameters. A pure function of the messages. Its quality is that of the rules below: for queries worth
-deploying, point `base_url` at a real model.
+and its parameters; or its categories (`category_rules`), if the request asks for immediate categories. A pure
+function of the messages. Its quality is that of the rules below: for queries worth deploying, point
+`base_url` at a real model.
 """
 
 import re
 
+from stages.teacher.category_rules import categories
+
 MAX_PHRASE_WORDS = 9
 MAX_LINES = 6
+MAX_WEB_LINES = 10
+TAGGED = re.compile(r"<document>\s*(.*?)\s*</document>", re.S)
+MARKED = re.compile(r"^#+ [^\n]*\bbegins[ ]*\n(.*?)\n#+ [^\n]*\bends[ ]*$", re.S | re.M)
+TITLE = re.compile(r"^#+ [^\n]*\bTitle[ ]*\n([^\n]+)$", re.M)
+ASKS_FOR_CATEGORIES = re.compile(r"\bimmediate\b[^.\n]{0,40}\bcategor", re.I)
+SHOWS_A_URL = re.compile(r"^(?:#+ )?(?:URL|Address)\b", re.M)
 ARTICLES = {"a", "an", "the", "this", "these"}
 LOOSE_ENDS = ARTICLES | set(
     "of to in on at by for from with and or is are be as if that it its which when where into than not no "
@@ -48,17 +57,45 @@ VERBS = set(
 
 
 def answer(messages: list[dict]) -> str:
-    """The answer to a chat request: up to six queries, one a line, for the document in the last message."""
-    title, text = read_document(messages[-1]["content"])
+    """The answer to a chat request about the document in its last message.
+
+    Up to six queries, one a line, or ten for a web page; or categories on two levels.
+    """
+    prompt = messages[-1]["content"]
+    title, text = read_document(prompt)
+    around = "\n".join([*(str(message.get("content")) for message in messages[:-1]), instructions(prompt)])
+    if ASKS_FOR_CATEGORIES.search(around):
+        return categories(title, text)
+    if SHOWS_A_URL.search(around):
+        return "\n".join(web_queries(title, text))
     return "\n".join(queries(title, text))
 
 
 def read_document(prompt: str) -> tuple[str, str]:
-    """Title and text of the document in a prompt: what stands between its last <document> tags."""
-    blocks = re.findall(r"<document>\s*(.*?)\s*</document>", prompt, flags=re.S)
-    block = blocks[-1] if blocks else prompt.strip()
+    """Title and text of the document in a prompt: what stands between its last <document> tags.
+
+    Or between the last headings that say that it begins and ends, with the title before or in its first line.
+    """
+    tagged, marked = TAGGED.findall(prompt), MARKED.findall(prompt)
+    titles = TITLE.findall(prompt) if marked and not tagged else []
+    block = (tagged or marked or [prompt.strip()])[-1]
+    if titles:
+        return titles[-1].strip(), block.strip()
     first, _, rest = block.partition("\n")
     return first.removeprefix("Title:").strip(), rest.removeprefix("Text:").strip()
+
+
+def instructions(prompt: str) -> str:
+    """A prompt without its documents; nothing of one that does not mark them."""
+    marks = next((marks for marks in (TAGGED, MARKED) if marks.search(prompt)), None)
+    return marks.sub("", prompt) if marks else ""
+
+
+def web_queries(title: str, text: str) -> list[str]:
+    """Those of `queries` for a page, and what its further sentences are about."""
+    found = [line.split() for line in queries(title, text)]
+    found += [_without_verb(phrase) for phrase in map(_phrase, _sentences(text)) if len(phrase) >= 2]
+    return _distinct(found, MAX_WEB_LINES)
 
 
 def queries(title: str, text: str) -> list[str]:
@@ -148,7 +185,7 @@ def _names(title: str) -> tuple[list[str], list[str]]:
     return [parts[0].lower()], [part.lower() for part in (*owner, parts[-1])]
 
 
-def _distinct(lines: list[list[str]]) -> list[str]:
+def _distinct(lines: list[list[str]], most: int = MAX_LINES) -> list[str]:
     """Lines of two words or more, no word twice in a row, none made of another's words."""
     kept: list[str] = []
     seen: set[frozenset[str]] = set()
@@ -158,4 +195,4 @@ def _distinct(lines: list[list[str]]) -> list[str]:
         if len(key) >= 2 and key not in seen and all(words.count(word) <= 2 for word in words):
             seen.add(key)
             kept.append(" ".join(words))
-    return kept[:MAX_LINES]
+    return kept[:most]

@@ -12,6 +12,7 @@ same at any temperature and seed, and tell no probabilities. By hand:
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ from stages.support.prompts import clip_words
 
 MODEL = "embedded"  # every name that begins so is served: `embedded-2` after the rules have changed
 MOST_CHOICES = 128
-Shape = tuple[str | None, str]  # the function to call, or None; the field of the JSON that holds the lines
+# The function to call, or None, and what makes of lines the JSON that was asked for.
+Shape = tuple[str | None, Callable[[str], dict]]
 
 
 def complete(body: dict, answer: Callable[[list[dict]], str]) -> dict:
@@ -67,9 +69,9 @@ def _variant(text: str, place: int) -> str:
 
 def _choice(place: int, text: str, shape: Shape | None, limit: int | None) -> tuple[dict, int]:
     """(a choice of the answer, its words): the text itself, or JSON that holds its lines."""
-    function, field = shape or (None, None)
-    if field:
-        text = json.dumps({field: text.splitlines()}, ensure_ascii=False)
+    function, filled = shape or (None, None)
+    if filled:
+        text = json.dumps(filled(text), ensure_ascii=False)
     cut = clip_words(text, limit) if limit else text
     words = len(cut.split())
     message = {"role": "assistant", "content": None if function else cut, "refusal": None}
@@ -87,22 +89,39 @@ def _shape(body: dict) -> Shape | None:
     try:
         if tools:
             (tool,) = tools
-            return tool["function"]["name"], _field(tool["function"]["parameters"])
+            return tool["function"]["name"], _filler(tool["function"]["parameters"])
         if wanted["type"] == "text":
             return None
-        return None, _field(wanted["json_schema"]["schema"])
+        return None, _filler(wanted["json_schema"]["schema"])
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(
             "the embedded teacher can only fill a json_schema, or call the one tool, "
-            "whose single property is an array of strings"
+            "whose single property is an array of strings, or of objects of a string and an array of strings"
         ) from None
 
 
-def _field(schema: dict) -> str:
-    ((name, kind),) = schema["properties"].items()
-    if (kind["type"], kind["items"]["type"]) != ("array", "string"):
-        raise ValueError(name)
-    return name
+def _filler(schema: dict) -> Callable[[str], dict]:
+    ((field, kind),) = schema["properties"].items()
+    item = kind["items"]
+    if "$ref" in item:
+        item = schema["$defs"][item["$ref"].rpartition("/")[2]]
+    if (kind["type"], item["type"]) == ("array", "string"):
+        return lambda text: {field: text.splitlines()}
+    (name, text_kind), (below, list_kind) = item["properties"].items()
+    if (kind["type"], text_kind["type"], list_kind["items"]["type"]) != ("array", "string", "string"):
+        raise ValueError(field)
+    return lambda text: {field: _two_levels(text, name, below)}
+
+
+def _two_levels(text: str, name: str, below: str) -> list[dict]:
+    """Lines after the last heading as objects, those after a tab in the list of the one above."""
+    rows: list[dict] = []
+    for line in re.split(r"(?m)^#.*$", text)[-1].strip().splitlines():
+        if line.startswith("\t") and rows:
+            rows[-1][below].append(line.strip())
+        else:
+            rows.append({name: line.strip(), below: []})
+    return rows
 
 
 def make_app(answer: Callable[[list[dict]], str]):
