@@ -1,15 +1,17 @@
 """Let the student write for the documents: shards, worker processes, rows that do not depend on either.
 
 Reads models/DATASET/hf/, the corpus and prompts/DATASET/student.md. Writes data/DATASET/generated/: K Parquet
-shards, a document's shard being a hash of its id, and a manifest. Held-out documents always, others by
-`share`; `n` samples each, a seed for every (document, sample). Finished rows are kept in scratch under a
-fingerprint of model, decoding and the shard's own rows: a killed run goes on where it was, and a new document
-renews its shard alone.
+shards, a document's shard being a hash of its id, and a manifest. Held-out documents always, those for
+training and validation by `share`; `n` samples each, a seed for every (document, sample). Finished rows are
+kept in scratch under a fingerprint of model, decoding and the shard's own rows: a killed run goes on where it
+was, and a new document renews its shard alone.
 """
 
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from pydantic import Field
@@ -18,9 +20,13 @@ from stages.engines.protocol import Decoding
 from stages.support import layout
 from stages.support.cli import stage
 from stages.support.errors import UserError
+from stages.tasks.kinds import Task, kind
+
+BLOCK = 1024  # documents whose prompts are token ids at one time
 
 
 class GenerateKnobs(Decoding):
+    task: Task = Field("queries", description="what the student writes, which says how it is parsed")
     shards: int = Field(8, ge=1, description="files in the output; also the unit of regeneration")
     workers: int = Field(1, ge=1, description="processes, each with its own copy of the model")
     share: float = Field(1.0, ge=0, le=1, description="share of the pages not held out, by hash of the id")
@@ -39,7 +45,6 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
     from stages.engines import pool, protocol
     from stages.support.hashing import sha256_json, shard_of
     from stages.support.shards import write_generated
-    from stages.tasks.queries import parse
 
     if knobs.n > 1 and knobs.temperature == 0:
         raise UserError(
@@ -49,7 +54,8 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
         raise UserError(f"{model}: no config.json; the stage before this one makes it: run `dvc repro`")
     rows = work(dataset, model, knobs, share)
     decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
-    basis = [protocol.model_fingerprint(model), decoding.model_dump(), protocol.engine_versions(decoding)]
+    versions, fields = protocol.engine_versions(decoding), protocol.Generation._fields
+    basis = [protocol.model_fingerprint(model), decoding.model_dump(), versions, fields]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
     scratch.mkdir(parents=True, exist_ok=True)
 
@@ -66,7 +72,7 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
 
     made = [row for path in jobs for row in pool.saved(path).values()]
     for row in made:
-        row["queries"] = parse(row["text"])
+        row["queries"] = kind(knobs.task).parse(row["text"])
     write_generated(output, made, knobs.shards, name)
     prune(scratch, set(jobs))
     return statistics(made)
@@ -75,35 +81,46 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
 def work(dataset: str, model: Path, knobs: GenerateKnobs, share: float) -> list:
     """The rows to generate. Raises UserError for a prompt that leaves no room for the answer."""
     from stages.engines.pool import Row
-    from stages.support.files import read_json, read_jsonl, verify_manifest
-    from stages.support.hashing import stable_integer, stable_unit
+    from stages.support.files import read_json
+    from stages.support.hashing import stable_integer
     from stages.support.prompts import Template
     from stages.support.tokenizer import TextCodec
     from stages.tasks.queries import render
 
-    verify_manifest(layout.corpus(dataset))
-    fields = ("id", "title", "text", "metadata", "split")
-    documents = read_jsonl(layout.corpus(dataset) / "documents.jsonl", fields)
-    chosen = [d for d in documents if d["split"] == "test" or stable_unit("share", d["id"]) < share]
-    if not chosen:
+    template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
+    context = read_json(model / "config.json")["max_position_embeddings"]
+    documents = chosen(dataset, share)
+    rows = []
+    while block := list(islice(documents, BLOCK)):
+        prompts = [render(template, document) for document in block]
+        for document, prompt, ids in zip(block, prompts, codec.prompts(prompts), strict=True):
+            name = document["id"]
+            if len(ids) + knobs.max_new_tokens > context:
+                raise UserError(
+                    f"document {name!r}: its prompt has {len(ids)} tokens, which with max_new_tokens "
+                    f"{knobs.max_new_tokens} is more than the model's context of {context}; cut the text in "
+                    f"{template.path} (`document.text | words(n)`) or lower max_new_tokens"
+                )
+            seeds = (stable_integer("sample", knobs.seed, name, sample) >> 1 for sample in range(knobs.n))
+            rows += [Row(name, sample, prompt, seed) for sample, seed in enumerate(seeds)]
+    if not rows:
         raise UserError(
             f"{layout.corpus(dataset)}: no held-out document and none by share; raise either share"
         )
-    template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
-    prompts = [render(template, document) for document in chosen]
-    context = read_json(model / "config.json")["max_position_embeddings"]
-    for document, ids in zip(chosen, codec.prompts(prompts), strict=True):
-        if len(ids) + knobs.max_new_tokens > context:
-            raise UserError(
-                f"document {document['id']!r}: its prompt has {len(ids)} tokens, which with max_new_tokens "
-                f"{knobs.max_new_tokens} is more than the model's context of {context}; cut the text in "
-                f"{template.path} (`document.text | words(n)`) or lower max_new_tokens"
-            )
-    return [
-        Row(document["id"], sample, prompt, stable_integer("sample", knobs.seed, document["id"], sample) >> 1)
-        for document, prompt in zip(chosen, prompts, strict=True)
-        for sample in range(knobs.n)
-    ]
+    return rows
+
+
+def chosen(dataset: str, share: float) -> Iterator[dict]:
+    """The documents to write for: held-out ones, and of those for training and validation a share by hash."""
+    from stages.support.files import iter_jsonl, verify_manifest
+    from stages.support.hashing import stable_unit
+
+    verify_manifest(layout.corpus(dataset))
+    fields = ("id", "title", "text", "metadata", "split")
+    for document in iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields):
+        known = document["split"] in ("train", "val") and stable_unit("share", document["id"]) < share
+        if document["split"] == "test" or known:
+            yield document
 
 
 def prune(scratch: Path, used: set[Path]) -> None:

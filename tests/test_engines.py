@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from stages.engines.protocol import Decoding, open_engine, prepare, resolve
+from stages.engines.protocol import Decoding, finished, open_engine, prepare, resolve
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 from tests.tiny import KINDS, WORDS, tiny_model
@@ -122,6 +122,86 @@ def test_frequency_penalty_is_taken_off_for_each_time_a_token_was_generated(
     assert changed
 
 
+class Pieces:
+    """A codec whose tokens are given strings; the EOS is -1."""
+
+    eos_id = -1
+
+    def __init__(self, *pieces: str):
+        self.pieces = pieces
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.pieces[id] for id in ids)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "expected"),
+    [
+        (
+            ["a", "b", "\n", "c"],
+            True,
+            [-2.0, -4.5],
+        ),  # a newline belongs to the line it ends, the EOS to the last
+        (["a", "b", "\n", "c"], False, [-2.0, -4.0]),
+        (["a", "\n", "\n", "b\n", "c"], False, [-1.5, -3.0, -4.0, -5.0]),
+        (["a", "\n\n", "b"], True, [-1.5, None, -3.5]),  # no token of its own: nothing
+        (["a", "x\ny", "b"], False, [-1.5, -3.0]),
+        (["a", "\n"], False, [-1.5, None]),
+        (["a", "\n"], True, [-1.5, -3.0]),
+        ([], True, [-1.0]),
+    ],
+)
+def test_each_token_counts_in_one_line(pieces, stops, expected):
+    ids = [*range(len(pieces)), *[-1] * stops]
+    logprobs = [-1.0 - place for place in range(len(ids))]
+    after = [0] * stops  # what an engine may add after the EOS is of no meaning
+    made = finished(Pieces(*pieces), 7, [1, 2], [*ids, *after], [*logprobs, *[-99.0] * len(after)])
+    assert made.text == "".join(pieces) and made.line_logprobs == expected
+    assert len(made.line_logprobs) == len(made.text.split("\n"))
+    assert made.logprob == sum(logprobs) / len(logprobs) and made.generated_tokens == len(ids)
+
+
+def test_lines_of_a_byte_level_tokenizer(models):
+    """Against the character offsets that the tokenizer gives; letters of several tokens included."""
+    codec = TextCodec(models["qwen2"])
+    text = "\nsort 数组 by axis\n\n- naïve 😀😀\n plot a line\n\n"
+    encoding = codec.tokenizer.encode(text, add_special_tokens=False)
+    assert codec.decode(encoding.ids) == text and len(encoding.ids) > len(set(encoding.offsets))
+    values = [round(-0.1 - 0.01 * place, 2) for place in range(len(encoding.ids))]
+    own: list[list[float]] = [[] for _ in text.split("\n")]
+    for value, (start, _) in zip(values, encoding.offsets, strict=True):
+        own[text[:start].count("\n")].append(value)
+    made = finished(codec, 0, [], encoding.ids, values)
+    assert made.line_logprobs == [round(sum(line) / len(line), 4) if line else None for line in own]
+
+
+@pytest.mark.parametrize("name", ["transformers", "openvino"])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"frequency_penalty": 0.5}, {"temperature": 0.8, "top_k": 50, "top_p": 0.9}], ids=str
+)
+def test_log_probabilities_are_of_the_raw_logits(models, name, knobs, monkeypatch):
+    import importlib
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(models["llama"].parent)  # where a conversion stays for the next case
+    module, seen = importlib.import_module(f"stages.engines.with_{name}"), []
+    monkeypatch.setattr(module, "finished", lambda *given: (seen.append(given), finished(*given))[1])
+    sampling = Decoding(engine=name, max_new_tokens=20, precision="f32", threads=1, batch_size=4, **knobs)
+    prompts = some_prompts(4)
+    found = answers(open_engine(models["llama"], sampling), prompts, sampling, [1, 2, 3, 4], list(range(4)))
+    model = AutoModelForCausalLM.from_pretrained(models["llama"], dtype=torch.float32)
+    for _, place, prompt, ids, logprobs in seen:
+        ids = ids[: found[place].generated_tokens]
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[range(len(ids)), ids].tolist()
+        assert logprobs[: len(ids)] == pytest.approx(expected, abs=1e-4)
+        assert found[place].logprob == pytest.approx(sum(expected) / len(ids), abs=1e-3)
+        assert len(found[place].line_logprobs) == len(found[place].text.split("\n"))
+
+
 def test_sampling_follows_the_warped_distribution():
     import torch
 
@@ -154,7 +234,11 @@ def test_openvino_equals_transformers_token_for_token(tmp_path, monkeypatch, kin
         sampling = Decoding(engine=name, max_new_tokens=24, precision="f32", threads=1, batch_size=8)
         prepare(model, sampling)
         found[name] = answers(open_engine(model, sampling), prompts, sampling, [0] * 10, list(range(10)))
-    assert found["openvino"] == found["transformers"]
+    for place, answer in found["openvino"].items():
+        reference = found["transformers"][place]
+        assert answer[:5] == reference[:5]
+        assert answer.logprob == pytest.approx(reference.logprob, abs=2e-4)
+        assert answer.line_logprobs == pytest.approx(reference.line_logprobs, abs=2e-4)
     assert any(answer.finish_reason == "length" for answer in found["openvino"].values())
 
 
@@ -222,7 +306,9 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
 
         def step(self) -> list:
             name, ids, params = asked.pop()
-            done = types.SimpleNamespace(token_ids=[*ids[-2:], *params["stop_token_ids"]])
+            tokens = [*ids[-2:], *params["stop_token_ids"]]
+            logprobs = [{token: types.SimpleNamespace(logprob=-0.5 * n)} for n, token in enumerate(tokens)]
+            done = types.SimpleNamespace(token_ids=tokens, logprobs=logprobs)
             half = types.SimpleNamespace(request_id=name, finished=False, outputs=[])
             return [half, types.SimpleNamespace(request_id=name, finished=True, outputs=[done])]
 
@@ -241,6 +327,8 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
     assert (
         found[1].text.endswith("file") and found[1].generated_tokens == 3 and found[1].finish_reason == "stop"
     )
+    assert found[1].logprob == -0.5 and found[1].line_logprobs == [-0.5]
+    assert drawn[0]["logprobs"] == 0
 
 
 class Server(BaseHTTPRequestHandler):
@@ -248,6 +336,7 @@ class Server(BaseHTTPRequestHandler):
 
     asked: list[dict] = []
     key = "Bearer secret"
+    gives: dict | None = None  # log-probabilities
 
     def _reply(self, code: int, value: dict) -> None:
         body = json.dumps(value).encode()
@@ -265,7 +354,12 @@ class Server(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != self.key:
             return self._reply(401, {"error": {"message": "bad key"}})
         self.asked.append(body)
-        said = {"index": 0, "text": f"said {body['prompt'][-1]}", "finish_reason": "stop", "logprobs": None}
+        said = {
+            "index": 0,
+            "text": f"said {body['prompt'][-1]}",
+            "finish_reason": "stop",
+            "logprobs": self.gives,
+        }
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return self._reply(
             200,
@@ -309,9 +403,25 @@ def test_openai_sends_ids_seeds_and_knobs(models, server, monkeypatch):
     asked = {body["seed"]: body for body in Server.asked}
     assert [asked[i]["prompt"] for i in range(9)] == ids
     assert asked[0]["model"] == "served" and asked[0]["top_k"] == 7 and asked[0]["temperature"] == 0.5
+    assert asked[0]["logprobs"] == 1 and found[0].logprob is None and found[0].line_logprobs is None
     as_text = sampling.model_copy(update={"prompt_as": "text"})
     list(engine.generate(prompts[:1], as_text, [99]))
     assert Server.asked[-1]["prompt"] == prompts[0]
+
+
+def test_openai_log_probabilities_come_with_strings(models, server, monkeypatch):
+    sampling = Decoding(engine="openai", base_url=server, served_model="m")
+    monkeypatch.setattr(Server, "key", "Bearer none")
+
+    def means(tokens: list[str], logprobs: list[float]) -> tuple:
+        monkeypatch.setattr(Server, "gives", {"tokens": tokens, "token_logprobs": logprobs})
+        (answer,) = open_engine(models["llama"], sampling).generate(["plot a line"], sampling, [1])
+        assert answer.text.startswith("said ")
+        return answer.logprob, answer.line_logprobs
+
+    assert means(["said", " 7", ""], [-1, -2, -3]) == (-2.0, [-2.0])
+    assert means(["sa", "id\n", "7"], [-1, -2, -3]) == (-2.0, None)  # not the newlines of the text
+    assert means([], []) == (None, None)
 
 
 def test_openai_problems_are_one_line(models, server, monkeypatch):

@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stages.baseline import BaselineKnobs
 from stages.baseline import command as baseline
-from stages.generate import GenerateKnobs
+from stages.generate import GenerateKnobs, work
 from stages.generate import command as generate
-from stages.support import files
+from stages.support import files, layout
 from stages.support.errors import UserError
-from stages.support.hashing import shard_of, stable_unit
-from stages.support.shards import read_generated, shard_name, write_generated
+from stages.support.hashing import sha256_json, shard_of, stable_unit
+from stages.support.shards import iter_generated, read_generated, shard_name, write_generated
 from tests.tiny import WORDS, tiny_model
 
 DECODING = {
@@ -89,6 +90,8 @@ def test_rows_are_the_same_whatever_the_shards_and_workers(house):
     assert len({row["text"] for row in found[0]}) > 30  # samples differ
     assert metrics[0]["documents"] == 20 and metrics[0]["rows"] == 40
     assert metrics[0]["generated_tokens"] == sum(row["generated_tokens"] for row in found[0])
+    for row in found[0]:
+        assert row["logprob"] < 0 and len(row["line_logprobs"]) == len(row["text"].split("\n"))
 
 
 @pytest.mark.slow
@@ -120,6 +123,42 @@ def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd
     generate.run("d", knobs)
     assert not other.exists() and kept.exists()
     assert not scratch_files().keys() & after.keys()
+
+
+def test_only_documents_that_may_be_written_for_are(house, monkeypatch):
+    monkeypatch.setattr("stages.generate.BLOCK", 4)
+    splits = ["train", "val", "test", "xc_test", "empty", "train", "test"]
+    write_corpus([document(i, split) for i, split in enumerate(splits)])
+    rows = work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 1.0)
+    assert [(row.document_id, row.sample) for row in rows] == [
+        (f"doc-{i:03d}", sample) for i in (0, 1, 2, 5, 6) for sample in (0, 1)
+    ]
+    rows = work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 0.0)
+    assert [row.document_id for row in rows] == ["doc-002"] * 2 + ["doc-006"] * 2
+    write_corpus([document(i, split) for i, split in enumerate(splits[3:5])])
+    with pytest.raises(UserError, match="no held-out document and none by share"):
+        work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 1.0)
+
+
+@pytest.mark.slow
+def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(house, monkeypatch):
+    from stages.engines import protocol
+
+    model, knobs = layout.model("d", "hf"), GenerateKnobs(**{**DECODING, "n": 1}, shards=1, task="categories")
+    asked = protocol.Decoding(**knobs.model_dump(include=set(protocol.Decoding.model_fields)))
+    decoding = protocol.resolve(asked)
+    before = [protocol.model_fingerprint(model), decoding.model_dump(), protocol.engine_versions(decoding)]
+    own = work("d", model, knobs, 1.0)
+    stale = Path(f"data/.work/generate-d-{sha256_json(before)[:16]}/{sha256_json(own)[:32]}.jsonl")
+    numbers = {"finish_reason": "stop", "prompt_tokens": 1, "generated_tokens": 1}
+    saved = [{"document_id": row.document_id, "sample": 0, "text": "stale", **numbers} for row in own]
+    files.write_jsonl(stale, saved)
+    monkeypatch.setattr("stages.generate.kind", lambda task: SimpleNamespace(parse=lambda text: [task]))
+    generate.run("d", knobs)
+    assert not stale.exists()
+    rows = read_generated(Path("data/d/generated"))
+    assert len(rows) == 20 and all(row["queries"] == ["categories"] for row in rows)
+    assert all(row["text"] != "stale" and row["logprob"] < 0 for row in rows)
 
 
 @pytest.mark.slow
@@ -217,6 +256,8 @@ def shards(tmp_path):
             "finish_reason": "stop",
             "prompt_tokens": 5,
             "generated_tokens": 3,
+            "logprob": -1.5 - i / 10,
+            "line_logprobs": [-0.5, None] if i % 3 else None,
         }
         for i in range(30)
     ]
@@ -234,6 +275,8 @@ def sign(directory: Path) -> None:
 def test_sound_shards_are_read_and_written_the_same_in_any_order(shards, tmp_path):
     directory, rows = shards
     assert read_generated(directory) == rows
+    some = list(iter_generated(directory, ["text"]))
+    assert some == [{key: row[key] for key in ("document_id", "sample", "text")} for row in rows]
     write_generated(tmp_path / "again", rows[::-1], 3, "generate")
     for path in directory.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -291,10 +334,24 @@ def test_a_repeated_row_and_a_row_of_another_shard_are_refused(shards):
     rewritten(directory, 2, [*own, own[0]])
     with pytest.raises(UserError, match=f"{shard_name(2)}: .*occurs twice"):
         read_generated(directory)
+    rewritten(directory, 2, own[::-1])
+    with pytest.raises(UserError, match=f"{shard_name(2)}: .*in the wrong place"):
+        read_generated(directory)
     stranger = next(row for row in rows if shard_of(row["document_id"], 3) == 0)
     rewritten(directory, 2, [*own, {**stranger, "sample": 9}])
     with pytest.raises(UserError, match=f"{shard_name(2)}: document .* belongs to {shard_name(0)}"):
         read_generated(directory)
+
+
+def test_a_shard_of_other_columns_is_refused(shards):
+    import pyarrow.parquet as pq
+
+    directory, _ = shards
+    path = directory / shard_name(1)
+    pq.write_table(pq.read_table(path).drop_columns(["logprob", "line_logprobs"]), path)
+    sign(directory)
+    with pytest.raises(UserError, match=f"{shard_name(1)}: its columns are .*, not a shard's"):
+        next(iter_generated(directory, ["text"]))
 
 
 def test_a_wrong_row_count_and_a_file_that_is_no_parquet_are_refused(shards):

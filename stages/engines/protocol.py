@@ -4,8 +4,12 @@ Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are 
 """
 
 import os
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
@@ -46,13 +50,19 @@ class Decoding(Knobs):
 
 
 class Generation(NamedTuple):
-    """An answer. `generated_tokens` counts the EOS; `text` and `prompt_tokens` do not hold one."""
+    """An answer. `generated_tokens` counts the EOS; `text` and `prompt_tokens` do not hold one.
+
+    Log-probabilities are natural logarithms of what the model itself gives a token, the softmax of its raw
+    logits: neither penalty nor temperature, top-k or top-p has a part in them. None: the engine has none.
+    """
 
     index: int
     text: str
     finish_reason: str  # stop: the model ended it; length: max_new_tokens did
     prompt_tokens: int
     generated_tokens: int
+    logprob: float | None  # mean over the generated tokens, EOS included
+    line_logprobs: list[float | None] | None  # mean for each of `text.split("\n")`; None: no token of its own
 
 
 class Engine(Protocol):
@@ -64,12 +74,33 @@ class Engine(Protocol):
         ...
 
 
-def finished(codec, index: int, prompt: list[int], ids: list[int]) -> Generation:
-    """The Generation of new token `ids`, up to the first EOS if there is one."""
+def finished(codec, index: int, prompt: list[int], ids: list[int], logprobs: Sequence[float]) -> Generation:
+    """The Generation of new token `ids` and their log-probabilities, up to the first EOS if there is one.
+
+    A token that holds a newline belongs to the line it ends, the EOS to the last one.
+    """
     stopped = codec.eos_id in ids
     length = ids.index(codec.eos_id) if stopped else len(ids)
-    reason = "stop" if stopped else "length"
-    return Generation(index, codec.decode(ids[:length]), reason, len(prompt), length + stopped)
+    reason, made = "stop" if stopped else "length", logprobs[: length + stopped]
+
+    @cache
+    def newlines(tokens: int) -> int:
+        return codec.decode(ids[:tokens]).count("\n")
+
+    # Prefixes are decoded, not tokens: what a token adds to the text is the tokenizer's to say.
+    ends = [bisect_left(range(length + 1), n, key=newlines) for n in range(1, newlines(length) + 1)]
+    text = codec.decode(ids[:length])
+    return Generation(index, text, reason, len(prompt), len(made), mean(made), line_means(made, ends))
+
+
+def line_means(logprobs: Sequence[float], ends: list[int]) -> list[float | None]:
+    """The mean of each line; newline number i is there after the first `ends[i]` tokens."""
+    return [mean(logprobs[start:end]) for start, end in pairwise([0, *ends, len(logprobs)])]
+
+
+def mean(logprobs: Sequence[float]) -> float | None:
+    """To four places: what engines agree on. None where there is nothing."""
+    return round(fmean(logprobs), 4) + 0.0 if logprobs else None
 
 
 def resolve(decoding: Decoding) -> Decoding:

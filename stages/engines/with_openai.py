@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 
-from stages.engines.protocol import Decoding, Generation
+from stages.engines.protocol import Decoding, Generation, line_means, mean
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 
@@ -54,13 +54,14 @@ class OpenaiEngine:
                     top_p=sampling.top_p,
                     frequency_penalty=sampling.frequency_penalty,
                     seed=seeds[index] % 2**31,  # some servers keep 32 bits
+                    logprobs=1,
                     extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
                 )
             )
             choice = reply.choices[0]
             reason = "length" if choice.finish_reason == "length" else "stop"
             used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
-            return Generation(index, choice.text, reason, len(ids[index]), used)
+            return Generation(index, choice.text, reason, len(ids[index]), used, *means(choice))
 
         with ThreadPoolExecutor(sampling.batch_size) as pool:
             futures = [pool.submit(answer, index) for index in range(len(ids))]
@@ -69,3 +70,16 @@ class OpenaiEngine:
                     yield future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def means(choice) -> tuple[float | None, list[float | None] | None]:
+    """`logprob` and `line_logprobs` of a completion's choice: None where the server does not give them.
+
+    Its tokens come as strings. The lines stay unknown where these have other newlines than the text.
+    """
+    if choice.logprobs is None or not choice.logprobs.token_logprobs:
+        return None, None
+    tokens, logprobs = choice.logprobs.tokens or [], choice.logprobs.token_logprobs
+    ends = [place for place, token in enumerate(tokens, start=1) for _ in range(token.count("\n"))]
+    known = len(ends) == choice.text.count("\n")
+    return mean(logprobs), line_means(logprobs, ends) if known else None

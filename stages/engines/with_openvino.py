@@ -55,13 +55,15 @@ class OpenvinoEngine:
                 if status != "FINISHED":
                     raise RuntimeError(f"openvino gave up on a prompt of {len(ids[index])} tokens: {status}")
                 (output,) = running.pop(index).read_all()
-                yield finished(self.codec, index, ids[index], list(output.generated_ids))
+                made = list(output.generated_ids), list(output.generated_log_probs)
+                yield finished(self.codec, index, ids[index], *made)
 
     def _config(self, sampling: Decoding, seed: int):
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens, config.eos_token_id = sampling.max_new_tokens, self.codec.eos_id
         config.stop_token_ids = {self.codec.eos_id}
         config.frequency_penalty = sampling.frequency_penalty
+        config.logprobs = 1  # of the raw logits, as the tests check against transformers
         config.do_sample = sampling.temperature > 0
         if config.do_sample:
             config.temperature, config.top_p, config.rng_seed = sampling.temperature, sampling.top_p, seed

@@ -49,13 +49,13 @@ class TransformersEngine:
                 batch = own[start : start + self.batch_size]
                 answers = self._batch([ids[i] for i in batch], width, sampling, [seeds[i] for i in batch])
                 for index, answer in zip(batch, answers, strict=True):
-                    yield finished(self.codec, index, ids[index], answer)
+                    yield finished(self.codec, index, ids[index], *answer)
 
     @torch.inference_mode()
     def _batch(
         self, prompts: list[list[int]], width: int, sampling: Decoding, seeds: list[int]
-    ) -> list[list[int]]:
-        """New token ids of each prompt, up to and with EOS or `max_new_tokens` of them."""
+    ) -> list[tuple[list[int], list[float]]]:
+        """New token ids of each prompt and their log-probabilities; what follows an EOS is of no meaning."""
         rows, eos = len(prompts), self.codec.eos_id
         fill = self.batch_size - rows
         prompts, seeds = [*prompts, *prompts[:1] * fill], [*seeds, *seeds[:1] * fill]
@@ -69,6 +69,7 @@ class TransformersEngine:
         noise = torch.from_numpy(np.stack([uniforms(seed, sampling.max_new_tokens) for seed in seeds]))
         warpers, cache = _warpers(sampling), None
         new: list[torch.Tensor] = []
+        logprobs: list[torch.Tensor] = []
         ended = torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
         for step in range(sampling.max_new_tokens):
             out = self.model(
@@ -79,7 +80,7 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1,
             )
-            logits = out.logits[:, -1].float()
+            raw = logits = out.logits[:, -1].float()
             if sampling.frequency_penalty:
                 if step == 0:
                     used = torch.zeros_like(logits)
@@ -88,13 +89,15 @@ class TransformersEngine:
             if sampling.frequency_penalty:
                 used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
+            logprobs.append(raw.gather(1, chosen[:, None]).squeeze(1) - raw.logsumexp(-1))
             ended |= chosen == eos
             if ended[:rows].all():
                 break
             cache, ids = out.past_key_values, chosen[:, None]
             positions = positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((self.batch_size, 1))], dim=1)
-        return torch.stack(new, dim=1)[:rows].tolist()
+        made = (torch.stack(steps, dim=1)[:rows].tolist() for steps in (new, logprobs))
+        return list(zip(*made, strict=True))
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:

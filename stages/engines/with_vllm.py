@@ -46,10 +46,15 @@ class VllmEngine:
                 seed=seed,
                 stop_token_ids=[self.codec.eos_id],
                 detokenize=False,
+                logprobs=0,  # of the token drawn alone; of the raw logits since vLLM 0.10
             )
             self.engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 if output.finished:
-                    index = int(output.request_id)
-                    yield finished(self.codec, index, ids[index], list(output.outputs[0].token_ids))
+                    index, (made,) = int(output.request_id), output.outputs
+                    tokens = list(made.token_ids)
+                    logprobs = [
+                        near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)
+                    ]
+                    yield finished(self.codec, index, ids[index], tokens, logprobs)
