@@ -87,7 +87,7 @@ def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], l
 
 
 def split_queries(queries: list[dict], share: float) -> list[dict]:
-    """Give each query its split: `test` for `share` of them by hash, which no training may see, or `train`."""
+    """Each query with its split: `test` for `share` of them, by hash, which no training sees, or `train`."""
     from stages.support.hashing import stable_unit
 
     return [
@@ -97,7 +97,7 @@ def split_queries(queries: list[dict], share: float) -> list[dict]:
 
 
 def split_pairs(queries: list[dict], pairs: list[dict], share: float) -> list[dict]:
-    """Give each pair its split: `test` for those of test queries, `hidden` for `share` of the others, by hash.
+    """Each pair with its split: `test` for those of test queries, `hidden` for `share` of the others.
 
     A query keeps at least one pair for training: a hidden one is a label that is missing from a row which is
     not empty, as in a real log.

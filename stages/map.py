@@ -1,29 +1,32 @@
-"""Map synthetic queries to observed ones: new labels for queries whose documents the log does not know.
+"""Map synthetic texts to observed ones: new labels where the observed pairs do not know of any.
 
-Reads `data/<dataset>/corpus/` and `data/<dataset>/generated/`; writes `data/<dataset>/mapped/`:
-`trn_X_Y_skim.npz`, observed queries × documents with the pairs known for training (1) and those found
-(their similarity); `trn_X_Y.npz` without the latter; `X.txt` and `Y.txt` (ids of rows and columns);
-`raw_rewrites.txt` (one synthetic query a line) and `start_indices.npy` (document i owns the lines from
-start[i] to start[i + 1]). Step 2 of SKIM; what is counted, and how, is in docs/mapping.md.
+Reads data/DATASET/corpus/ and data/DATASET/filtered/. Writes data/DATASET/mapped/: trn_X_Y_skim.npz,
+training points x labels with the pairs known for training (1) and those found (their similarity);
+trn_X_Y.npz without the latter; X.txt and Y.txt (ids of rows and columns). Step 2 of SKIM, in either
+direction: a synthetic query leads to queries like it, which are new points of its document's label; a
+synthetic label to labels like it, which are new labels of its document. Vectors are kept in scratch under a
+fingerprint of encoder and texts: a stopped run goes on where it was. What is counted, and how, is in
+docs/mapping.md.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from stages.retrieval.knobs import Encoder, Search
 from stages.support import layout
-from stages.support.cli import Knobs, stage
+from stages.support.cli import stage
 from stages.support.errors import UserError
 
-THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
-BINS = 40
+if TYPE_CHECKING:
+    import numpy as np
 
 
-class MapKnobs(Knobs):
-    encoder: str = Field("tfidf", description="tfidf, or a sentence-transformers directory or hub id")
-    dims: int = Field(256, gt=0, description="dimensions of TF-IDF's latent semantic analysis")
-    top_k: int = Field(10, gt=0, description="observed queries looked at for each synthetic one")
+class MapKnobs(Search, Encoder):
+    top_k: int = Field(10, gt=0, description="observed texts looked at for each synthetic one")
     threshold: float = Field(0.8, ge=0, le=1, description="least similarity (cosine + 1) / 2 of a new pair")
 
 
@@ -32,183 +35,129 @@ def command(dataset: str, knobs: MapKnobs) -> dict:
     import numpy as np
     from scipy.sparse import save_npz
 
-    from stages.retrieval.encoders import encode
-    from stages.retrieval.neighbours import nearest
-    from stages.support.files import atomic_directory, read_jsonl, verify_manifest, write_text
-    from stages.support.shards import read_generated
+    from stages.support.files import atomic_directory, iter_jsonl, read_json, verify_manifest, write_text
+    from stages.tasks.mapping import Found, Shape, augmented, matrix, read_pairs, statistics
 
-    corpus = layout.corpus(dataset)
+    corpus, filtered = layout.corpus(dataset), layout.filtered(dataset)
     verify_manifest(corpus)
-    documents = read_jsonl(corpus / "documents.jsonl", ("id", "title", "text"))
-    queries = read_jsonl(corpus / "queries.jsonl", ("id", "text"))
-    if not queries:
-        print(f"map {dataset}: no observed queries to map to; the matrices have no rows", file=sys.stderr)
-    x, y = [query["id"] for query in queries], [document["id"] for document in documents]
-    known, hidden = pair_places(read_jsonl(corpus / "pairs.jsonl"), x, y, str(corpus / "pairs.jsonl"))
-    rewrites, starts = segments(read_generated(layout.generated(dataset)), y)
-    texts = [query["text"] for query in queries]
-    fit = [f"{document['title']}\n{document['text']}" for document in documents] + texts
-    if x:
-        observed, synthetic = encode(knobs.encoder, knobs.dims, fit, texts, rewrites)
-        indices, cosines = nearest(synthetic, observed, min(knobs.top_k, len(x)))
+    verify_manifest(filtered)
+    queries, documents = ids(corpus / "queries.jsonl"), ids(corpus / "documents.jsonl")
+    shape = Shape(read_json(corpus / "shape.json")["points"], len(queries), len(documents))
+    source = corpus / "pairs.jsonl"
+    rows = iter_jsonl(source, ("query_id", "document_id", "split"))
+    clicks, hidden = read_pairs(rows, queries, documents, shape, str(source))
+    starts = segments(filtered, documents)
+    found = Found(shape, starts, knobs.threshold)
+    if queries:
+        add_neighbours(found, dataset, knobs)
     else:
-        indices = cosines = np.zeros((len(rewrites), 0))
-    similar = similarity(cosines)
-    rows, columns, values = new_pairs(indices, similar, starts, knobs.threshold)
-    clicks = matrix(known, np.ones(len(known)), (len(x), len(y)))
-    skim = augmented(clicks, rows, columns, values)
-    with atomic_directory(layout.mapped(dataset), producer="map") as directory:
-        save_npz(directory / "trn_X_Y_skim.npz", skim)
-        save_npz(directory / "trn_X_Y.npz", clicks)
-        np.save(directory / "start_indices.npy", starts)
-        for name, lines in (("X.txt", x), ("Y.txt", y), ("raw_rewrites.txt", rewrites)):
+        print(f"map {dataset}: no observed text to map to; the matrices hold nothing", file=sys.stderr)
+    pairs, values = found.pairs()
+    after, weights = augmented(clicks, pairs, values)
+    x, y = (queries, documents) if shape.points == "queries" else (documents, queries)
+    with atomic_directory(layout.mapped(dataset), "map", {"X.txt": len(x), "Y.txt": len(y)}) as directory:
+        save_npz(directory / "trn_X_Y_skim.npz", matrix(after, weights, shape.matrix))
+        save_npz(directory / "trn_X_Y.npz", matrix(clicks, np.ones(len(clicks)), shape.matrix))
+        for name, lines in (("X.txt", x), ("Y.txt", y)):
             write_text(directory / name, "".join(f"{line}\n" for line in lines))
-    found = statistics(clicks, skim, rows, columns, similar, starts, hidden)
-    return {"threshold": knobs.threshold, **found}
+    figures = statistics(shape, clicks, pairs, after, starts, hidden)
+    return {"threshold": knobs.threshold, **figures, **found.figures()}
 
 
-def pair_places(pairs: Iterable[dict], x: list[str], y: list[str], source: str) -> tuple[list, list]:
-    """(row, column) of the training pairs and of the held-out ones. Raises UserError for an unknown id."""
-    row_of, column_of = ({name: place for place, name in enumerate(names)} for names in (x, y))
-    known, hidden = [], []
-    for number, pair in enumerate(pairs, start=1):
-        for field, places in (("query_id", row_of), ("document_id", column_of)):
-            if pair[field] not in places:
-                raise UserError(f"{source}, row {number}: {field} {pair[field]!r} is not in the corpus")
-        place = (row_of[pair["query_id"]], column_of[pair["document_id"]])
-        (hidden if pair["split"] == "test" else known).append(place)
-    return known, hidden
+def training(path: Path, fields: tuple[str, ...]) -> Iterator[dict]:
+    """The rows of a corpus file that training may see: no test point of either kind."""
+    from stages.support.files import iter_jsonl
+
+    unseen = "xc_test" if path.name == "documents.jsonl" else "test"
+    return (row for row in iter_jsonl(path, (*fields, "split")) if row["split"] != unseen)
 
 
-def segments(generated: Iterable[dict], y: list[str]) -> tuple[list[str], "np.ndarray"]:  # noqa: F821
-    """The synthetic queries document by document, each once a document, and where each segment starts.
+def ids(path: Path) -> list[str]:
+    return [row["id"] for row in training(path, ("id",))]
 
-    `generated` is sorted by document and sample; `starts` is int64 (|Y| + 1), ends at the number of rewrites,
-    and a document without generated rows has an empty segment. Raises UserError for an id not in `y`.
-    """
+
+def segments(filtered: Path, documents: list[str]) -> "np.ndarray":
+    """`start_indices.npy`, checked against the documents and the texts beside it."""
     import numpy as np
 
-    place_of = {name: place for place, name in enumerate(y)}
-    own: list[dict[str, str]] = [{} for _ in y]
-    for row in generated:
-        if row["document_id"] not in place_of:
-            raise UserError(
-                f"generated: document {row['document_id']!r} is not in the corpus; run generate again"
-            )
-        for query in row["queries"]:
-            own[place_of[row["document_id"]]].setdefault(query.casefold(), query)
-    starts = np.zeros(len(y) + 1, dtype=np.int64)
-    np.cumsum([len(queries) for queries in own], out=starts[1:])
-    rewrites = [query for queries in own for query in queries.values()]
-    assert starts[0] == 0 and (np.diff(starts) >= 0).all() and starts[-1] == len(rewrites)
-    if not rewrites:
-        raise UserError("generated: not one synthetic query to map; see the generate stage's report")
-    return rewrites, starts
+    starts = np.load(filtered / "start_indices.npy")
+    redo = "it belongs to another corpus: run filter again"
+    with open(filtered / "documents.txt", encoding="utf-8", newline="\n") as lines:
+        own = [line.removesuffix("\n") for line in lines]
+    if own != documents:
+        place = next((n for n, (a, b) in enumerate(zip(own, documents, strict=False)) if a != b), None)
+        what = f"{len(own)} documents, the corpus has {len(documents)}"
+        if place is not None:
+            what = f"line {place + 1} is {own[place]!r}, the corpus has {documents[place]!r}"
+        raise UserError(f"{filtered / 'documents.txt'}: {what}; {redo}")
+    count = sum(1 for _ in rewrites(filtered))
+    whole = len(starts) == len(documents) + 1 and starts[0] == 0 and starts[-1] == count
+    if not whole or (np.diff(starts) < 0).any():
+        raise UserError(
+            f"{filtered / 'start_indices.npy'}: expected {len(documents) + 1} places that rise from 0 to the "
+            f"{count} lines of raw_rewrites.txt; run filter again"
+        )
+    return starts
 
 
-def similarity(cosines):
-    """Cosines as similarities between 0 and 1; float64."""
-    import numpy as np
-
-    return (np.clip(cosines, -1, 1, dtype=np.float64) + 1) / 2
+def rewrites(filtered: Path) -> Iterator[str]:
+    with open(filtered / "raw_rewrites.txt", encoding="utf-8", newline="\n") as lines:
+        yield from (line.removesuffix("\n") for line in lines)
 
 
-def new_pairs(indices, similar, starts, threshold: float) -> tuple:
-    """Rows (observed queries), columns (documents) and values of the pairs found; sorted, each pair once.
+def add_neighbours(found, dataset: str, knobs: MapKnobs) -> None:
+    """Encode both sides, and add the nearest queries of each synthetic text to `found`."""
+    from stages.retrieval.neighbours import neighbours
+    from stages.support.progress import Progress
+    from stages.support.scratch import prune
 
-    `indices` and `similar` (rewrites, k) are the neighbours of each rewrite. Those at least `threshold`
-    similar to any rewrite of a document are paired with it, at the similarity of the nearest rewrite.
-    """
-    import numpy as np
-
-    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    kept = similar >= threshold
-    rows, columns = indices[kept].astype(np.int64), np.broadcast_to(owner[:, None], kept.shape)[kept]
-    values = similar[kept]
-    order = np.lexsort((-values, columns, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
-    first = np.ones(len(rows), dtype=bool)
-    first[1:] = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])
-    return rows[first], columns[first], values[first]
+    scratch, files = kept(dataset, knobs)
+    observed, synthetic = vectors(dataset, knobs, files, found.shape.queries, int(found.starts[-1]))
+    k = min(knobs.top_k, len(observed))
+    with Progress(len(synthetic), f"map {dataset}", "text") as shown:
+        for first, indices, cosines in neighbours(synthetic, observed, k, knobs):
+            found.add(first, indices, cosines)
+            shown.update(len(indices))
+    prune(scratch, {file.with_suffix(suffix) for file in files for suffix in (".npy", ".rows")})
 
 
-def matrix(places: list[tuple[int, int]], values, shape: tuple[int, int]):
-    """A canonical float32 csr matrix."""
-    import numpy as np
-    from scipy.sparse import csr_matrix
+def kept(dataset: str, knobs: Encoder) -> tuple[Path, list[Path]]:
+    """The scratch directory of this encoder and observed texts, and the files of vectors in it."""
+    from stages.retrieval.encoders import fingerprint
+    from stages.support.files import MANIFEST, read_json
+    from stages.support.hashing import sha256_json
 
-    places = np.array(places, dtype=np.int64).reshape(-1, 2)
-    made = csr_matrix((np.asarray(values, dtype=np.float32), (places[:, 0], places[:, 1])), shape=shape)
-    made.sum_duplicates()
-    made.data = made.data.clip(0, 1)
-    made.eliminate_zeros()
+    corpus = read_json(layout.corpus(dataset) / MANIFEST)["files"]
+    fitted = ("documents.jsonl",) if knobs.encoder == "tfidf" else ()
+    basis = [fingerprint(knobs), *(corpus[name]["sha256"] for name in ("queries.jsonl", *fitted))]
+    scratch = layout.SCRATCH / f"map-{dataset}-{sha256_json(basis)[:16]}"
+    texts = read_json(layout.filtered(dataset) / MANIFEST)["files"]["raw_rewrites.txt"]["sha256"]
+    return scratch, [scratch / "observed.npy", scratch / f"synthetic-{texts[:16]}.npy"]
+
+
+def vectors(
+    dataset: str, knobs: Encoder, files: list[Path], observed: int, synthetic: int
+) -> list["np.ndarray"]:
+    """float16 unit rows of the observed and of the synthetic texts."""
+    from stages.retrieval.encoders import embeddings, finished, load
+
+    made = [finished(file) for file in files]
+    if any(one is None for one in made):
+        corpus = layout.corpus(dataset)
+        model = load(knobs, texts_to_fit(corpus))
+        texts = (row["text"] for row in training(corpus / "queries.jsonl", ("text",)))
+        made = [
+            embeddings(model, texts, "observed", files[0], observed),
+            embeddings(model, rewrites(layout.filtered(dataset)), "synthetic", files[1], synthetic),
+        ]
     return made
 
 
-def augmented(clicks, rows, columns, values):
-    """Clicks and found pairs as one matrix in [0, 1]: a click stays 1."""
-    import numpy as np
-
-    made = clicks + matrix(np.stack([rows, columns], axis=1), values, clicks.shape)
-    made.data = made.data.clip(0, 1)
-    made.sort_indices()
-    made.eliminate_zeros()
-    return made
-
-
-def statistics(clicks, skim, rows, columns, similar, starts, hidden: list[tuple[int, int]]) -> dict:
-    """What the mapping found; `hidden` are true pairs that it was not shown."""
-    import numpy as np
-
-    points, labels = clicks.shape
-    known = _holds(clicks, rows, columns)
-    new = np.bincount(rows[~known], minlength=points)
-    written = np.diff(starts) > 0
-    points_hidden, labels_hidden = np.array(hidden, dtype=np.int64).reshape(-1, 2).T
-    found = _holds(skim, points_hidden, labels_hidden)
-    reachable = found[written[labels_hidden]]
-    clicked = found[np.diff(clicks.indptr)[points_hidden] > 0]
-    counts, _ = np.histogram(similar, bins=BINS, range=(0, 1))
-    return {
-        "queries": points,
-        "documents": labels,
-        "rewrites": int(starts[-1]),
-        "documents_with_rewrites": int(written.sum()),
-        "pairs_before": int(clicks.nnz),
-        "pairs_found": len(rows),
-        "pairs_already_known": int(known.sum()),
-        "pairs_added": int((~known).sum()),
-        "pairs_after": int(skim.nnz),
-        "new_per_query": _share(new),
-        "queries_with_new": _share(new > 0),
-        "documents_with_new": _round(len(np.unique(columns[~known])) / labels),
-        "kept_share": {f"{bound:.2f}": _share((similar >= bound).ravel()) for bound in THRESHOLDS},
-        "score_histogram": {"edges": [_round(b / BINS) for b in range(BINS + 1)], "counts": counts.tolist()},
-        "held_out": {
-            "pairs": len(hidden),
-            "recovered": int(found.sum()),
-            "recovered_share": _share(found),
-            "share_by_chance": _round((~known).sum() / max(points * labels - clicks.nnz, 1)),
-            "pairs_with_rewrites": len(reachable),
-            "recovered_share_with_rewrites": _share(reachable),
-            "pairs_of_clicked_queries": len(clicked),
-            "recovered_share_of_clicked_queries": _share(clicked),
-        },
-    }
-
-
-def _holds(pairs, rows, columns):
-    import numpy as np
-
-    return np.asarray(pairs[rows, columns]).ravel() > 0 if len(rows) else np.zeros(0, dtype=bool)
-
-
-def _share(values) -> float | None:
-    return _round(values.mean()) if len(values) else None
-
-
-def _round(value) -> float:
-    return round(float(value), 4)
+def texts_to_fit(corpus: Path) -> Iterator[str]:
+    for document in training(corpus / "documents.jsonl", ("title", "text")):
+        yield f"{document['title']}\n{document['text']}"
+    for query in training(corpus / "queries.jsonl", ("text",)):
+        yield query["text"]
 
 
 if __name__ == "__main__":

@@ -71,8 +71,10 @@ def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list 
     metrics = figures.get("metrics")
     evaluated = figures.get("evaluate") or {}
     teachers = evaluated.get("teacher") or {}
+    task = report.task_of(figures)
     return environment.from_string(read_text(TEMPLATE)).render(
         dataset=dataset,
+        task=task,
         teachers=list(teachers),
         stand_in=any(name.startswith("embedded") for name in teachers),
         evaluated=evaluated,
@@ -81,8 +83,9 @@ def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list 
         measures=report.measures(metrics),
         loss=report.loss(curve, figures.get("finetune")),
         histograms=report.histograms(figures.get("tokenize"), lengths),
-        samples=report.samples(figures.get("samples")),
+        samples=report.samples(figures.get("samples"), task),
         mapping=report.mapping(figures.get("map")),
+        gain=report.gain(figures.get("xc"), figures.get("pack")),
         cost=report.cost(figures),
         times=report.durations(times),
         origin=origin,

@@ -1,18 +1,17 @@
-"""map, evaluate and report end to end on a small dataset: shapes, bytes, refusals, escaping."""
+"""From generated texts to the report on a small dataset: shapes, bytes, refusals, escaping."""
 
 import json
 import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stages import evaluate, map, report
+from stages import evaluate, filter, map, pack, report, xc
 from stages.support import layout
 from stages.support.errors import UserError
-from stages.support.files import atomic_directory, read_json, write_json, write_jsonl, write_manifest
+from stages.support.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.support.shards import write_generated
 from stages.tasks.queries import parse
 from stages.tasks.report import SYSTEMS
@@ -20,6 +19,9 @@ from stages.tasks.scoring import MEASURES
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 TOPICS = "arrays matrices tables plots graphs trees kernels signals clusters images models dates".split()
+
+HEADINGS = """From documents to data|How good the queries are|Pages it never saw|Training|Lengths in tokens|
+New labels|What the new labels bring|What it took|Where it comes from""".replace("\n", "").split("|")
 
 
 @pytest.fixture
@@ -39,14 +41,20 @@ def dataset(tmp_path, monkeypatch):
             answers.append({"id": f"d{n:02}#{sample}", **answer, "sample": sample, "response": response})
         generated.append(row(f"d{n:02}", lines + f"\n{topic} {topic} {topic}", "stop"))
         base.append(row(f"d{n:02}", HOSTILE if n == 1 else "the the the", "length"))
-    queries = [{"id": f"q{n}", "text": f"sorting of {topic}"} for n, topic in enumerate(TOPICS)]
-    pairs = [
-        {"query_id": f"q{n}", "document_id": f"d{n:02}", "split": "test" if n < 3 else "train"}
-        for n in range(len(TOPICS))
-    ]
+    queries, pairs = [], []
+    for n, topic in enumerate(TOPICS):
+        split = "test" if n < 3 else "train"
+        queries.append({"id": f"q{n:02}", "text": f"sorting of {topic}", "split": split})
+        own = "hidden" if n == 3 else split
+        pairs += [
+            {"query_id": f"q{n:02}", "document_id": f"d{n:02}", "split": own},
+            {"query_id": f"q{n:02}", "document_id": f"d{n + 12}", "split": split},
+        ]
     with atomic_directory(layout.corpus("toy"), "corpus") as directory:
         for name, rows in (("documents", documents), ("queries", queries), ("pairs", pairs)):
             write_jsonl(directory / f"{name}.jsonl", rows)
+        write_json(directory / "shape.json", {"points": "queries"})
+    write_text(layout.prompt("toy", "student"), "{{ document.title }}\nqueries:\n")
     write_jsonl(layout.responses("toy"), answers)
     write_generated(layout.generated("toy"), generated, 3, "generate")
     write_generated(layout.baseline("toy"), base, 2, "baseline")
@@ -55,7 +63,8 @@ def dataset(tmp_path, monkeypatch):
 
 def row(name, text, reason):
     made = {"document_id": name, "sample": 0, "text": text, "queries": parse(text), "finish_reason": reason}
-    return {**made, "prompt_tokens": 9, "generated_tokens": len(text) // 4}
+    unknown = {"logprob": None, "line_logprobs": [None] * len(text.split("\n"))}
+    return {**made, "prompt_tokens": 9, "generated_tokens": len(text) // 4, **unknown}
 
 
 def run(stage, **knobs):
@@ -71,43 +80,19 @@ def files(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_map_end_to_end(dataset):
-    from scipy.sparse import load_npz
-
-    assert run(map, threshold=0.7).exit_code == 0
-    first = files(layout.mapped(dataset))
-    skim, clicks = (load_npz(layout.mapped(dataset) / name) for name in ("trn_X_Y_skim.npz", "trn_X_Y.npz"))
-    starts = np.load(layout.mapped(dataset) / "start_indices.npy")
-    rewrites = first["raw_rewrites.txt"].decode().splitlines()
-    assert skim.shape == clicks.shape == (12, 24) and clicks.nnz == 9
-    assert len(starts) == 25 and starts[-1] == len(rewrites) == 72
-    assert first["X.txt"].decode().split() == [f"q{n}" for n in range(12)]
-    figures = read_json(layout.reports(dataset) / "map.json")
-    assert figures["held_out"]["pairs"] == 3 and figures["held_out"]["recovered"] == 3
-    assert figures["pairs_after"] == skim.nnz == figures["pairs_added"] + 9
-    shutil.rmtree(layout.mapped(dataset))
-    assert run(map, threshold=0.7).exit_code == 0
-    assert files(layout.mapped(dataset)) == first
+def whole_chain():
+    for stage, knobs in (
+        (filter, {}),
+        (map, {"threshold": 0.7}),
+        (pack, {}),
+        (xc, {"dims": 8, "bootstrap": 100}),
+        (evaluate, {"bootstrap": 100}),
+    ):
+        assert run(stage, **knobs).exit_code == 0
 
 
-def test_map_without_observed_queries(dataset):
-    from scipy.sparse import load_npz
-
-    for name in ("queries", "pairs"):
-        write_jsonl(layout.corpus(dataset) / f"{name}.jsonl", [])
-    (layout.corpus(dataset) / "manifest.json").unlink()
-    write_manifest(layout.corpus(dataset), "corpus", {})
-    result = run(map)
-    assert result.exit_code == 0 and "no observed queries" in result.output
-    assert load_npz(layout.mapped(dataset) / "trn_X_Y_skim.npz").shape == (0, 24)
-    assert len((layout.mapped(dataset) / "raw_rewrites.txt").read_text().splitlines()) == 72
-    figures = read_json(layout.reports(dataset) / "map.json")
-    assert figures["queries"] == figures["pairs_added"] == 0 and figures["rewrites"] == 72
-
-
-@pytest.mark.parametrize("stage", [map, evaluate])
 @pytest.mark.parametrize("harm", ["missing", "torn", "edited", "duplicated"])
-def test_broken_shards_are_refused_by_name(dataset, stage, harm):
+def test_broken_shards_are_refused_by_name(dataset, harm):
     shard = layout.generated(dataset) / "shard-00001.parquet"
     raw = shard.read_bytes()
     named = "shard-00001.parquet"
@@ -120,9 +105,9 @@ def test_broken_shards_are_refused_by_name(dataset, stage, harm):
     else:
         named = "shard-00007.parquet"
         shutil.copyfile(shard, shard.with_name(named))
-    result = run(stage)
+    result = run(evaluate)
     assert result.exit_code == 2 and named in result.output and "Traceback" not in result.output
-    assert not layout.mapped(dataset).exists() and not (layout.reports(dataset) / "metrics.json").exists()
+    assert not (layout.reports(dataset) / "metrics.json").exists()
 
 
 def test_evaluate_end_to_end(dataset):
@@ -160,8 +145,7 @@ def test_evaluate_without_held_out_answers(dataset):
 
 
 def test_report_is_whole_escaped_and_repeatable(dataset):
-    run(map, threshold=0.7)
-    run(evaluate, bootstrap=100)
+    whole_chain()
     curve = [{"step": 0, "val_loss": 5.0, "lr": 0.0}, {"step": 1, "train_loss": 4.0, "lr": 1.0}]
     write_jsonl(layout.model(dataset, "adapter") / "curve.jsonl", curve)
     write_json(layout.reports(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
@@ -170,12 +154,78 @@ def test_report_is_whole_escaped_and_repeatable(dataset):
     page = path.read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", page)
-    for heading in ("How good the queries are", "Pages it never saw", "Training", "New labels", "Where it"):
-        assert heading in page
+    assert re.findall("<h2>(.*?)</h2>", page) == HEADINGS
     assert "stand-in for an LLM" in page
     assert json.loads((layout.reports(dataset) / "plots" / "loss.json").read_text()) == curve[1:]
     run(report)
     assert path.read_text() == page
+
+
+COUNTS = ["P@1", "R@1", "R@3", "R@5", "R@10", "R@100"]
+GAIN = {"mean": 0.25, "low": 0.125, "high": 0.375}
+
+
+def xc_figures(models):
+    found = {
+        "original": dict.fromkeys(COUNTS, 0.5),
+        "augmented": dict.fromkeys(COUNTS, 0.75),
+        "difference": dict.fromkeys(COUNTS, GAIN),
+    }
+    nothing = {key: dict.fromkeys(COUNTS) for key in found}
+    head = {**found, "labels": 7, "pairs": 1234, "frequency": [3, 9]}
+    buckets = {"head": head, "unseen": {**nothing, "labels": 0, "pairs": 0, "frequency": None}}
+    return {model: {**found, "points": {}, "buckets": buckets} for model in models}
+
+
+PACK = {
+    "train_points": 4321,
+    "test_points": 100,
+    "labels": 99,
+    "pairs_original": 5678,
+    "pairs_augmented": 8765,
+    "test_pairs": 120,
+    "labels_without_train_pairs": {"original": 60, "augmented": 20},
+    "filters": {"train": 0, "test": 0},
+}
+FILTER = {"lines": 10_000, "dropped": {"copies": 2000, "near_duplicates": 0}, "kept": 8000}
+
+
+def test_the_gain_is_shown():
+    figures = {"xc": xc_figures(["plt", "two_tower"]), "pack": PACK, "filter": FILTER}
+    times = {stage: {"seconds": 1.0, "peak_mib": 10} for stage in ("xc", "filter", "pack", "map")}
+    page = report.render("d", figures, times, [], None, ORIGIN)
+    section = page[page.index("What the new labels bring") : page.index("What it took")]
+    for shown in (
+        "Label tree: recall",
+        "Two-tower retriever: R@10",
+        "4,321",
+        "1,234",
+        "3 to 9",
+        "5,678",
+        "8,765",
+    ):
+        assert shown in section
+    assert section.count("<svg") == 4
+    assert section.count('class="whisker"') == 2 * (5 + 1)  # five depths and one bucket with test pairs
+    assert (
+        '<td>R@10</td><td>0.500</td><td>0.750</td><td>+0.250 <span class="soft">[+0.125, +0.375]' in section
+    )
+    tile = page[page.index("R@10, new labels") :]
+    assert "<b>0.75</b>" in tile and "0.50 without: +0.12 to +0.38; label tree" in tile
+    assert "kept by the filters" in page and "of 10,000; left out: 2,000 copies<" in page
+    assert re.findall(r"<tr><td>(\w+)</td><td style", page) == ["filter", "map", "pack", "xc"]
+
+
+def test_the_gain_without_the_figures_of_pack():
+    page = report.render("d", {"xc": xc_figures(["two_tower"])}, {}, [], None, ORIGIN)
+    assert "What the new labels bring" in page and "labels without a training pair" not in page
+    assert "+0.38; two-tower retriever" in page
+
+
+def test_categories_are_called_so():
+    figures = {"evaluate": {"task": "categories", "teacher": {"x": 1}, "generated": None}}
+    page = report.render("d", figures, {}, [], None, ORIGIN)
+    assert "distilled to write categories for documents" in page and "quer" not in page.split("</style>")[1]
 
 
 def test_report_leaves_out_what_is_not_there(dataset):
@@ -218,10 +268,18 @@ def test_provenance_comes_from_the_lock(tmp_path, monkeypatch):
 
 
 def test_charts_have_what_they_are_given():
-    from stages.tasks.report_charts import columns, interval_bars, lines, number
+    from stages.tasks.report_charts import columns, interval_bars, lines, number, paired_bars
 
     bars = interval_bars([("base", None), ("student", {"mean": 0.5, "low": 0.4, "high": 0.6})], "<b>")
     assert "0.500" in bars and "–" in bars and "<b>" not in bars
+    paired = paired_bars([("R@1", 0.25, 0.5, GAIN), ("<i>", None, None, None)], "x")
+    assert (
+        paired.count("<rect") == 2 * 2 + 2
+        and "+0.250" in paired
+        and "–" in paired
+        and "0.500" in paired
+        and "<i>" not in paired
+    )
     assert columns([0, 1, 2], [3, 0], "x", "base").count("<rect") == 2
     assert "kept from 0.8" in columns([0.5, 0.8, 1], [3, 1], "x", "student", 0.8)
     flat = lines([("loss", "base", [(0, 1.0), (5, 1.0)])], "x")
@@ -232,4 +290,4 @@ def test_charts_have_what_they_are_given():
 def test_missing_manifest_is_a_user_error(dataset):
     (layout.corpus(dataset) / "manifest.json").unlink()
     with pytest.raises(UserError, match="manifest.json: no such file"):
-        map.command.run(dataset, map.MapKnobs())
+        evaluate.command.run(dataset, evaluate.EvaluateKnobs())

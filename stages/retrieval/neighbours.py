@@ -1,44 +1,41 @@
-"""Exact nearest neighbours by inner product, in blocks, the same on any number of cores."""
+"""Nearest neighbours by inner product of unit rows in 16-bit floats, in bounded memory.
 
-BLOCK_SCORES = 1 << 22  # scores held at once by each worker: 16 MiB of float32
+    for start, indices, scores in neighbours(queries, keys, 10, search):   # blocks, in order
+    indices, scores = nearest(queries, keys, 10, search)                   # all at once
+
+`search` (stages.retrieval.knobs.Search) chooses between exact neighbours, the default, and faiss's inverted
+lists and graph. A result depends neither on the number of threads nor on the size of blocks.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stages.retrieval.knobs import Search
 
 
-def nearest(queries, keys, k: int) -> tuple:
-    """The `k` best `keys` rows of each row of `queries`: indices int32 (n, k), scores float32 (n, k).
+def nearest(queries, keys, k: int, search: Search | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The `k` best rows of `keys` for each row of `queries`: indices int32 (n, k) and scores float64 (n, k).
 
-    Best first; equal scores by lower index. Both inputs float32, (n, dims) and (m, dims), k ≤ m. Blocks of
-    queries go to threads that use one BLAS thread each, so the number of cores changes no bit of a result.
+    Best first, equal scores by lower index. Both inputs float16, (n, dims) and (m, dims), rows of length 1 or
+    0; 0 < k ≤ m, else ValueError. Where an approximate search finds fewer, indices are -1 and scores -inf.
+    Raises UserError for parameters of the search that do not fit the keys.
     """
-    import os
-    from concurrent.futures import ThreadPoolExecutor
+    empty = np.zeros((0, k), dtype=np.int32), np.zeros((0, k))
+    blocks = [empty, *(block for _, *block in neighbours(queries, keys, k, search))]
+    return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))
 
-    import numpy as np
-    from threadpoolctl import threadpool_limits
 
+def neighbours(
+    queries, keys, k: int, search: Search | None = None
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """The rows of `nearest` in blocks, in order, each with the row of `queries` that it starts at."""
     if not 0 < k <= len(keys):
         raise ValueError(f"k = {k} neighbours of {len(keys)} keys")
-    rows = max(1, BLOCK_SCORES // len(keys))
-    starts = range(0, len(queries), rows)
-    indices = np.zeros((len(queries), k), dtype=np.int32)
-    scores = np.zeros((len(queries), k), dtype=np.float32)
+    if search is None or search.search == "exact":
+        from stages.retrieval.exact import exact
 
-    def search(start: int) -> None:
-        block = slice(start, start + rows)
-        indices[block], scores[block] = top_k(queries[block] @ keys.T, k)
+        return exact(queries, keys, k)
+    from stages.retrieval.approximate import approximate
 
-    with threadpool_limits(1), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(search, starts))
-    return indices, scores
-
-
-def top_k(scores, k: int) -> tuple:
-    """Indices and values of the `k` largest of each row of `scores` (n, m); equal values by lower index."""
-    import numpy as np
-
-    columns = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
-    floor = np.take_along_axis(scores, columns, axis=1).min(axis=1, keepdims=True)
-    shared = (scores >= floor).sum(axis=1) > k  # the k-th value occurs again outside: argpartition chose any
-    columns[shared] = np.argsort(-scores[shared], axis=1, kind="stable")[:, :k]
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.lexsort((columns, -values), axis=1)
-    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
+    return approximate(queries, keys, k, search)

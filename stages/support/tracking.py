@@ -124,7 +124,7 @@ def measured(stage: str, dataset: str, result: dict) -> list:
 
     now = int(time.time() * 1000)
     figures = {**flat(result["metrics"]), **flat(result["timings"], "time")}
-    metrics = [Metric(name, value, now, 0) for name, value in figures.items()]
+    metrics = [Metric(name.replace("@", "_at_"), value, now, 0) for name, value in figures.items()]
     curve = layout.model(dataset, "adapter") / "curve.jsonl"
     for row in read_jsonl(curve) if stage == "finetune" and curve.is_file() else ():
         step = row.pop("step")

@@ -1,7 +1,7 @@
 """What the report says: each section as plain data from the stages' figures; nothing where there are none."""
 
-from stages.tasks.queries import well_formed
-from stages.tasks.report_charts import columns, interval_bars, lines, number
+from stages.tasks import kinds
+from stages.tasks.report_charts import columns, interval_bars, lines, number, paired_bars
 
 SYSTEMS = ("extractive", "base", "student", "teacher")
 MEASURES = {
@@ -26,7 +26,19 @@ TRAINING = {
     "val_loss_before": "validation loss before",
     "val_loss": "validation loss, best",
 }
-ORDER = "corpus prompt collect convert tokenize finetune merge export generate baseline map evaluate".split()
+ORDER = """corpus prompt collect convert tokenize finetune merge export generate baseline filter map pack xc
+    evaluate""".split()
+MODELS = {"plt": "label tree", "two_tower": "two-tower retriever"}
+WHAT_IT_IS = {
+    "plt": "a probabilistic label tree over words: it knows a label by its training points alone",
+    "two_tower": "a dense retriever that also reads the labels' own texts",
+}
+MATRICES = ("original", "augmented", "difference")
+
+
+def task_of(figures: dict) -> kinds.Task:
+    """What was asked for, which is also its name in the plural."""
+    return (figures.get("evaluate") or {}).get("task", "queries")
 
 
 def headline(figures: dict, metrics: dict | None) -> list[dict]:
@@ -45,11 +57,16 @@ def headline(figures: dict, metrics: dict | None) -> list[dict]:
     made = (figures.get("evaluate") or {}).get("generated")
     if made:
         note = f"for {number(made['documents'])} documents"
-        tiles.append({"label": "Synthetic queries", "value": number(made["queries"]), "note": note})
+        label = f"Synthetic {task_of(figures)}"
+        tiles.append({"label": label, "value": number(made["queries"]), "note": note})
     mapped = figures.get("map")
     if mapped and mapped["queries"]:
         note = f"to {number(mapped['pairs_before'])} known ones"
         tiles.append({"label": "New pairs", "value": number(mapped["pairs_added"]), "note": note})
+    for model, own in list((figures.get("xc") or {}).items())[:1]:
+        before, after, gain = (own[key]["R@10"] for key in ("original", "augmented", "difference"))
+        note = f"{before:.2f} without: {gain['low']:+.2f} to {gain['high']:+.2f}; {MODELS[model]}"
+        tiles.append({"label": "R@10, new labels", "value": f"{after:.2f}", "note": note})
     return tiles
 
 
@@ -77,10 +94,15 @@ def funnel(figures: dict) -> list[dict]:
         step("training rows", tokens["rows"], note)
     if made:
         step("documents generated for", made["documents"], f"{number(made['rows'])} answers")
-        step("synthetic queries", made["queries"], f"{number(made['tokens'])} tokens", pages=False)
+        written = f"synthetic {task_of(figures)}"
+        step(written, made["queries"], f"{number(made['tokens'])} tokens", pages=False)
+    if got["filter"]:
+        gone = [f"{number(n)} {name.replace('_', ' ')}" for name, n in got["filter"]["dropped"].items() if n]
+        note = f"of {number(got['filter']['lines'])}; left out: {', '.join(gone) or 'none'}"
+        step("kept by the filters", got["filter"]["kept"], note, pages=False)
     if mapped and mapped["queries"]:
         note = f"{number(mapped['pairs_already_known'])} of {number(mapped['pairs_found'])} found were known"
-        step("new query–document pairs", mapped["pairs_added"], note, pages=False)
+        step("new pairs", mapped["pairs_added"], note, pages=False)
     return steps
 
 
@@ -93,9 +115,9 @@ def measures(metrics: dict | None) -> list[dict]:
 
 
 def loss(curve: list[dict], finetune: dict | None) -> dict | None:
-    kinds = (("training", "base", "train_loss"), ("validation", "student", "val_loss"))
+    curves = (("training", "base", "train_loss"), ("validation", "student", "val_loss"))
     series = []
-    for name, kind, key in kinds:
+    for name, kind, key in curves:
         points = [(row["step"], row[key]) for row in curve if row.get(key) is not None]
         series += [(name, kind, points)] if points else []
     if not series:
@@ -127,25 +149,69 @@ def histograms(tokenize: dict | None, generated: list[dict] | None) -> list[dict
 def mapping(figures: dict | None) -> dict | None:
     if not figures or not figures["queries"]:
         return None
-    histogram, held_out = figures["score_histogram"], figures["held_out"]
+    histogram, hidden = figures["score_histogram"], figures["hidden"]
     counts = histogram["counts"]
     first = next((place for place, count in enumerate(counts) if count), 0)
     first = min(first, int(figures["threshold"] * len(counts)))
     chart = columns(histogram["edges"][first:], counts[first:], "similarity", "student", figures["threshold"])
-    found, by_chance = percent(held_out["recovered_share"]), percent(held_out["share_by_chance"])
+    found, by_chance = percent(hidden["recovered_share"]), percent(hidden["share_by_chance"])
+    texts = "queries" if figures["points"] == "queries" else "labels"
     facts = [
-        ("observed queries", number(figures["queries"])),
-        ("documents with synthetic queries", number(figures["documents_with_rewrites"])),
+        (f"observed {texts}", number(figures["queries"])),
+        (f"documents with synthetic {texts}", number(figures["documents_with_rewrites"])),
         ("known pairs", number(figures["pairs_before"])),
         ("pairs found that were known", number(figures["pairs_already_known"])),
         ("pairs added", number(figures["pairs_added"])),
-        ("new pairs a query", number(figures["new_per_query"])),
-        ("queries with a new pair", percent(figures["queries_with_new"])),
-        (f"of {number(held_out['pairs'])} held-out pairs found again", found),
+        ("new pairs a training point", number(figures["new_per_point"]["mean"])),
+        (f"observed {texts} with a new pair", percent(figures["queries_with_new"])),
+        (f"of {number(hidden['pairs'])} pairs hidden on purpose found again", found),
         ("as many pairs drawn by chance would find", by_chance),
     ]
     kept = [(bound, percent(value)) for bound, value in figures["kept_share"].items()]
-    return {"chart": chart, "facts": facts, "kept": kept}
+    return {"texts": texts, "chart": chart, "facts": facts, "kept": kept}
+
+
+def gain(xc: dict | None, pack: dict | None) -> dict | None:
+    """What models trained on both matrices reach: for each its charts and a table."""
+    if not xc:
+        return None
+    models = []
+    for name, own in xc.items():
+        buckets = own["buckets"]
+        recall = [(f"R@{k}", *(own[key][f"R@{k}"] for key in MATRICES)) for k in (1, 3, 5, 10, 100)]
+        by_frequency = [(bucket, *(buckets[bucket][key]["R@10"] for key in MATRICES)) for bucket in buckets]
+        models.append(
+            {
+                "title": MODELS[name].capitalize(),
+                "note": WHAT_IT_IS[name],
+                "recall": paired_bars(recall, f"{MODELS[name]}: recall"),
+                "buckets": paired_bars(by_frequency, f"{MODELS[name]}: R@10 by frequency of labels"),
+                "rows": [(measure, *(own[key][measure] for key in MATRICES)) for measure in own["original"]],
+            }
+        )
+    return {"models": models, "buckets": [extent(*one) for one in buckets.items()], "facts": sizes(pack)}
+
+
+def extent(name: str, bucket: dict) -> tuple[str, str, int, int]:
+    low, high = bucket["frequency"] or (None, None)
+    known = "–" if low is None else number(low) if low == high else f"{number(low)} to {number(high)}"
+    return name, known, bucket["labels"], bucket["pairs"]
+
+
+def sizes(pack: dict | None) -> list[tuple[str, str]]:
+    if not pack:
+        return []
+    without = pack["labels_without_train_pairs"]
+    return [
+        ("training points", number(pack["train_points"])),
+        ("test points", number(pack["test_points"])),
+        ("labels", number(pack["labels"])),
+        ("training pairs, original", number(pack["pairs_original"])),
+        ("training pairs, augmented", number(pack["pairs_augmented"])),
+        ("labels without a training pair, original", number(without["original"])),
+        ("labels without a training pair, augmented", number(without["augmented"])),
+        ("test pairs", number(pack["test_pairs"])),
+    ]
 
 
 def cost(figures: dict) -> list[tuple[str, str]]:
@@ -170,8 +236,9 @@ def durations(times: dict[str, dict]) -> list[dict]:
     return [{"stage": stage, **times[stage], "share": times[stage]["seconds"] / longest} for stage in known]
 
 
-def samples(rows: list[dict] | None) -> list[dict]:
+def samples(rows: list[dict] | None, task: kinds.Task) -> list[dict]:
     """Sample pages, each line with whether it is well-formed."""
+    well_formed = kinds.kind(task).well_formed
     return [
         {**row, **{system: [(line, well_formed(line)) for line in row[system]] for system in SYSTEMS}}
         for row in rows or ()
@@ -179,4 +246,4 @@ def samples(rows: list[dict] | None) -> list[dict]:
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}%"
+    return "–" if share is None else f"{100 * share:.2f}%" if 0 < share < 0.001 else f"{100 * share:.1f}%"

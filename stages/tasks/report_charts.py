@@ -19,6 +19,10 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:,.3f}".rstrip("0").rstrip(".")
 
 
+def signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
 def _svg(height: int, parts: list[str], label: str, width: int = WIDTH) -> Markup:
     body = "".join(parts)
     return Markup(
@@ -49,6 +53,31 @@ def interval_bars(rows: list[tuple[str, dict | None]], label: str) -> Markup:
         shown = "–" if value is None else f"{value['mean']:.3f}"
         parts.append(_text(WIDTH, y + 13, shown, "value", "end"))
     return _svg(len(rows) * step + 4, parts, label)
+
+
+def paired_bars(rows: list[tuple[str, float | None, float | None, dict | None]], label: str) -> Markup:
+    """Two bars from 0 to 1 a row: (name, before, after, difference with "mean", "low" and "high").
+
+    The whisker is the interval of the difference, drawn from where the upper bar ends.
+    """
+    left, right, step = 64, 116, 46
+    span = WIDE - left - right
+    parts = []
+    for place, (name, before, after, difference) in enumerate(rows):
+        y = place * step + 4
+        parts.append(_text(left - 8, y + 21, name, "name", "end"))
+        for top, value, kind in ((y, before, "base"), (y + 17, after, "student")):
+            parts.append(f'<rect x="{left}" y="{top}" width="{span}" height="16" rx="3" class="track"/>')
+            if value is not None:
+                size = f'width="{max(span * value, 1):.1f}" height="16"'
+                parts.append(f'<rect x="{left}" y="{top}" {size} rx="3" class="fill {kind}"/>')
+                parts.append(_text(WIDE - 64, top + 13, f"{value:.3f}", "tick", "end"))
+        if before is not None and difference is not None:
+            low, high = (left + span * min(max(before + difference[key], 0), 1) for key in ("low", "high"))
+            whisker = f"M{low:.1f} {y + 25}H{high:.1f}M{low:.1f} {y + 21}v8M{high:.1f} {y + 21}v8"
+            parts.append(f'<path d="{whisker}" class="whisker"/>')
+        parts.append(_text(WIDE, y + 21, signed(difference and difference["mean"]), "value", "end"))
+    return _svg(len(rows) * step + 2, parts, label, WIDE)
 
 
 def columns(

@@ -1,0 +1,120 @@
+"""A sentence-transformers model as an encoder, with the weights of an NGAME-style checkpoint where given."""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
+
+from stages.retrieval.knobs import Encoder
+from stages.support.errors import UserError
+
+
+class Transformer:
+    def __init__(self, knobs: Encoder):
+        """Load the model, without running code from its repository.
+
+        Raises UserError if it or its weights cannot be loaded, or texts would be longer than it can read.
+        """
+        try:
+            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"encoder: {knobs.encoder!r} is neither `tfidf` nor a sentence-transformers model ({reason})"
+            ) from None
+        positions = getattr(self.model[0].config, "max_position_embeddings", None)
+        if positions and knobs.max_length > positions:
+            raise UserError(
+                f"max_length: {knobs.max_length} is more than the {positions} tokens of the model"
+            )
+        if knobs.max_length:
+            self.model.max_seq_length = knobs.max_length
+        if knobs.weights:
+            load_weights(self.model, Path(knobs.weights))
+        self.prompts = {"synthetic": knobs.synthetic_prompt, "observed": knobs.observed_prompt}
+        self.batch_size, self.dims = knobs.batch_size, self.model.get_embedding_dimension()
+
+    def encode(self, texts: list[str], side: str) -> np.ndarray:
+        """float32 (texts, dims), rows of length 1; the side chooses the prompt."""
+        return self.model.encode(
+            texts,
+            prompt=self.prompts[side],
+            batch_size=self.batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+
+
+def load_weights(model: SentenceTransformer, path: Path) -> None:
+    """Give `model` the weights of a wrapper that was trained around it (NGAME, Dahiya et al. 2023).
+
+    `path` is the wrapper's state dict: the model's tensors behind a prefix, and the projection `transform`
+    where it has one, which becomes the model's last layer. Nothing is unpickled but tensors. Raises
+    UserError unless each tensor of the model is there, in its shape.
+    """
+    stored = {_current(name): tensor for name, tensor in _state_dict(path).items()}
+    own = model.state_dict()
+    first = next(iter(own))
+    found = [name.removesuffix(first) for name in stored if re.search(rf"(^|\.){re.escape(first)}$", name)]
+    if len(found) != 1:
+        raise UserError(f"weights: {path}: expected one tensor called …{first}, found {len(found)}; {LAYOUT}")
+    prefix = found[0]
+    for name, tensor in own.items():
+        if prefix + name not in stored:
+            raise UserError(f"weights: {path}: no tensor {prefix + name}; was it trained from another model?")
+        if stored[prefix + name].shape != tensor.shape:
+            shapes = [list(shape) for shape in (stored[prefix + name].shape, tensor.shape)]
+            raise UserError(
+                f"weights: {path}: {prefix + name} is {shapes[0]}, the model's own is {shapes[1]}"
+            )
+    model.load_state_dict({name: stored.pop(prefix + name) for name in own})
+    _add_projection(model, stored, path)
+    if stored:
+        names = ", ".join(sorted(stored)[:5])
+        print(f"weights: {path}: {len(stored)} tensors are none of the encoder's: {names}", file=sys.stderr)
+
+
+LAYOUT = "it has to be the state dict (.pt) of a wrapper around the model in `encoder`"
+
+
+def _current(name: str) -> str:
+    """sentence-transformers called the model `auto_model` before version 6."""
+    return re.sub(r"(^|\.)0\.auto_model\.", r"\g<1>0.model.", name)
+
+
+def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"weights: {path}: no such file")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise UserError(f"weights: {path}: not a file of tensors alone; {LAYOUT}") from None
+    if not isinstance(stored, dict) or not all(isinstance(v, torch.Tensor) for v in stored.values()):
+        raise UserError(f"weights: {path}: holds more than tensors by name; {LAYOUT}")
+    return stored
+
+
+def _add_projection(model: SentenceTransformer, stored: dict[str, torch.Tensor], path: Path) -> None:
+    """Move a `transform` from `stored` to the end of `model`."""
+    names = {part: re.compile(rf"(^|\.)transform\.{part}$") for part in ("weight", "bias")}
+    weight, bias = (next((n for n in stored if pattern.search(n)), None) for pattern in names.values())
+    if weight is None:
+        return
+    wide, narrow = stored[weight].shape[1], stored[weight].shape[0]
+    if wide != model.get_embedding_dimension():
+        dims = model.get_embedding_dimension()
+        raise UserError(f"weights: {path}: {weight} projects {wide} dimensions, the model has {dims}")
+    layer = Dense(
+        wide,
+        narrow,
+        bias=bias is not None,
+        activation_function=None,
+        init_weight=stored.pop(weight).float(),
+        init_bias=stored.pop(bias).float() if bias else None,
+    )
+    model.append(layer.to(model.device))
