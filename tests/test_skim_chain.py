@@ -1,4 +1,4 @@
-"""ORCAS and WikiHierarchy, made small, through the whole chain: from their files to the gain, in a real project."""
+"""ORCAS and WikiHierarchy, made small: from their files to the gain, in a real project."""
 
 import shutil
 
