@@ -65,6 +65,7 @@ def command(dataset: str, knobs: CorpusKnobs) -> dict:
     queries, pairs = merge_queries(queries, pairs)
     queries = split_queries(queries, knobs.test_queries)
     pairs = split_pairs(queries, pairs, knobs.hidden_pairs)
+    show_known(documents, queries, pairs)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         for name, rows in (("documents", documents), ("queries", queries), ("pairs", pairs)):
@@ -116,6 +117,18 @@ def split_pairs(queries: list[dict], pairs: list[dict], share: float) -> list[di
         keep = max(unit for unit, _ in own)
         rows += [{**pair, "split": "hidden" if unit < min(share, keep) else "train"} for unit, pair in own]
     return sorted(rows, key=lambda row: (row["query_id"], row["document_id"]))
+
+
+def show_known(documents: list[dict], queries: list[dict], pairs: list[dict]) -> None:
+    """Leave only training queries in a document's `metadata.queries`, which prompts may show to a teacher."""
+    text_of = {query["id"]: query["text"] for query in queries}
+    known: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        if pair["split"] == "train":
+            known[pair["document_id"]].append(text_of[pair["query_id"]])
+    for document in documents:
+        if "queries" in document["metadata"]:
+            document["metadata"]["queries"] = known[document["id"]]
 
 
 def statistics(documents: list[dict], queries: list[dict], pairs: list[dict], skipped: dict) -> dict:

@@ -84,7 +84,7 @@ def command(dataset: str, knobs: CorpusXcKnobs) -> dict:
             if size or name != "filters":
                 shown = progress(rows[name], f"corpus {dataset}: {name}", total=size)
                 counts[f"{name}.jsonl"] = xc_corpus.write_rows(directory / f"{name}.jsonl", shown)
-        write_json(directory / "shape.json", {"points": knobs.points})
+        write_json(directory / "shape.json", {"points": knobs.points, "lines": True})
         empty, told = made.tally.splits["empty"], made.tally.first_empty
         source.warnings["empty_documents"] = empty
         xc_corpus.check_share(told, empty, source.texts[source.documents].rows, knobs.skip_share)

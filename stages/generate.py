@@ -88,7 +88,10 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs, share: float) -> list:
     from stages.tasks.queries import render
 
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
-    context = read_json(model / "config.json")["max_position_embeddings"]
+    config = read_json(model / "config.json")
+    context = config.get("max_position_embeddings") or config.get("n_positions")
+    if context is None:
+        raise UserError(f"{model / 'config.json'}: no max_position_embeddings; add the length of the context")
     documents = chosen(dataset, share)
     rows = []
     while block := list(islice(documents, BLOCK)):

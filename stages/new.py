@@ -84,6 +84,9 @@ def add_blocks(params: Path, template: Path) -> list[str]:
     Returns the stages that got a block: not those that have the same block already. Raises UserError where
     the result would not be valid, or where there is another block of that name.
     """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     wanted, present = load(template), load(params)
     if PRICES in read(template):
         raise UserError(f"{template}: the block '{PRICES}' is for all datasets; move it to {params}")
@@ -109,7 +112,15 @@ def add_blocks(params: Path, template: Path) -> list[str]:
         at, end = sections(lines)[stage]
         lines[at - 1] = re.sub(r"^(\w+:)\s*\{\s*\}", r"\1", lines[at - 1])
         lines[end:end] = new
-    write_text(params, "\n".join(lines) + "\n")
+    made = "\n".join(lines) + "\n"
+    try:
+        after = YAML(typ="safe").load(made)
+    except YAMLError:
+        after = {}
+    for stage in added:
+        if (after.get(stage) or {}) != present.get(stage, {}) | wanted[stage]:
+            raise UserError(f"{params}, {stage}: write each block on a line of its own, below `{stage}:`")
+    write_text(params, made)
     return added
 
 

@@ -72,13 +72,19 @@ def command(dataset: str, knobs: PackKnobs) -> dict:
 
 
 def texts(corpus: Path, points: str) -> Iterator[tuple[str, str, str]]:
-    """(file, id, line) of every point and label, in the order of the corpus."""
+    """(file, id, line) of every point and label, in the order of the corpus.
+
+    `metadata.line` is the line of the source only where the corpus says that it keeps such lines.
+    """
+    from stages.support.files import read_json
     from stages.tasks import xc_rows
     from stages.tasks.xc_format import one_line
 
+    kept = read_json(corpus / "shape.json").get("lines", False)
     for _, batch in xc_rows.records(corpus / "documents.jsonl"):
         for row in batch:
-            line = row["metadata"].get("line") or one_line(row["title"], row["text"])
+            line = row["metadata"].get("line") if kept else None
+            line = one_line(row["title"], row["text"]) if line is None else line
             point = "tst_X" if row["split"] == "xc_test" else "trn_X"
             yield point if points == "documents" else "Y", row["id"], one_line(line)
     for _, batch in xc_rows.records(corpus / "queries.jsonl"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stages.corpus import command, merge_queries, split_pairs, split_queries
+from stages.corpus import command, merge_queries, show_known, split_pairs, split_queries
 from stages.support.files import read_json, read_jsonl, verify_manifest, write_jsonl
 from stages.tasks.splits import near_duplicate_groups, split_of
 
@@ -429,6 +429,17 @@ def test_test_queries_and_hidden_pairs():
     assert 0.33 < several.count("hidden") / len(several) < 0.4  # a little less: each keeps one
     assert split_pairs(queries, pairs[::-1], 0.4) == rows
     assert not any(row["split"] == "hidden" for row in split_pairs(queries, pairs, 0.0))
+
+
+def test_prompts_are_shown_training_queries_only():
+    documents = [{"id": "d", "metadata": {"queries": ["a", "b", "c"]}}, {"id": "e", "metadata": {}}]
+    queries = [{"id": name, "text": name} for name in "abc"]
+    pairs = [
+        {"query_id": query, "document_id": "d", "split": split}
+        for query, split in zip("abc", ("train", "hidden", "test"), strict=True)
+    ]
+    show_known(documents, queries, pairs)
+    assert [document["metadata"] for document in documents] == [{"queries": ["a"]}, {}]
 
 
 # --- real data

@@ -59,7 +59,7 @@ def test_orcas_queries_are_points_and_pages_are_labels():
     made = orcas(SOURCE)
     metrics = made_of("queries")
     verify_manifest(CORPUS)
-    assert read_json(CORPUS / "shape.json") == {"points": "queries"}
+    assert read_json(CORPUS / "shape.json") == {"points": "queries", "lines": True}
     queries, documents, pairs = rows("queries"), rows("documents"), rows("pairs")
     assert [row["text"] for row in queries] == made.tst_x + made.trn_x
     assert [row["split"] for row in queries] == ["test"] * len(made.tst_x) + ["train"] * len(made.trn_x)
@@ -96,7 +96,7 @@ def test_orcas_queries_are_points_and_pages_are_labels():
 def test_wiki_articles_are_points_and_categories_are_labels():
     made = wiki(SOURCE)
     metrics = made_of("documents", "--hidden_pairs", "0")
-    assert read_json(CORPUS / "shape.json") == {"points": "documents"}
+    assert read_json(CORPUS / "shape.json") == {"points": "documents", "lines": True}
     documents, pairs = rows("documents"), rows("pairs")
     assert [row["text"] for row in rows("queries")] == made.y
     assert {row["split"] for row in rows("queries")} == {"train"}

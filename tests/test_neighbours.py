@@ -65,6 +65,20 @@ def test_exact_equals_brute_force(coarse, make, k):
     assert_exact(make(301, 32, 0), make(3001, 32, 1), k)
 
 
+def test_a_crowd_is_thinned_out_before_it_fills_the_memory(coarse, monkeypatch):
+    monkeypatch.setattr(exact, "PENDING", 500)
+    most = []
+    settle = exact.Candidates._settle
+    monkeypatch.setattr(
+        exact.Candidates, "_settle", lambda part: (settle(part), most.append(len(part.found[0][0])))
+    )
+    monkeypatch.setattr(exact, "TILE", 256)
+    keys = crowded(3000, 32, 1)
+    keys[200:2600:2] = keys[3]
+    assert_exact(np.concatenate([keys[:4], crowded(60, 32, 0)]), keys, 7)
+    assert most and max(most) <= 64 * 7
+
+
 def test_a_few_keys(coarse):
     for keys, k in ((1, 1), (5, 5), (33, 33), (40, 7), (1025, 1025)):
         assert_exact(random(3, 8, 2), random(keys, 8, 3), k)

@@ -171,7 +171,7 @@ def small_corpus(pairs: list[tuple] = PAIRS) -> None:
         write_jsonl(directory / "documents.jsonl", documents)
         write_jsonl(directory / "queries.jsonl", queries)
         write_jsonl(directory / "pairs.jsonl", [dict(zip(fields, pair, strict=True)) for pair in pairs])
-        write_json(directory / "shape.json", {"points": "queries"})
+        write_json(directory / "shape.json", {"points": "queries", "lines": True})
 
 
 def test_any_corpus_is_packed_with_empty_filters():

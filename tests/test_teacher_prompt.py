@@ -222,7 +222,7 @@ def test_a_name_in_braces_that_is_none_is_named():
         UserError, match=r"braces\.md, line 2: no field is called \{doc_bdy\}; there are \{url\}, "
     ):
         in_braces(document, "About\n{doc_bdy}")
-    with pytest.raises(UserError, match=r"braces\.md: document 'a' has nothing for \{url\}"):
+    with pytest.raises(UserError, match=r"braces\.md: document 'a' has no text for \{url\}"):
         in_braces(document, "About {url}")
 
 

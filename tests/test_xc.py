@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from napkinxc import metrics as reference
 from scipy.sparse import csr_matrix, random, save_npz
@@ -166,8 +167,6 @@ class TestTower:
         assert found[:, 0].tolist() == list(range(12))  # the first three have no point in training
 
     def test_same_on_any_number_of_threads(self):
-        import torch
-
         texts, train, labels = problem()
         before, found = torch.get_num_threads(), []
         for threads in (1, 2):
@@ -183,8 +182,6 @@ class TestTower:
         assert found.tolist() == [[False, True, True], [False, False, True], [False, True, False]]
 
     def test_loss(self):
-        import torch
-
         rng = np.random.default_rng(1)
         cosines, values = rng.uniform(-1, 1, (4, 4)), rng.uniform(0.5, 1, 4)
         out = rng.random((4, 4)) < 0.4
@@ -196,8 +193,8 @@ class TestTower:
         found = two_tower.in_batch_loss(*(torch.from_numpy(x) for x in (cosines, values, out)))
         assert float(found) == pytest.approx(np.average(each, weights=values))
 
-    def test_a_model_of_ones_own(self, tmp_path):
-        """Word vectors over plain words, which would know none of their stems."""
+    def test_word_vectors_of_ones_own(self, tmp_path):
+        """Over plain words, which would know none of their stems."""
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
         from tokenizers import Tokenizer, models, pre_tokenizers
@@ -211,6 +208,28 @@ class TestTower:
         SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=start)]).save(path)
         found = two_tower.predict(texts, train, labels, [f"the {t}" for t in TOPICS], 3, settings(tower=path))
         assert found.shape == (12, 3) and found[:, 0].tolist() == list(range(12))
+
+    def test_a_transformer_is_finetuned(self, tmp_path):
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+        from transformers import BertConfig, BertModel, BertTokenizerFast
+
+        texts, train, labels = problem()
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for t in texts for w in t.split()})]
+        (tmp_path / "vocab.txt").write_text("\n".join(words))
+        folder = str(tmp_path / "bert")
+        BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(folder)
+        size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        torch.manual_seed(1)
+        BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)).save_pretrained(
+            folder
+        )
+        path = str(tmp_path / "model")
+        SentenceTransformer(modules=[Transformer(folder), Pooling(32)], device="cpu").save(path)
+        how = settings(tower=path, lr=3e-3, epochs=12)
+        first, second = (two_tower.predict(texts, train, labels, texts[18:], 3, how) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+        assert (first[:, 0] == np.arange(18, 72) // 6).mean() > 0.8  # by chance 1 in 12
 
     def test_no_such_model(self, tmp_path):
         texts, train, labels = problem()

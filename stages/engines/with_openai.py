@@ -38,7 +38,9 @@ class OpenaiEngine:
             raise UserError(f"{self.url}: no server answers ({error}); start it, or mend base_url") from None
         except openai.APIStatusError as error:
             if error.status_code >= 500:
-                raise
+                raise UserError(
+                    f"{self.url}: the server failed ({error}); run again later, finished rows are kept"
+                ) from None
             raise UserError(f"{self.url}: the server refused: {error}") from None
 
     def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:

@@ -30,3 +30,8 @@ class Bm25:
         """The 1-based rank of text `target`; ties count against it: it is the last of its score."""
         scores = self.scores(query)
         return int((scores >= scores[target]).sum())
+
+    def within(self, query: str, target: int, rank: int) -> bool:
+        """Is text `target` among the first `rank`, and not for want of others? It must share a word."""
+        scores = self.scores(query)
+        return bool(scores[target] > 0 and (scores >= scores[target]).sum() <= rank)

@@ -51,7 +51,7 @@ def load(knobs: Encoder, fit: Iterable[str]) -> Model:
 
 
 def fingerprint(knobs: Encoder) -> str:
-    """sha256 of the knobs in use, of the files of a local model and weights, and of the libraries' versions.
+    """sha256 of the knobs in use, of the files of a local model and weights, of code, versions and device.
 
     A hub id stands for itself: a model that is published anew under the same id is not noticed.
     """
@@ -60,14 +60,19 @@ def fingerprint(knobs: Encoder) -> str:
     from stages.support.hashing import sha256_file, sha256_json
 
     if knobs.encoder == "tfidf":
-        return sha256_json(["tfidf", knobs.dims, BLOCK, version("scikit-learn"), version("numpy")])
+        code = [sha256_file(Path(__file__).with_name(name)) for name in ("latent.py", "words.py")]
+        versions = [version(name) for name in ("scikit-learn", "scipy", "numpy", "PyStemmer")]
+        return sha256_json(["tfidf", knobs.dims, BLOCK, code, versions])
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(knobs.encoder)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
     contents = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
     weights = sha256_file(_existing(knobs.weights)) if knobs.weights else None
     versions = [version(name) for name in ("sentence-transformers", "transformers", "torch")]
     own = knobs.model_dump(include=set(Encoder.model_fields) - {"dims", "weights"})
-    return sha256_json([own, contents, weights, BLOCK, versions])
+    return sha256_json([own, contents, weights, device, BLOCK, versions])
 
 
 def _existing(path: str) -> Path:

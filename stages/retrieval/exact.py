@@ -23,6 +23,7 @@ WIDTH = 32  # keys in a group, of which only the largest score is looked at firs
 PARTS = 16  # blocks of ROWS for each thread in a chunk
 PREPARED = 1 << 30  # bytes of coarse keys kept; when there are more they are made anew for every chunk
 PAIRS = 1024  # exact scores computed at once: these, too, stay in the cache
+PENDING = 1 << 20  # candidates of a block of queries that are held before the best of them are chosen
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # ordered as positive floats are
 
 
@@ -50,8 +51,8 @@ class Candidates:
     or more.
     """
 
-    def __init__(self, queries: np.ndarray, k: int, coarse: torch.dtype):
-        self.queries, self.k, self.bits = queries, k, BITS[coarse]
+    def __init__(self, queries: np.ndarray, keys: np.ndarray, k: int, coarse: torch.dtype):
+        self.queries, self.keys, self.k, self.bits = queries, keys, k, BITS[coarse]
         exact = torch.from_numpy(queries).float()
         self.coarse = exact.to(coarse)
         self.error = (exact - self.coarse.float()).norm(dim=1)
@@ -83,6 +84,16 @@ class Candidates:
         place, member = np.nonzero(members >= least[row, None])
         keys = tile.start + group[place] * WIDTH + member
         self.found.append((row[place], keys, members[place, member]))
+        if sum(len(rows) for rows, _, _ in self.found) > PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Keep the `k` best candidates so far of each query: all of a crowd of like keys are candidates."""
+        rows, columns, bits = (np.concatenate(part) for part in zip(*self.found, strict=True))
+        near = bits >= self.least()[rows]
+        rows, columns, bits = rows[near], columns[near], bits[near]
+        order, _ = best(rows, columns, exact_scores(self.queries, self.keys, rows, columns), self.k)
+        self.found = [(rows[order], columns[order], bits[order])]
 
     def least(self) -> np.ndarray:
         """(queries,): bits of a coarse score that no neighbour's is below."""
@@ -90,7 +101,7 @@ class Candidates:
         bound = kept * (1 - torch.finfo(self.coarse.dtype).eps) - 2 * self.slack
         return bound.to(self.coarse.dtype).view(self.bits).numpy()
 
-    def neighbours(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 and float64 (queries, k): the nearest of the candidates by exact scores."""
         indices = np.tile(np.arange(self.k, dtype=np.int32), (len(self.queries), 1))
         scores = np.zeros((len(self.queries), self.k))
@@ -99,12 +110,12 @@ class Candidates:
         rows, columns, bits = (np.concatenate(part) for part in zip(*self.found, strict=True))
         kept = (bits >= least[rows]) & sure[rows]
         rows, columns = rows[kept], columns[kept]
-        found = exact_scores(self.queries, keys, rows, columns)
+        found = exact_scores(self.queries, self.keys, rows, columns)
         order, _ = best(rows, columns, found, self.k)
         indices[sure], scores[sure] = columns[order].reshape(-1, self.k), found[order].reshape(-1, self.k)
         unsure = ~sure & ~blank
         if unsure.any():
-            indices[unsure], scores[unsure] = search_all(self.queries[unsure], keys, self.k)
+            indices[unsure], scores[unsure] = search_all(self.queries[unsure], self.keys, self.k)
         return indices, scores
 
 
@@ -162,10 +173,10 @@ def exact(queries, keys, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]
         chunk = ROWS * PARTS * cores()
         for first in range(0, len(queries), chunk):
             ends = range(first, min(first + chunk, len(queries)), ROWS)
-            parts = [Candidates(np.array(queries[start : start + ROWS]), k, coarse) for start in ends]
+            parts = [Candidates(np.array(queries[start : start + ROWS]), keys, k, coarse) for start in ends]
             for tiles in [kept] if kept else ([Tile(keys, start, coarse)] for start in starts):
                 list(pool.map(lambda part, tiles=tiles: part.look(tiles), parts))
-            found = list(pool.map(lambda part: part.neighbours(keys), parts))
+            found = list(pool.map(Candidates.neighbours, parts))
             yield first, *(np.concatenate(part) for part in zip(*found, strict=True))
 
 

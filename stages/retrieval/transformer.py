@@ -27,7 +27,8 @@ class Transformer:
             raise UserError(
                 f"encoder: {knobs.encoder!r} is neither `tfidf` nor a sentence-transformers model ({reason})"
             ) from None
-        positions = getattr(self.model[0].config, "max_position_embeddings", None)
+        config = getattr(self.model[0], "config", None)  # a static embedding has none, and no positions
+        positions = getattr(config, "max_position_embeddings", None)
         if positions and knobs.max_length > positions:
             raise UserError(
                 f"max_length: {knobs.max_length} is more than the {positions} tokens of the model"

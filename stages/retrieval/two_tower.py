@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.util import batch_to_device
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -121,8 +122,8 @@ def reader(model: SentenceTransformer, texts: Sequence[str]) -> Reader:
 
 def embed(model: SentenceTransformer, features: dict[str, torch.Tensor]) -> torch.Tensor:
     """(texts, dims), rows of length 1, with gradients."""
-    features = {name: value.to(model.device) for name, value in features.items()}
-    return torch.nn.functional.normalize(model(features)["sentence_embedding"], dim=-1)
+    found = model(batch_to_device(features, model.device))["sentence_embedding"]
+    return torch.nn.functional.normalize(found, dim=-1)
 
 
 def vectors(model: SentenceTransformer, read: Reader, count: int) -> np.ndarray:

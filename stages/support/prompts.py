@@ -42,7 +42,7 @@ class Template:
             return self.template.render(**variables).strip()
         except SecurityError as error:
             raise UserError(f"{self.path}: not allowed in a prompt: {error}") from None
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             known = ", ".join(sorted(variables))
             raise UserError(
                 f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
@@ -50,9 +50,9 @@ class Template:
 
 
 # What a name in braces stands for: the names that the prompts published with SKIM use.
-FIELDS: dict[str, Callable[[dict], str | None]] = {
+FIELDS: dict[str, Callable[[dict], object]] = {
     "url": lambda document: document["metadata"].get("url"),
-    "relevant_queries": lambda document: "\n".join(document["metadata"].get("queries") or ()),
+    "relevant_queries": lambda document: document["metadata"].get("queries") or "",
     "title": lambda document: document["title"],
     "doc_title": lambda document: document["title"],
     "content": lambda document: document["text"],
@@ -82,8 +82,10 @@ class BracesTemplate:
 
         def value(found: re.Match) -> str:
             text = FIELDS[found[1]](document)
-            if text is None:
-                raise UserError(f"{self.path}: document '{document['id']}' has nothing for {found[0]}")
+            if isinstance(text, list):
+                text = "\n".join(map(str, text))
+            if not isinstance(text, str):
+                raise UserError(f"{self.path}: document '{document['id']}' has no text for {found[0]}")
             return text
 
         return IN_BRACES.sub(value, self.source).strip()

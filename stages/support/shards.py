@@ -1,5 +1,6 @@
 """Generated rows as Parquet shards in one directory: a document's shard is a hash of its id."""
 
+import errno
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def _stored(path: Path, columns: list[str] | None) -> Iterator[dict]:
             for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error):
+            raise UserError(f"{path}: too many open files: raise the limit (`ulimit -n 8192`)") from None
         raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
 
 

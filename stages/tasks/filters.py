@@ -117,7 +117,8 @@ def flat(text: str) -> str:
 def copied(texts: Sequence[str], document: dict, template: Template, title: bool = True) -> list[bool]:
     """Is a text a line of the prompt that it was written for, a known query or, if asked, the title?"""
     given = {flat(line) for line in render(template, document).split("\n")}
-    given.update(map(flat, document["metadata"].get("queries") or ()))
+    known = document["metadata"].get("queries")
+    given.update(flat(text) for text in (known if isinstance(known, list) else ()) if isinstance(text, str))
     if title:
         given.add(flat(document["title"]))
     return [flat(text) in given for text in texts]
@@ -206,7 +207,7 @@ def lost_by_bm25(
 
     index = Bm25(searched)
     pairs = progress(zip(texts, targets, strict=True), "round trip", "text", len(texts))
-    return np.array([index.rank(text, target) > rank for text, target in pairs], dtype=bool)
+    return np.array([not index.within(text, target, rank) for text, target in pairs], dtype=bool)
 
 
 def lost_by_vectors(

@@ -181,10 +181,12 @@ def _rows(files: list[Path]) -> Iterator[tuple[str, dict]]:
             if not isinstance(row, dict):
                 raise UserError(f"{where}: expected an object with fields, found {KINDS[type(row)]}")
             try:
-                json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")
+                json.dumps(row, ensure_ascii=False, default=str, allow_nan=False).encode("utf-8")
             except UnicodeEncodeError as error:
                 half = error.object[error.start]
                 raise UserError(f"{where}: holds {half!r}, half of a character; remove it") from None
+            except ValueError:
+                raise UserError(f"{where}: holds NaN or infinity; write null instead") from None
             yield where, row
 
 

@@ -54,7 +54,7 @@ class Page(NamedTuple):
 
 
 class Metadata:
-    """A metadata file and the names of its fields: those given, else those of FIELDS that its first row has.
+    """A metadata file and the names of its fields: those given, else of FIELDS that the first rows have.
 
     `enough` is how many characters of a body are needed at most.
     """
@@ -66,8 +66,10 @@ class Metadata:
     def pages(self) -> Iterator[Page]:
         """Its rows. Raises UserError with file, row and field."""
         for first, batch in xc_rows.records(self.path):
-            if first == 1 and batch:
-                self._choose(batch[0])
+            if not batch:
+                continue
+            if not self.names:
+                self._choose(batch)
             # By column and not by row, as far as it goes: that is a third of the time.
             columns = [[record.get(name) for record in batch] for name in self.names.values()]
             texts, queries = columns[:-1], [asked or [] for asked in columns[-1]]
@@ -86,14 +88,16 @@ class Metadata:
                 name = self.names["queries"]
                 raise UserError(f"{self.path}, row {row}: field '{name}' is not a list of texts")
 
-    def _choose(self, record: dict) -> None:
+    def _choose(self, records: list[dict]) -> None:
+        """By the first rows together: a row may lack what it has no value for."""
+        there = dict.fromkeys(name for record in records for name in record)
         for what, known in FIELDS.items():
             given = self.given.get(what)
-            self.names[what] = given or next((name for name in known if name in record), known[0])
-            if (given or what == "body") and self.names[what] not in record:
+            self.names[what] = given or next((name for name in known if name in there), known[0])
+            if (given or what == "body") and self.names[what] not in records[0]:
                 raise UserError(
                     f"{self.path}, row 1: field '{given or ' or '.join(known)}' is missing (this row has "
-                    f"{', '.join(record) or 'no fields'}); set {what}_field to its name"
+                    f"{', '.join(records[0]) or 'no fields'}); set {what}_field to its name"
                 )
 
 

@@ -82,6 +82,8 @@ def _or(names: tuple[str, ...]) -> str:
 
 def check_files(folder: Path, points: str, metadata: str | None = None) -> dict[str, Path]:
     """`find`, once nothing is missing. Raises UserError with every missing file and where the data is."""
+    if metadata and (Path(metadata).is_absolute() or ".." in Path(metadata).parts):
+        raise UserError(f"metadata: {metadata!r} is not in the dataset's folder; put the file into {folder}")
     missing = missing_files(folder, points, metadata)
     if missing:
         lacks = "no such folder; it must hold" if not folder.is_dir() else "these files are missing:"
