@@ -252,7 +252,7 @@ class Cutter:
         return zip(long, encodings, strict=True)
 
     def most_tokens(self, texts: list[str]) -> list[int]:
-        """The tokens of each text's words, each alone, and one for every white space: no fewer than the text
+        """The tokens of each text's words, each alone, and one for every byte of white space: no fewer than the text
         has, for tokenizers that join nothing across white space, as those of all common models."""
         if len(self.tokens_of) > MOST_WORDS:
             self.tokens_of.clear()
@@ -261,6 +261,6 @@ class Cutter:
         encodings = self.tokenizer.encode_batch(new, add_special_tokens=False)
         self.tokens_of.update(zip(new, map(len, encodings), strict=True))
         return [
-            sum(map(self.tokens_of.__getitem__, own)) + len(text) - len("".join(own))
+            sum(map(self.tokens_of.__getitem__, own)) + len(text.encode()) - len("".join(own).encode())
             for text, own in zip(texts, words, strict=True)
         ]
