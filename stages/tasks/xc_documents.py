@@ -252,8 +252,10 @@ class Cutter:
         return zip(long, encodings, strict=True)
 
     def most_tokens(self, texts: list[str]) -> list[int]:
-        """The tokens of each text's words, each alone, and one for every byte of white space: no fewer than the text
-        has, for tokenizers that join nothing across white space, as those of all common models."""
+        """The tokens of each text's words, each alone, and one for every byte of white space.
+
+        No fewer than the text has, for tokenizers that join nothing across white space: all common ones.
+        """
         if len(self.tokens_of) > MOST_WORDS:
             self.tokens_of.clear()
         words = [text.split() for text in texts]
