@@ -7,8 +7,6 @@ kept in scratch under a fingerprint of model, decoding and the shard's own rows:
 was, and a new document renews its shard alone.
 """
 
-import re
-import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -44,6 +42,7 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
     """Generate with the Hugging Face directory `model` into `output`; returns the metrics."""
     from stages.engines import pool, protocol
     from stages.support.hashing import sha256_json, shard_of
+    from stages.support.scratch import prune
     from stages.support.shards import write_generated
 
     if knobs.n > 1 and knobs.temperature == 0:
@@ -124,17 +123,6 @@ def chosen(dataset: str, share: float) -> Iterator[dict]:
         known = document["split"] in ("train", "val") and stable_unit("share", document["id"]) < share
         if document["split"] == "test" or known:
             yield document
-
-
-def prune(scratch: Path, used: set[Path]) -> None:
-    """Remove this stage's scratch of other fingerprints, and shards that are no longer in the output."""
-    pattern = re.compile(re.escape(scratch.name[:-16]) + "[0-9a-f]{16}")
-    for other in scratch.parent.iterdir():
-        if other != scratch and pattern.fullmatch(other.name):
-            shutil.rmtree(other)
-    for file in scratch.iterdir():
-        if file not in used:
-            file.unlink()
 
 
 def statistics(rows: list[dict]) -> dict:
