@@ -8,9 +8,9 @@ functions, like those of `queries`.
 import re
 from collections.abc import Iterable, Iterator
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field
 
-from stages.tasks.queries import MARKUP, MAX_CHARS, WORD, WRAPPING, content_words, is_known
+from stages.tasks.queries import MARKUP, MAX_CHARS, WORD, WRAPPING, content_words, is_known, stated
 
 Tree = dict[str, list[str]]
 Key = tuple[int, int, int]  # how far in a line stands: indentation, marker, 0 for one in bold or with a colon
@@ -70,14 +70,6 @@ class Categories(BaseModel):
 Answer = Categories
 
 
-class Call(BaseModel):
-    arguments: Categories
-
-
-class Calls(RootModel[list[Call]]):
-    """How `responses.jsonl` holds tool calls."""
-
-
 def tree(text: str) -> Tree:
     """The categories in an answer: {immediate category: the categories of it}, each spelt as it is first.
 
@@ -113,11 +105,8 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> Tree:
     """
     if form == "text":
         return tree(response.rpartition("\n")[0] if cut else response)
-    if form == "json":
-        parts = [Categories.model_validate_json(response)]
-    else:
-        parts = [call.arguments for call in Calls.model_validate_json(response).root]
     levels, spelt = [], {}
+    parts = stated(response, form, Categories)
     for category in (category for part in parts for category in part.categories):
         for level, text in enumerate((category.name, *category.categories)):
             key, name = _read(" ".join(text.split()))

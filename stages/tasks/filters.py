@@ -18,7 +18,7 @@ from stages.retrieval.words import plain_words
 from stages.support.errors import UserError
 from stages.support.progress import progress
 from stages.support.prompts import Template
-from stages.tasks.queries import render
+from stages.tasks.queries import known_texts, render
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,8 +117,7 @@ def flat(text: str) -> str:
 def copied(texts: Sequence[str], document: dict, template: Template, title: bool = True) -> list[bool]:
     """Is a text a line of the prompt that it was written for, a known query or, if asked, the title?"""
     given = {flat(line) for line in render(template, document).split("\n")}
-    known = document["metadata"].get("queries")
-    given.update(flat(text) for text in (known if isinstance(known, list) else ()) if isinstance(text, str))
+    given.update(map(flat, known_texts(document)))
     if title:
         given.add(flat(document["title"]))
     return [flat(text) in given for text in texts]

@@ -6,9 +6,10 @@ and the measures are held to one rule.
 
 import re
 from functools import lru_cache
+from typing import Generic, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, TypeAdapter
 
 from stages.support.prompts import BracesTemplate, Template
 
@@ -29,6 +30,9 @@ ROLES = "system|user|assistant|human|ai|document|page|passage|title|quer(?:y|ies
 ROLE = re.compile(rf"^(?:{ROLES})\s*\d*:", re.I)
 
 
+Stated = TypeVar("Stated", bound=BaseModel)
+
+
 class Queries(BaseModel):
     """Search queries that the document answers."""
 
@@ -39,12 +43,22 @@ class Queries(BaseModel):
 Answer = Queries
 
 
-class Call(BaseModel):
-    arguments: Queries
+class Call(BaseModel, Generic[Stated]):
+    """A tool call: `responses.jsonl` holds a list of them."""
+
+    arguments: Stated
 
 
-class Calls(RootModel[list[Call]]):
-    """How `responses.jsonl` holds tool calls."""
+def stated(response: str, form: str, answer: type[Stated]) -> list[Stated]:
+    """The structured answers in a response: json is one, tool a list of calls; else ValueError."""
+    if form == "json":
+        return [answer.model_validate_json(response)]
+    return [call.arguments for call in calls_of(answer).validate_json(response)]
+
+
+@lru_cache
+def calls_of(answer: type[Stated]) -> TypeAdapter:
+    return TypeAdapter(list[Call[answer]])  # made once: that costs far more than to read an answer
 
 
 def render(template: Template | BracesTemplate, document: dict) -> str:
@@ -97,9 +111,13 @@ def output(answer: list[str]) -> str:
 
 def is_known(line: str, document: dict) -> bool:
     """Is it one of the document's known texts, but for case, punctuation and white space?"""
+    return letters(line) in known_letters(known_texts(document))
+
+
+def known_texts(document: dict) -> tuple[str, ...]:
+    """`metadata.queries`; in a folder of files it may be anything."""
     known = document["metadata"].get("queries")
-    texts = tuple(text for text in known if isinstance(text, str)) if isinstance(known, list) else ()
-    return letters(line) in known_letters(texts)
+    return tuple(text for text in known if isinstance(text, str)) if isinstance(known, list) else ()
 
 
 @lru_cache(maxsize=1 << 10)
@@ -155,10 +173,7 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[s
     """
     if form == "text":
         return parse(response.rpartition("\n")[0] if cut else response)
-    if form == "json":
-        found = [Queries.model_validate_json(response)]
-    else:
-        found = [call.arguments for call in Calls.model_validate_json(response).root]
+    found = stated(response, form, Queries)
     return parse("\n".join(" ".join(line.split()) for part in found for line in part.queries))
 
 
