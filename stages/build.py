@@ -29,6 +29,7 @@ def build(dataset: str) -> None:
         raise UserError(f"params.yaml: no dataset is called '{dataset}'{params.nearest(dataset, known)}")
     if dataset in blocks["corpus_xc"]:
         check_source(blocks["corpus_xc"][dataset])
+    briefs = blocks["candidates"].get(dataset, {}).get("briefs")
     wanted = {blocks[stage][dataset].get("base") for stage in params.STAGES if dataset in blocks[stage]}
     bases = [f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted]
     if bases:
@@ -36,6 +37,9 @@ def build(dataset: str) -> None:
         with open(LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             repro(*bases)
+    if briefs:
+        repro("-s", f"skills@{dataset}")
+        repro("-s", "--glob", f"*@{briefs}")
     repro("-s", "--glob", f"*@{dataset}")
 
 

@@ -65,7 +65,8 @@ def scaffold(dataset: str, folder: str | None = None) -> list[str]:
 
 def reader(dataset: str) -> str:
     """The stage that reads the dataset's source."""
-    return "corpus_xc" if dataset in load().get("corpus_xc", {}) else "corpus"
+    readers = (stage for stage in ("corpus_xc", "skills") if dataset in load().get(stage, {}))
+    return next(readers, "corpus")
 
 
 def sections(lines: list[str]) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ Run as `python -m stages.params [FILE]`; exits with code 2 and one line at the f
 
 import difflib
 import importlib
+from itertools import combinations
 from pathlib import Path
 
 import click
@@ -21,9 +22,12 @@ from stages.teacher.prices import NO_PRICES, PRICES, price_table
 BASES = ("base", "base_hub", "base_scratch")
 STAGES = (
     *BASES,
-    *("corpus", "corpus_xc", "prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
-    *("generate", "baseline", "filter", "map", "pack", "xc", "evaluate", "report"),
+    *("corpus", "corpus_xc", "skills", "corpus_briefs", "candidates", "corpus_skills"),
+    *("prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
+    *("generate", "baseline", "filter", "map", "pack", "xc", "evaluate", "evaluate_calls"),
+    *("report", "report_skills"),
 )
+CORPORA = ("corpus", "corpus_xc", "corpus_briefs", "corpus_skills")  # all of them write data/<dataset>/corpus
 
 
 def read(path: Path) -> dict:
@@ -76,9 +80,13 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
             )
     if PRICES not in read(path):
         raise UserError(f"{path}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
-    for dataset in blocks["corpus"].keys() & blocks["corpus_xc"].keys():
-        raise UserError(f"{path}: '{dataset}' is in corpus and in corpus_xc, which make the same; delete one")
+    for one, other in combinations(CORPORA, 2):
+        for dataset in blocks[one].keys() & blocks[other].keys():
+            raise UserError(
+                f"{path}: '{dataset}' is in {one} and in {other}, which make the same; delete one"
+            )
     bases = {name for stage in BASES for name in blocks[stage]}
+    briefs = {own.get("briefs") for own in blocks["candidates"].values()}  # their prompts are the other's
     for stage, datasets in blocks.items():
         for dataset, knobs in datasets.items():
             model = command(stage).knobs
@@ -96,7 +104,8 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
                 raise UserError(
                     f"{where}: no base model is called '{checked.base}'{nearest(checked.base, bases)}"
                 )
-            if stage not in BASES and not layout.prompt(dataset, "student").is_file():
+            has_prompts = dataset in briefs or layout.prompt(dataset, "student").is_file()
+            if stage not in BASES and not has_prompts:
                 known = [folder.name for folder in Path("prompts").glob("*")]
                 mend = nearest(dataset, known) or f"; `make new DATASET={dataset}` makes it"
                 raise UserError(f"{where}: there is no folder prompts/{dataset}{mend}")

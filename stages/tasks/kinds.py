@@ -2,7 +2,7 @@
 
 A kind reads what a model wrote: `lines(text)` (the texts in it, each with its line from 0), `parse(text)`
 (these texts, each once) and `parse_answer(response, form, cut)` (the same of a teacher's answer, as whatever
-the kind makes of it: a list of queries, a tree of categories). Of such an answer, `fit(answer, document)` is
+the kind makes of it: a list of queries or calls, a tree of categories). Of such an answer, `fit(answer, document)` is
 the part that may be used, `flat(answer)` its texts, and `output(answer)` how the student is to write it. A
 text is judged by `well_formed(text)` and `reject(text, document)` (why it may not be used, or None). `Answer`
 is the pydantic model that a structured answer has to obey.
@@ -11,12 +11,14 @@ is the pydantic model that a structured answer has to obey.
 from types import ModuleType
 from typing import Literal
 
-Task = Literal["queries", "categories"]
+Task = Literal["queries", "categories", "skills"]
 
 
 def kind(task: Task) -> ModuleType:
     if task == "categories":
         from stages.tasks import categories as chosen
+    elif task == "skills":
+        from stages.tasks import skills as chosen
     else:
         from stages.tasks import queries as chosen
     return chosen

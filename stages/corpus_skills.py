@@ -1,0 +1,85 @@
+"""Make the corpus of a dataset of skills: the requests that people accepted, balanced and split.
+
+Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/` and `prompts/<dataset>/decisions.jsonl`; writes
+`data/<dataset>/corpus/documents.jsonl`, sorted by id: one document a request, with the call it stands for in
+its metadata. A test request is new in its wording and in all its values; requests that are new in one of the
+two only are left out (docs/skills.md).
+"""
+
+from collections import Counter
+from typing import Literal
+
+from pydantic import Field
+
+from stages.support import layout
+from stages.support.cli import Knobs, stage
+from stages.support.errors import UserError
+
+
+class CorpusSkillsKnobs(Knobs):
+    unreviewed: Literal["drop", "keep"] = Field(
+        "drop", description="candidates that nobody has decided about: make review"
+    )
+    max_share: float = Field(0.3, gt=0, le=1, description="largest share of a skill in the training requests")
+    test_templates: float = Field(0.2, gt=0, lt=1, description="share of wordings that are held out")
+    test_values: float = Field(0.2, gt=0, lt=1, description="share of values that are held out")
+    val_share: float = Field(0.05, ge=0, lt=0.5, description="share of wordings for validation")
+
+
+@stage("corpus_skills", CorpusSkillsKnobs, figures="corpus")
+def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
+    from stages.support.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
+    from stages.tasks.held_out import balanced
+    from stages.tasks.review import read_decisions, reviewed
+    from stages.tasks.skill_corpus import accepted_ids, documents, without_contradictions
+    from stages.tasks.skill_files import read_skills
+
+    candidates, skills_directory = layout.candidates(dataset), layout.skills(dataset)
+    verify_manifest(candidates)
+    verify_manifest(skills_directory)
+    skills = read_skills(skills_directory)
+    offered = read_jsonl(
+        candidates / "candidates.jsonl", ("id", "user", "call", "skill", "variety", "origin")
+    )
+    decisions = read_decisions(layout.decisions(dataset), skills)
+    accepted, decided = reviewed(offered, decisions, knobs.unreviewed)
+    if not accepted:
+        raise UserError(
+            f"{candidates}: none of {len(offered)} candidates is accepted; decide with "
+            f"`make review DATASET={dataset}`, or set corpus_skills.{dataset}.unreviewed to keep"
+        )
+    accepted, contradicted = without_contradictions(accepted, accepted_ids(decisions))
+    shares = (knobs.test_templates, knobs.test_values, knobs.val_share)
+    rows, mixed = documents(accepted, skills, *shares)
+    train, unbalanced = balanced([row for row in rows if row["split"] == "train"], knobs.max_share)
+    staying = {row["id"] for row in train}
+    rows = [row for row in rows if row["split"] != "train" or row["id"] in staying]
+    written: dict[str, int] = {}
+    with atomic_directory(layout.corpus(dataset), "corpus", written) as directory:
+        written["documents.jsonl"] = write_jsonl(directory / "documents.jsonl", rows)
+    splits = Counter(row["split"] for row in rows)
+    if not splits["train"] or not splits["test"]:
+        raise UserError(
+            f"{candidates}: {splits['train']} requests to train and {splits['test']} to test with; more "
+            f"candidates are needed, or another corpus_skills.{dataset}.test_templates and test_values"
+        )
+    of_split = {
+        split: dict(
+            sorted(Counter(row["metadata"]["skill"] for row in rows if row["split"] == split).items())
+        )
+        for split in sorted(splits)
+    }
+    return {
+        "documents": len(rows),
+        "splits": dict(sorted(splits.items())),
+        "skills": of_split,
+        "templates": len({row["metadata"]["template"] for row in rows}),
+        "decisions": dict(sorted(decided.items())),
+        "contradicted": contradicted,
+        "new_in_one_way_only": mixed,
+        "left_out_for_balance": dict(sorted(unbalanced.items())),
+    }
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,201 @@
+"""Skills as text files: a signature with its description, and examples of what users say.
+
+    #### Prompt:
+    timer(duration="[duration]", volume=[integer]?=5) sets a timer.
+    #### Prompt Examples:
+    ### User: Alert me in thirty seconds
+    ### Assistant: timer(duration="30 seconds")
+    #### Examples:
+
+A parameter is `name="[what it is]"` (a text), `name="add|list"` (one of these) or `name=[integer]`, likewise
+number and boolean, each with `: what it is` after the type; `?` after it makes it optional, `=value` gives
+its default. Files without any `?` are older: there, a parameter is optional if some example leaves it out.
+"""
+
+import re
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from stages.tasks.calls import parse_call, read_value, write_value
+from stages.tasks.skill_schema import Example, Parameter, Skill
+
+SECTIONS = {
+    "prompt": "Prompt",
+    "prompt_examples": "Prompt Examples",
+    "examples": "Examples",
+    "fallback": "Fallback",
+}
+HEADING = re.compile(r"^#### (.*?):\s*$")
+SPOKEN = re.compile(r"^(### )?(User|Assistant):(.*)$")
+SIGNATURE = re.compile(r"^([A-Za-z_]\w*)\((.*?)\)(?:\s+(.*))?$")
+PARAMETER = re.compile(
+    r"""\s*([A-Za-z_]\w*)=(?:"\[([^"\]]*)\]"|"([^"]*)"(?:\[([^\]]*)\])?|\[([^\]]*)\])(\?)?"""
+    r"""(?:=("(?:[^"\\]|\\.)*"|[^\s,"]+))?\s*(?:,|$)"""
+)
+TYPES = ("integer", "number", "boolean")
+
+
+class Problem(NamedTuple):
+    """What is wrong in a line; a mended one could be read all the same."""
+
+    line: int
+    what: str
+    mended: bool = False
+
+
+class Said(NamedTuple):
+    """An example, where it stands, and in which section."""
+
+    line: int
+    section: str
+    user: str
+    call: str
+
+
+class Parsed(NamedTuple):
+    skill: Skill | None
+    said: list[Said]
+    problems: list[Problem]
+
+
+def parse(text: str) -> Parsed:
+    """Read one file. Nothing is left out silently: what cannot be read is among the problems."""
+    sections, said, problems = {}, [], []
+    section, user = None, None
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        heading = HEADING.match(line)
+        if not line:
+            continue
+        if heading and user:
+            problems.append(Problem(user[0], "a request without a call"))
+            user = None
+        if heading:
+            section = next((key for key, name in SECTIONS.items() if name == heading[1]), None)
+            if section is None:
+                problems.append(Problem(number, f"no section is called '{heading[1]}'"))
+            else:
+                sections.setdefault(section, [])
+        elif section == "prompt" and not line.startswith("#"):
+            sections["prompt"].append((number, line))
+        elif section in ("prompt_examples", "examples") and (spoken := SPOKEN.match(line)):
+            marks, who, words = spoken.groups()
+            if not marks:
+                problems.append(Problem(number, f"'{who}:' without '### ' before it", mended=True))
+            if not words.strip():
+                problems.append(Problem(number, f"nothing after '{who}:'"))
+            elif who == "User":
+                if user:
+                    problems.append(Problem(user[0], "a request without a call"))
+                user = (number, words.strip())
+            elif user is None:
+                problems.append(Problem(number, "a call without a request"))
+            else:
+                said.append(Said(user[0], section, user[1], words.strip()))
+                user = None
+        else:
+            problems.append(Problem(number, f"expected a section or an example, found '{line[:60]}'"))
+    if user:
+        problems.append(Problem(user[0], "a request without a call"))
+    skill, wrong = _skill(sections, said)
+    return Parsed(skill, said, [*problems, *wrong])
+
+
+def _skill(sections: dict, said: list[Said]) -> tuple[Skill | None, list[Problem]]:
+    lines = sections.get("prompt")
+    if not lines:
+        return None, [Problem(1, "no section '#### Prompt:' with a signature")]
+    number, first = lines[0]
+    found = SIGNATURE.match(first)
+    if not found:
+        return None, [
+            Problem(number, f"expected a signature such as name(key=\"[what it is]\"), found '{first}'")
+        ]
+    name, arguments, rest = found.groups()
+    own = {
+        "name": name,
+        "description": " ".join([rest or "", *(line for _, line in lines[1:])]).strip(),
+        "fallback": name == "other" or "fallback" in sections,
+    }
+    try:
+        parameters, marked = _parameters(arguments)
+        if not marked:
+            parameters = _optional_where_left_out(name, parameters, said)
+        return Skill(**own, parameters=parameters), []
+    except ValidationError as error:
+        return None, [Problem(number, f"{name}: {error.errors()[0]['msg']}")]
+    except ValueError as error:
+        return None, [Problem(number, f"{name}: {error}")]
+
+
+def _parameters(text: str) -> tuple[dict[str, Parameter], bool]:
+    """(the parameters, is any of them marked as optional or given a default?)"""
+    found, at, marked = {}, 0, False
+    while at < len(text.rstrip()):
+        match = PARAMETER.match(text, at)
+        if not match:
+            raise ValueError(f"cannot read the parameters from '{text[at:].strip()}'")
+        name, quoted, choice, choice_about, bare, optional, default = match.groups()
+        if name in found:
+            raise ValueError(f"two parameters are called '{name}'")
+        if choice is not None:
+            values = tuple(part.strip() for part in choice.split("|"))
+            own = {"type": "enum", "values": values, "description": choice_about or ""}
+        else:
+            kind, _, about = (bare or "").partition(":")
+            typed = bare is not None and kind.strip() in TYPES
+            about = about.strip() if typed else (quoted if quoted is not None else bare).strip()
+            own = {"type": kind.strip() if typed else "string", "description": about if about != name else ""}
+        known = None if default is None else read_value(default)
+        found[name] = Parameter(**own, optional=bool(optional), default=known)
+        marked, at = marked or bool(optional) or default is not None, match.end()
+    return found, marked
+
+
+def _optional_where_left_out(name: str, parameters: dict, said: list[Said]) -> dict[str, Parameter]:
+    given = []
+    for one in said:
+        try:
+            call = parse_call(one.call)
+        except ValueError:
+            continue
+        if call.name == name and call.arguments.keys() <= parameters.keys():
+            given.append(call.arguments.keys())
+    return {
+        key: own.model_copy(update={"optional": True}) if any(key not in keys for keys in given) else own
+        for key, own in parameters.items()
+    }
+
+
+def write(skill: Skill) -> str:
+    """The text of a skill, which `parse` reads back."""
+    lines = ["#### Prompt:", f"{signature(skill)} {skill.description}".rstrip()]
+    if skill.fallback and skill.name != "other":
+        lines += ["", "#### Fallback:"]
+    for section in ("prompt_examples", "examples"):
+        lines += ["", f"#### {SECTIONS[section]}:"]
+        for example in getattr(skill, section):
+            lines += ["", f"### User: {' '.join(example.user.split())}", f"### Assistant: {example.call}"]
+    return "\n".join(lines) + "\n"
+
+
+def signature(skill: Skill) -> str:
+    """`notes(action="add|list", note="[note]"?)`"""
+    return f"{skill.name}({', '.join(_shown(name, own) for name, own in skill.parameters.items())})"
+
+
+def _shown(name: str, parameter: Parameter) -> str:
+    about = parameter.description
+    if parameter.type == "string":
+        value = f'"[{about or name}]"'
+    elif parameter.type == "enum":
+        value = f'"{"|".join(parameter.values)}"' + (f"[{about}]" if about else "")
+    else:
+        value = f"[{parameter.type}: {about}]" if about else f"[{parameter.type}]"
+    default = "" if parameter.default is None else f"={write_value(parameter.default)}"
+    return f"{name}={value}{'?' if parameter.optional else ''}{default}"
+
+
+def example(said: Said) -> Example:
+    return Example(user=said.user, call=said.call)

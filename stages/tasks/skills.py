@@ -1,0 +1,152 @@
+"""The kind of task "skills": a user's request goes in, one function call comes out.
+
+Pure functions, like those of `queries`. A document is a request: its text is what the user said, and
+`metadata.call` the call that it stands for, where that is known.
+"""
+
+from pydantic import BaseModel, Field
+
+from stages.tasks.call_match import normalised_match
+from stages.tasks.calls import Call, Value, parse_call, write_call
+from stages.tasks.queries import stated
+from stages.tasks.skill_schema import Skills
+
+NO_SCHEMA = Skills(skills=())
+WRAPPING = ("### Assistant:", "Assistant:", "call:")
+
+
+class WrittenExample(BaseModel):
+    """What a user may say, and the call that it stands for."""
+
+    # Docstrings and descriptions are sent to the teacher and are part of the request's key.
+    user: str = Field(description="What the user says, as a person would say or type it")
+    assistant: str = Field(description='The one function call that it stands for, such as name(key="value")')
+
+
+class Examples(BaseModel):
+    """Different examples of requests to an assistant, each with the function call that it stands for."""
+
+    examples: list[WrittenExample] = Field(description="Examples that differ in wording and in values")
+
+
+Answer = Examples
+
+
+def lines(text: str) -> list[tuple[int, str]]:
+    """The calls in a text, one a line, each with its line from 0; a line that is no call is left out."""
+    found = ((number, called(line)) for number, line in enumerate(text.split("\n")))
+    return [(number, write_call(call)) for number, call in found if call]
+
+
+def called(line: str) -> Call | None:
+    """The call in a line, without what models put around it; None where there is none."""
+    line = line.strip().strip("`").strip()
+    for before in WRAPPING:
+        line = line.removeprefix(before).strip()
+    try:
+        return parse_call(line)
+    except ValueError:
+        return None
+
+
+def parse(text: str) -> list[str]:
+    """The calls in a text, each once."""
+    return list(dict.fromkeys(call for _, call in lines(text)))
+
+
+def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[str]:
+    """The calls in a teacher's answer of this form: text, json (of `Examples`) or tool (a list of calls).
+
+    The last line of a text that was cut is left out. Raises ValueError where JSON is not what it should be.
+    """
+    if form == "text":
+        return parse(response.rpartition("\n")[0] if cut else response)
+    found = stated(response, form, Examples)
+    return parse("\n".join(example.assistant for part in found for example in part.examples))
+
+
+def fit(answer: list[str], document: dict) -> list[str]:
+    """The call that the student is to learn: the known one, if this is the teacher's; else the teacher's."""
+    good = [call for call in answer if not reject(call, document)]
+    return [document["metadata"].get("call", call) for call in good[:1]] if len(answer) == 1 else []
+
+
+def flat(answer: list[str]) -> list[str]:
+    """The texts of an answer: its calls."""
+    return answer
+
+
+def output(answer: list[str]) -> str:
+    """The answer as the student is to write it."""
+    return "\n".join(answer)
+
+
+def reject(line: str, document: dict) -> str | None:
+    """Why a call may not be used for this request, or None: no call, or not the one that is known."""
+    call, known = called(line), document["metadata"].get("call")
+    if call is None:
+        return "not a call"
+    if known is not None and not normalised_match(_said(parse_call(known)), _said(call), NO_SCHEMA):
+        return "not the call that is known"
+    return None
+
+
+def _said(call: Call) -> Call:
+    return Call(call.name, {name: value for name, value in call.arguments.items() if value != ""})
+
+
+def well_formed(line: str) -> bool:
+    """Is it a call?"""
+    return called(line) is not None
+
+
+def respelled(call: Call, request: str, skills: Skills) -> Call:
+    """The call with the spelling that its words have elsewhere: students of some bases write lower case only.
+
+    Names and the values of an enum are spelt as in the schema, a text value that stands in the request,
+    whatever its case and spacing, as it is there.
+    """
+    skill = _alike(call.name, skills.by_name)
+    if skill is None:
+        return call
+    parameters, arguments = skills.by_name[skill].parameters, {}
+    for name, value in call.arguments.items():
+        own = _alike(name, parameters) or name
+        arguments[own] = _respelled(value, parameters[own], request) if own in parameters else value
+    return Call(skill, arguments)
+
+
+def _respelled(value: Value, parameter, request: str) -> Value:
+    if not isinstance(value, str):
+        return value
+    if parameter.type == "enum":
+        return _alike(value, parameter.values) or value
+    found = span(value, request)
+    return request[found[0] : found[1]] if found else value
+
+
+def _alike(name: str, known) -> str | None:
+    return next((one for one in known if one == name), None) or next(
+        (one for one in known if one.casefold() == name.casefold()), None
+    )
+
+
+def span(value: str, text: str) -> tuple[int, int] | None:
+    """Where a value stands in a text in whole words, whatever its case and spacing; None where not."""
+    letters = [
+        (place, part) for place, char in enumerate(text) if not char.isspace() for part in char.casefold()
+    ]
+    sought = "".join(value.casefold().split())
+    joined = "".join(part for _, part in letters)
+    start = joined.find(sought) if sought else -1
+    while start >= 0:
+        first, last = letters[start][0], letters[start + len(sought) - 1][0]
+        if not (_joined(text, first - 1, first) or _joined(text, last, last + 1)):
+            return first, last + 1
+        start = joined.find(sought, start + 1)
+    return None
+
+
+def _joined(text: str, left: int, right: int) -> bool:
+    """Are these two neighbours inside one word?"""
+    return 0 <= left and right < len(text) and text[left].isalnum() and text[right].isalnum()

@@ -1,0 +1,209 @@
+"""Skill files: the text form is read strictly, both forms hold the same, examples obey the schema."""
+
+import random
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stages.support.errors import UserError
+from stages.tasks.calls import Call, parse_call, write_call
+from stages.tasks.skill_files import parsed_file, read_source, written
+from stages.tasks.skill_schema import Example, Parameter, Skill
+from stages.tasks.skill_text import parse, signature, write
+
+OTTO = Path(__file__).parents[2] / "shared" / "data" / "otto" / "examples"
+TIMER = """#### Prompt:
+timer(duration="[duration]", volume=[integer: loudness]?=5) sets a timer.
+It rings.
+
+#### Prompt Examples:
+
+### User: Alert me: in thirty seconds
+### Assistant: timer(duration="30 seconds")
+
+#### Examples:
+
+### User: ring loudly in a minute
+### Assistant: timer(duration="1 minute", volume=9)
+"""
+
+
+def test_a_text_file_is_read_whole(tmp_path):
+    (tmp_path / "timer.txt").write_text(TIMER)
+    source = read_source(tmp_path)
+    (skill,) = source.skills.skills
+    assert skill.description == "sets a timer. It rings."
+    assert skill.parameters["duration"] == Parameter(type="string")
+    assert skill.parameters["volume"] == Parameter(
+        type="integer", description="loudness", optional=True, default=5
+    )
+    assert skill.prompt_examples[0].user == "Alert me: in thirty seconds"  # nothing is cut at a second colon
+    assert [row["source"] for row in source.examples] == ["timer.txt:7", "timer.txt:12"]
+    assert [row["shown"] for row in source.examples] == [True, False]
+    assert not source.problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what"),
+    [
+        ("### User: ring", "User: ring", 12, "'User:' without '### '"),
+        ("#### Examples:", "#### Samples:", 10, "no section is called 'Samples'"),
+        ("### User: ring loudly in a minute\n", "", 12, "a call without a request"),
+        ('### Assistant: timer(duration="30 seconds")\n', "", 7, "a request without a call"),
+        ("### User: ring", "noise\n### User: ring", 12, "expected a section or an example, found 'noise'"),
+        ('duration="1 minute"', 'duration="1 minute', 12, "not a call"),
+        ('timer(duration="1 minute"', 'timr(duration="1 minute"', 12, "no skill is called 'timr'"),
+        ('duration="1 minute"', 'time="1 minute"', 12, "no parameter 'time'"),
+        ('duration="1 minute", ', "", 12, "needs its parameter 'duration'"),
+        ("volume=9", 'volume="9"', 12, "type integer"),
+        ("volume=[integer: loudness]", "volume=<integer>", 2, "cannot read the parameters"),
+        ("volume=[integer: loudness]", "class=[integer]", 2, "a word of Python"),
+        ("?=5", '?="5"', 2, "expected a value of type integer"),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_and_line_and_counted_if_lenient(tmp_path, old, new, line, what):
+    path = tmp_path / "timer.txt"
+    path.write_text(TIMER.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        read_source(path)
+    assert f"{path}, line {line}: " in str(error.value) and what in str(error.value)
+    if line != 2:  # without a skill nothing is left to read
+        assert sum(read_source(path, lenient=True).problems.values()) >= 1
+
+
+def test_lines_without_marks_are_mended_when_lenient(tmp_path):
+    (tmp_path / "timer.txt").write_text(TIMER.replace("### User: ring", "User: ring"))
+    source = read_source(tmp_path, lenient=True)
+    assert source.problems == {"mended": 1} and len(source.examples) == 2
+
+
+def test_parameters_left_out_in_examples_are_optional_in_files_without_marks():
+    text = TIMER.replace(", volume=[integer: loudness]?=5", ', note="[note]"').replace(
+        ", volume=9", ', note="x"'
+    )
+    skill = parse(text).skill
+    assert skill.parameters["note"].optional and skill.parameters["duration"].required
+
+
+def random_skill(seed: int) -> Skill:
+    draw = random.Random(seed)
+    parameters = {}
+    for number in range(draw.randint(0, 4)):
+        kind = draw.choice(["string", "enum", "integer", "number", "boolean"])
+        own = {"type": kind, "description": draw.choice(["", "what it is", f"p{number}, or so"])}
+        own |= {"values": ("on", "off", "a b")} if kind == "enum" else {}
+        own |= {"optional": draw.random() < 0.5}
+        if draw.random() < 0.3:
+            own["default"] = {
+                "string": 'a, "b"',
+                "enum": "a b",
+                "integer": -3,
+                "number": 2.5,
+                "boolean": True,
+            }[kind]
+        parameters[f"p{number}"] = Parameter(**own)
+    return Skill(
+        name=f"skill{seed}",
+        description="does it. And more.",
+        parameters=parameters,
+        fallback=draw.random() < 0.2,
+        prompt_examples=(Example(user="say: it", call="other()"),),
+        examples=(Example(user='say "it" again', call='other(p0="ü \\" \\\\")'),),
+    )
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".yaml"])
+def test_each_form_holds_everything(tmp_path, suffix):
+    for seed in range(60):
+        skill = random_skill(seed)
+        path = tmp_path / f"skill{suffix}"
+        path.write_text(written(skill, suffix), encoding="utf-8")
+        parsed = parsed_file(path)
+        assert not parsed.problems
+        said = {section: [] for section in ("prompt_examples", "examples")}
+        for one in parsed.said:
+            said[one.section].append(Example(user=one.user, call=one.call))
+        again = parsed.skill.model_copy(update={key: tuple(own) for key, own in said.items()})
+        assert again == skill, written(skill, suffix)
+
+
+def test_yaml_errors_name_the_field_or_the_line(tmp_path):
+    path = tmp_path / "a.yaml"
+    for text, what in {
+        "name: a\ndescription: b\nparameters: {x: {type: enum}}\n": "parameters.x",
+        "name: a\ndescription: b\nsize: 3\n": "unknown key 'size'",
+        "name: a\ndescription: b\nparameters: {from: {}}\n": "'from' is a word of Python",
+        "name: [a\n": "line 2: not valid YAML",
+        "- a\n": "expected one skill",
+        "name: a\ndescription: b\nexamples:\n- {user: hi, call: 'a(x=1)'}\n": "line 4: a(x=1): a has no",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=what.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[")):
+            read_source(path)
+
+
+def test_calls_are_read_and_written_one_way():
+    for text, call in {
+        'weather(location="Berlin")': Call("weather", {"location": "Berlin"}),
+        "f(a='x \\' y', n=-3, x=2.5, yes=true, no=False)": Call(
+            "f", {"a": "x ' y", "n": -3, "x": 2.5, "yes": True, "no": False}
+        ),
+        "other()": Call("other", {}),
+    }.items():
+        assert parse_call(text) == call and parse_call(write_call(call)) == call
+    for text in (
+        "f(3)",
+        "f(x=[1])",
+        "f(x=y)",
+        "f(x=1, x=2)",
+        "a.b(c=1)",
+        "f",
+        "f(**{})",
+        "f(x='a'b')",
+        "f(, x=1)",
+    ):
+        with pytest.raises(ValueError):
+            parse_call(text)
+
+
+def test_the_canonical_call_leaves_out_what_says_nothing(tmp_path):
+    (tmp_path / "timer.txt").write_text(
+        TIMER.replace("volume=[integer: loudness]?=5", 'volume=[integer]?=5, note="[n]"?')
+    )
+    skills = read_source(tmp_path).skills
+    call = parse_call('timer(note="", volume=5, duration="")')
+    assert skills.canonical(call) == Call("timer", {"duration": ""})  # a required one stays
+    assert list(skills.canonical(parse_call('timer(volume=6, duration="x")')).arguments) == [
+        "duration",
+        "volume",
+    ]
+
+
+def test_the_command_converts_there_and_back(tmp_path):
+    from stages.convert_skills import cli
+
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "timer.txt").write_text(TIMER)
+    run = CliRunner().invoke
+    assert run(cli, [str(source), str(tmp_path / "yaml")]).exit_code == 0
+    assert run(cli, [str(tmp_path / "yaml"), str(tmp_path / "text"), "--to", "text"]).exit_code == 0
+    assert read_source(tmp_path / "text").skills == read_source(source).skills
+    assert run(cli, [str(source), str(tmp_path / "yaml")]).exit_code == 2  # nothing is overwritten
+
+
+@pytest.mark.skipif(not OTTO.is_dir(), reason="the public skill files are not here")
+def test_the_real_files():
+    with pytest.raises(UserError, match="openai_examples.txt, line 7"):
+        read_source(OTTO)
+    source = read_source(OTTO, lenient=True)
+    assert source.problems == {"mended": 36, "left out": 2}  # 18 examples that older readers lost
+    assert len(source.skills.skills) == 10 and source.skills.fallback == "other"
+    assert sum(row["skill"] == "timecheck" for row in source.examples) == 20
+    assert [signature(source.skills.by_name[name]) for name in ("notes", "weather")] == [
+        'notes(action="add|list", note="[note]"?)',
+        'weather(location="[location]"?)',
+    ]
+    for skill in source.skills.skills:
+        assert parse(write(skill)).skill.parameters == skill.parameters
