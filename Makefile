@@ -22,11 +22,21 @@ $(DATASETS): $(LOCK)
 	@python -m stages.new $@ $(if $(FOLDER),--path "$(FOLDER)")
 	@python -m stages.build $@
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name
-	@python -m stages.new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)")
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name; LIKE=otto for skill calling
+	@python -m stages.new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)") $(if $(LIKE),--like $(LIKE))
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
 	@dvc repro -q prompt@$(or $(DATASET),pydoc) && dvc metrics show --md reports/$(or $(DATASET),pydoc)/prompt.json
+
+review: $(LOCK) ## decide about candidates in a browser: make review DATASET=otto; EXPORT=file.csv or IMPORT=file.csv
+	@python -m stages.review $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) \
+	  $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)")
+
+evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET=otto ROWS=rows.json OUT=scores.json
+	@python -m stages.evaluate_rows $(or $(DATASET),otto) --rows "$(ROWS)" --out "$(or $(OUT),scores.json)"
+
+serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
+	@python -m stages.serve $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) $(if $(GRAMMAR),--grammar)
 
 push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
 	@dvc push
@@ -51,7 +61,7 @@ bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 lint: $(LOCK) ## check style
 	@ruff check . && ruff format --check .
 
-.PHONY: demo test help new cost push pull ui register store bench lint $(DATASETS)
+.PHONY: demo test help new cost review evaluate serve push pull ui register store bench lint $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

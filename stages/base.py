@@ -15,6 +15,7 @@ from stages.support.errors import UserError
 
 class BaseKnobs(Knobs):
     path: str = Field(description="directory of a GPT-NeoX, Llama, Qwen2/2.5 or Qwen3 model")
+    chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 
 @stage("base", BaseKnobs)
@@ -22,16 +23,18 @@ def command(dataset: str, knobs: BaseKnobs) -> dict:
     source = Path(knobs.path)
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: no Hugging Face model here (no config.json); mend base.{dataset}.path")
-    return import_directory(source, dataset, "base")
+    return import_directory(source, dataset, "base", chat=knobs.chat)
 
 
-def import_directory(source: Path, name: str, producer: str, provenance: dict | None = None) -> dict:
+def import_directory(
+    source: Path, name: str, producer: str, provenance: dict | None = None, chat: bool = True
+) -> dict:
     """Write models/base/`name` from a Hugging Face directory; returns its figures and the measured parity."""
     from stages.student import convert, parity
     from stages.support.files import atomic_directory, write_json
 
     with atomic_directory(layout.base_model(name), producer=producer) as directory:
-        found = convert.import_base(source, directory)
+        found = convert.import_base(source, directory, chat)
         if provenance is not None:
             write_json(directory / "provenance.json", provenance)
         return {**found, "parity": parity.check_base(directory)}

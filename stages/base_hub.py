@@ -17,11 +17,13 @@ from stages.support.errors import UserError
 class BaseHubKnobs(Knobs):
     id: str = Field(description="repository, like Qwen/Qwen2.5-0.5B")
     revision: str = Field(description="commit hash of 40 hex digits; branches move, so they are refused")
+    chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 
 @stage("base_hub", BaseHubKnobs)
 def command(dataset: str, knobs: BaseHubKnobs) -> dict:
-    return {**import_directory(download(dataset, knobs), dataset, "base_hub"), "revision": knobs.revision}
+    found = import_directory(download(dataset, knobs), dataset, "base_hub", chat=knobs.chat)
+    return {**found, "revision": knobs.revision}
 
 
 def download(name: str, knobs: BaseHubKnobs) -> Path:

@@ -18,6 +18,11 @@ from stages.support import layout
 from stages.support.cli import main
 from stages.support.errors import UserError
 
+SHOWN = (  # of metrics.json, whatever the kind of task
+    *("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l"),
+    *("normalised_match_macro", "ast_match", "valid_call", "other_recall", "other_precision"),
+    "latency_ms_p50",
+)
 LOCK = Path(".dvc/tmp/retort-base.lock")
 
 
@@ -64,11 +69,13 @@ def headline(dataset: str) -> str:
     if not (directory / "metrics.json").is_file():
         return f"{dataset} is built"
     scores = read_json(directory / "metrics.json")
-    shown = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
-    lines = [f"{'':12}" + "".join(f"{name:>20}" for name in shown)]
+    shown = [name for name in SHOWN if name in scores["student"]]
+    widths = [max(20, len(name) + 2) for name in shown]
+    lines = [f"{'':16}" + "".join(f"{name:>{width}}" for name, width in zip(shown, widths, strict=True))]
     for who, measures in scores.items():
         means = ("–" if measures[name] is None else f"{measures[name]['mean']:.3f}" for name in shown)
-        lines.append(f"{who:12}" + "".join(f"{mean:>20}" for mean in means))
+        cells = (f"{mean:>{width}}" for mean, width in zip(means, widths, strict=True))
+        lines.append(f"{who:16}" + "".join(cells))
     return "\n".join([*lines, *gain(directory), f"report: {directory / 'report.html'}"])
 
 

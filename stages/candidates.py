@@ -53,6 +53,7 @@ def command(dataset: str, knobs: CandidatesKnobs) -> dict:
         return dict(sorted(Counter(row[field] for row in rows).items()))
 
     return {
+        "briefs": len(briefs),
         "offered": dict(sorted(offered.items())),
         "candidates": len(rows),
         "skills": tally("skill"),

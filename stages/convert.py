@@ -51,7 +51,7 @@ def judge(response: dict, document: dict, knobs: ConvertKnobs) -> Verdict:
     fitting = task.fit(answer, document)
     lines, kept = task.flat(answer), task.flat(fitting)
     lost = dict.fromkeys(lines).keys() - kept
-    dropped = [task.reject(line, document) or "below a rejected line" for line in lost]
+    dropped = [task.reject(line, document) or task.LEFT_OUT for line in lost]
     reason = None
     if not lines:
         reason = "parses to nothing"

@@ -1,7 +1,7 @@
 """Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
 
-Run as `python -m stages.new DATASET [--path FOLDER]` (`make new DATASET=name`). Where there is no folder
-prompts/<dataset>/, it is copied from prompts/example/. Where params.yaml has no block of the dataset, the
+Run as `python -m stages.new DATASET [--path FOLDER] [--like OTHER]` (`make new DATASET=name`). Where there is
+no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset OTHER. Where params.yaml has no block of the dataset, the
 blocks of prompts/<dataset>/params.yaml are added, comments and anchors kept. A block that is there already,
 such as that of a base model which another dataset brought, is not added again. Nothing is ever overwritten.
 """
@@ -23,12 +23,12 @@ from stages.teacher.prices import PRICES
 
 EXAMPLE = Path("prompts/example")
 TAKEN = set(
-    "bench cost demo help lint new pull push register store test ui "
+    "bench cost demo evaluate help lint new pull push register review serve store test ui "
     "base example shipped sources teacher".split()
 )
 
 
-def scaffold(dataset: str, folder: str | None = None) -> list[str]:
+def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", dataset):
         raise UserError(
@@ -41,9 +41,14 @@ def scaffold(dataset: str, folder: str | None = None) -> list[str]:
     done = []
     prompts = layout.prompt(dataset, "student").parent
     if not prompts.exists():
-        shutil.copytree(EXAMPLE, prompts)
+        example, name = (EXAMPLE.parent / like, like) if like else (EXAMPLE, "DATASET")
+        if not (example / "params.yaml").is_file():
+            raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{like}'")
+        shutil.copytree(example, prompts)
         blocks = prompts / "params.yaml"
-        write_text(blocks, read_text(blocks).replace("DATASET", dataset))
+        write_text(blocks, re.sub(rf"(?<![a-z]){name}(?![a-z])", dataset, read_text(blocks)))
+        if (prompts / "decisions.jsonl").exists():
+            write_text(prompts / "decisions.jsonl", "")  # they were about the other's candidates
         done.append(f"made {prompts}/: edit teacher.md and student.md")
     present = [stage for stage, datasets in load().items() if dataset in datasets]
     template = prompts / "params.yaml"
@@ -163,9 +168,10 @@ def set_folder(params: Path, dataset: str, folder: str) -> bool:
 @click.command(help=__doc__)
 @click.argument("dataset")
 @click.option("--path", "folder", help="the dataset's folder, for a dataset that reads one")
+@click.option("--like", help="a dataset of prompts/ to begin with a copy of, such as otto")
 @main
-def cli(dataset: str, folder: str | None) -> None:
-    for line in scaffold(dataset, folder) or [f"{dataset} is in place"]:
+def cli(dataset: str, folder: str | None, like: str | None) -> None:
+    for line in scaffold(dataset, folder, like) or [f"{dataset} is in place"]:
         print(line)
 
 

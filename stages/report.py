@@ -11,7 +11,16 @@ from stages.support import layout
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 
-TEMPLATE = Path(__file__).parent / "tasks" / "report.html.j2"
+TEMPLATES = Path(__file__).parent / "tasks"
+STYLE = "report_style.css.j2"
+SECTIONS = (
+    "report_overview.html.j2",
+    "report_pages.html.j2",
+    "report_calls.html.j2",
+    "report_run.html.j2",
+    "report_labels.html.j2",
+    "report_origin.html.j2",
+)
 
 
 class ReportKnobs(Knobs):
@@ -20,6 +29,11 @@ class ReportKnobs(Knobs):
 
 @stage("report", ReportKnobs)
 def command(dataset: str, knobs: ReportKnobs) -> dict:
+    return write_page(dataset)
+
+
+def write_page(dataset: str) -> dict:
+    """Write page and loss plot; returns the figures of the stage. Raises UserError where there is nothing."""
     from stages.support.files import read_json, read_jsonl, write_json, write_text
 
     reports = layout.reports(dataset)
@@ -60,21 +74,24 @@ def provenance(dataset: str) -> dict:
 
 
 def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list | None, origin: dict) -> str:
-    """The page's HTML; a pure function."""
-    from jinja2 import Environment, StrictUndefined
+    """The page's HTML, with a section for whatever there are figures of; a pure function."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from stages.support.files import read_text
-    from stages.tasks import report
+    from stages.tasks import report, report_calls
 
-    strict = {"autoescape": True, "undefined": StrictUndefined}
+    strict = {"autoescape": True, "undefined": StrictUndefined, "loader": FileSystemLoader(TEMPLATES)}
     environment = Environment(**strict, trim_blocks=True, lstrip_blocks=True)
     metrics = figures.get("metrics")
     evaluated = figures.get("evaluate") or {}
     teachers = evaluated.get("teacher") or {}
     task = report.task_of(figures)
-    return environment.from_string(read_text(TEMPLATE)).render(
+    return environment.get_template("report.html.j2").render(
+        style=STYLE,
+        sections=SECTIONS,
         dataset=dataset,
         task=task,
+        words=report.WORDS[task],
+        noun="calls" if task == "skills" else task,
         teachers=list(teachers),
         stand_in=any(name.startswith("embedded") for name in teachers),
         evaluated=evaluated,
@@ -84,6 +101,7 @@ def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list 
         loss=report.loss(curve, figures.get("finetune")),
         histograms=report.histograms(figures.get("tokenize"), lengths),
         samples=report.samples(figures.get("samples"), task),
+        calls=report_calls.calls(figures),
         mapping=report.mapping(figures.get("map")),
         gain=report.gain(figures.get("xc"), figures.get("pack")),
         cost=report.cost(figures),

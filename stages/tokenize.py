@@ -1,8 +1,9 @@
 """Training rows as token arrays.
 
 Reads data/DATASET/litgpt/{train,val}.json and the tokenizer of models/base/BASE. Writes to
-data/DATASET/tokens/ ids, labels (both flat) and offsets. Every row is prompt + answer + EOS, whole: one
-longer than `max_length` is an error, or is dropped and counted, never cut.
+data/DATASET/tokens/ ids, labels (both flat) and offsets. Every row is prompt (in the base's chat template if
+it has one) + answer + EOS, whole: one longer than `max_length` is an error, or is dropped and counted, never
+cut.
 """
 
 from typing import Literal

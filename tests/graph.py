@@ -18,12 +18,13 @@ from tests.tiny import WORDS, tiny_model
 
 # These cannot change a byte of an output: logging to MLflow, the progress bar, the exception class.
 HARMLESS = {"stages/support/tracking.py", "stages/support/progress.py", "stages/support/errors.py"}
+RESOURCES = (".j2", ".yaml")
 
 
 def _file(name: str) -> Path | None:
-    """The file of a module, by its dotted name, or of a template, by its file name."""
-    if name.endswith(".j2"):
-        return next(Path("stages").rglob(name))
+    """The file of a module, by its dotted name, or of a template or a list of words, by its file name."""
+    if name.endswith(RESOURCES):
+        return next(Path("stages").rglob(name), None)
     path = Path(*name.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 
@@ -39,7 +40,7 @@ def _named(tree: ast.AST) -> set[str]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             names.add(node.value)
-    return {name for name in names if name.split(".")[0] == "stages" or name.endswith(".j2")}
+    return {name for name in names if name.split(".")[0] == "stages" or name.endswith(RESOURCES)}
 
 
 def code_of(script: str) -> set[str]:
@@ -58,6 +59,8 @@ def code_of(script: str) -> set[str]:
 
 
 ROOT = Path(__file__).parents[1]
+# The stages that only datasets of skills take part in.
+OF_SKILLS = ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls", "report_skills")
 SUBJECTS = (
     "matrix histogram frame index series variance quantile kernel filter signal cluster graph".split(),
     "curve gradient system path nodes edges query document table forest classifier median".split(),
@@ -196,11 +199,8 @@ def tiny_params(teacher_url: str) -> dict:
     }
     datasets = ("alpha", "beta")
     beta = list(own)[: list(own).index("finetune")]  # beta ends before the slow stages
-    blocks = {
+    blocks = {stage: {} for stage in params.STAGES} | {
         "base": {"tiny": {"path": "models/shipped/tiny"}},
-        "base_hub": {},
-        "base_scratch": {},
-        "corpus_xc": {},
         "corpus": {d: {"source": "folder", "path": f"sources/{d}", **shares} for d in datasets},
         **{
             stage: {dataset: dict(knobs) for dataset in datasets if dataset == "alpha" or stage in beta}

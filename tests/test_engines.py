@@ -306,7 +306,7 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
 
         def step(self) -> list:
             name, ids, params = asked.pop()
-            tokens = [*ids[-2:], *params["stop_token_ids"]]
+            tokens = [*ids[-3:-1], *params["stop_token_ids"]]  # the last ends the line of the chat template
             logprobs = [{token: types.SimpleNamespace(logprob=-0.5 * n)} for n, token in enumerate(tokens)]
             done = types.SimpleNamespace(token_ids=tokens, logprobs=logprobs)
             half = types.SimpleNamespace(request_id=name, finished=False, outputs=[])

@@ -13,7 +13,7 @@ from stages import new, params
 from stages.support import files
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
-from tests.graph import ROOT
+from tests.graph import OF_SKILLS, ROOT
 
 SCRIPTS = sorted(p.stem for p in (ROOT / "stages").glob("*.py") if p.stem != "__init__")
 HEAVY = (
@@ -190,7 +190,7 @@ def test_scaffolding_adds_valid_blocks_and_keeps_every_line(project, dataset):
     after = (project / "params.yaml").read_text().splitlines()
     blocks = params.check()
     assert [stage for stage in params.STAGES if dataset in blocks[stage]] == [
-        stage for stage in params.STAGES if stage not in (*params.BASES, "corpus_xc")
+        stage for stage in params.STAGES if stage not in (*params.BASES, "corpus_xc", *OF_SKILLS)
     ]
     assert blocks["corpus"][dataset]["path"] == str(project)
     changed = [line for line in before if line not in after]

@@ -268,7 +268,15 @@ def test_provenance_comes_from_the_lock(tmp_path, monkeypatch):
 
 
 def test_charts_have_what_they_are_given():
-    from stages.tasks.report_charts import columns, interval_bars, lines, number, paired_bars
+    from stages.tasks.report_charts import (
+        columns,
+        confusion,
+        interval_bars,
+        lines,
+        number,
+        paired_bars,
+        standalone,
+    )
 
     bars = interval_bars([("base", None), ("student", {"mean": 0.5, "low": 0.4, "high": 0.6})], "<b>")
     assert "0.500" in bars and "–" in bars and "<b>" not in bars
@@ -282,6 +290,12 @@ def test_charts_have_what_they_are_given():
     )
     assert columns([0, 1, 2], [3, 0], "x", "base").count("<rect") == 2
     assert "kept from 0.8" in columns([0.5, 0.8, 1], [3, 1], "x", "student", 0.8)
+    assert "58.0" in interval_bars([("base", {"mean": 58.0, "low": 50.0, "high": 60.0})], "x", 60.0)
+    matrix = confusion(["<i>", "b"], ["<i>", "b", "no call"], [[3, 0, 1], [0, 0, 0]], "x")
+    assert "<i>" not in matrix and matrix.count("<rect") == 6 + 2
+    assert "b → b" not in matrix and "&lt;i&gt; → no call: 1 (25%)" in matrix
+    alone = standalone(matrix)
+    assert alone.startswith("<svg ") and 'xmlns="http://www.w3.org/2000/svg"' in alone and "<style>" in alone
     flat = lines([("loss", "base", [(0, 1.0), (5, 1.0)])], "x")
     assert "nan" not in flat and "M34.0" in flat
     assert [number(v) for v in (None, 12345, 0.5, 2596.0, 1e-5)] == ["–", "12,345", "0.5", "2,596", "1e-05"]

@@ -15,6 +15,7 @@ from stages.base_hub import command as base_hub
 from stages.student import convert, export, parity
 from stages.support.errors import UserError
 from stages.support.files import verify_manifest
+from stages.support.tokenizer import TextCodec
 from tests.graph import ROOT
 from tests.tiny import KINDS, tiny_model
 
@@ -157,6 +158,38 @@ def test_every_tokenizer_file_comes_along(tmp_path):
     for name in ("chat_template.jinja", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "models/base/m" / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((tmp_path / "models/base/m/generation_config.json").read_text())["eos_token_id"] == 1
+
+
+@pytest.mark.parametrize("where", ["a file of its own", "tokenizer_config.json"])
+def test_a_chat_template_can_be_left_behind(tmp_path, where):
+    source, target = tiny_model(tmp_path / "src", "pythia"), tmp_path / "models/base/m"
+    template = source / "chat_template.jinja"
+    if where == "tokenizer_config.json":
+        config = json.loads((source / where).read_text()) | {"chat_template": template.read_text()}
+        (source / where).write_text(json.dumps(config))
+        template.unlink()
+    base.run("m", BaseKnobs(path="src"))
+    assert TextCodec(target).chat.render("hello") == "hello\n"
+    base.run("m", BaseKnobs(path="src", chat=False))
+    assert TextCodec(target).chat is None and not (target / "chat_template.jinja").exists()
+    kept = json.loads((target / "tokenizer_config.json").read_text())
+    assert "chat_template" not in kept and kept["eos_token"] == "<|end|>"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_chat_template_of_the_hub_can_be_left_behind(tmp_path, monkeypatch, chat):
+    source = tiny_model(tmp_path / "src", "pythia")
+    monkeypatch.setattr("stages.base_hub.download", lambda name, knobs: source)
+    base_hub.run("m", BaseHubKnobs(id="org/tiny", revision="0" * 40, chat=chat))
+    assert (TextCodec(tmp_path / "models/base/m").chat is not None) == chat
+
+
+def test_a_chat_template_that_fails_is_told_before_anything_is_made(tmp_path):
+    source = tiny_model(tmp_path / "src", "pythia")
+    (source / "chat_template.jinja").write_text("{{ raise_exception('two users only') }}")
+    with pytest.raises(UserError, match=r"chat_template.jinja.*two users only.*`chat: false`"):
+        base.run("m", BaseKnobs(path="src"))
+    base.run("m", BaseKnobs(path="src", chat=False))
 
 
 def run_stage(*arguments, **environment):

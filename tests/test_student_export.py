@@ -128,7 +128,9 @@ def test_everything_computes_the_same(kind, tied, caplog):
     assert len(tokenizer) == codec.vocabulary_size == 512
     text = "how to compute the mean of a data frame\nqueries:"
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
-    assert ids[0].tolist() == codec.prompts([text])[0]
+    assert ids[0].tolist() == codec.plain([text])[0]
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+    assert asked["input_ids"] == TextCodec(HF).prompts([text])[0] == codec.prompts([text])[0]
     assert ids[0, 0].item() == 0 or kind != "llama"  # llama puts BOS first, in training and here
     start = AutoModelForCausalLM.from_pretrained(BASE.resolve())
     with torch.no_grad():
@@ -229,19 +231,24 @@ def test_difference_never_passes_over_nan():
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def tokens(kind="pythia", **knobs):
+def tokens(kind="pythia", chat=True, **knobs):
     tiny_model(layout.SCRATCH.parent / "src", kind)
-    base.run("m", BaseKnobs(path="data/src"))
+    base.run("m", BaseKnobs(path="data/src", chat=chat))
     tiny_dataset("d")
     return tokenize.run("d", TokenizeKnobs(**{"base": "m", "max_length": 256} | knobs))
 
 
+@pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize("kind", ["pythia", "llama"])
-def test_rows_are_whole_and_equal_to_what_a_user_encodes(kind):
-    """Prompt as AutoTokenizer encodes it (with BOS where the model has one), answer, EOS; nothing else."""
+def test_rows_are_whole_and_equal_to_what_a_user_encodes(kind, chat):
+    """Prompt, answer, EOS, and nothing else.
+
+    The prompt is what AutoTokenizer makes of a chat, or without a template of the text (with BOS where the
+    model has one).
+    """
     from transformers import AutoTokenizer
 
-    metrics = tokens(kind)
+    metrics = tokens(kind, chat)
     rows, source = (
         TokenRows.load(layout.tokens("d"), "train"),
         read_json(layout.litgpt_data("d") / "train.json"),
@@ -251,6 +258,9 @@ def test_rows_are_whole_and_equal_to_what_a_user_encodes(kind):
         span = slice(rows.offsets[number], rows.offsets[number + 1])
         ids, labels = np.asarray(rows.ids[span]).tolist(), np.asarray(rows.labels[span])
         prompt = tokenizer(row["instruction"])["input_ids"]
+        if chat:
+            messages = [{"role": "user", "content": row["instruction"]}]
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
         answer = [*tokenizer(row["output"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         assert ids == prompt + answer
         assert (labels[: len(prompt)] == -100).all() and labels[len(prompt) :].tolist() == answer
@@ -266,7 +276,7 @@ def test_litgpt_reads_the_same_rows():
     from litgpt.prompts import Default
     from litgpt.tokenizer import Tokenizer
 
-    tokens()
+    tokens(chat=False)
     data = JSON(json_path=layout.litgpt_data("d").resolve(), mask_prompt=True, prompt_style=Default())
     data.connect(Tokenizer(BASE.resolve()), batch_size=1, max_seq_length=256)
     data.setup()

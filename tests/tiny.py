@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-KINDS = ("pythia", "llama", "qwen2", "qwen3")
+KINDS = ("pythia", "llama", "mistral", "qwen2", "qwen3", "phi3")
 BOS, EOS = "<|begin|>", "<|end|>"
 WORDS = """how to compute the singular value decomposition of a matrix in numpy return an array with same
 shape as given input sort values along axis plot a line histogram with colors read csv file into data
@@ -42,7 +42,14 @@ def tiny_tokenizer(vocab: int = 512, bos: bool = False):
 
 def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
     """The transformers config of a model with 2 layers, 32 wide, context 256 and `vocab` tokens."""
-    from transformers import GPTNeoXConfig, LlamaConfig, Qwen2Config, Qwen3Config
+    from transformers import (
+        GPTNeoXConfig,
+        LlamaConfig,
+        MistralConfig,
+        Phi3Config,
+        Qwen2Config,
+        Qwen3Config,
+    )
 
     shape = {
         "vocab_size": vocab,
@@ -59,6 +66,10 @@ def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
         return GPTNeoXConfig(**shape, intermediate_size=128, rotary_pct=0.25, use_parallel_residual=not tied)
     if kind == "llama":
         return LlamaConfig(**grouped, rms_norm_eps=1e-5)
+    if kind == "mistral":
+        return MistralConfig(**grouped, sliding_window=200)
+    if kind == "phi3":
+        return Phi3Config(**grouped, sliding_window=None)
     if kind == "qwen2":
         return Qwen2Config(**grouped)
     if kind == "qwen3":

@@ -48,7 +48,12 @@ def saved(path: Path) -> dict[tuple[str, int], dict]:
 
 
 def run_shards(
-    jobs: dict[Path, list[Row]], directory: Path, decoding: Decoding, workers: int, label: str
+    jobs: dict[Path, list[Row]],
+    directory: Path,
+    decoding: Decoding,
+    workers: int,
+    label: str,
+    grammar: str | None = None,
 ) -> None:
     """Complete the scratch file of every job (file → its rows) with `workers` processes, largest job first.
 
@@ -65,7 +70,7 @@ def run_shards(
         Progress(sum(missing.values()), label, "row") as shown,
     ):
         try:
-            pending = {pool.submit(_work, path, jobs[path], directory, decoding) for path in todo}
+            pending = {pool.submit(_work, path, jobs[path], directory, decoding, grammar) for path in todo}
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                 shown.update(done.value - shown.done)
@@ -97,11 +102,11 @@ def _start(done) -> None:
 _engine = cache(open_engine)
 
 
-def _work(path: Path, rows: Iterable[Row], directory: Path, decoding: Decoding) -> None:
+def _work(path: Path, rows: Iterable[Row], directory: Path, decoding: Decoding, grammar: str | None) -> None:
     finished = saved(path)
     rows = [row for row in rows if (row.document_id, row.sample) not in finished]
     answers = _engine(directory, decoding).generate(
-        [row.prompt for row in rows], decoding, [row.seed for row in rows]
+        [row.prompt for row in rows], decoding, [row.seed for row in rows], grammar
     )
     with open(path, "a", encoding="utf-8", newline="\n") as stream:
         for answer in answers:

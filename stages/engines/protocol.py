@@ -66,10 +66,13 @@ class Generation(NamedTuple):
 
 
 class Engine(Protocol):
-    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+    def generate(
+        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+    ) -> Iterator[Generation]:
         """Yield one Generation a prompt in the order they finish; `index` is the prompt's place.
 
-        `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else.
+        `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else. `grammar` is
+        the Lark text that every answer has to obey (docs/grammar.md). Raises UserError where it cannot.
         """
         ...
 
@@ -152,7 +155,7 @@ def model_fingerprint(directory: Path) -> str:
     """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
     from stages.support.hashing import sha256_file, sha256_json
 
-    parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json")
+    parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
     files = sorted({file for part in parts for file in Path(directory).glob(part)})
     return sha256_json({file.name: sha256_file(file) for file in files})
 

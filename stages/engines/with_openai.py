@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 
+from stages.engines.grammar import constraint
 from stages.engines.protocol import Decoding, Generation, line_means, mean
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
@@ -22,7 +23,7 @@ class OpenaiEngine:
         if not key:
             raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
         self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=RETRIES)
-        self.codec, self.url = TextCodec(directory), decoding.base_url
+        self.codec, self.url, self.directory = TextCodec(directory), decoding.base_url, directory
         self.model = decoding.served_model or self._first_model()
 
     def _first_model(self) -> str:
@@ -43,7 +44,13 @@ class OpenaiEngine:
                 ) from None
             raise UserError(f"{self.url}: the server refused: {error}") from None
 
-    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+    def generate(
+        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+    ) -> Iterator[Generation]:
+        held = constraint(self.directory, grammar) if grammar else None
+        extra = {"top_k": sampling.top_k} if sampling.top_k else {}
+        if held:  # the field of vLLM, whose guidance backend reads Lark
+            extra["structured_outputs"] = {"grammar": held.lark}
         ids = self.codec.prompts(prompts)
 
         def answer(index: int) -> Generation:
@@ -57,13 +64,14 @@ class OpenaiEngine:
                     frequency_penalty=sampling.frequency_penalty,
                     seed=seeds[index] % 2**31,  # some servers keep 32 bits
                     logprobs=1,
-                    extra_body={"top_k": sampling.top_k} if sampling.top_k else None,
+                    extra_body=extra or None,
                 )
             )
             choice = reply.choices[0]
             reason = "length" if choice.finish_reason == "length" else "stop"
             used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
-            return Generation(index, choice.text, reason, len(ids[index]), used, *means(choice))
+            text = held.restored(choice.text) if held else choice.text
+            return Generation(index, text, reason, len(ids[index]), used, *means(choice))
 
         with ThreadPoolExecutor(sampling.batch_size) as pool:
             futures = [pool.submit(answer, index) for index in range(len(ids))]

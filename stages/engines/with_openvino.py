@@ -13,6 +13,7 @@ import openvino_genai
 
 from stages.engines.openvino_model import converted
 from stages.engines.protocol import Decoding, Generation, finished
+from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 
 CACHE_GIB = 2
@@ -37,7 +38,14 @@ class OpenvinoEngine:
         )
         self.codec, self.in_flight = TextCodec(directory), 2 * decoding.batch_size
 
-    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+    def generate(
+        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+    ) -> Iterator[Generation]:
+        if grammar is not None:
+            raise UserError(
+                "engine: openvino decodes without a grammar (openvino-genai wants a converted tokenizer for "
+                "one, and not each can be converted); set engine to transformers in params.yaml"
+            )
         ids = self.codec.prompts(prompts)
         waiting = sorted(range(len(ids)), key=lambda index: (len(ids[index]), -index))  # the last is first
         running: dict[int, object] = {}

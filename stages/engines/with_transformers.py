@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from stages.engines.grammar import Row, constraint
 from stages.engines.protocol import Decoding, Generation, finished
 from stages.support.tokenizer import TextCodec
 
@@ -36,8 +37,13 @@ class TransformersEngine:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
         self.model = model.to(self.device).eval()
         self.codec, self.batch_size = TextCodec(directory), decoding.batch_size
+        self.directory = directory
 
-    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+    def generate(
+        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+    ) -> Iterator[Generation]:
+        logits = self.model.get_output_embeddings().weight.shape[0]
+        held = constraint(self.directory, grammar, logits) if grammar else None
         ids = self.codec.prompts(prompts)
         buckets: dict[int, list[int]] = defaultdict(list)
         for index, prompt in enumerate(ids):
@@ -47,15 +53,26 @@ class TransformersEngine:
             own = buckets[width]
             for start in range(0, len(own), self.batch_size):
                 batch = own[start : start + self.batch_size]
-                answers = self._batch([ids[i] for i in batch], width, sampling, [seeds[i] for i in batch])
+                rows = [Row(held, sampling.max_new_tokens) for _ in batch] if held else []
+                own_ids, own_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
+                answers = self._batch(own_ids, width, sampling, own_seeds, rows)
                 for index, answer in zip(batch, answers, strict=True):
-                    yield finished(self.codec, index, ids[index], *answer)
+                    made = finished(self.codec, index, ids[index], *answer)
+                    yield made._replace(text=held.restored(made.text)) if held else made
 
     @torch.inference_mode()
     def _batch(
-        self, prompts: list[list[int]], width: int, sampling: Decoding, seeds: list[int]
+        self,
+        prompts: list[list[int]],
+        width: int,
+        sampling: Decoding,
+        seeds: list[int],
+        held: list[Row],
     ) -> list[tuple[list[int], list[float]]]:
-        """New token ids of each prompt and their log-probabilities; what follows an EOS is of no meaning."""
+        """New token ids of each prompt and their log-probabilities; what follows an EOS is of no meaning.
+
+        `held` has one Row for each prompt where there is a grammar, and is empty otherwise.
+        """
         rows, eos = len(prompts), self.codec.eos_id
         fill = self.batch_size - rows
         prompts, seeds = [*prompts, *prompts[:1] * fill], [*seeds, *seeds[:1] * fill]
@@ -85,7 +102,11 @@ class TransformersEngine:
                 if step == 0:
                     used = torch.zeros_like(logits)
                 logits = logits - sampling.frequency_penalty * used
+            if held:
+                logits = masked(logits, held)
             chosen = choose(logits, noise[:, step].to(self.device), sampling, warpers)
+            for place, row in enumerate(held):
+                chosen[place] = row.take(int(chosen[place]))
             if sampling.frequency_penalty:
                 used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
@@ -98,6 +119,14 @@ class TransformersEngine:
             mask = torch.cat([mask, mask.new_ones((self.batch_size, 1))], dim=1)
         made = (torch.stack(steps, dim=1)[:rows].tolist() for steps in (new, logprobs))
         return list(zip(*made, strict=True))
+
+
+def masked(logits: torch.Tensor, held: list[Row]) -> torch.Tensor:
+    """`logits` (rows, vocabulary) with -inf for what the grammar of a row does not allow."""
+    refused = torch.zeros(logits.shape, dtype=torch.bool)
+    for place, row in enumerate(held):
+        refused[place] = torch.from_numpy(~row.allowed()[: logits.shape[1]])
+    return logits.masked_fill(refused.to(logits.device), -torch.inf)
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:

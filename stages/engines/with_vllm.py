@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages.engines.grammar import Constraint, constraint
 from stages.engines.protocol import Decoding, Generation, finished
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
@@ -23,18 +24,35 @@ def require():
 class VllmEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         self.vllm, self.codec = require(), TextCodec(directory)
+        self.directory, self.decoding = directory, decoding
+        self._load(constrained=False)
+
+    def _load(self, constrained: bool) -> None:
+        """vLLM wants the tokenizer for a grammar, and knows its backend from the start."""
+        self.constrained, backend = constrained, {}
+        if constrained:
+            from vllm.config import StructuredOutputsConfig
+
+            backend = {"structured_outputs_config": StructuredOutputsConfig(backend="guidance")}
         arguments = self.vllm.EngineArgs(
-            model=str(directory),
-            dtype={"bf16": "bfloat16", "f32": "float32"}[decoding.precision],
-            max_num_seqs=decoding.batch_size,
+            model=str(self.directory),
+            dtype={"bf16": "bfloat16", "f32": "float32"}[self.decoding.precision],
+            max_num_seqs=self.decoding.batch_size,
             enable_prefix_caching=True,
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=not constrained,
             trust_remote_code=False,
             seed=0,
+            **backend,
         )
         self.engine = self.vllm.LLMEngine.from_engine_args(arguments)
 
-    def generate(self, prompts: list[str], sampling: Decoding, seeds: list[int]) -> Iterator[Generation]:
+    def generate(
+        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+    ) -> Iterator[Generation]:
+        held = constraint(self.directory, grammar) if grammar else None
+        if held and not self.constrained:
+            self.engine = None  # frees the memory of the device for the one that takes its place
+            self._load(constrained=True)
         ids = self.codec.prompts(prompts)
         for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True)):
             params = self.vllm.SamplingParams(
@@ -47,6 +65,7 @@ class VllmEngine:
                 stop_token_ids=[self.codec.eos_id],
                 detokenize=False,
                 logprobs=0,  # of the token drawn alone; of the raw logits since vLLM 0.10
+                **_structured(held),
             )
             self.engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
         while self.engine.has_unfinished_requests():
@@ -57,4 +76,13 @@ class VllmEngine:
                     logprobs = [
                         near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)
                     ]
-                    yield finished(self.codec, index, ids[index], tokens, logprobs)
+                    answer = finished(self.codec, index, ids[index], tokens, logprobs)
+                    yield answer._replace(text=held.restored(answer.text)) if held else answer
+
+
+def _structured(held: Constraint | None) -> dict:
+    if held is None:
+        return {}
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return {"structured_outputs": StructuredOutputsParams(grammar=held.lark)}

@@ -26,7 +26,14 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-FAMILIES = {"gpt_neox": "pythia", "llama": "Llama", "qwen2": "Qwen2.5", "qwen3": "Qwen3"}
+FAMILIES = {
+    "gpt_neox": "pythia",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2.5",
+    "qwen3": "Qwen3",
+    "phi3": "Phi-3",
+}
 HEADS = {"gpt_neox": "embed_out.weight"}
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # litgpt's names
 
@@ -37,7 +44,7 @@ def head_key(hf: dict) -> str:
 
 
 def litgpt_config(hf: dict, where: str = "config.json") -> Config:
-    """litgpt's Config of a GPT-NeoX, Llama, Qwen2/2.5 or Qwen3 model, from its transformers config.
+    """litgpt's Config of a model of one of the FAMILIES, from its transformers config.
 
     Raises UserError for another architecture, or for a setting that litgpt cannot express.
     """
@@ -53,7 +60,7 @@ def litgpt_config(hf: dict, where: str = "config.json") -> Config:
     heads = hf["num_attention_heads"]
     config = {
         "name": f"{FAMILIES[family]}-local",  # litgpt's own tools choose the weight map by this prefix
-        "block_size": hf["max_position_embeddings"],
+        "block_size": _context(hf),
         "n_layer": hf["num_hidden_layers"],
         "n_embd": hf["hidden_size"],
         "n_head": heads,
@@ -92,6 +99,12 @@ def litgpt_config(hf: dict, where: str = "config.json") -> Config:
     )
 
 
+def _context(hf: dict) -> int:
+    """Positions a model may be used with: up to its sliding window, litgpt computes the same attention."""
+    windowed = hf["model_type"] in ("mistral", "phi3") and hf.get("sliding_window")
+    return min(hf["max_position_embeddings"], windowed or hf["max_position_embeddings"])
+
+
 def _rope(hf: dict, where: str) -> dict:
     """Rotary settings, as transformers 5 writes them (rope_parameters) and as earlier releases did."""
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
@@ -121,6 +134,8 @@ def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dic
     copy = {
         "gpt_neox": lambda: from_hf.copy_weights_gpt_neox(config, state, weights),
         "llama": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
+        "mistral": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
+        "phi3": lambda: from_hf.copy_weights_phi(config, {}, state, weights),
         "qwen2": lambda: from_hf.copy_weights_qwen_2_5(config, {}, state, weights),
         "qwen3": lambda: from_hf.copy_weights_qwen_3(config, {}, state, weights),
     }
@@ -172,26 +187,34 @@ def dtype_name(state: dict[str, torch.Tensor]) -> str:
     return str(state["transformer.wte.weight"].dtype).removeprefix("torch.")
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer files and generation_config.json; a missing generation_config.json is made."""
+def copy_companions(source: Path, target: Path, chat: bool = True) -> None:
+    """Copy tokenizer files and generation_config.json; a missing generation_config.json is made.
+
+    Without `chat`, any chat template is left behind.
+    """
     for name in COMPANIONS:
-        if (Path(source) / name).is_file():
+        if (Path(source) / name).is_file() and (chat or not name.startswith("chat_template")):
             shutil.copyfile(Path(source) / name, target / name)
+    settings = target / "tokenizer_config.json"
+    if not chat and "chat_template" in (config := read_json(settings)):
+        write_json(settings, {key: value for key, value in config.items() if key != "chat_template"})
     if not (target / "generation_config.json").is_file():
         hf = read_hf_config(source)
         ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id") if hf.get(key) is not None}
         write_json(target / "generation_config.json", {"_from_model_config": True, **ids})
 
 
-def import_base(source: Path, target: Path) -> dict:
+def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     """Write in `target` (an existing directory) the model of `source` as both kinds of checkpoint.
 
+    Without `chat` it is a model of plain text, even if it comes with a chat template.
     Returns its figures. Raises UserError when the tokenizer, weights or config are missing or do not fit.
     """
     source = Path(source)
     hf = read_hf_config(source)
     config = litgpt_config(hf, str(source / "config.json"))
-    codec = TextCodec(source)
+    codec = TextCodec(source, chat)
+    codec.prompts(["a message"])  # a template that refuses is told before anything is read
     if not (source / "tokenizer_config.json").is_file():
         raise UserError(f"{source}: no tokenizer_config.json; copy it beside tokenizer.json")
     if codec.vocabulary_size > config.padded_vocab_size:
@@ -206,7 +229,7 @@ def import_base(source: Path, target: Path) -> dict:
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, target / "model.safetensors", {"format": "pt"})
     write_json(target / "config.json", {**hf, "dtype": dtype_name(state)})
-    copy_companions(source, target)
+    copy_companions(source, target, chat)
     return figures(state, hf, config)
 
 

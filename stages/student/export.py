@@ -16,6 +16,8 @@ def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict
     copy = {
         "gpt_neox": to_hf.copy_weights_gpt_neox,
         "llama": to_hf.copy_weights_llama,
+        "mistral": to_hf.copy_weights_llama,
+        "phi3": to_hf.copy_weights_phi,
         "qwen2": to_hf.copy_weights_qwen_2_5,
         "qwen3": to_hf.copy_weights_qwen_3,
     }
@@ -100,9 +102,10 @@ def peft_tensors(
 
     litgpt keeps one A (enabled · r, in) and one B (sum of enabled outputs, r) for q, k and v together. Where
     Hugging Face has separate projections they are taken apart. GPT-NeoX has one, with q, k and v of a head
-    side by side: there B becomes block-diagonal, of rank enabled · r, and its rows are interleaved.
+    side by side: there B becomes block-diagonal, of rank enabled · r, and its rows are interleaved. Phi-3
+    has one, too, with q, k and v one after the other, and another one for both halves of the MLP's input.
     """
-    neox = hf["model_type"] == "gpt_neox"
+    neox, phi = hf["model_type"] == "gpt_neox", hf["model_type"] == "phi3"
     names = (
         {"attn.proj": "attention.dense", "mlp.fc": "mlp.dense_h_to_4h", "mlp.proj": "mlp.dense_4h_to_h"}
         if neox
@@ -127,15 +130,23 @@ def peft_tensors(
             put(head_key(hf).removesuffix(".weight"), a, b)
             continue
         layer, module = name.removeprefix("transformer.h.").split(".", 1)
+        if phi and module == "mlp.fc_2":
+            continue  # done together with fc_1
+        if phi and module == "mlp.fc_1":
+            up = name.replace("fc_1", "fc_2")
+            a, b = torch.cat([a, adapter[f"{up}.lora_A"]]), torch.block_diag(b, adapter[f"{up}.lora_B"])
+            put(f"{stem}.{layer}.mlp.gate_up_proj", a, b)
+            continue
         if module != "attn.qkv":
             put(f"{stem}.{layer}.{names[module]}", a, b)
             continue
         parts = _by_projection(b, config)
         if neox:
-            joint = torch.block_diag(
-                *(part if part is not None else b.new_empty(config.n_embd, 0) for part in parts)
-            )
-            put(f"{stem}.{layer}.attention.query_key_value", a, to_hf.qkv_reassemble(joint, config))
+            joint = to_hf.qkv_reassemble(_block_diagonal(parts, config), config)
+            put(f"{stem}.{layer}.attention.query_key_value", a, joint)
+            continue
+        if phi:
+            put(f"{stem}.{layer}.self_attn.qkv_proj", a, _block_diagonal(parts, config))
             continue
         downs = iter(a.split(config.lora_r))
         for letter, part in zip("qkv", parts, strict=True):
@@ -146,7 +157,20 @@ def peft_tensors(
 
 def _by_projection(b: torch.Tensor, config: LoRAConfig) -> list[torch.Tensor | None]:
     """B of query, key and value; None where a projection is not adapted."""
-    sizes = [config.head_size * n for n in (config.n_head, config.n_query_groups, config.n_query_groups)]
+    sizes = _sizes(config)
     enabled = (config.lora_query, config.lora_key, config.lora_value)
     pieces = iter(b.split([size for size, on in zip(sizes, enabled, strict=True) if on]))
     return [next(pieces) if on else None for on in enabled]
+
+
+def _block_diagonal(parts: list[torch.Tensor | None], config: LoRAConfig) -> torch.Tensor:
+    """One B of all three; a projection that is not adapted has rows, but no columns."""
+    sizes = _sizes(config)
+    return torch.block_diag(
+        *(torch.empty(size, 0) if part is None else part for part, size in zip(parts, sizes, strict=True))
+    )
+
+
+def _sizes(config: LoRAConfig) -> list[int]:
+    """Outputs of query, key and value."""
+    return [config.head_size * n for n in (config.n_head, config.n_query_groups, config.n_query_groups)]

@@ -68,7 +68,10 @@ def _gate(name: str, value: float, tolerance: float) -> None:
 
 
 def check_tokens(directory: Path, codec: TextCodec) -> int:
-    """Texts that AutoTokenizer of `directory` encodes exactly as training did. Raises UserError otherwise."""
+    """Texts that AutoTokenizer of `directory` encodes exactly as training did. Raises UserError otherwise.
+
+    Each as it is and, if the model has a chat template, as the message of a chat.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(
@@ -78,13 +81,21 @@ def check_tokens(directory: Path, codec: TextCodec) -> int:
         raise UserError(
             f"{directory}: AutoTokenizer has {len(tokenizer)} tokens, trained with {codec.vocabulary_size}"
         )
-    for text, ids in zip(TEXTS, codec.prompts(list(TEXTS)), strict=True):
+    for text, plain, prompt in zip(TEXTS, codec.plain(list(TEXTS)), codec.prompts(list(TEXTS)), strict=True):
         found = tokenizer(text)["input_ids"]
         found = found[: len(found) - codec.suffix_length]
-        if found != ids:
+        if found != plain:
             raise UserError(
-                f"{directory}: AutoTokenizer gives {found[:6]}… for {text[:30]!r}, training used {ids[:6]}…; "
-                "make add_bos_token and tokenizer_class of tokenizer_config.json agree with tokenizer.json"
+                f"{directory}: AutoTokenizer gives {found[:6]}… for {text[:30]!r}, training used {plain[:6]}…"
+                "; make add_bos_token and tokenizer_class of tokenizer_config.json agree with tokenizer.json"
+            )
+        if codec.chat is None:
+            continue
+        chat = [{"role": "user", "content": text}]
+        if tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] != prompt:
+            raise UserError(
+                f"{directory}: AutoTokenizer's chat template gives other tokens for {text[:30]!r} than "
+                "training used; mend the template, or import the base with `chat: false`"
             )
     return len(TEXTS)
 

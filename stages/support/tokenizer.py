@@ -1,7 +1,10 @@
 """One way to turn prompts and answers into token ids, for training and for generation alike."""
 
+import re
+from functools import cached_property
 from pathlib import Path
 
+from stages.support.chat_template import read_chat_template
 from stages.support.errors import UserError
 from stages.support.files import read_json
 
@@ -9,12 +12,16 @@ from stages.support.files import read_json
 class TextCodec:
     """The fast tokenizer of a model directory, without importing transformers.
 
-    A prompt gets whatever special tokens the tokenizer's own post-processor puts before text (BOS where the
-    model wants one), never an EOS; an answer gets none and ends with EOS. Because finetuning and every
-    engine use this class, training and inference cannot differ.
+    If the model has a chat template, a prompt is the user's message of a chat, rendered with it up to where
+    the answer begins; a special token that stands in the message as text gets a space inside, so that no
+    text can end its turn. Else a prompt gets what special tokens the tokenizer's own post-processor puts
+    before text (BOS where the model wants one), never an EOS. An answer ends with EOS and gets nothing else.
+    Because finetuning and every engine use this class, training and inference cannot differ.
+
+    `chat=False` leaves the template of the directory out. Raises UserError for files that are missing or bad.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, chat: bool = True):
         from tokenizers import Tokenizer
 
         directory = Path(directory)
@@ -27,21 +34,30 @@ class TextCodec:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.eos_id = self._eos_id(directory)
-        before, after = self._specials()
-        self.prefix, self.suffix_length = before, after
+        self.prefix, self.suffix_length = self._specials()
+        self.chat = read_chat_template(directory) if chat else None
 
     def _eos_id(self, directory: Path) -> int:
-        for name in ("generation_config.json", "config.json"):
-            if (directory / name).is_file():
-                eos = read_json(directory / name).get("eos_token_id")
-                if eos is not None:
-                    return eos[0] if isinstance(eos, list) else eos
+        """The token that ends an answer: of several that generation stops at, the tokenizer's `eos_token`.
+
+        Instruction models list more than one (Qwen: <|im_end|>, <|endoftext|>); all of their engines stop at
+        each of these.
+        """
+        own = None
         if (directory / "tokenizer_config.json").is_file():
             token = read_json(directory / "tokenizer_config.json").get("eos_token")
             token = token.get("content") if isinstance(token, dict) else token
-            if token is not None and self.tokenizer.token_to_id(token) is not None:
-                return self.tokenizer.token_to_id(token)
-        raise UserError(f"{directory}: no eos_token_id in config.json or generation_config.json; add it")
+            own = self.tokenizer.token_to_id(token) if token is not None else None
+        for name in ("generation_config.json", "config.json"):
+            if (directory / name).is_file():
+                eos = read_json(directory / name).get("eos_token_id")
+                if isinstance(eos, list):
+                    return own if own in eos else eos[0]
+                if eos is not None:
+                    return eos
+        if own is None:
+            raise UserError(f"{directory}: no eos_token_id in config.json or generation_config.json; add it")
+        return own
 
     def _specials(self) -> tuple[list[int], int]:
         """Special tokens the post-processor adds before text, and how many it adds after."""
@@ -60,8 +76,28 @@ class TextCodec:
         return self.tokenizer.get_vocab_size()
 
     def prompts(self, texts: list[str]) -> list[list[int]]:
+        """The ids of whole prompts, in the model's chat template if it has one."""
+        if self.chat is None:
+            return self.plain(texts)
+        rendered = [self.chat.render(self._disarmed(text)) for text in texts]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
+
+    def plain(self, texts: list[str]) -> list[list[int]]:
+        """The ids of texts as they are, whatever template there is."""
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self.prefix + encoding.ids for encoding in encodings]
+
+    def _disarmed(self, text: str) -> str:
+        while self._special.search(text):  # again: what is left of two that overlap may be another one
+            text = self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return text
+
+    @cached_property
+    def _special(self) -> re.Pattern:
+        """Special tokens in a text, all but those of one character."""
+        known = self.tokenizer.get_added_tokens_decoder().values()
+        names = sorted(t.content for t in known if t.special and len(t.content) > 1)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def answers(self, texts: list[str]) -> list[list[int]]:
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)

@@ -17,6 +17,7 @@ Key = tuple[int, int, int]  # how far in a line stands: indentation, marker, 0 f
 Node = tuple[int, int, str]  # line, level from 0, name
 
 MAX_WORDS = 16
+LEFT_OUT = "below a rejected line"  # why a line that is not rejected itself is left out
 MOST_REPEATS = 2  # `Duran Duran albums`
 TAB = 4
 ABOVE_ALL: Key = (-1, 0, 0)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from stages.support.prompts import BracesTemplate, Template
 
+LEFT_OUT = None  # `fit` leaves out rejected lines only
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
 WORD = re.compile(r"[^\W_]+")
 STOP_WORDS = frozenset(

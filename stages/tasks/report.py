@@ -1,9 +1,9 @@
 """What the report says: each section as plain data from the stages' figures; nothing where there are none."""
 
-from stages.tasks import kinds
+from stages.tasks import kinds, report_calls
 from stages.tasks.report_charts import columns, interval_bars, lines, number, paired_bars
 
-SYSTEMS = ("extractive", "base", "student", "teacher")
+SYSTEMS = ("extractive", "base", "student", "student_grammar", "teacher")
 MEASURES = {
     "hit_at_10": ("Hit at 10", "BM25 over all pages has the line's own page in its first ten."),
     "hit_at_1": ("Hit at 1", "BM25 puts the line's own page first."),
@@ -14,6 +14,22 @@ MEASURES = {
     "distinct": ("Distinct lines", "Different lines among those of a page."),
     "rouge_l": ("ROUGE-L", "Overlap in order with the closest of the teacher's lines."),
     "verbatim": ("Copied word for word", "Lines that stand in the page as they are; fewer is better."),
+    "normalised_match_macro": ("Right calls, by skill", "Share of right calls, averaged over the skills."),
+    "normalised_match": ("Right calls", "Whatever case, spacing, number words and order of arguments."),
+    "match": ("Exactly right calls", "Values letter for letter, arguments in any order."),
+    "ast_match": ("Equal syntax trees", "The match of the reference: order and case count, too."),
+    "right_skill": ("Right skill", "The right function is called, whatever its arguments."),
+    "valid_call": ("Valid calls", "Calls that can be read and obey the schema of their skill."),
+    "other_recall": ("Noise left alone", "Of what is for no skill, the share that the fallback gets."),
+    "other_precision": ("Rightly left alone", "Of what the fallback gets, the share that is for no skill."),
+    "latency_ms_p50": ("Milliseconds a request", "Median, one request at a time, on the machine of the run."),
+}
+HEADLINE = """hit_at_10 hit_at_10_nameless groundedness format_validity normalised_match_macro valid_call
+    other_recall latency_ms_p50""".split()
+WORDS = {
+    "queries": "search queries for documents",
+    "categories": "categories for documents",
+    "skills": "the function call that a request stands for",
 }
 TRAINING = {
     "rows": "rows",
@@ -26,8 +42,8 @@ TRAINING = {
     "val_loss_before": "validation loss before",
     "val_loss": "validation loss, best",
 }
-ORDER = """corpus prompt collect convert tokenize finetune merge export generate baseline filter map pack xc
-    evaluate""".split()
+ORDER = """skills candidates corpus prompt collect convert tokenize finetune merge export generate baseline
+    filter map pack xc evaluate""".split()
 MODELS = {"plt": "label tree", "two_tower": "two-tower retriever"}
 WHAT_IT_IS = {
     "plt": "a probabilistic label tree over words: it knows a label by its training points alone",
@@ -43,17 +59,7 @@ def task_of(figures: dict) -> kinds.Task:
 
 def headline(figures: dict, metrics: dict | None) -> list[dict]:
     """The tiles at the top: (label, value, note)."""
-    tiles = []
-    if metrics:
-        student, teacher = metrics["student"], metrics["teacher"]
-        for measure in ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity"):
-            own, other = student[measure], teacher[measure]
-            if own is None:
-                continue
-            note = f"{own['low']:.2f} to {own['high']:.2f}"
-            if other:
-                note += f"; teacher {other['mean']:.2f}"
-            tiles.append({"label": MEASURES[measure][0], "value": f"{own['mean']:.2f}", "note": note})
+    tiles = [tile(measure, metrics) for measure in HEADLINE if metrics and best(metrics).get(measure)]
     made = (figures.get("evaluate") or {}).get("generated")
     if made:
         note = f"for {number(made['documents'])} documents"
@@ -70,9 +76,29 @@ def headline(figures: dict, metrics: dict | None) -> list[dict]:
     return tiles
 
 
+def best(metrics: dict) -> dict:
+    """The measures of the student as it is used."""
+    return metrics.get("student_grammar") or metrics["student"]
+
+
+def tile(measure: str, metrics: dict) -> dict:
+    own, other = best(metrics)[measure], metrics["teacher"].get(measure)
+    digits = ".0f" if is_latency(measure) else ".2f"
+    note = f"{own['low']:{digits}} to {own['high']:{digits}}"
+    if other:
+        note += f"; teacher {other['mean']:{digits}}"
+    return {"label": MEASURES[measure][0], "value": f"{own['mean']:{digits}}", "note": note}
+
+
+def is_latency(measure: str) -> bool:
+    return measure.startswith("latency")
+
+
 def funnel(figures: dict) -> list[dict]:
     """Steps from documents to mapped pairs; those counted in pages have a `share` of all documents."""
     got = {stage: figures.get(stage) or {} for stage in ORDER}
+    if got["candidates"]:
+        return report_calls.funnel(figures)
     documents = got["corpus"].get("documents")
     accepted, tokens = got["convert"].get("accepted"), got["tokenize"].get("train")
     made, mapped = got["evaluate"].get("generated"), got["map"]
@@ -109,8 +135,11 @@ def funnel(figures: dict) -> list[dict]:
 def measures(metrics: dict | None) -> list[dict]:
     made = []
     for measure, (title, note) in MEASURES.items() if metrics else ():
-        rows = [(system, metrics[system][measure]) for system in SYSTEMS]
-        made.append({"title": title, "note": note, "chart": interval_bars(rows, title), "rows": rows})
+        rows = [(name, metrics[name][measure]) for name in SYSTEMS if measure in metrics.get(name, ())]
+        if any(value for _, value in rows):
+            highest = max(value["high"] for _, value in rows if value) if is_latency(measure) else 1
+            chart = interval_bars(rows, title, highest)
+            made.append({"title": title, "note": note, "chart": chart, "rows": rows})
     return made
 
 
@@ -237,11 +266,15 @@ def durations(times: dict[str, dict]) -> list[dict]:
 
 
 def samples(rows: list[dict] | None, task: kinds.Task) -> list[dict]:
-    """Sample pages, each line with whether it is well-formed."""
+    """Sample pages, each line with whether it is well-formed; requests and their calls are no pages."""
     well_formed = kinds.kind(task).well_formed
     return [
-        {**row, **{system: [(line, well_formed(line)) for line in row[system]] for system in SYSTEMS}}
+        {
+            **row,
+            **{name: [(line, well_formed(line)) for line in row[name]] for name in SYSTEMS if name in row},
+        }
         for row in rows or ()
+        if "title" in row
     ]
 
 

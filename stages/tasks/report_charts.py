@@ -8,6 +8,7 @@ import math
 from markupsafe import Markup, escape
 
 WIDTH, WIDE = 340, 520  # a third and a half of the page
+NAMES = {"student_grammar": "+ grammar"}
 
 
 def number(value: float | None) -> str:
@@ -35,22 +36,23 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def interval_bars(rows: list[tuple[str, dict | None]], label: str) -> Markup:
-    """Bars from 0 to 1 with a 95% interval; `rows` are (system, {"mean", "low", "high"} or None)."""
+def interval_bars(rows: list[tuple[str, dict | None]], label: str, highest: float = 1) -> Markup:
+    """Bars from 0 to `highest` with a 95% interval; `rows` are (system, {"mean", "low", "high"} or None)."""
     left, right, step = 74, 44, 26
     span = WIDTH - left - right
     parts = []
     for place, (system, value) in enumerate(rows):
         y = place * step + 4
-        parts.append(_text(left - 8, y + 13, system, "name", "end"))
+        parts.append(_text(left - 8, y + 13, NAMES.get(system, system), "name", "end"))
         parts.append(f'<rect x="{left}" y="{y}" width="{span}" height="18" rx="3" class="track"/>')
         if value is not None:
-            mean, low, high = (left + span * min(max(value[k], 0), 1) for k in ("mean", "low", "high"))
+            shares = (min(max(value[key] / highest, 0), 1) for key in ("mean", "low", "high"))
+            mean, low, high = (left + span * share for share in shares)
             size = f'width="{max(mean - left, 1):.1f}" height="18"'
             parts.append(f'<rect x="{left}" y="{y}" {size} rx="3" class="fill {system}"/>')
             whisker = f"M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}v8M{high:.1f} {y + 5}v8"
             parts.append(f'<path d="{whisker}" class="whisker"/>')
-        shown = "–" if value is None else f"{value['mean']:.3f}"
+        shown = "–" if value is None else f"{value['mean']:{'.3f' if highest == 1 else ',.1f'}}"
         parts.append(_text(WIDTH, y + 13, shown, "value", "end"))
     return _svg(len(rows) * step + 4, parts, label)
 
@@ -140,6 +142,52 @@ def lines(series: list[tuple[str, str, list[tuple[float, float]]]], label: str) 
             dots = ((place_x(x), place_y(y)) for x, y in own)
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" class="fill {kind}"/>' for x, y in dots]
     return _svg(height, parts, label, width)
+
+
+def confusion(gold: list[str], answered: list[str], counts: list[list[int]], label: str) -> Markup:
+    """A matrix of `counts` (gold, answered), each cell as dark as its share of the row; zeros are empty.
+
+    Cells whose two names are one are in the colour of the student, the others in that of a mistake.
+    """
+    left, top, high, right = 96, 74, 30, 26
+    wide = min((WIDE - left - right) / len(answered), 56)
+    parts = []
+    for column, name in enumerate(answered):
+        x, y = left + (column + 0.5) * wide, top - 8
+        turned = f'transform="rotate(-45 {x:.1f} {y})"'
+        parts.append(_text(x, y, _short(name), "name").replace("<text ", f"<text {turned} "))
+    for row, (name, own) in enumerate(zip(gold, counts, strict=True)):
+        y = top + row * high
+        parts.append(_text(left - 8, y + high / 2 + 4, _short(name), "name", "end"))
+        for column, count in enumerate(own):
+            x, share = left + column * wide, count / (sum(own) or 1)
+            size = f'width="{wide - 2:.1f}" height="{high - 2}" rx="3"'
+            parts.append(f'<rect x="{x:.1f}" y="{y}" {size} class="track"/>')
+            if not count:
+                continue
+            kind, told = "student" if answered[column] == name else "bad", f"{share:.0%}"
+            title = f"<title>{escape(name)} → {escape(answered[column])}: {count:,} ({told})</title>"
+            shade = f'class="fill {kind}" fill-opacity="{0.18 + 0.82 * share:.2f}"'
+            parts.append(f'<rect x="{x:.1f}" y="{y}" {size} {shade}>{title}</rect>')
+            if wide >= 20:
+                ink = "cell on" if share > 0.45 else "cell"
+                parts.append(_text(x + wide / 2 - 1, y + high / 2 + 3, f"{count}", ink, "middle"))
+    return _svg(top + high * len(gold) + 4, parts, label, WIDE)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 13 else f"{name[:12]}…"
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own: in the light colours of the page, on white."""
+    style = (
+        "text{font:12px system-ui,sans-serif;fill:#22262b}.name{fill:#646b74}.cell.on{fill:#fff}"
+        ".track{fill:#f0ede6}.fill.student{fill:#0f766e}.fill.bad{fill:#b0413e}"
+    )
+    opening, rest = chart.split(">", 1)
+    sheet = f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
+    return f'{opening} xmlns="http://www.w3.org/2000/svg" width="{WIDE}">{sheet}{rest}\n'
 
 
 def _ticks(low: float, high: float) -> list[float]:

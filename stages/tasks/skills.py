@@ -11,6 +11,7 @@ from stages.tasks.calls import Call, Value, parse_call, write_call
 from stages.tasks.queries import stated
 from stages.tasks.skill_schema import Skills
 
+LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
 NO_SCHEMA = Skills(skills=())
 WRAPPING = ("### Assistant:", "Assistant:", "call:")
 

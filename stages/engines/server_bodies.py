@@ -1,0 +1,156 @@
+"""What may be asked of the server: OpenAI's request bodies, checked, and what they say about sampling.
+
+A field that would change the answer is honoured or refused, never passed over. The IGNORED ones change none,
+and neither does one whose value says nothing: null, false, 0 or empty, or as in NOTHING.
+"""
+
+import secrets
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.engines.protocol import Decoding
+
+MAX_NEW_TOKENS = 128  # where a request does not say
+IGNORED = {
+    *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+    *("parallel_tool_calls", "reasoning_effort", "verbosity"),
+}
+NOTHING = {
+    "best_of": 1,
+    "repetition_penalty": 1,
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+}
+
+
+class Refused(ValueError):
+    """A request that is not served; `param` is the field of the body that is to blame."""
+
+    def __init__(
+        self, message: str, param: str | None = None, code: str = "invalid_value", status: int = 400
+    ):
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+class Lenient(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Message(Lenient):
+    role: str
+    content: str | list[dict] | None = None
+
+
+class Function(Lenient):
+    name: str
+
+
+class Tool(Lenient):
+    type: Literal["function"]
+    function: Function
+
+
+class StreamOptions(Lenient):
+    include_usage: bool = False
+
+
+class Body(BaseModel):
+    """What both kinds of request have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    frequency_penalty: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    n: Literal[1] | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    grammar: bool | str | None = None
+
+    def sampling(self, start: Decoding, prompt_tokens: int, context: int) -> Decoding:
+        """`start` with what the body says. Raises Refused where the prompt leaves no room for the answer."""
+        wanted = self.max_completion_tokens or self.max_tokens
+        room = context - prompt_tokens
+        if room < (wanted or 1):
+            answer = f" and an answer of up to {wanted}" if wanted else ", which leaves no room for an answer"
+            raise Refused(
+                f"this model's context is {context} tokens; the prompt has {prompt_tokens}{answer}",
+                code="context_length_exceeded",
+            )
+        named = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "frequency_penalty")}
+        said = {name: value for name, value in named.items() if value is not None}
+        return start.model_copy(update={**said, "max_new_tokens": wanted or min(MAX_NEW_TOKENS, room)})
+
+    def drawn_seed(self) -> int:
+        """63 bits: the body's seed, or any."""
+        return secrets.randbits(63) if self.seed is None else self.seed % 2**63
+
+    def stopped(self, text: str) -> tuple[str, bool]:
+        """(the text before the first of the body's stop sequences, whether there was one)."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        ends = [text.index(stop) for stop in stops if stop and stop in text]
+        return (text[: min(ends)], True) if ends else (text, False)
+
+
+class ChatBody(Body):
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    tool_choice: str | dict | None = None
+    title: str | None = None
+    metadata: dict | None = None
+
+    def request(self) -> str:
+        """The text of the last user message: a student answers one request, and sees nothing else."""
+        said = [message.content for message in self.messages if message.role == "user"]
+        if not said:
+            raise Refused("there is no message of the role 'user'", "messages")
+        parts = said[-1] if isinstance(said[-1], list) else [{"type": "text", "text": said[-1]}]
+        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
+            raise Refused("the content of the last user message must be text", "messages")
+        text = "\n".join(part["text"] for part in parts)
+        if not text.strip():
+            raise Refused("the last user message is blank", "messages")
+        return text
+
+    def callable_tools(self) -> set[str] | None:
+        """Names of the functions to call; of an empty set, any. None: the answer is to be text."""
+        if self.tool_choice not in (None, "none", "auto", "required"):
+            raise Refused("only none, auto and required can be chosen: the student decides", "tool_choice")
+        if self.tool_choice == "none" or not (self.tools or self.tool_choice):
+            return None
+        return {tool.function.name for tool in self.tools or []}
+
+
+class CompletionBody(Body):
+    prompt: str
+    logprobs: int | None = None  # accepted, and answered with null: clients of this project send it
+
+
+def read_body(kind: type[Body], raw: object) -> Body:
+    """The checked body. Raises Refused, which names the first field that cannot be."""
+    if not isinstance(raw, dict):
+        raise Refused("the body must be a JSON object")
+    told = {name: value for name, value in raw.items() if name in kind.model_fields or _matters(name, value)}
+    try:
+        return kind.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise Refused(
+                f"'{param}' would change the answer, and is not served here", param, "unsupported_parameter"
+            ) from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused(f"{where}: {first['msg']}", param) from None
+
+
+def _matters(name: str, value: object) -> bool:
+    return name not in IGNORED and bool(value) and NOTHING.get(name) != value
