@@ -25,6 +25,7 @@ SHOWN = """normalised_match_macro normalised_match ast_match valid_call other_re
 
 def evaluate(dataset: str, file: Path, systems: list[str], teacher: bool) -> dict:
     """The scores as they are written. Raises UserError for rows or models that cannot be read."""
+    from stages.tasks.briefs import request_document
     from stages.tasks.call_rows import judged, read_rows
     from stages.tasks.call_runs import run_students
     from stages.tasks.skill_files import read_skills
@@ -35,7 +36,7 @@ def evaluate(dataset: str, file: Path, systems: list[str], teacher: bool) -> dic
     rows, left_out = judged(read.rows, skills)
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")
-    documents = [{"id": f"row {row.number}", "title": "", "text": row.user, "metadata": {}} for row in rows]
+    documents = [{**request_document(row.user, skills), "id": f"row {row.number}"} for row in rows]
     ran = run_students(dataset, knobs, documents, skills, systems)
     written = {name: ran[name].texts for name in systems}
     times = {name: ran[name].latencies_ms for name in systems}

@@ -47,14 +47,22 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool):
         TextCodec(model),
         read_json(model / "config.json")["max_position_embeddings"],
         decoding,
-        partial(prompt_of, Template(layout.prompt(dataset, "student"))),
+        partial(prompt_of, Template(layout.prompt(dataset, "student")), known_of(skills)),
         reader(skills) if (skills / "skills.json").is_file() else None,
         read_text(grammar) if grammar.is_file() else None,
         constrain,
     )
 
 
-def prompt_of(template, text: str, title: str | None, metadata: dict) -> str:
+def known_of(directory: Path) -> dict:
+    """What the metadata of every request of a dataset of skills says of these; of another one nothing."""
+    from stages.tasks.briefs import about
+    from stages.tasks.skill_files import read_skills
+
+    return about(read_skills(directory)) if (directory / "skills.json").is_file() else {}
+
+
+def prompt_of(template, known: dict, text: str, title: str | None, metadata: dict) -> str:
     """The prompt for a request, as generate renders it for a document.
 
     Raises UserError where the template asks for a title or metadata that the request does not give.
@@ -64,7 +72,7 @@ def prompt_of(template, text: str, title: str | None, metadata: dict) -> str:
     from stages.tasks.queries import render
 
     given = StrictUndefined(hint="no 'title' is given with the request") if title is None else title
-    return render(template, {"id": "", "title": given, "text": text, "metadata": metadata})
+    return render(template, {"id": "", "title": given, "text": text, "metadata": known | metadata})
 
 
 def reader(directory: Path):

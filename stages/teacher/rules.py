@@ -2,14 +2,15 @@
 
 A stand-in for an LLM, so that the whole chain runs with no key and no network. It reads the document in the
 request and writes the queries that a person looking for it might type, from its title, its first sentences
-and its parameters; or its categories (`category_rules`), if the request asks for immediate categories. A pure
-function of the messages. Its quality is that of the rules below: for queries worth deploying, point
-`base_url` at a real model.
+and its parameters; or its categories (`category_rules`), if the request asks for immediate categories; or it
+writes or reads requests to an assistant (`skill_rules`). A pure function of the messages. Its quality is that
+of the rules below: for queries worth deploying, point `base_url` at a real model.
 """
 
 import re
 
 from stages.teacher.category_rules import categories
+from stages.teacher.skill_rules import asks_for_skills, skill_answer
 
 MAX_PHRASE_WORDS = 9
 MAX_LINES = 6
@@ -59,9 +60,11 @@ VERBS = set(
 def answer(messages: list[dict]) -> str:
     """The answer to a chat request about the document in its last message.
 
-    Up to six queries, one a line, or ten for a web page; or categories on two levels.
+    Up to six queries, one a line, or ten for a web page; or categories on two levels; or calls.
     """
     prompt = messages[-1]["content"]
+    if asks_for_skills(messages):
+        return skill_answer(messages)
     title, text = read_document(prompt)
     around = "\n".join([*(str(message.get("content")) for message in messages[:-1]), instructions(prompt)])
     if ASKS_FOR_CATEGORIES.search(around):

@@ -96,7 +96,8 @@ def _shape(body: dict) -> Shape | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(
             "the embedded teacher can only fill a json_schema, or call the one tool, "
-            "whose single property is an array of strings, or of objects of a string and an array of strings"
+            "whose single property is an array of strings, of objects of two strings, "
+            "or of objects of a string and an array of strings"
         ) from None
 
 
@@ -108,6 +109,14 @@ def _filler(schema: dict) -> Callable[[str], dict]:
     if (kind["type"], item["type"]) == ("array", "string"):
         return lambda text: {field: text.splitlines()}
     (name, text_kind), (below, list_kind) = item["properties"].items()
+    if (kind["type"], text_kind["type"], list_kind["type"]) == ("array", "string", "string"):
+        return lambda text: {
+            field: [
+                dict(zip((name, below), line.split("\t"), strict=True))
+                for line in text.splitlines()
+                if line.count("\t") == 1
+            ]
+        }
     if (kind["type"], text_kind["type"], list_kind["items"]["type"]) != ("array", "string", "string"):
         raise ValueError(field)
     return lambda text: {field: _two_levels(text, name, below)}
