@@ -26,7 +26,7 @@ new: $(LOCK) ## make a dataset of your own: make new DATASET=name; LIKE=otto for
 	@python -m stages.new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)") $(if $(LIKE),--like $(LIKE))
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
-	@dvc repro -q prompt@$(or $(DATASET),pydoc) && dvc metrics show --md reports/$(or $(DATASET),pydoc)/prompt.json
+	@python -m stages.cost $(or $(DATASET),pydoc)
 
 review: $(LOCK) ## decide about candidates in a browser: make review DATASET=otto; EXPORT=file.csv or IMPORT=file.csv
 	@python -m stages.review $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) \

@@ -1,9 +1,10 @@
 """Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
 
 Run as `python -m stages.new DATASET [--path FOLDER] [--like OTHER]` (`make new DATASET=name`). Where there is
-no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset OTHER. Where params.yaml has no block of the dataset, the
-blocks of prompts/<dataset>/params.yaml are added, comments and anchors kept. A block that is there already,
-such as that of a base model which another dataset brought, is not added again. Nothing is ever overwritten.
+no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset OTHER. Where
+params.yaml has no block of the dataset, the blocks of prompts/<dataset>/params.yaml are added, comments and
+anchors kept. A block that is there already, such as that of a base model which another dataset brought, is
+not added again. Nothing is ever overwritten.
 """
 
 import json
@@ -22,6 +23,7 @@ from stages.support.layout import PARAMS
 from stages.teacher.prices import PRICES
 
 EXAMPLE = Path("prompts/example")
+NAME = re.compile(r"[a-z][a-z0-9_-]*")
 TAKEN = set(
     "bench cost demo evaluate help lint new pull push register review serve store test ui "
     "base example shipped sources teacher".split()
@@ -30,7 +32,7 @@ TAKEN = set(
 
 def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", dataset):
+    if not NAME.fullmatch(dataset):
         raise UserError(
             f"'{dataset}' cannot name a dataset: a lowercase letter, then letters, digits, - and _"
         )
@@ -38,6 +40,8 @@ def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -
         raise UserError(
             f"'{dataset}' cannot name a dataset: make or a folder of data/ or models/ has that name"
         )
+    if like is not None and not (NAME.fullmatch(like) and like != EXAMPLE.name):
+        raise UserError(f"'{like}' is no dataset to begin with a copy of; name one of prompts/, such as otto")
     done = []
     prompts = layout.prompt(dataset, "student").parent
     if not prompts.exists():

@@ -80,11 +80,7 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
             )
     if PRICES not in read(path):
         raise UserError(f"{path}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
-    for one, other in combinations(CORPORA, 2):
-        for dataset in blocks[one].keys() & blocks[other].keys():
-            raise UserError(
-                f"{path}: '{dataset}' is in {one} and in {other}, which make the same; delete one"
-            )
+    _check_chains(blocks, path)
     bases = {name for stage in BASES for name in blocks[stage]}
     briefs = {own.get("briefs") for own in blocks["candidates"].values()}  # their prompts are the other's
     for stage, datasets in blocks.items():
@@ -110,6 +106,25 @@ def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
                 mend = nearest(dataset, known) or f"; `make new DATASET={dataset}` makes it"
                 raise UserError(f"{where}: there is no folder prompts/{dataset}{mend}")
     return blocks
+
+
+def _check_chains(blocks: dict[str, dict[str, dict]], path: Path) -> None:
+    """No two stages make a dataset's corpus, and what skills are made from is there."""
+    for one, other in combinations(CORPORA, 2):
+        for dataset in blocks[one].keys() & blocks[other].keys():
+            raise UserError(
+                f"{path}: '{dataset}' is in {one} and in {other}, which make the same; delete one"
+            )
+    for stage, key, maker in (
+        ("candidates", "briefs", "corpus_briefs"),
+        ("corpus_briefs", "skills", "skills"),
+    ):
+        for dataset, own in blocks[stage].items():
+            if key in own and own[key] not in blocks[maker]:
+                raise UserError(
+                    f"{path}, {stage}.{dataset}: {maker} has no block '{own[key]}'"
+                    f"{nearest(own[key], blocks[maker])}"
+                )
 
 
 def command(stage: str) -> StageCommand:

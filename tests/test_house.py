@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import new, params
-from stages.support import files
+from stages import cost, new, params
+from stages.support import files, layout
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
 from tests.graph import OF_SKILLS, ROOT
@@ -197,6 +197,51 @@ def test_scaffolding_adds_valid_blocks_and_keeps_every_line(project, dataset):
     assert all(re.fullmatch(r"\w+: \{\}.*", line) for line in changed)  # the first block of an empty stage
     assert new.scaffold(dataset, str(project)) == []
     assert (project / "params.yaml").read_text().splitlines() == after
+
+
+@pytest.mark.parametrize(("dataset", "like"), [("otto", None), ("home", "otto")])
+def test_scaffolding_a_dataset_of_skills(project, dataset, like):
+    (project / "files").mkdir()
+    (project / "prompts/otto/decisions.jsonl").write_text("{}\n")
+    new.scaffold(dataset, "files", like)
+    blocks = params.check()
+    briefs = blocks["candidates"][dataset]["briefs"]
+    assert briefs == f"{dataset}_candidates" and blocks["corpus_briefs"][briefs]["skills"] == dataset
+    assert blocks["skills"][dataset]["path"] == "files"
+    assert blocks["prompt"][dataset]["template"] == f"prompts/{dataset}/teacher.md"
+    assert ((project / f"prompts/{dataset}/decisions.jsonl").read_text() == "") is bool(like)
+    assert new.scaffold(dataset, "files", like) == []
+
+
+@pytest.mark.parametrize("like", ["example", "../otto", "nothing"])
+def test_a_bad_dataset_to_begin_with_is_refused(project, like):
+    with pytest.raises(UserError, match=like.removeprefix("../")):
+        new.scaffold("home", like=like)
+    assert "home" not in (project / "params.yaml").read_text()
+
+
+def test_showing_the_cost_of_skills_never_asks(project):
+    new.scaffold("otto")
+    first = ("otto_candidates", ["prompt@otto_candidates"])  # nothing before it asks
+    assert cost.steps("otto", params.check()) == [first]
+    layout.responses("otto_candidates").parent.mkdir(parents=True)
+    layout.responses("otto_candidates").write_text("")
+    own = ("otto", ["-s", "candidates@otto", "corpus_skills@otto", "prompt@otto"])
+    assert cost.steps("otto", params.check()) == [first, own]
+    assert cost.steps("pydoc", params.check()) == [("pydoc", ["prompt@pydoc"])]
+    with pytest.raises(UserError, match="did you mean 'pydoc'"):
+        cost.steps("pydok", params.check())
+
+
+def test_a_dataset_of_skills_needs_its_briefs(project):
+    new.scaffold("otto")
+    text = (project / "params.yaml").read_text()
+    for wrong in ("briefs: oto_candidates", "skills: oto,"):
+        right = wrong.replace("oto", "otto")
+        assert right in text
+        (project / "params.yaml").write_text(text.replace(right, wrong))
+        with pytest.raises(UserError, match="has no block 'oto"):
+            params.check()
 
 
 @pytest.mark.parametrize("name", ["My Data", "../up", "teacher", "example"])

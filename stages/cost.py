@@ -1,0 +1,53 @@
+"""Show what a teacher may cost before anything is asked.
+
+Run as `python -m stages.cost DATASET` (`make cost DATASET=name`). Brings the requests of a dataset up to
+date and shows their estimate. A dataset of skills asks twice: for examples, and for the calls of what was
+accepted. The second estimate needs the answers to the first, and is left out until these are collected.
+"""
+
+import subprocess
+import sys
+
+import click
+
+from stages import params
+from stages.support import layout
+from stages.support.cli import main
+from stages.support.errors import UserError
+
+
+def steps(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[tuple[str, list[str]]]:
+    """(the dataset that asks, the arguments of `dvc repro` for its requests); none of them asks a teacher.
+
+    Raises UserError for a dataset that asks nothing.
+    """
+    if dataset not in blocks["prompt"]:
+        raise UserError(
+            f"params.yaml, prompt: no block for '{dataset}'{params.nearest(dataset, blocks['prompt'])}"
+        )
+    briefs = blocks["candidates"].get(dataset, {}).get("briefs")
+    if briefs is None:
+        return [(dataset, [f"prompt@{dataset}"])]
+    found = [(briefs, [f"prompt@{briefs}"])]
+    if layout.responses(briefs).is_file():
+        own = [f"{stage}@{dataset}" for stage in ("candidates", "corpus_skills", "prompt")]
+        found.append((dataset, ["-s", *own]))  # without what is before: that would ask
+    return found
+
+
+@click.command(help=__doc__)
+@click.argument("dataset")
+@main
+def cli(dataset: str) -> None:
+    asked = steps(dataset, params.check())
+    for _, arguments in asked:
+        if subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", *arguments]).returncode:
+            raise UserError("a stage failed: the reason is above")
+    files = [str(layout.reports(name) / "prompt.json") for name, _ in asked]
+    subprocess.run([sys.executable, "-m", "dvc", "metrics", "show", "--md", *files])
+    if asked[-1][0] != dataset:
+        print(f"then {dataset} asks for the calls of the accepted requests: once {asked[0][0]} is collected")
+
+
+if __name__ == "__main__":
+    cli()
