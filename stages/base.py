@@ -14,7 +14,7 @@ from stages.support.errors import UserError
 
 
 class BaseKnobs(Knobs):
-    path: str = Field(description="directory of a GPT-NeoX, Llama, Qwen2/2.5 or Qwen3 model")
+    path: str = Field(description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model")
     chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 

@@ -73,7 +73,8 @@ def headline(dataset: str) -> str:
     widths = [max(20, len(name) + 2) for name in shown]
     lines = [f"{'':16}" + "".join(f"{name:>{width}}" for name, width in zip(shown, widths, strict=True))]
     for who, measures in scores.items():
-        means = ("–" if measures[name] is None else f"{measures[name]['mean']:.3f}" for name in shown)
+        found = ((measures[name] or {}).get("mean") for name in shown)
+        means = ("–" if mean is None else f"{mean:.3f}" for mean in found)
         cells = (f"{mean:>{width}}" for mean, width in zip(means, widths, strict=True))
         lines.append(f"{who:16}" + "".join(cells))
     return "\n".join([*lines, *gain(directory), f"report: {directory / 'report.html'}"])

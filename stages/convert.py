@@ -7,6 +7,7 @@ used, and a manifest. Each response ends in exactly one of the four. Outputs hol
 task does not reject, as it writes them. Several answers about a document give several rows.
 """
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,7 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
     template = Template(layout.prompt(dataset, "student"))
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     rejects, reasons, lines_kept, lines_dropped, total = [], Counter(), 0, Counter(), 0
+    usable: Counter = Counter()  # answers to train with, by skill
     for total, response in enumerate(iter_jsonl(source, FIELDS), start=1):
         document = documents.get(document_of(response))
         if document is None:
@@ -89,6 +91,8 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
             )
         verdict = judge(response, document, knobs)
         lines_dropped.update(verdict.dropped)
+        if document["split"] == "train" and (skill := document["metadata"].get("skill")):
+            usable[skill] += verdict.reason is None
         if verdict.reason is not None:
             reasons[verdict.reason] += 1
             rejects.append(rejected(response, verdict.reason))
@@ -109,6 +113,12 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
             or "no response at all"
         )
         raise UserError(f"{source}: no answer can be used for training, of {total:,} ({told})")
+    for skill in sorted(skill for skill, count in usable.items() if not count):
+        print(
+            f"convert {dataset}: no answer about '{skill}' can be used, so the student will not learn it "
+            f"(the reasons are in {layout.litgpt_data(dataset)}/rejects.jsonl)",
+            file=sys.stderr,
+        )
     files = {**{f"{split}.json": counts[split] for split in SPLITS}, "rejects.jsonl": len(rejects)}
     with atomic_directory(layout.litgpt_data(dataset), "convert", files) as target:
         for split in SPLITS:

@@ -26,12 +26,16 @@ def cli(source: Path, folder: Path, to: str, lenient: bool) -> None:
     from stages.tasks.skill_files import read_source, written
 
     read = read_source(source, lenient)
-    files = {folder / f"{skill.name}{SUFFIXES[to]}": skill for skill in read.skills.skills}
+    suffix = SUFFIXES[to]
+    files = {folder / f"{skill.name}{suffix}": written(skill, suffix) for skill in read.skills.skills}
     if there := next((file for file in files if file.exists()), None):
         raise UserError(f"{there}: is there already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, skill in files.items():
-        write_text(file, written(skill, file.suffix))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: expected a folder, and there is a file; name another one") from None
+    for file, text in files.items():
+        write_text(file, text)
         print(file)
     for what, count in sorted(read.problems.items()):
         print(f"{count:,} lines or examples {what}", file=sys.stderr)

@@ -31,7 +31,7 @@ def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
     from stages.support.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
     from stages.tasks.held_out import balanced
     from stages.tasks.review import read_decisions, reviewed
-    from stages.tasks.skill_corpus import accepted_ids, documents, without_contradictions
+    from stages.tasks.skill_corpus import accepted, documents, without_contradictions
     from stages.tasks.skill_files import read_skills
 
     candidates, skills_directory = layout.candidates(dataset), layout.skills(dataset)
@@ -42,15 +42,15 @@ def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
         candidates / "candidates.jsonl", ("id", "user", "call", "skill", "variety", "origin")
     )
     decisions = read_decisions(layout.decisions(dataset), skills)
-    accepted, decided = reviewed(offered, decisions, knobs.unreviewed)
-    if not accepted:
+    rows, decided = reviewed(offered, decisions, knobs.unreviewed)
+    if not rows:
         raise UserError(
             f"{candidates}: none of {len(offered)} candidates is accepted; decide with "
             f"`make review DATASET={dataset}`, or set corpus_skills.{dataset}.unreviewed to keep"
         )
-    accepted, contradicted = without_contradictions(accepted, accepted_ids(decisions))
+    rows, contradicted = without_contradictions(rows, accepted(decisions))
     shares = (knobs.test_templates, knobs.test_values, knobs.val_share)
-    rows, mixed = documents(accepted, skills, *shares)
+    rows, mixed = documents(rows, skills, *shares)
     train, unbalanced = balanced([row for row in rows if row["split"] == "train"], knobs.max_share)
     staying = {row["id"] for row in train}
     rows = [row for row in rows if row["split"] != "train" or row["id"] in staying]

@@ -7,6 +7,7 @@ The embedded teacher is asked, too; another one only on `--teacher`, under the d
 what it answers is not kept. docs/calls.md defines the measures.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
     return [found[one["id"]] for one in documents]
 
 
+def check_target(target: Path) -> None:
+    """Raises UserError where no file can be written: known before anything runs."""
+    if target.is_dir():
+        raise UserError(f"--out: {target} is a folder; name a file to write, such as {target}/scores.json")
+    folder = next(parent for parent in target.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UserError(f"--out {target}: {folder} is no folder that can be written to; name another file")
+
+
 def embedded_teacher(dataset: str) -> bool:
     from stages.teacher.connect import EMBEDDED
 
@@ -121,7 +131,7 @@ def table(found: dict) -> str:
     lines = [f"{'':24}" + "".join(f"{system:>16}" for system in found["systems"])]
     for name in SHOWN:
         values = (own[name] for own in found["systems"].values())
-        means = ("–" if value is None else f"{value['mean']:.3f}" for value in values)
+        means = ("–" if value["mean"] is None else f"{value['mean']:.3f}" for value in values)
         lines.append(f"{name:24}" + "".join(f"{mean:>16}" for mean in means))
     told = f"{found['scored']:,} of {found['rows']:,} rows scored"
     if found["left_out"]:
@@ -145,8 +155,11 @@ def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None)
     from stages.support.files import write_json
 
     names = [name for name in systems.split(",") if name]
+    if not names:
+        raise UserError(f"--systems: expected some of {', '.join(SYSTEMS)}")
     if unknown := next((name for name in names if name not in SYSTEMS), None):
         raise UserError(f"--systems: none is called '{unknown}'; there are {', '.join(SYSTEMS)}")
+    check_target(out)
     asking = embedded_teacher(dataset) if teacher is None else teacher
     found = evaluate(dataset, rows, names, asking)
     write_json(out, found)

@@ -21,6 +21,8 @@ def export(dataset: str, target: Path) -> None:
 
     if target.is_dir():
         raise UserError(f"{target} is a folder: name a file to write, such as {target}/{dataset}.csv")
+    if target.exists():  # what was decided in it would be lost
+        raise UserError(f"{target} is there already: import it and remove it, or name another file")
     candidates = read_candidates(dataset)
     write_csv(target, candidates, read_decisions(layout.decisions(dataset)))
     print(f"{target}: {len(candidates):,} candidates")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from stages import params
 from stages.engines.protocol import Decoding
 from stages.support import layout
 from stages.support.cli import main, valid
@@ -21,6 +22,7 @@ from stages.support.files import read_json, read_text, write_text
 
 ENGINES = ("openvino", "transformers", "vllm")
 WARM_UP = "hello"
+USUAL = {"temperature", "top_k", "top_p", "frequency_penalty", "max_new_tokens"}
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
 ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 8}
 
@@ -28,6 +30,20 @@ ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 
 def cpu_engine(dataset: str) -> str:
     """The fast one, which has no grammars; transformers for a dataset that has one."""
     return "transformers" if (layout.skills(dataset) / "grammar.lark").is_file() else "openvino"
+
+
+def usual_decoding(dataset: str) -> dict:
+    """What a request need not say: as params.yaml has the students of the dataset evaluated, else generate.
+
+    Nothing where no params.yaml or no such block is there.
+    """
+    blocks = params.load() if params.PARAMS.is_file() else {}
+    for stage in ("evaluate_calls", "generate"):
+        if dataset in blocks.get(stage, {}):
+            where = f"params.yaml, {stage}.{dataset}"
+            knobs = valid(params.command(stage).knobs, blocks[stage][dataset], where)
+            return knobs.model_dump(include=USUAL)
+    return {}
 
 
 def student_of(dataset: str, decoding: Decoding, constrain: bool):
@@ -100,6 +116,8 @@ def vllm_command(student, host: str, port: int) -> list[str]:
 
     if student.read is not None:
         raise UserError("vllm serve reads no calls")
+    if student.sampling.frequency_penalty:
+        raise UserError("vllm serve has no frequency_penalty but that of a request")
     source = read_text(layout.prompt(student.name, "student"))
     template = vllm_server.chat_template(student.codec, source)
     prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
@@ -108,7 +126,8 @@ def vllm_command(student, host: str, port: int) -> list[str]:
         raise UserError("vllm serve would give other tokens than training did")
     file = layout.SCRATCH / f"serve-{student.name}.jinja"
     write_text(file, template.source)
-    return vllm_server.command(layout.model(student.name, "hf"), student.name, file, host, port)
+    model = layout.model(student.name, "hf")
+    return vllm_server.command(model, student.name, file, student.sampling, host, port)
 
 
 def loaded(student, model: Path):
@@ -152,7 +171,7 @@ def cli(dataset: str, host: str, port: int, engine: str | None, grammar: bool, p
 
     address = server.reserved(host, port)  # before anything that takes long
     chosen = engine or ("vllm" if vllm_server.available() else cpu_engine(dataset))
-    usual = ALONE if chosen == "transformers" else TOGETHER
+    usual = usual_decoding(dataset) | (ALONE if chosen == "transformers" else TOGETHER)
     given = {name: size for name, size in sizes.items() if size is not None}
     knobs = {"engine": chosen, "precision": precision, **usual, **given}
     decoding = protocol.resolve(valid(Decoding, knobs, "serve"))

@@ -11,7 +11,7 @@ import pytest
 
 from stages.retrieval.metrics import macro_interval, quantile_interval
 from stages.support.errors import UserError
-from stages.tasks.call_leaks import leaks, letters, nearest
+from stages.tasks.call_leaks import leaks, letters, nearest, shared_requests
 from stages.tasks.call_rows import Row, judged, read_rows
 from stages.tasks.call_scoring import NO_CALL, Answered, by_skill, confusion, details, score
 from stages.tasks.skill_schema import Parameter, Skill, Skills, together
@@ -40,7 +40,8 @@ ROWS = [
 
 def means(rows, **more):
     found = score(rows, SKILLS, 200, 1, **more)
-    return {name: value and value["mean"] for name, value in found.items()}
+    assert all(list(value) == ["mean", "low", "high"] for value in found.values())
+    return {name: value["mean"] for name, value in found.items()}
 
 
 def test_measures_by_hand():
@@ -63,7 +64,8 @@ def test_no_request_and_no_answer_of_the_fallback():
     found = means([ROWS[0], ROWS[1]])
     assert found["other_recall"] is None and found["other_precision"] is None
     without = Skills(skills=SKILLS.skills[1:])
-    assert score(ROWS[:2], without, 100, 1)["other_recall"] is None
+    undefined = score(ROWS[:2], without, 100, 1)["other_recall"]
+    assert undefined == {"mean": None, "low": None, "high": None}
     with pytest.raises(ValueError, match="no row"):
         score([], SKILLS, 100, 1)
 
@@ -123,10 +125,11 @@ GOOD = [
     '{"user": "a", "answer": "other()", "more": 1}\n\n{"input": " b ", "target": "other()"}\n',
     '\ufeff[{"user": "a", "answer": "other()"}] {"input": "b", "output": "other()"}',
     'intro\n[\n {"user": "a", "answer": "other()"}\n]\nhttp://x\n[{"input": "b", "output": "other()"}]\nend',
+    '{"user": "a", "answer": "other()"}, {"input": "b", "output": "other()"},\n,\n',
 ]
 
 
-@pytest.mark.parametrize(("text", "skipped"), zip(GOOD, ([], [], [], [1, 5, 7]), strict=True))
+@pytest.mark.parametrize(("text", "skipped"), zip(GOOD, ([], [], [], [1, 5, 7], []), strict=True))
 def test_rows_of_every_form(tmp_path, text, skipped):
     found = read_rows(written(tmp_path, text))
     assert found.rows == [Row(1, "a", "other()"), Row(2, "b", "other()")] and found.skipped == skipped
@@ -144,7 +147,9 @@ def test_rows_of_every_form(tmp_path, text, skipped):
         ('[{"user": " ", "answer": "other()"}]', "row 1: field 'user' is no text"),
         ('[\n{"user": "a", "answer": "other()"},\n]', "line 3: not valid JSON"),
         ('text\n{"user": "a", "answer": "b"\n', "line 3: not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "line 1: not valid JSON .nested too deeply"),
+        (f"\n[{'9' * 5000}]", "line 2: not valid JSON .a number with too many digits"),
+        ('[{"user": "\\ud800", "answer": "other()"}]', "row 1: field 'user' has half a character"),
     ],
 )
 def test_other_rows_are_refused(tmp_path, text, told):
@@ -196,6 +201,15 @@ def test_leaks_are_counted_by_kind():
         "timer.duration": {"test": 1, "shared": 0, "first": []},
         "weather.location": {"test": 2, "shared": 2, "first": ["berlin", "oslo"]},
     }
+
+
+def test_letters_keep_what_makes_a_request_another_one():
+    alike = ["9*9 is?", "“9 * 9” is", "9 × 9 is", "9 / 9 is", "9 - 9 is", "9 9 is"]
+    assert len({letters(text) for text in alike}) == 5 and letters(alike[0]) == letters(alike[1])
+    assert letters("T-shirt, please!") == "t shirt please" and letters("की") != letters("कि")
+    found = shared_requests(["weather IN rome", "?!"], ["...", "Weather in Rome, Rome", "Weather in Rome?"])
+    assert found["spelling"] == {"rows": 1, "first": [["weather IN rome", "Weather in Rome?"]]}
+    assert found["near"]["rows"] == 0
 
 
 def test_similarity_is_that_of_the_sets():

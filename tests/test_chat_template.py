@@ -38,10 +38,15 @@ PHI3 = """{% for message in messages %}{% if message['role'] == 'system' %}
     {{'<|user|>\\n' + message['content'] + '<|stop|>\\n'}}
 {% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"""
+GENERATION = """{% for message in messages %}{% if message.role == 'assistant' %}
+{% generation %}{{ message.content }}{% endgeneration %}{% else %}{{ message.content }}
+  {%- set said = 'no' %}{% generation %}{% set said = 'yes' %} {{ said }}
+  {% endgeneration -%} {{ said }}{% endif %}{% endfor %}"""
 FAMILIES = {
     "llama2": (LLAMA2, []),
     "mistral": (MISTRAL, ["[INST]", "[/INST]"]),
     "qwen": (QWEN, ["<|im_start|>", "<|im_end|>"]),
+    "generation": (GENERATION, []),
     "phi3": (PHI3, ["<|user|>", "<|assistant|>", "<|system|>", "<|stop|>"]),
 }
 TEXTS = (
@@ -121,6 +126,16 @@ def test_no_text_can_end_its_turn(tmp_path, text):
     assert "".join(text.split()) in "".join(told.split())  # every letter is there
 
 
+@pytest.mark.timeout(20)
+def test_special_tokens_with_blanks_end_no_turn_either(tmp_path):
+    tokens = ["  ", " ", "x ", " <|a|>", "<|b|> "]
+    model(tmp_path, "{{ messages[0].content }}", tokens)
+    codec = TextCodec(tmp_path)
+    (found,) = codec.prompts(["plot   x  <|a|>  <|b|> a"])
+    known = {codec.tokenizer.token_to_id(token) for token in (" <|a|>", "<|b|> ")}
+    assert None not in known and not known & set(found)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -131,6 +146,7 @@ def test_no_text_can_end_its_turn(tmp_path, text):
         ("{{ messages.append(1) }}", "append|access"),
         ("{{ strftime_now('%d %b %Y') }}", "today's date"),
         ("{{ 1 / 0 }}", "division"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_the_users_to_mend(tmp_path, template, message):

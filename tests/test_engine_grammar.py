@@ -236,6 +236,27 @@ def test_a_bad_grammar_and_too_few_tokens_are_the_users_to_mend(models):
         list(open_engine(models["gpt2"], sampling).generate(["plot"], sampling, [1], GRAMMAR))
 
 
+@pytest.mark.parametrize(
+    ("grammar", "told"),
+    [
+        ('start: "" "a"', 'literal "" is empty'),
+        (r'start: "\d"', "no string of JSON"),
+        (r'start: "\ud800"', "no string of JSON"),
+        ("%import common.NUMBER\nstart: NUMBER", None),
+        ("start: /a{1,100000}/", None),
+    ],
+)
+def test_a_grammar_of_a_clients_own_is_understood_or_theirs_to_mend(models, grammar, told):
+    sampling = decoding(max_new_tokens=8, batch_size=1)
+    engine = open_engine(models["shipped"], sampling)
+    if told is None:
+        (answer,) = engine.generate(["plot"], sampling, [1], f"{grammar}\n")
+        assert answer.text.replace(".", "").isdigit() or set(answer.text) == {"a"}
+        return
+    with pytest.raises(UserError, match=f"grammar: .*{told}"):
+        list(engine.generate(["plot"], sampling, [1], f"{grammar}\n"))
+
+
 @pytest.mark.parametrize("knobs", [{}, {"temperature": 1.0, "frequency_penalty": 0.5}], ids=str)
 def test_log_probabilities_stay_those_of_the_raw_logits(models, knobs, monkeypatch):
     import torch

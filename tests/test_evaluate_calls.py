@@ -87,10 +87,10 @@ def test_four_systems_side_by_side(house):
     assert list(metrics) == SYSTEMS
     for system, own in metrics.items():
         for measure in MEASURES:
-            if own[measure] is not None:
-                assert list(own[measure]) == ["mean", "low", "high"]
+            assert list(own[measure]) == ["mean", "low", "high"]
+            if own[measure]["mean"] is not None:
                 assert own[measure]["low"] <= own[measure]["mean"] <= own[measure]["high"]
-        assert (own["latency_ms_p50"] is None) == (system == "teacher")
+        assert (own["latency_ms_p50"]["mean"] is None) == (system == "teacher")
     assert metrics["teacher"]["normalised_match_macro"]["mean"] == 1  # lower case is no mistake
     assert metrics["teacher"]["ast_match"]["mean"] < 1
     assert metrics["student_grammar"]["valid_call"] == {"mean": 1, "low": 1, "high": 1}
@@ -130,7 +130,7 @@ def test_the_grammar_writes_calls_in_the_spelling_of_the_request(house):
     for row in rows:
         assert parse_call(row["student_grammar"]).name in SKILLS
     metrics = read_json(Path("reports/d/metrics.json"))
-    assert metrics["student"]["latency_ms_p50"] is None
+    assert metrics["student"]["latency_ms_p50"]["mean"] is None
 
 
 def test_written_calls_are_read_as_in_serving():
@@ -140,7 +140,7 @@ def test_written_calls_are_read_as_in_serving():
     parameters = {"location": Parameter(optional=True)}
     known = together([Skill(name="Weather", description="", parameters=parameters)])
     request = "Weather in New York?"
-    for text in ('weather(location="new york")', "### Assistant: weather(location='NewYork')"):
+    for text in ('weather(location="new york")', "### Assistant: weather(location='NEW YORK')"):
         assert in_own_spelling(text, request, known) == 'Weather(location="New York")'
     assert in_own_spelling("so\nweather()", request, known) == "so\nweather()"
 
@@ -245,6 +245,9 @@ def test_some_systems_alone(params):
         ([], '[{"user": "a"}]', "rows.json, row 1: expected"),
         ([], '[{"user": "a", "answer": "sleep()"}]', "no row with a call of d"),
         (["--systems=sudent"], "", "none is called 'sudent'"),
+        (["--systems="], "", "--systems: expected some of base, student"),
+        (["--out=models"], "", "--out: models is a folder"),
+        (["--out=rows.json/x/y.json"], "", "rows.json is no folder"),
         (["--teacher"], "", "params.yaml, prompt: no block for 'd'"),
     ],
 )

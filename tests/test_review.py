@@ -18,7 +18,15 @@ from stages.support.files import read_jsonl, write_jsonl, write_text
 from stages.tasks import review_csv
 from stages.tasks.calls import parse_call
 from stages.tasks.candidates import candidate_id
-from stages.tasks.review import Change, Conflict, decided, read_decisions, reviewed, save_decisions
+from stages.tasks.review import (
+    Change,
+    Conflict,
+    Rejected,
+    decided,
+    read_decisions,
+    reviewed,
+    save_decisions,
+)
 from stages.tasks.review_neighbours import Neighbours
 from stages.tasks.skill_schema import Parameter, Skill, together
 from tests.graph import ROOT
@@ -225,7 +233,7 @@ def test_reviewed_keeps_what_people_accepted_and_edited():
     edit = choice("42", "edit", "What is 42", 'math(question="42")')
     twin = choice("weather", "edit", "Is it cold outside", "weather()")
     made = [edit, twin, choice("Yeah", "reject"), choice("Is it cold", "accept")]
-    orphan = {**choice("List my", "accept"), "id": "0" * 16}
+    orphan = {"id": "0" * 16, "decision": "accept", "user": "gone", "call": "other()"}
     decisions = {row["id"]: row for row in [*made, orphan]}
     kept, counts = reviewed(rows, decisions, "keep")
     assert counts == {"edit": 2, "reject": 1, "accept": 1, "unreviewed": 26}
@@ -245,6 +253,27 @@ def test_reviewed_keeps_what_people_accepted_and_edited():
         "Is it cold outside",
     }
     assert reviewed(rows, {}, "keep") == (rows, {"unreviewed": 30})
+
+
+def test_decisions_hold_for_candidates_made_again_with_other_punctuation():
+    decisions = {row["id"]: row for row in [choice("Yeah", "reject"), choice("weather", "accept")]}
+    again = candidates([("yeah potentially", "other()"), ("Weather!", "weather()"), ("Weather", "other()")])
+    kept, counts = reviewed(again, decisions, "drop")
+    assert counts == {"reject": 1, "accept": 1, "unreviewed": 1}
+    assert [row["user"] for row in kept] == ["Weather!"]
+
+
+def test_what_was_rejected_comes_in_through_no_edit(project):
+    path = project / "prompts/otto/decisions.jsonl"
+    edit = first("42", "edit", "yeah, potentially", "other()")
+    save_decisions(path, [first("Yeah", "reject")])
+    with pytest.raises(Rejected, match="is a candidate that was rejected") as error:
+        save_decisions(path, [first("weather", "accept"), edit])
+    assert list(error.value.problems) == [edit.id] and len(read_decisions(path)) == 1
+    decisions = {row["id"]: row for row in [choice("Yeah", "reject"), edit.wanted]}
+    kept, counts = reviewed(candidates(), decisions, "keep")
+    assert counts == {"reject": 2, "unreviewed": 28}
+    assert not {"42", "yeah, potentially", "Yeah, potentially."} & {row["user"] for row in kept}
 
 
 def test_neighbours_have_another_kind_of_call():
@@ -451,3 +480,17 @@ def test_twenty_thousand_decisions_are_saved_fast(project):
     started = time.monotonic()
     save_decisions(path, [Change(name, {**wanted[name], "decision": "reject"}, wanted[name])])
     assert time.monotonic() - started < 3  # 0.4 s alone on two cores
+
+
+def test_half_a_character_is_no_edit():
+    for new in (("\ud800", "weather()"), ("x", 'notes(action="add", note="\ud800")')):
+        with pytest.raises(ValueError, match="surrogate"):
+            choice("List my notes", "edit", *new)
+
+
+def test_an_export_writes_over_no_file(project):
+    table = project / "table.csv"
+    table.write_text("what was decided")
+    done = run("otto", "--export", "table.csv", root=project)
+    assert done.returncode == 2 and "is there already: import it" in done.stderr
+    assert table.read_text() == "what was decided"

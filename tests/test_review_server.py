@@ -112,6 +112,12 @@ def test_the_server_checks_edits_and_candidates(project):
         neighbours = ask(f"{url}/api/neighbours/{row_of('What is the weather in your')['id']}")[1]
         assert row_of("What is the weather in Berlin")["id"] in neighbours
         assert ask(f"{url}/api/neighbours/nobody")[0] == 404
+        half = {**edit, "new_user": "\ud800"}
+        assert "surrogate" in ask(f"{url}/api/decisions", sent("weather", half))[1]["problems"][name]
+        assert ask(f"{url}/api/decisions", sent("Yeah", {"decision": "reject"}))[0] == 200
+        edit = {"decision": "edit", "new_user": "Yeah, potentially.", "new_call": "other()"}
+        status, body, _ = ask(f"{url}/api/decisions", sent("42", edit))
+        assert status == 422 and "was rejected" in body["problems"][row_of("42")["id"]]
         # The candidates are made again, then removed for the next time:
         write_jsonl(project / "data/otto/candidates/candidates.jsonl", candidates()[:3])
         assert len(ask(f"{url}/api/state")[1]["candidates"]["rows"]) == 3
@@ -142,6 +148,17 @@ def test_only_pages_of_this_server_may_use_it(project):
         assert not re.search(r'(?:src|href)="(?!data:)', page)  # self-contained
         with pytest.raises(OSError):
             urllib.request.urlopen(f"http://127.0.0.2:{port}", timeout=2)
+
+
+def test_what_no_page_sends_is_refused_and_not_failed_on(project):
+    with serving(project) as (url, _):
+        save = f"{url}/api/decisions"
+        assert ask(f"{url}/api/state", Host="[")[0] == 403
+        assert ask(f"{url}/api/state?self=1&decisions=1&decisions=2")[0] == 200
+        assert ask(save, {}, Content_Type="application/json; charset=foo")[0] == 400
+        deep = urllib.request.Request(save, b"[" * 100_000, {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(deep, timeout=20)
 
 
 def test_nothing_to_review_names_the_command(project):

@@ -1,5 +1,6 @@
 """`python -m stages.serve` in a process of its own, asked by the real openai client."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from stages.support.errors import UserError
 from stages.support.files import read_json
 from stages.tasks.calls import parse_call
 from tests.graph import ROOT
@@ -19,7 +21,7 @@ from tests.skills_project import SKILLS, make_project
 LAMP = [{"role": "user", "content": "Switch the lamp on, please"}]
 TOOLS = [{"type": "function", "function": {"name": skill.name}} for skill in SKILLS.skills]
 # Something that a student of random weights is at for long.
-LONG = {"max_tokens": 200, "temperature": 3.0, "seed": 3}
+LONG = {"max_tokens": 200, "temperature": 2.0, "seed": 3}
 
 
 def start(directory, *options, dataset="otto", port="0"):
@@ -165,6 +167,16 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
         assert process.stderr.read() == ""
     finally:
         process.kill()
+
+
+def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
+    from stages.engines.server import reserved, serve
+
+    one = reserved("127.0.0.1", 0)
+    with one, reserved("127.0.0.1", one.getsockname()[1]) as other:
+        one.listen()
+        with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
+            asyncio.run(serve(None, None, other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client):

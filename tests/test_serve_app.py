@@ -1,10 +1,13 @@
 """The server of a student: one renderer, and what the fields of a request do."""
 
+from pathlib import Path
+
 import openai
 import pytest
 
 from stages import serve
 from stages.support import layout
+from stages.support.files import write_json
 from stages.support.prompts import Template
 from stages.tasks.queries import render
 from tests.student_server import BERLIN, MODEL, Saying, chat, refusal, student, talk
@@ -24,7 +27,6 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     import numpy as np
 
     from stages.engines import protocol, with_transformers
-    from stages.support.files import write_json
     from stages.tokenize import TokenizeKnobs
     from stages.tokenize import command as tokenize
 
@@ -109,11 +111,38 @@ def test_fields_reach_the_engine():
     for fields, longest in (({}, 128), ({"max_tokens": 5}, 5)):
         chat(served, engine, **fields)
         assert engine.asked[-1][1].temperature == 0 and engine.asked[-1][1].max_new_tokens == longest
+    chat(served, engine, temperature=1e-38)
+    assert engine.asked[-1][1].temperature == 0
     long = [{"role": "user", "content": "x " * 60}]
     chat(served, engine, long)
     assert engine.asked[-1][1].max_new_tokens == 256 - len(
         served.codec.prompts([served.render(long[0]["content"], None, {})])[0]
     )
+
+
+def test_what_a_request_does_not_say_is_as_evaluated():
+    write_json(Path("params.yaml"), {"generate": {"d": {"temperature": 0.5, "frequency_penalty": 0.25}}})
+    generated = serve.usual_decoding("d")
+    assert generated == {
+        "temperature": 0.5,
+        "top_k": 0,
+        "top_p": 1.0,
+        "frequency_penalty": 0.25,
+        "max_new_tokens": 128,
+    }
+    blocks = {"generate": {"d": {"top_k": 5}}, "evaluate_calls": {"d": {"base": "b", "max_new_tokens": 9}}}
+    write_json(Path("params.yaml"), blocks)
+    assert serve.usual_decoding("d") == {**generated, "temperature": 0, "frequency_penalty": 0} | {
+        "max_new_tokens": 9
+    }
+    assert serve.usual_decoding("e") == {}
+    served, engine = student(), Saying()
+    held = served._replace(sampling=served.sampling.model_copy(update=generated | {"max_new_tokens": 9}))
+    for fields, temperature, longest in (({}, 0.5, 9), ({"temperature": 0, "max_tokens": 20}, 0, 20)):
+        chat(held, engine, **fields)
+        sampling = engine.asked[-1][1]
+        assert (sampling.temperature, sampling.frequency_penalty) == (temperature, 0.25)
+        assert sampling.max_new_tokens == longest
 
 
 def test_stop_cuts_the_text():
@@ -143,6 +172,7 @@ def test_fields_that_change_nothing_are_passed_over():
     [
         ({"n": 2}, "n", "1"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
+        ({"temperature": 1e308}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"logit_bias": {"5": 9}}, "logit_bias", "would change the answer"),
@@ -174,6 +204,10 @@ def test_a_request_over_the_context_says_so():
 def test_other_models_paths_and_bodies():
     import aiohttp
 
+    def said(content, *more):
+        message = b'"messages": [{"role": "user", "content": %b}]' % content
+        return b"{%b}" % b", ".join([b'"model": "d"', message, *more])
+
     async def ask(client):
         with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(model="gpt-5", messages=BERLIN)
@@ -187,6 +221,12 @@ def test_other_models_paths_and_bodies():
                 ("chat/completions", b"{", 400),
                 ("chat/completions", b"[]", 400),
                 ("chat/completions", b"\xff", 400),
+                ("chat/completions", b"[" * 100_000, 400),
+                ("chat/completions", b"9" * 5000, 400),
+                ("chat/completions", said(b'"\\ud800"'), 400),
+                ("completions", b'{"model": "d", "prompt": "\\ud800"}', 400),
+                ("chat/completions", said(b'"x"', b'"temperature": Infinity'), 400),
+                ("chat/completions", said(b'"x"', b'"temperature": NaN'), 400),
                 ("chat/completions", b" " * 2**23, 413),
                 ("embeddings", b"{}", 404),
                 ("models", b"{}", 405),
@@ -194,5 +234,8 @@ def test_other_models_paths_and_bodies():
                 async with plain.post(url + path, data=sent) as reply:
                     assert reply.status == status
                     assert {"message", "type", "param", "code"} == set((await reply.json())["error"])
+            for headers in ({"Content-Type": "application/json; charset=foo"}, {"Content-Encoding": "gzip"}):
+                async with plain.post(f"{url}completions", data=b"{}", headers=headers) as reply:
+                    assert reply.status == 400
 
     talk(student(), Saying(), ask)

@@ -1,6 +1,7 @@
 """The server of a student: how calls are read, how requests queue, and what vLLM would be given."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -154,6 +155,13 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
 
 
 def test_vllm_serves_only_what_it_serves_alike():
+    served = student(skills=False)
+    warm = served._replace(sampling=served.sampling.model_copy(update={"temperature": 0.5}))
+    usual = serve.vllm_command(warm, "127.0.0.1", 1)[-1]
+    assert json.loads(usual) == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
+    less = served.sampling.model_copy(update={"frequency_penalty": 0.5})
+    with pytest.raises(UserError, match="frequency_penalty"):
+        serve.vllm_command(served._replace(sampling=less), "127.0.0.1", 1)
     for prompt in ("{{ document.text | words(3) }}", "{{ document.title }} {{ document.text }}"):
         with pytest.raises(UserError, match="words|title"):
             serve.vllm_command(student(prompt, skills=False), "127.0.0.1", 1)

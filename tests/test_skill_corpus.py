@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
+from stages.support.errors import UserError
 from stages.support.files import read_jsonl, write_jsonl
-from stages.tasks import skills as kind
 from stages.tasks.briefs import briefs, request_document
-from stages.tasks.calls import Call, parse_call
-from stages.tasks.candidates import from_teacher, gather
+from stages.tasks.calls import parse_call
+from stages.tasks.candidates import content, from_teacher, gather
 from stages.tasks.held_out import balanced, split_of, template, values
-from stages.tasks.skill_corpus import accepted_ids, documents, without_contradictions
+from stages.tasks.skill_corpus import accepted, documents, without_contradictions
 from stages.tasks.skill_schema import Example, Parameter, Skill, together
 
 TEXT = Parameter()
@@ -105,6 +105,8 @@ def test_answers_that_hold_no_examples_are_counted(tmp_path):
     found = list(from_teacher(path, {"b": {"metadata": {"variety": "other"}}}, left_out))
     assert found == [row("hi", "other()", variety="other") | {"source": "1"}]
     assert left_out == {"answer: not in the form that was asked for": 1, "answer: refusal": 1}
+    with pytest.raises(UserError, match="row 1: 'b' is none of the briefs there are now"):
+        list(from_teacher(path, {}, Counter()))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,11 @@ def test_a_test_request_is_new_in_wording_and_in_value():
         own["id"]: own["split"] for own in more
     }.items()
     assert split_of("x", [], 0.999, 0.2, 0) == "test"  # without values the wording decides
+    for place in places:  # whatever it is for
+        splits = {
+            split_of("x", [(skill, "p", place)], 0.001, 0.5, 0) for skill in ("weather", "timecheck", "news")
+        }
+        assert len(splits) == 1
 
 
 def test_no_skill_has_more_than_its_share():
@@ -180,44 +187,17 @@ def test_of_contradicting_rows_people_then_files_then_most_win():
     assert [one["call"] for one in without_contradictions(many, set())[0]] == ["weather()"]
     kept, gone = without_contradictions([*many, of('notes(action="list")', "file")], set())
     assert [one["call"] for one in kept] == ['notes(action="list")'] and gone == 3
-    assert without_contradictions([*many, of('notes(action="list")', "file")], {"0"})[0][0]["id"] == "0"
+    assert (
+        without_contradictions([*many, of('notes(action="list")', "file")], {content("any rain", "Other()")})[
+            0
+        ][0]["id"]
+        == "0"
+    )
     decisions = {
         "a": {"decision": "reject", "user": "u", "call": "other()"},
         "b": {"decision": "edit", "user": "u", "call": "other()", "new_user": "v", "new_call": "weather()"},
     }
-    assert len(accepted_ids(decisions)) == 1
-
-
-def test_the_kind_reads_what_models_write():
-    assert kind.parse('```\n### Assistant: weather(location="Rome")\n```\nthat is it') == [
-        'weather(location="Rome")'
-    ]
-    known = {"metadata": {"call": 'weather(location="Rome")'}}
-    assert kind.fit(['weather(location="rome ")'], known) == ['weather(location="Rome")']
-    assert kind.fit(['weather(location="Bern")'], known) == []
-    assert kind.fit(["weather()", "other()"], {"metadata": {}}) == []
-    assert kind.fit(["weather()"], {"metadata": {}}) == ["weather()"]
-    assert kind.fit(['weather(location="")'], {"metadata": {"call": "weather()"}}) == ["weather()"]
-    call = [{"arguments": {"examples": [{"user": "hi", "assistant": "other()"}]}}]
-    assert kind.parse_answer(json.dumps(call), "tool") == ["other()"]
-    assert kind.parse_answer("weather()\nweather(loc", cut=True) == ["weather()"]
-
-
-def test_words_get_their_spelling_back():
-    def again(call: str, request: str) -> Call:
-        return kind.respelled(parse_call(call), request, SKILLS)
-
-    assert again('weather(location="new york")', "Is it cold in New  York?").arguments == {
-        "location": "New  York"
-    }
-    assert again('WEATHER(Location="bern")', "in Berne") == Call("weather", {"location": "bern"})
-    assert again('notes(action="add", note="buy milk")', "Add: Buy milk").arguments == {
-        "action": "add",
-        "note": "Buy milk",
-    }
-    assert again('notes(action="LIST")', "LIST them").arguments == {"action": "list"}
-    assert again('tell(x="ROME")', "Rome") == Call("tell", {"x": "ROME"})
-    assert kind.span("strasse 3", "die Straße 3!") == (4, 12)
+    assert accepted(decisions) == {content("v", "weather()")}
 
 
 def test_a_request_in_no_corpus_has_the_fields_of_one_that_is():
@@ -231,6 +211,23 @@ def test_a_request_in_no_corpus_has_the_fields_of_one_that_is():
     alone = request_document("hi", SKILLS)
     assert alone.keys() | {"split"} == made[0].keys()
     assert alone["metadata"].items() <= made[0]["metadata"].items()
+
+
+def test_documents_have_the_defaults_of_their_skill():
+    own = together(
+        [
+            Skill(
+                name="a", description="", parameters={"x": Parameter(type="integer", default=5), "y": TEXT}
+            ),
+            Skill(name="b", description="", fallback=True),
+        ]
+    )
+    rows = [
+        {"id": "1", "user": "y now", "call": 'a(y="y")', "variety": "positive", "origin": "file"},
+        {"id": "2", "user": "hm", "call": "b()", "variety": "other", "origin": "file"},
+    ]
+    made, _ = documents(rows, own, 1e-9, 1e-9, 0)
+    assert [document["metadata"].get("defaults") for document in made] == [{"x": 5}, None]
 
 
 def test_the_stages_make_a_corpus(tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_a_text_file_is_read_whole(tmp_path):
         ("### User: ring loudly in a minute\n", "", 12, "a call without a request"),
         ('### Assistant: timer(duration="30 seconds")\n', "", 7, "a request without a call"),
         ("### User: ring", "noise\n### User: ring", 12, "expected a section or an example, found 'noise'"),
+        ("### User: ring", "###User: ring", 12, "found '###User: ring"),
+        (
+            "#### Examples:\n",
+            "#### Prompt:\nbell() rings\n",
+            10,
+            "a second section 'Prompt': one skill a file",
+        ),
         ('duration="1 minute"', 'duration="1 minute', 12, "not a call"),
         ('timer(duration="1 minute"', 'timr(duration="1 minute"', 12, "no skill is called 'timr'"),
         ('duration="1 minute"', 'time="1 minute"', 12, "no parameter 'time'"),
@@ -70,6 +77,27 @@ def test_what_is_wrong_is_named_with_file_and_line_and_counted_if_lenient(tmp_pa
     assert f"{path}, line {line}: " in str(error.value) and what in str(error.value)
     if line != 2:  # without a skill nothing is left to read
         assert sum(read_source(path, lenient=True).problems.values()) >= 1
+
+
+@pytest.mark.parametrize("line", ["###User: B", "### User:", "### Assistant:", "B"])
+def test_a_call_is_never_taken_for_that_of_another_request(line):
+    text = TIMER.replace("### User: ring loudly in a minute", f"### User: A\n{line}")
+    found = parse(text)
+    assert [one.user for one in found.said] == ["Alert me: in thirty seconds"]
+    assert [problem.line for problem in sorted(found.problems)] == [12, 13, 14]
+
+
+def test_a_second_skill_does_not_become_part_of_the_first():
+    found = parse(TIMER + "\n#### Prompt:\nbell() rings\n")
+    assert found.skill.description == "sets a timer. It rings."
+    assert [problem.line for problem in found.problems] == [15, 16]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".yaml"])
+def test_the_mark_of_windows_editors_is_no_text(tmp_path, suffix):
+    skill = parse(TIMER).skill
+    (tmp_path / f"timer{suffix}").write_text("\ufeff" + written(skill, suffix), encoding="utf-8")
+    assert read_source(tmp_path).skills.skills == (skill,)
 
 
 def test_lines_without_marks_are_mended_when_lenient(tmp_path):
@@ -91,12 +119,12 @@ def random_skill(seed: int) -> Skill:
     parameters = {}
     for number in range(draw.randint(0, 4)):
         kind = draw.choice(["string", "enum", "integer", "number", "boolean"])
-        own = {"type": kind, "description": draw.choice(["", "what it is", f"p{number}, or so"])}
+        own = {"type": kind, "description": draw.choice(["", "what it is", f"p{number}, (or) so"])}
         own |= {"values": ("on", "off", "a b")} if kind == "enum" else {}
         own |= {"optional": draw.random() < 0.5}
         if draw.random() < 0.3:
             own["default"] = {
-                "string": 'a, "b"',
+                "string": 'a), "b"',
                 "enum": "a b",
                 "integer": -3,
                 "number": 2.5,
@@ -128,10 +156,35 @@ def test_each_form_holds_everything(tmp_path, suffix):
         assert again == skill, written(skill, suffix)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"parameters": {"x": Parameter(type="enum", values=("a|b", "c"))}},
+        {"parameters": {"x": Parameter(description='the "x"')}},
+        {"parameters": {"x": Parameter(description="[x]")}},
+        {"name": "other"},
+        {"examples": (Example(user="hm", call="a(\n)"),)},
+    ],
+)
+def test_what_the_text_form_cannot_say_is_refused(own):
+    skill = Skill(**({"name": "a", "description": "b"} | own))
+    with pytest.raises(UserError, match="cannot be said in the text form, .*: keep YAML"):
+        written(skill, ".txt")
+
+
+def test_texts_of_several_lines_become_one_in_the_text_form():
+    skill = Skill(name="a", description="b\n (c) d\n", examples=(Example(user="hm\nhm", call="a()\n"),))
+    text = written(skill, ".txt")
+    assert "a() b (c) d\n" in text and "### User: hm hm\n### Assistant: a()\n" in text
+
+
 def test_yaml_errors_name_the_field_or_the_line(tmp_path):
     path = tmp_path / "a.yaml"
     for text, what in {
-        "name: a\ndescription: b\nparameters: {x: {type: enum}}\n": "parameters.x",
+        "name: a\ndescription: b\nparameters: {x: {type: enum}}\n": "line 3: parameters.x",
+        "name: a\nparameters: {x: {type: number, default: .inf}}\ndescription: b\n": "line 2: .* finite",
+        "description: b\nexamples:\n- {user: hi, call: a()}\n- {user: hi}\nname: a": "line 4: examples.1",
+        "name: a\ndescription: b\nparameters:\n  x: {}\n  y:\n    type: text\n": "line 6: parameters.y.type",
         "name: a\ndescription: b\nsize: 3\n": "unknown key 'size'",
         "name: a\ndescription: b\nparameters: {from: {}}\n": "'from' is a word of Python",
         "name: [a\n": "line 2: not valid YAML",
@@ -162,6 +215,9 @@ def test_calls_are_read_and_written_one_way():
         "f(**{})",
         "f(x='a'b')",
         "f(, x=1)",
+        'f(x="\\ud800")',
+        f"f(x=-1{'0' * 300})",
+        "f(x=1e999)",
     ):
         with pytest.raises(ValueError):
             parse_call(text)
@@ -191,6 +247,10 @@ def test_the_command_converts_there_and_back(tmp_path):
     assert run(cli, [str(tmp_path / "yaml"), str(tmp_path / "text"), "--to", "text"]).exit_code == 0
     assert read_source(tmp_path / "text").skills == read_source(source).skills
     assert run(cli, [str(source), str(tmp_path / "yaml")]).exit_code == 2  # nothing is overwritten
+    (tmp_path / "a file").write_text("")
+    for folder in (tmp_path / "a file", tmp_path / "a file/in it"):
+        done = run(cli, [str(source), str(folder)])
+        assert done.exit_code == 2 and "expected a folder" in done.output
 
 
 @pytest.mark.skipif(not OTTO.is_dir(), reason="the public skill files are not here")

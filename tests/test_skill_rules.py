@@ -218,44 +218,11 @@ def test_the_label_is_one_line_and_knows_the_known_call_not(skills):
     }
     prompt = asked("teacher", document)
     assert rules.answer(prompt) == 'timecheck(location="Oslo")'
+    assert "User: open Thunderbird\nCall: runapp(" in prompt[0]["content"]
+    assert rules.answer(asked("teacher", {**document, "text": "open the window please"})) == "other()"
     assert "\n" not in render(Template(PROMPTS / "student.md"), {**document, "text": "a\nb"}).removesuffix(
         "\n=>"
     )
-
-
-def test_skills_that_it_does_not_know_are_recombined():
-    lights = Skill.model_validate(
-        {
-            "name": "lights",
-            "description": "sets the lights of a room",
-            "parameters": {"room": {}, "color": {"optional": True}},
-            "examples": [
-                {"user": "turn the kitchen red", "call": 'lights(room="kitchen", color="red")'},
-                {"user": "make the hall blue", "call": 'lights(room="hall", color="blue")'},
-                {"user": "light up the cellar", "call": 'lights(room="cellar")'},
-            ],
-        }
-    )
-    rest = Skill.model_validate({"name": "nothing", "description": "is for the rest", "fallback": True})
-    own = together([lights, rest])
-    counts = {"positive": 2, "multi": 2, "near_miss": 1, "other": 1}
-    for brief in briefs(own, TOPICS, counts, 6, 3):
-        lines = [line.split("\t") for line in rules.answer(asked("write", brief)).splitlines()]
-        assert len(lines) >= 4
-        for user, call in lines:
-            known = own.checked(call)
-            assert all(value in user for value in known.arguments.values())
-            assert known.name == (
-                "lights" if brief["metadata"]["variety"] in ("positive", "multi") else "nothing"
-            )
-    shown = 'User: turn the kitchen red\nCall: lights(room="kitchen", color="red")\n'
-    listed = '- lights(room="[room]", color="[color]"?): sets\n- nothing(): is for the rest\n'
-    request = [
-        {"role": "user", "content": f"{listed}{shown}<request>\nplease turn the attic mauve\n</request>"}
-    ]
-    assert rules.answer(request) == 'lights(room="attic", color="mauve")'
-    request[0]["content"] = request[0]["content"].replace("turn the attic mauve", "what a day")
-    assert rules.answer(request) == "nothing()"
 
 
 def test_phrases_and_values_are_not_rows_of_the_evaluation_file():

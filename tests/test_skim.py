@@ -162,8 +162,10 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
     interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
     names = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
     scores = {"student": dict.fromkeys(names, interval) | {"hit_at_10_nameless": None}}
+    scores["base"] = dict.fromkeys(names, dict.fromkeys(interval))
     write_json(layout.reports("d") / "metrics.json", scores)
     assert build.headline("d").splitlines()[1].split() == ["student", "0.500", "–", "0.500", "0.500", "0.500"]
+    assert build.headline("d").splitlines()[2].split() == ["base", *"–––––"]
     figures = {
         "original": {"R@10": 0.25},
         "augmented": {"R@10": 0.31},

@@ -64,7 +64,7 @@ class Constraint:
         back: dict[str, str] = {}
         openers = set()
         for quoted, text in dict.fromkeys(re.findall(rf"({LITERAL})( TEXT)?", grammar)):
-            literal = json.loads(quoted)
+            literal = _read(quoted)
             own[quoted], decoded = self._written(literal)
             if back.setdefault(decoded, literal) != literal:
                 raise UserError(
@@ -86,12 +86,12 @@ class Constraint:
             self.codec.tokenizer.encode(text, add_special_tokens=False).ids
             for text in (before + literal + after, before)
         )
-        if any(self.tokenizer.is_special_token(token) for token in ids):
-            raise UserError(f"{self.where} has no tokens for {literal!r} of the grammar; take another base")
         raw, decoded = (
             read(ids).removeprefix(read(start)).removesuffix(after)
             for read in (self.tokenizer.decode_str, self.codec.decode)
         )
+        if not decoded or any(self.tokenizer.is_special_token(token) for token in ids):
+            raise UserError(f"{self.where} has no tokens for {literal!r} of the grammar; take another base")
         return raw, decoded
 
     def restored(self, text: str) -> str:
@@ -105,7 +105,7 @@ class Constraint:
             "|".join(re.escape(literal) for literal in longest if (literal in self.openers) == opens)
             for opens in (False, True)
         )
-        return re.compile(f"({closed})|({opened or '(?!)'})({CONTENT})")
+        return re.compile(f"({closed or '(?!)'})|({opened or '(?!)'})({CONTENT})")
 
 
 @lru_cache(maxsize=16)  # a server is given grammars by its clients
@@ -179,6 +179,18 @@ class Row:
 def bits(matcher: LLMatcher) -> np.ndarray:
     """What a matcher allows next: booleans, for as many tokens as there are and a few more."""
     return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little").view(bool)
+
+
+def _read(quoted: str) -> str:
+    """The text of a literal. Raises UserError for an empty one, and for other escapes than JSON's."""
+    try:
+        literal = json.loads(quoted)
+        literal.encode()  # half a character (a lone surrogate) is an error, too
+    except ValueError as error:
+        raise UserError(f"grammar: the literal {quoted} is no string of JSON: {error}") from None
+    if not literal:
+        raise UserError('grammar: the literal "" is empty; write `x?` for what may be left out')
+    return literal
 
 
 def _quoted(literal: str) -> str:

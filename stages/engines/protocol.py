@@ -32,11 +32,17 @@ class Decoding(Knobs):
         "openvino", description="see docs/engines.md"
     )
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens, EOS included")
-    temperature: float = Field(0.0, ge=0, description="0: the likeliest token, always")
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: the likeliest token, always")
     top_k: int = Field(0, ge=0, description="sample among this many tokens; 0: all")
-    top_p: float = Field(1.0, gt=0, le=1, description="sample among the likeliest tokens that sum to this")
+    top_p: float = Field(
+        1.0, gt=0, le=1, allow_inf_nan=False, description="sample among the likeliest tokens that sum to this"
+    )
     frequency_penalty: float = Field(
-        0.0, ge=0, le=2, description="taken off a token's logit for each time it was generated; ends loops"
+        0.0,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="taken off a token's logit for each time it was generated; ends loops",
     )
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"

@@ -168,7 +168,8 @@ async def _stream(
 async def _json(request: web.Request, name: str) -> object:
     try:
         body = await request.json()
-    except ValueError as error:
+        json.dumps(body, ensure_ascii=False).encode()  # half a character (a lone surrogate) is an error, too
+    except (ValueError, LookupError, RecursionError, web.RequestPayloadError) as error:
         raise Refused(f"the body is not JSON: {error}") from None
     if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"] != name:
         raise _unknown_model(name)
@@ -208,21 +209,29 @@ def reserved(host: str, port: int) -> socket.socket:
     try:
         found.bind((host, port))
     except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} of {host}: {error}; choose another with --port") from None
+        raise unusable(host, port, error) from None
     return found
+
+
+def unusable(host: str, port: int, error: Exception) -> UserError:
+    return UserError(f"port {port} of {host}: {error}; choose another with --port")
 
 
 async def serve(student: Student, queue: EngineQueue, address: socket.socket) -> None:
     """Listen until SIGTERM or SIGINT, then let requests in flight end.
 
-    The address is the first line of standard output, as JSON.
+    The address is the first line of standard output, as JSON. Raises UserError where another process has
+    begun to listen there.
     """
     runner = web.AppRunner(
         make_app(student, queue), access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S
     )
     await runner.setup()
     host, port = address.getsockname()[:2]
-    await web.SockSite(runner, address).start()
+    try:
+        await web.SockSite(runner, address).start()
+    except OSError as error:
+        raise unusable(host, port, error) from None
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.engines.protocol import Decoding
 
-MAX_NEW_TOKENS = 128  # where a request does not say
+COLDEST = 1e-6  # least temperature that is not 0: logits divided by less are no finite numbers
 IGNORED = {
     *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "reasoning_effort", "verbosity"),
@@ -59,10 +59,10 @@ class StreamOptions(Lenient):
 class Body(BaseModel):
     """What both kinds of request have in common."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
     frequency_penalty: float | None = Field(None, ge=0, le=2)
@@ -87,7 +87,9 @@ class Body(BaseModel):
             )
         named = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "frequency_penalty")}
         said = {name: value for name, value in named.items() if value is not None}
-        return start.model_copy(update={**said, "max_new_tokens": wanted or min(MAX_NEW_TOKENS, room)})
+        if said.get("temperature", COLDEST) < COLDEST:
+            said["temperature"] = 0.0
+        return start.model_copy(update={**said, "max_new_tokens": wanted or min(start.max_new_tokens, room)})
 
     def drawn_seed(self) -> int:
         """63 bits: the body's seed, or any."""

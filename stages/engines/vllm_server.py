@@ -6,6 +6,7 @@ No test here starts it, for want of vLLM and CUDA; what the template renders is 
 import json
 from pathlib import Path
 
+from stages.engines.protocol import Decoding
 from stages.support.chat_template import ChatTemplate
 from stages.support.tokenizer import TextCodec
 
@@ -40,10 +41,16 @@ def chat_template(codec: TextCodec, prompt: str) -> ChatTemplate:
     return ChatTemplate(source, "student.md", codec.chat.tokens)
 
 
-def command(directory: Path, name: str, template: Path, host: str, port: int) -> list[str]:
-    """The command line, greedy where a request does not say otherwise."""
+def command(
+    directory: Path, name: str, template: Path, sampling: Decoding, host: str, port: int
+) -> list[str]:
+    """The command line, with the sampling of a request that does not say otherwise.
+
+    Without max_new_tokens: vLLM would hold requests to it that say otherwise.
+    """
+    usual = sampling.model_dump(include={"temperature", "top_k", "top_p"})
     return [
         *("vllm", "serve", str(directory), "--served-model-name", name, "--host", host, "--port", str(port)),
         *("--chat-template", str(template), "--chat-template-content-format", "string"),
-        *("--override-generation-config", json.dumps({"temperature": 0.0})),
+        *("--override-generation-config", json.dumps(usual)),
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from stages.support.errors import UserError
 from stages.support.files import read_json, read_text
 
+FAILURES = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # of expressions
 MEND = "mend it, or import the base with `chat: false`"
 
 
@@ -24,7 +25,7 @@ class ChatTemplate:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
         )
         environment.filters["tojson"] = _tojson
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _no_date}
@@ -46,7 +47,7 @@ class ChatTemplate:
                 documents=None,
                 **self.tokens,
             )
-        except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        except (*FAILURES, TemplateError) as error:
             raise UserError(f"{self.where}: the chat template fails: {error}; {MEND}") from None
 
 
@@ -70,6 +71,22 @@ def read_chat_template(directory: Path) -> ChatTemplate | None:
 def _content(token: object) -> object:
     """A special token's text: it is written as such, or as an object with settings."""
     return token.get("content") if isinstance(token, dict) else token
+
+
+def _generation_tag() -> type:
+    """The tag that transformers puts around what an assistant said; a prompt shows what is in it."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    return Generation
 
 
 def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:

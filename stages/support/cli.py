@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.support import layout
 from stages.support.errors import UserError
 
+# About a path that was named: its user can mend them.
+PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 HIDDEN = "hidden"  # type of an error about a value that must not be shown: it may be a secret
 
 
@@ -147,18 +149,24 @@ def _guarded(work: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        told = _told(error)
+        if told is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(
-            f"error: the disk is full{where}; free some space and run again (finished work is kept)",
-            file=sys.stderr,
-        )
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here, as does `dvc repro`", file=sys.stderr)
         return 130
     return 0
+
+
+def _told(error: OSError) -> str | None:
+    """One line about what its user can mend, else None."""
+    if error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}; free some space and run again (finished work is kept)"
+    named = isinstance(error, PATH_ERRORS) and error.filename
+    return f"{error.filename}: {error.strerror}" if named else None
 
 
 def main(command: Callable[[], None]) -> Callable[[], None]:

@@ -73,8 +73,16 @@ def read_text(path: Path) -> str:
 def read_json(path: Path):
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}{line}: not valid JSON ({why_no_json(error)})") from None
+
+
+def why_no_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that `json` does not read, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return getattr(error, "msg", "a number with too many digits")  # the one error of Python's own `int`
 
 
 def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
@@ -100,8 +108,8 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, row {number}: not valid JSON ({error.msg})") from None
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, row {number}: not valid JSON ({why_no_json(error)})") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
             for field in required:

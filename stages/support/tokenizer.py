@@ -89,14 +89,14 @@ class TextCodec:
 
     def _disarmed(self, text: str) -> str:
         while self._special.search(text):  # again: what is left of two that overlap may be another one
-            text = self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+            text = self._special.sub(lambda found: re.sub(r"(\S)", r"\1 ", found[0], count=1), text)
         return text
 
     @cached_property
     def _special(self) -> re.Pattern:
-        """Special tokens in a text, all but those of one character."""
+        """Special tokens in a text, all but those that have less than two characters, blanks not counted."""
         known = self.tokenizer.get_added_tokens_decoder().values()
-        names = sorted(t.content for t in known if t.special and len(t.content) > 1)
+        names = sorted(t.content for t in known if t.special and len("".join(t.content.split())) > 1)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def answers(self, texts: list[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ from stages.tasks.skill_text import signature
 
 VARIETIES = ("positive", "multi", "near_miss", "other")
 TOPICS = 3  # in a brief
+EXAMPLES = 2  # of a skill, where a prompt tells about all skills
 WORDS = {
     "positive": "requests that a user may make of an assistant for which {name} is the right call",
     "multi": "requests for which {name} is called with several arguments at once",
@@ -48,11 +49,19 @@ def briefs(
 
 
 def about(skills: Skills) -> dict:
-    """What prompts may say of all skills: `signatures`, `descriptions` in the same order, and `fallback`."""
+    """What prompts may say of all skills.
+
+    `signatures`, `descriptions` in the same order, `fallback`, and some `examples` [{user, call}] of each.
+    """
     return {
         "signatures": [signature(skill) for skill in skills.skills],
         "descriptions": [skill.description for skill in skills.skills],
         "fallback": skills.fallback,
+        "examples": [
+            example.model_dump()
+            for skill in skills.skills
+            for example in (skill.prompt_examples or skill.examples)[:EXAMPLES]
+        ],
     }
 
 

@@ -1,9 +1,10 @@
 """What the test rows of a dataset of skills share with its training rows: requests, templates, values."""
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+
+import regex
 
 from stages.tasks.call_match import normal_value
 from stages.tasks.calls import parse_call
@@ -11,7 +12,8 @@ from stages.tasks.skill_schema import Skills
 
 FIRST = 5  # examples of each kind
 NEAR = 0.8  # least Jaccard similarity of letter trigrams
-NOT_LETTERS = re.compile(r"[\W_]+")
+# Letters with their marks (vowel signs of Indic scripts), numbers, and what these are reckoned with.
+WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+|[\p{Sm}*/^%]|-(?=\s*\p{N})")
 
 
 def leaks(documents: Iterable[dict], skills: Skills) -> dict:
@@ -29,7 +31,7 @@ def leaks(documents: Iterable[dict], skills: Skills) -> dict:
         "test": len(test),
         "train": len(train),
         "requests": shared_requests(*([row["text"] for row in rows] for rows in (test, train))),
-        "duplicates_in_test": repeated([letters(row["text"]) for row in test]),
+        "duplicates_in_test": repeated(letters(row["text"]) or row["text"] for row in test),
         "templates": shared(templates(test), templates(train)),
         "values": {
             name: shared(found, values(train, skills).get(name, set()))
@@ -39,18 +41,21 @@ def leaks(documents: Iterable[dict], skills: Skills) -> dict:
 
 
 def letters(text: str) -> str:
-    """Letters and digits in one case, words apart by one space."""
-    return NOT_LETTERS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """Letters and digits in one case and operators, apart by one space."""
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict:
-    exact, spelling = set(train), {letters(text) for text in train}
+    exact, spelling = set(train), {letters(text): text for text in reversed(train)}
+    spelling.pop("", None)  # texts of nothing but punctuation are not alike
     found: dict[str, list] = {"exact": [], "spelling": [], "near": []}
     for text, (score, other) in zip(test, nearest(test, train), strict=True):
         if text in exact:
             found["exact"].append([text, text])
-        elif letters(text) in spelling or score >= NEAR:
-            found["spelling" if letters(text) in spelling else "near"].append([text, other])
+        elif letters(text) in spelling:
+            found["spelling"].append([text, spelling[letters(text)]])
+        elif score >= NEAR:
+            found["near"].append([text, other])
     return {name: {"rows": len(pairs), "first": pairs[:FIRST]} for name, pairs in found.items()}
 
 

@@ -5,15 +5,18 @@ A file is a JSON array, JSON lines, or several of these with lines of other text
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from stages.support.errors import UserError
-from stages.support.files import read_text
+from stages.support.files import read_text, why_no_json
 from stages.tasks.skill_schema import Skills
 
 PAIRS = (("user", "answer"), ("input", "output"), ("input", "target"))
+BETWEEN = re.compile(r"[\s,]*")  # values
+LONE = re.compile("[\ud800-\udfff]")  # surrogates: no encoding has them
 EXPECTED = " or ".join(f"{{{user}, {answer}}}" for user, answer in PAIRS)
 
 
@@ -50,13 +53,11 @@ def values(path: Path, skipped: list[int]) -> Iterator[object]:
         elif start < end:
             try:
                 value, end = decode(text, start)
-            except json.JSONDecodeError as error:
-                line = line_of(text, error.pos)
-                raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from None
-            except RecursionError:
-                line = line_of(text, start)
-                raise UserError(f"{path}, line {line}: not valid JSON (nested too deeply)") from None
+            except (ValueError, RecursionError) as error:
+                line = line_of(text, getattr(error, "pos", start))
+                raise UserError(f"{path}, line {line}: not valid JSON ({why_no_json(error)})") from None
             yield from value if isinstance(value, list) else [value]
+            end = BETWEEN.match(text, end).end()
         place = end
 
 
@@ -74,6 +75,8 @@ def row_of(path: Path, number: int, value: object) -> Row:
     for field in pair:
         if not isinstance(value[field], str) or not value[field].strip():
             raise UserError(f"{where}: field '{field}' is no text: {value[field]!r}; expected some")
+        if LONE.search(value[field]):
+            raise UserError(f"{where}: field '{field}' has half a character: {value[field]!r}; mend it")
     user, gold = (value[field].strip() for field in pair)
     return Row(number, user, gold)
 

@@ -17,6 +17,7 @@ NO_CALL = "no call"
 MEASURES = """normalised_match match ast_match right_skill valid_call valid_format_compat other_recall
     other_precision""".split()
 BY_SKILL = ("normalised_match", "ast_match", "right_skill")
+UNDEFINED = {"mean": None, "low": None, "high": None}
 WRONG = 30  # wrong answers that are listed
 
 
@@ -39,7 +40,7 @@ class Judged(NamedTuple):
 def score(
     rows: Sequence[Answered], skills: Skills, resamples: int, seed: int, latencies_ms: Sequence[float] = ()
 ) -> dict:
-    """Measures of one system, each as {mean, low, high}, or None where it is not defined.
+    """Measures of one system, each as {mean, low, high}; all three are None where it is not defined.
 
     `normalised_match_macro` is the mean over the skills of the gold calls; `latency_ms_*` are quantiles.
     Raises ValueError for no row, and for a gold call that is none.
@@ -51,12 +52,13 @@ def score(
     judged = [judge(row, skills) for row in rows]
     found = dict(zip(MEASURES, intervals([one.values for one in judged], resamples, seed), strict=True))
     right, gold = [one.values[0] for one in judged], [one.skill for one in judged]
-    return {
+    measures = {
         "normalised_match_macro": macro_interval(right, gold, resamples, seed),
         **found,
         "latency_ms_p50": quantile_interval(latencies_ms, 0.5, resamples, seed),
         "latency_ms_p95": quantile_interval(latencies_ms, 0.95, resamples, seed),
     }
+    return {name: value or dict(UNDEFINED) for name, value in measures.items()}
 
 
 def details(rows: Sequence[Answered], skills: Skills) -> dict:

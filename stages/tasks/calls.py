@@ -2,9 +2,13 @@
 
 import ast
 import json
+import math
+import re
 from typing import NamedTuple
 
 Value = str | int | float | bool
+BOUND = 10**300  # of integers: much larger ones are no floats, and Python does not write them
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: a text with one cannot be encoded
 
 
 class Call(NamedTuple):
@@ -61,6 +65,15 @@ def _value(node: ast.expr, name: str) -> Value:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{name} is no value in quotes, number, True or False") from None
-    if not isinstance(value, Value) or isinstance(value, float) and not abs(value) < float("inf"):
+    if not isinstance(value, Value):
         raise ValueError(f"{name} is no value in quotes, number, True or False")
+    if not sound(value):
+        raise ValueError(f"{name} is a number too large or a text that is not Unicode")
     return value
+
+
+def sound(value: Value) -> bool:
+    """Can it be written, whatever it is for: a finite number, an integer below BOUND, or a Unicode text?"""
+    if isinstance(value, str):
+        return not HALF.search(value)
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < BOUND

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from stages.support.errors import UserError
 from stages.support.files import iter_jsonl
 from stages.support.hashing import sha256_json
 from stages.tasks.calls import parse_call, write_call
@@ -20,6 +21,11 @@ def candidate_id(user: str, call: str) -> str:
     return sha256_json([user, call])[:16]
 
 
+def content(user: str, call: str) -> tuple[str, str]:
+    """A request and its call, whatever their case and punctuation: what exact duplicates have in common."""
+    return letters(user) or user, call.casefold()
+
+
 def from_files(path: Path, skills: Skills) -> Iterator[dict]:
     """The examples of the skill files, as rows of `gather`."""
     for row in iter_jsonl(path, ("user", "call", "source")):
@@ -31,8 +37,12 @@ def from_files(path: Path, skills: Skills) -> Iterator[dict]:
 
 
 def from_teacher(responses: Path, briefs: dict[str, dict], left_out: Counter) -> Iterator[dict]:
-    """The examples in accepted answers, as rows of `gather`; answers that hold none are counted."""
-    for row in iter_jsonl(responses, ("id", "document_id", "accepted", "outcome", "response")):
+    """The examples in accepted answers, as rows of `gather`; answers that hold none are counted.
+
+    Raises UserError for an answer to a brief that is not among `briefs`.
+    """
+    fields = ("id", "document_id", "accepted", "outcome", "response")
+    for number, row in enumerate(iter_jsonl(responses, fields), start=1):
         if not row["accepted"]:
             left_out[f"answer: {row['outcome']}"] += 1
             continue
@@ -41,6 +51,11 @@ def from_teacher(responses: Path, briefs: dict[str, dict], left_out: Counter) ->
         except ValueError:
             left_out["answer: not in the form that was asked for"] += 1
             continue
+        if row["document_id"] not in briefs:
+            raise UserError(
+                f"{responses}, row {number}: '{row['document_id']}' is none of the briefs there are now; "
+                "run the prompt and collect stages of their dataset again"
+            )
         brief = briefs[row["document_id"]]["metadata"]
         for example in (example for answer in answers for example in answer.examples):
             yield {
@@ -72,7 +87,7 @@ def gather(rows: Iterable[dict], skills: Skills, near: float, left_out: Counter)
         text = write_call(call)
         fresh = {"id": candidate_id(user, text), "skill": call.name, "variety": row["variety"], "user": user}
         fresh |= {"call": text, "origin": row["origin"], "source": row["source"], "notes": []}
-        if kept.setdefault((letters(user) or user, text.casefold()), fresh) is not fresh:
+        if kept.setdefault(content(user, text), fresh) is not fresh:
             left_out["exact duplicate"] += 1
     found = _without_near(list(kept.values()), near, left_out)
     _take_notes(found, skills)

@@ -48,9 +48,10 @@ def split_of(
     """train, val, test or None: a function of wording and values only, so new requests never move old ones.
 
     test: the wording is held out, and so are all values; train: neither; None: one of the two, so it may
-    neither teach nor test. val: wordings kept from training, with values of training.
+    neither teach nor test. val: wordings kept from training, with values of training. A value is held out
+    whatever skill and parameter it is for, so a city of one skill's tests is in no other skill's training.
     """
-    new = [stable_unit("value", *value) < test_values for value in held]
+    new = [stable_unit("value", value) < test_values for _, _, value in held]
     unit = stable_unit("template", wording)
     if unit < test_templates:
         return "test" if all(new) else None

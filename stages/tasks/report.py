@@ -59,7 +59,7 @@ def task_of(figures: dict) -> kinds.Task:
 
 def headline(figures: dict, metrics: dict | None) -> list[dict]:
     """The tiles at the top: (label, value, note)."""
-    tiles = [tile(measure, metrics) for measure in HEADLINE if metrics and best(metrics).get(measure)]
+    tiles = [tile(measure, metrics) for measure in HEADLINE if metrics and defined(best(metrics), measure)]
     made = (figures.get("evaluate") or {}).get("generated")
     if made:
         note = f"for {number(made['documents'])} documents"
@@ -82,12 +82,18 @@ def best(metrics: dict) -> dict:
 
 
 def tile(measure: str, metrics: dict) -> dict:
-    own, other = best(metrics)[measure], metrics["teacher"].get(measure)
+    own, other = best(metrics)[measure], defined(metrics["teacher"], measure)
     digits = ".0f" if is_latency(measure) else ".2f"
     note = f"{own['low']:{digits}} to {own['high']:{digits}}"
     if other:
         note += f"; teacher {other['mean']:{digits}}"
     return {"label": MEASURES[measure][0], "value": f"{own['mean']:{digits}}", "note": note}
+
+
+def defined(measures: dict, measure: str) -> dict | None:
+    """A measure with its interval; None where no row defines it, which is told as one null or three."""
+    value = measures.get(measure)
+    return value if value and value["mean"] is not None else None
 
 
 def is_latency(measure: str) -> bool:
@@ -135,7 +141,8 @@ def funnel(figures: dict) -> list[dict]:
 def measures(metrics: dict | None) -> list[dict]:
     made = []
     for measure, (title, note) in MEASURES.items() if metrics else ():
-        rows = [(name, metrics[name][measure]) for name in SYSTEMS if measure in metrics.get(name, ())]
+        own = [(name, metrics[name]) for name in SYSTEMS if measure in metrics.get(name, ())]
+        rows = [(name, defined(found, measure)) for name, found in own]
         if any(value for _, value in rows):
             highest = max(value["high"] for _, value in rows if value) if is_latency(measure) else 1
             chart = interval_bars(rows, title, highest)

@@ -7,7 +7,7 @@ what was decided about. It is people's work and lies in git.
 
 import fcntl
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from stages.support.errors import UserError
 from stages.support.files import iter_jsonl, read_jsonl, write_text
 from stages.support.hashing import canonical_json
 from stages.tasks.calls import parse_call, write_call
-from stages.tasks.candidates import candidate_id
+from stages.tasks.candidates import candidate_id, content
 from stages.tasks.skill_schema import Skills
 
 KINDS = ("accept", "reject", "edit")
@@ -40,6 +40,14 @@ class Conflict(Exception):
     def __init__(self, present: dict[str, dict | None]):
         super().__init__(f"decided otherwise in the meantime: {', '.join(sorted(present))}")
         self.present = present
+
+
+class Rejected(UserError):
+    """Edits make what was rejected; `problems` has what to say about each, by id."""
+
+    def __init__(self, problems: dict[str, str]):
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
 
 
 def candidates_file(dataset: str) -> Path:
@@ -71,6 +79,7 @@ def decided(candidate: dict, kind: str, user: str, call: str, skills: Skills) ->
     if not user:
         raise ValueError("the request has no words")
     call = write_call(skills.canonical(skills.checked(call)))
+    (user + call).encode()  # half a character can be in no file: ValueError
     if (user, call) == (candidate["user"], candidate["call"]):
         return {**row, "decision": "accept"}
     return {**row, "new_user": user, "new_call": call}
@@ -119,8 +128,8 @@ def save_decisions(path: Path, changes: Iterable[Change]) -> dict[str, dict]:
     """Write all changes, or none, and return all decisions.
 
     The file is replaced whole, by one process at a time, so a reader or a kill sees it before or after.
-    Raises Conflict where the decision there is neither the one that was seen nor the one wanted; UserError
-    for a file that cannot be read.
+    Raises Conflict where the decision there is neither the one that was seen nor the one wanted; Rejected
+    for an edit that makes what was rejected; UserError for a file that cannot be read.
     """
     path, changes = Path(path), list(changes)
     with _locked(path):
@@ -135,10 +144,39 @@ def save_decisions(path: Path, changes: Iterable[Change]) -> dict[str, dict]:
                 decisions.pop(change.id, None)
             else:
                 decisions[change.id] = change.wanted
+        _refuse_rejected([change.wanted for change in changes], decisions)
         if decisions != before:
             rows = (decisions[name] for name in sorted(decisions))
             write_text(path, "".join(canonical_json(row) + "\n" for row in rows))
     return decisions
+
+
+def _refuse_rejected(wanted: list[dict | None], decisions: dict[str, dict]) -> None:
+    edits = [row for row in wanted if row and row["decision"] == "edit"]
+    known = lookup(decisions) if edits else None
+    problems = {
+        row["id"]: f"the edit {row['new_user']!r} → {row['new_call']} is a candidate that was rejected; "
+        "accept that one first, or reject this one, too"
+        for row in edits
+        if is_rejected(known(row["new_user"], row["new_call"]))
+    }
+    if problems:
+        raise Rejected(problems)
+
+
+def lookup(decisions: dict[str, dict]) -> Callable[[str, str], dict | None]:
+    """What was decided about a user and call, or else about one that differs in case and punctuation only.
+
+    Of several such a rejection comes first.
+    """
+    alike: dict[tuple[str, str], dict] = {}
+    for row in sorted(decisions.values(), key=lambda row: (not is_rejected(row), row["id"])):
+        alike.setdefault(content(row["user"], row["call"]), row)
+    return lambda user, call: decisions.get(candidate_id(user, call)) or alike.get(content(user, call))
+
+
+def is_rejected(decision: dict | None) -> bool:
+    return decision is not None and decision["decision"] == "reject"
 
 
 @contextmanager
@@ -157,18 +195,21 @@ def reviewed(
     """(the candidates that may enter the data, how many were: accept, edit, reject, unreviewed).
 
     An edited one has its new user and call, their id and the skill of the call, and no notes. Where an edit
-    makes what another candidate is, it is there once. Decisions about no candidate say nothing.
+    makes what another candidate is, it is there once; where it makes what was rejected, it counts as
+    rejected. A decision holds for candidates that differ in case and punctuation only (`lookup`).
     """
     kept: dict[str, dict] = {}
     counts: Counter = Counter()
+    known = lookup(decisions)
     for row in candidates:
-        decision = decisions.get(row["id"])
+        decision, fresh = known(row["user"], row["call"]), row
         kind = decision["decision"] if decision else "unreviewed"
+        if kind == "edit":
+            fresh = _edited(row, decision["new_user"], decision["new_call"])
+            kind = "reject" if is_rejected(known(fresh["user"], fresh["call"])) else "edit"
         counts[kind] += 1
-        if kind == "reject" or (kind == "unreviewed" and unreviewed == "drop"):
-            continue
-        fresh = _edited(row, decision["new_user"], decision["new_call"]) if kind == "edit" else row
-        kept.setdefault(fresh["id"], fresh)
+        if kind != "reject" and (kind != "unreviewed" or unreviewed == "keep"):
+            kept.setdefault(fresh["id"], fresh)
     return list(kept.values()), counts
 
 

@@ -6,11 +6,11 @@ and takes no POST that another site's page sent. The page gets texts as JSON and
 
 import asyncio
 import os
+import re
 import secrets
 import socket
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -20,6 +20,7 @@ from stages.support.files import read_text
 from stages.tasks.review import (
     Change,
     Conflict,
+    Rejected,
     candidates_file,
     decided,
     read_candidates,
@@ -31,7 +32,7 @@ from stages.tasks.skill_files import read_skills
 from stages.tasks.skill_schema import Skills
 
 PAGE = Path(__file__).with_name("review.html")
-HOSTS = ("127.0.0.1", "localhost")
+HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a POST: all candidates at once
 HEADERS = {
     "Cache-Control": "no-store",
@@ -94,9 +95,10 @@ class Review:
         return web.Response(text=text, content_type="text/html", headers=headers)
 
     async def state(self, request: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(self.news, **request.query))
+        seen = (request.query.get(name, "") for name in ("candidates", "decisions"))
+        return web.json_response(await asyncio.to_thread(self.news, *seen))
 
-    def news(self, candidates: str = "", decisions: str = "", **_) -> dict:
+    def news(self, candidates: str, decisions: str) -> dict:
         """What differs from the versions that a page has; `problem` where a file cannot be read just now."""
         told = {"dataset": self.dataset}
         try:
@@ -139,6 +141,8 @@ class Review:
         except Conflict as conflict:
             present = {name: plain(row) for name, row in conflict.present.items()}
             return web.json_response({"conflicts": present}, status=409)
+        except Rejected as rejected:
+            return web.json_response({"problems": rejected.problems}, status=422)
         return web.json_response({"decisions": {c.id: plain(decisions.get(c.id)) for c in changes}})
 
 
@@ -177,7 +181,7 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
         response = web.Response(status=error.status, text=error.text)
     except UserError as error:
         response = web.json_response({"problem": str(error)}, status=500)
-    except ValueError:  # of request.json()
+    except (ValueError, LookupError, RecursionError, web.RequestPayloadError):  # of request.json()
         response = web.Response(status=400, text="not JSON")
     response.headers.update(HEADERS)
     return response
@@ -186,7 +190,7 @@ async def guard(request: web.Request, handler) -> web.StreamResponse:
 def refused(request: web.Request) -> str | None:
     """Why this request may be the work of another site, or None."""
     host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-    if urlsplit(f"//{host}").hostname not in HOSTS:
+    if not HOST.fullmatch(host):
         return "this server answers only to 127.0.0.1 and localhost"
     if origin is not None and origin != f"http://{host}":
         return "a page of another site may not use this server"

@@ -4,29 +4,29 @@ from collections import Counter
 
 from stages.tasks.briefs import about
 from stages.tasks.calls import parse_call
-from stages.tasks.candidates import candidate_id
+from stages.tasks.candidates import content
 from stages.tasks.held_out import split_of, template, values
 from stages.tasks.queries import letters
 from stages.tasks.skill_schema import Skills
 
 
-def accepted_ids(decisions: dict[str, dict]) -> set[str]:
-    """The ids of what people accepted, as it was or as they edited it."""
+def accepted(decisions: dict[str, dict]) -> set[tuple[str, str]]:
+    """The `content` of what people accepted, as it was or as they edited it."""
     kept = (row for row in decisions.values() if row["decision"] != "reject")
-    return {candidate_id(row.get("new_user", row["user"]), row.get("new_call", row["call"])) for row in kept}
+    return {content(row.get("new_user", row["user"]), row.get("new_call", row["call"])) for row in kept}
 
 
-def without_contradictions(rows: list[dict], decided: set[str]) -> tuple[list[dict], int]:
+def without_contradictions(rows: list[dict], decided: set[tuple[str, str]]) -> tuple[list[dict], int]:
     """(one row for each request, how many with another call were left out).
 
-    What people accepted (its id is in `decided`) comes first, then what is in the skill files; among equals
-    the call that most rows have, then the lowest id.
+    What people accepted (`decided` has its content) comes first, then what is in the skill files; among
+    equals the call that most rows have, then the lowest id.
     """
-    votes = Counter((letters(row["user"]), row["call"].casefold()) for row in rows)
+    votes = Counter(content(row["user"], row["call"]) for row in rows)
 
     def rank(row: dict) -> tuple:
-        votes_for = votes[letters(row["user"]), row["call"].casefold()]
-        return (row["id"] not in decided, row["origin"] != "file", -votes_for, row["id"])
+        own = content(row["user"], row["call"])
+        return (own not in decided, row["origin"] != "file", -votes[own], row["id"])
 
     chosen: dict[str, dict] = {}
     for row in sorted(rows, key=rank):
@@ -47,6 +47,8 @@ def documents(
         if split is None:
             continue
         own = {"call": row["call"], "skill": call.name, "variety": row["variety"], "origin": row["origin"]}
+        if defaults := skills.by_name[call.name].defaults:
+            own["defaults"] = defaults
         metadata = {**own, "template": wording, **common}
         found.append(
             {"id": row["id"], "title": "", "text": row["user"], "metadata": metadata, "split": split}

@@ -21,6 +21,7 @@ from stages.tasks.skill_text import Parsed, Problem, Said
 
 TEXT, YAML = (".txt",), (".yaml", ".yml")
 SHOWN = 5  # problems of a file in an error
+BOM = "\ufeff"  # that editors on Windows put before a text
 
 
 class Source(NamedTuple):
@@ -70,7 +71,7 @@ def skill_files(path: Path) -> list[Path]:
 def parsed_file(file: Path) -> Parsed:
     """One file, its examples not yet held to a schema. Raises UserError for a suffix that is none of ours."""
     if file.suffix in TEXT:
-        return skill_text.parse(read_text(file))
+        return skill_text.parse(read_text(file).removeprefix(BOM))
     if file.suffix in YAML:
         return _parsed_yaml(file)
     raise UserError(f"{file}: expected a skill file that ends in .txt, .yaml or .yml")
@@ -81,7 +82,7 @@ def _parsed_yaml(file: Path) -> Parsed:
     from ruamel.yaml.error import MarkedYAMLError
 
     try:
-        value = Reader(typ="rt").load(read_text(file))
+        value = Reader(typ="rt").load(read_text(file).removeprefix(BOM))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{file}, line {line}: not valid YAML ({error.problem})") from None
@@ -90,13 +91,25 @@ def _parsed_yaml(file: Path) -> Parsed:
     try:
         skill = Skill.model_validate(_plain(value))
     except ValidationError as error:
-        raise UserError(explain(error, str(file))) from None
+        where = f"{file}, line {_line(value, error.errors()[0]['loc'])}"
+        raise UserError(explain(error, where)) from None
     said = [
         Said(value[section].lc.item(place)[0] + 1, section, example.user, example.call)
         for section in ("prompt_examples", "examples")
         for place, example in enumerate(getattr(skill, section))
     ]
     return Parsed(skill.model_copy(update={"prompt_examples": (), "examples": ()}), said, [])
+
+
+def _line(value, place: tuple[str | int, ...]) -> int:
+    """The line of the field in a YAML document, or of the last part of its place that is there."""
+    line = value.lc.line
+    for part in place:
+        lines = getattr(value, "lc", None) and value.lc.data
+        if not lines or part not in lines:
+            break
+        line, value = lines[part][0], value[part]
+    return line + 1
 
 
 def _plain(value):
@@ -156,9 +169,12 @@ def read_skills(directory: Path) -> Skills:
 
 
 def written(skill: Skill, suffix: str) -> str:
-    """A skill as the text of a file with this suffix. Raises UserError for an unknown one."""
+    """A skill as the text of a file with this suffix.
+
+    Raises UserError for an unknown suffix, and for a skill that the text form cannot say.
+    """
     if suffix in TEXT:
-        return skill_text.write(skill)
+        return _as_text(skill_text.one_line(skill))
     if suffix not in YAML:
         raise UserError(f"'{suffix}' is no suffix of a skill file; there are {', '.join(TEXT + YAML)}")
     from ruamel.yaml import YAML as Writer
@@ -167,3 +183,14 @@ def written(skill: Skill, suffix: str) -> str:
     writer.default_flow_style, writer.width = False, 1 << 16
     writer.dump(skill.model_dump(mode="json", exclude_defaults=True), stream)
     return stream.getvalue()
+
+
+def _as_text(skill: Skill) -> str:
+    text = skill_text.write(skill)
+    read, said, problems = skill_text.parse(text)
+    if problems or _with_examples(read, said) != skill:
+        raise UserError(
+            f"the skill '{skill.name}' cannot be said in the text form, which has no way to write some of "
+            "its texts (docs/skills.md): keep YAML"
+        )
+    return text

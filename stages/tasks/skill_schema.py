@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from stages.tasks.calls import Call, Value, parse_call
+from stages.tasks.calls import Call, Value, parse_call, sound
 
 
 def _no_keyword(name: str) -> str:
@@ -55,6 +55,8 @@ class Parameter(Part):
         right = isinstance(value, PYTHON_TYPES[self.type])
         if not right or isinstance(value, bool) != (self.type == "boolean"):
             return f"expected a value of type {self.type}, found {value!r}"
+        if not sound(value):
+            return f"expected a finite number or Unicode text, found {value!r}"
         if self.type == "enum" and value not in self.values:
             return f"expected one of {', '.join(self.values)}, found {value!r}"
         return None
@@ -76,6 +78,11 @@ class Skill(Part):
     fallback: bool = Field(False, description="the skill for what no other one is for")
     prompt_examples: tuple[Example, ...] = ()
     examples: tuple[Example, ...] = ()
+
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """The values of the parameters that have a default."""
+        return {name: own.default for name, own in self.parameters.items() if own.default is not None}
 
     def problem_with(self, call: Call) -> str | None:
         """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None."""

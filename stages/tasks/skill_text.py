@@ -28,10 +28,11 @@ SECTIONS = {
 }
 HEADING = re.compile(r"^#### (.*?):\s*$")
 SPOKEN = re.compile(r"^(### )?(User|Assistant):(.*)$")
-SIGNATURE = re.compile(r"^([A-Za-z_]\w*)\((.*?)\)(?:\s+(.*))?$")
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+SIGNATURE = re.compile(rf"^([A-Za-z_]\w*)\(((?:{QUOTED}|\[[^\]]*\]|[^\"\[\]()])*)\)(?:\s+(.*))?$")
 PARAMETER = re.compile(
     r"""\s*([A-Za-z_]\w*)=(?:"\[([^"\]]*)\]"|"([^"]*)"(?:\[([^\]]*)\])?|\[([^\]]*)\])(\?)?"""
-    r"""(?:=("(?:[^"\\]|\\.)*"|[^\s,"]+))?\s*(?:,|$)"""
+    rf"""(?:=({QUOTED}|[^\s,"]+))?\s*(?:,|$)"""
 )
 TYPES = ("integer", "number", "boolean")
 
@@ -63,20 +64,29 @@ def parse(text: str) -> Parsed:
     """Read one file. Nothing is left out silently: what cannot be read is among the problems."""
     sections, said, problems = {}, [], []
     section, user = None, None
+
+    def forget() -> None:
+        """Let no later call be taken for that of the request which still waits for one."""
+        nonlocal user
+        if user:
+            problems.append(Problem(user[0], "a request without a call"))
+        user = None
+
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         heading = HEADING.match(line)
         if not line:
             continue
-        if heading and user:
-            problems.append(Problem(user[0], "a request without a call"))
-            user = None
         if heading:
+            forget()
             section = next((key for key, name in SECTIONS.items() if name == heading[1]), None)
             if section is None:
                 problems.append(Problem(number, f"no section is called '{heading[1]}'"))
+            elif section in sections:
+                problems.append(Problem(number, f"a second section '{heading[1]}': one skill a file"))
+                section = None
             else:
-                sections.setdefault(section, [])
+                sections[section] = []
         elif section == "prompt" and not line.startswith("#"):
             sections["prompt"].append((number, line))
         elif section in ("prompt_examples", "examples") and (spoken := SPOKEN.match(line)):
@@ -84,10 +94,10 @@ def parse(text: str) -> Parsed:
             if not marks:
                 problems.append(Problem(number, f"'{who}:' without '### ' before it", mended=True))
             if not words.strip():
+                forget()
                 problems.append(Problem(number, f"nothing after '{who}:'"))
             elif who == "User":
-                if user:
-                    problems.append(Problem(user[0], "a request without a call"))
+                forget()
                 user = (number, words.strip())
             elif user is None:
                 problems.append(Problem(number, "a call without a request"))
@@ -95,9 +105,9 @@ def parse(text: str) -> Parsed:
                 said.append(Said(user[0], section, user[1], words.strip()))
                 user = None
         else:
+            forget()
             problems.append(Problem(number, f"expected a section or an example, found '{line[:60]}'"))
-    if user:
-        problems.append(Problem(user[0], "a request without a call"))
+    forget()
     skill, wrong = _skill(sections, said)
     return Parsed(skill, said, [*problems, *wrong])
 
@@ -168,15 +178,35 @@ def _optional_where_left_out(name: str, parameters: dict, said: list[Said]) -> d
     }
 
 
+def one_line(skill: Skill) -> Skill:
+    """The skill as this form holds it: no description, request or call goes over several lines."""
+
+    def flat(text: str) -> str:
+        return " ".join(text.split())
+
+    own = {
+        section: tuple(
+            Example(user=flat(example.user), call=example.call.strip()) for example in getattr(skill, section)
+        )
+        for section in ("prompt_examples", "examples")
+    }
+    own["description"] = flat(skill.description)
+    own["parameters"] = {
+        name: parameter.model_copy(update={"description": flat(parameter.description)})
+        for name, parameter in skill.parameters.items()
+    }
+    return skill.model_copy(update=own)
+
+
 def write(skill: Skill) -> str:
-    """The text of a skill, which `parse` reads back."""
+    """The text of a skill of one line each (`one_line`). `parse` reads back what this form can say."""
     lines = ["#### Prompt:", f"{signature(skill)} {skill.description}".rstrip()]
     if skill.fallback and skill.name != "other":
         lines += ["", "#### Fallback:"]
     for section in ("prompt_examples", "examples"):
         lines += ["", f"#### {SECTIONS[section]}:"]
         for example in getattr(skill, section):
-            lines += ["", f"### User: {' '.join(example.user.split())}", f"### Assistant: {example.call}"]
+            lines += ["", f"### User: {example.user}", f"### Assistant: {example.call}"]
     return "\n".join(lines) + "\n"
 
 

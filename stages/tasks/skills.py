@@ -1,7 +1,8 @@
 """The kind of task "skills": a user's request goes in, one function call comes out.
 
 Pure functions, like those of `queries`. A document is a request: its text is what the user said, and
-`metadata.call` the call that it stands for, where that is known.
+`metadata.call` the call that it stands for, where that is known, and `metadata.defaults` the values that mean
+the same as leaving an argument out, where there are any.
 """
 
 from pydantic import BaseModel, Field
@@ -85,15 +86,24 @@ def output(answer: list[str]) -> str:
 def reject(line: str, document: dict) -> str | None:
     """Why a call may not be used for this request, or None: no call, or not the one that is known."""
     call, known = called(line), document["metadata"].get("call")
+    defaults = document["metadata"].get("defaults", {})
     if call is None:
         return "not a call"
-    if known is not None and not normalised_match(_said(parse_call(known)), _said(call), NO_SCHEMA):
-        return "not the call that is known"
+    if known is not None:
+        left, right = (_said(own, defaults) for own in (parse_call(known), call))
+        if not normalised_match(left, right, NO_SCHEMA):
+            return "not the call that is known"
     return None
 
 
-def _said(call: Call) -> Call:
-    return Call(call.name, {name: value for name, value in call.arguments.items() if value != ""})
+def _said(call: Call, defaults: dict[str, Value]) -> Call:
+    """The call without the arguments that say nothing."""
+
+    def says_something(name: str, value: Value) -> bool:
+        default = defaults.get(name)
+        return value != "" and not (value == default and type(value) is type(default))
+
+    return Call(call.name, {name: own for name, own in call.arguments.items() if says_something(name, own)})
 
 
 def well_formed(line: str) -> bool:
@@ -104,8 +114,9 @@ def well_formed(line: str) -> bool:
 def respelled(call: Call, request: str, skills: Skills) -> Call:
     """The call with the spelling that its words have elsewhere: students of some bases write lower case only.
 
-    Names and the values of an enum are spelt as in the schema, a text value that stands in the request,
-    whatever its case and spacing, as it is there.
+    Names and the values of an enum are spelt as in the schema; a text value that stands in the request,
+    whatever its case and spacing, as it is there, except that `5 * 7` does not become `5*7`: spaces are the
+    student's unless the words are the same.
     """
     skill = _alike(call.name, skills.by_name)
     if skill is None:
@@ -123,7 +134,16 @@ def _respelled(value: Value, parameter, request: str) -> Value:
     if parameter.type == "enum":
         return _alike(value, parameter.values) or value
     found = span(value, request)
-    return request[found[0] : found[1]] if found else value
+    if not found:
+        return value
+    there = request[found[0] : found[1]]
+    if there.casefold().split() == value.casefold().split():
+        return there
+    spelt = "".join(there.split())
+    if len(spelt) != len("".join(value.split())):  # ß and ss
+        return value
+    letter = iter(spelt)
+    return "".join(char if char.isspace() else next(letter) for char in value)
 
 
 def _alike(name: str, known) -> str | None:

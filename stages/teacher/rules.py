@@ -63,7 +63,8 @@ def answer(messages: list[dict]) -> str:
     Up to six queries, one a line, or ten for a web page; or categories on two levels; or calls.
     """
     prompt = messages[-1]["content"]
-    if asks_for_skills(messages):
+    outside = [MARKED.sub("", TAGGED.sub("", str(message.get("content")))) for message in messages]
+    if asks_for_skills(outside):
         return skill_answer(messages)
     title, text = read_document(prompt)
     around = "\n".join([*(str(message.get("content")) for message in messages[:-1]), instructions(prompt)])

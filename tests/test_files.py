@@ -1,0 +1,39 @@
+"""Paths and files that cannot be read or written: one line that says which."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from stages.support import files
+from stages.support.cli import main
+from stages.support.errors import UserError
+
+
+def test_a_path_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+
+    def fails(work) -> str | None:
+        with pytest.raises((SystemExit, OSError)) as end:
+            main(work)()
+        return capsys.readouterr().err if getattr(end.value, "code", None) == 2 else None
+
+    assert fails(lambda: Path("none").read_text()) == "error: none: No such file or directory\n"
+    assert fails(lambda: Path().read_text()) == "error: .: Is a directory\n"
+    assert fails(lambda: Path("file/below").read_text()) == "error: file/below: Not a directory\n"
+    assert fails(lambda: files.write_text(Path("file/below"), "x")) == "error: file: File exists\n"
+
+    def unreachable() -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    assert fails(unreachable) is None  # about no file: not the user's to mend
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000])
+def test_json_that_python_does_not_read_is_one_line(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    for read, where in ((files.read_json, "x.json"), (files.read_jsonl, "x.json, row 1")):
+        with pytest.raises(UserError, match=f"{where}: not valid JSON .(a number|nested too)"):
+            read(path)
