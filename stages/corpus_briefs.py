@@ -21,6 +21,9 @@ class CorpusBriefsKnobs(Knobs):
     examples: int = Field(8, gt=0, description="examples that a brief asks for")
     shown: int = Field(4, ge=0, description="known examples that a brief shows")
     positive: int = Field(20, ge=0, description="briefs a skill: requests for it")
+    more: list[str] = Field(
+        [], description="skills with twice as many of these: those that are hard to learn"
+    )
     multi: int = Field(10, ge=0, description="briefs a skill with several parameters: several arguments")
     near_miss: int = Field(5, ge=0, description="briefs a skill: requests that only look like it")
     other: int = Field(50, ge=0, description="briefs: what is no request at all")
@@ -38,7 +41,13 @@ def command(dataset: str, knobs: CorpusBriefsKnobs) -> dict:
     if not topics:
         raise UserError(f"{knobs.topics}: no topics; write one a line")
     counts = {variety: getattr(knobs, variety) for variety in VARIETIES}
-    rows = list(briefs(read_skills(source), topics, counts, knobs.examples, knobs.shown))
+    skills = read_skills(source)
+    if unknown := sorted(set(knobs.more) - skills.by_name.keys()):
+        raise UserError(
+            f"params.yaml, corpus_briefs.{dataset}.more: no skill is called '{unknown[0]}'; there are "
+            f"{', '.join(skills.by_name)}"
+        )
+    rows = list(briefs(skills, topics, counts, knobs.examples, knobs.shown, knobs.more))
     if not rows:
         raise UserError(f"params.yaml, corpus_briefs.{dataset}: no briefs; raise {', '.join(VARIETIES)}")
     written: dict[str, int] = {}

@@ -51,6 +51,9 @@ def test_briefs_are_about_ever_other_topics_and_more_change_none():
     assert all(len(own["shown"]) in (3, 4) for own in notes)
     assert len({json.dumps(own["shown"]) for own in notes}) > 3
     assert notes[0]["signature"] == 'notes(action="add|list", note="[note]"?)' in notes[0]["signatures"]
+    twice = list(briefs(SKILLS, topics, counts, 8, 4, more=["math"]))
+    assert Counter(brief["metadata"]["skill"] for brief in twice)["math"] == 3 + 3 + 1
+    assert len(twice) == len(few) + 3
     more = {brief["id"]: brief for brief in briefs(SKILLS, topics, counts | {"positive": 6}, 8, 4)}
     assert all(more[brief["id"]] == brief for brief in few)
 
