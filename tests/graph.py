@@ -200,7 +200,7 @@ def tiny_params(teacher_url: str) -> dict:
     datasets = ("alpha", "beta")
     beta = list(own)[: list(own).index("finetune")]  # beta ends before the slow stages
     blocks = {stage: {} for stage in params.STAGES} | {
-        "base": {"tiny": {"path": "models/shipped/tiny"}},
+        "base": {"tiny": {"path": "models/shipped/tiny", "chat": False}},
         "corpus": {d: {"source": "folder", "path": f"sources/{d}", **shares} for d in datasets},
         **{
             stage: {dataset: dict(knobs) for dataset in datasets if dataset == "alpha" or stage in beta}

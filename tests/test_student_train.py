@@ -43,7 +43,7 @@ def workplace(tmp_path, monkeypatch):
 
 def prepare(kind, tied=False, train=40):
     tiny_model(layout.SCRATCH.parent / "src", kind, tied)
-    base.run("m", BaseKnobs(path="data/src"))
+    base.run("m", BaseKnobs(path="data/src", chat=False))
     tiny_dataset("d", train=train)
     return tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
 
