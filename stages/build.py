@@ -1,14 +1,16 @@
 """Build one dataset: check params.yaml and its source, make its base, walk its chain, and say what came out.
 
-Run as `python -m stages.build DATASET`. Safe to run for several datasets at once from several shells: DVC
-locks files while a stage runs and refuses, rather than waits, when another process is writing one that it
-needs. The one thing datasets share is the base model, so that step is done under a lock of its own, and the
-rest touches this dataset only.
+Run as `python -m stages.build DATASET`. Safe to run for several datasets at once, from several shells or with
+`make -j2 pydoc otto`: DVC locks the files of a stage while it runs and refuses, rather than waits, when
+another process has one that it needs. The one thing datasets share is the base model, so that has a lock of
+its own (`base_in_use`), and the rest touches this dataset only.
 """
 
 import fcntl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -23,7 +25,7 @@ SHOWN = (  # of metrics.json, whatever the kind of task
     *("normalised_match_macro", "ast_match", "valid_call", "other_recall", "other_precision"),
     "latency_ms_p50",
 )
-LOCK = Path(".dvc/tmp/retort-base.lock")
+LOCKS = Path(".dvc/tmp")
 
 
 def build(dataset: str) -> None:
@@ -36,16 +38,33 @@ def build(dataset: str) -> None:
         check_source(blocks["corpus_xc"][dataset])
     briefs = blocks["candidates"].get(dataset, {}).get("briefs")
     wanted = {blocks[stage][dataset].get("base") for stage in params.STAGES if dataset in blocks[stage]}
-    bases = [f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted]
-    if bases:
-        LOCK.parent.mkdir(parents=True, exist_ok=True)
-        with open(LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            repro(*bases)
-    if briefs:
-        repro("-s", f"skills@{dataset}")
-        repro("-s", "--glob", f"*@{briefs}")
-    repro("-s", "--glob", f"*@{dataset}")
+    bases = sorted(f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted)
+    with ExitStack() as held:
+        for base in bases:
+            held.enter_context(base_in_use(base))
+        if briefs:
+            repro("-s", f"skills@{dataset}")
+            repro("-s", "--glob", f"*@{briefs}")
+        repro("-s", "--glob", f"*@{dataset}")
+
+
+@contextmanager
+def base_in_use(stage: str) -> Iterator[None]:
+    """Bring a base model up to date, and keep other builds from making it again while this one reads it.
+
+    A repro of a stage that is up to date fails, too, where another process reads its outputs: DVC claims them
+    for writing before it looks. So it is asked for only where the status, which claims nothing, wants it, and
+    when no other build is reading.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    with open(LOCKS / f"retort-{stage}.use", "w") as use:
+        with open(LOCKS / f"retort-{stage}.make", "w") as make:
+            fcntl.flock(make, fcntl.LOCK_EX)
+            if dvc("status", "--quiet", "--with-deps", stage):
+                fcntl.flock(use, fcntl.LOCK_EX)
+                repro(stage)
+            fcntl.flock(use, fcntl.LOCK_SH)
+        yield
 
 
 def check_source(block: dict) -> None:
@@ -56,9 +75,13 @@ def check_source(block: dict) -> None:
 
 
 def repro(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments])
-    if done.returncode:
+    if dvc("repro", *arguments):
         raise UserError("a stage failed: the reason is above; what was finished is kept")
+
+
+def dvc(*arguments: str) -> int:
+    """Run DVC; returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]).returncode
 
 
 def headline(dataset: str) -> str:

@@ -1,6 +1,7 @@
 """The promises of the graph, on a real project in a temporary folder: what runs, and what does not."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_two_datasets_are_built_at_once(built):
     assert sorted(both) == sorted(expected)
     assert set(built.lock()) == set(expected)
     assert built.calls == 24
+
+
+def test_a_build_goes_on_while_another_one_reads_the_base(project):
+    reader = {"pid": os.getpid(), "cmd": "dvc repro -s finetune@alpha"}
+    claims = {str(project.directory / "models/base/tiny"): [reader]}
+    (project.directory / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {}, "read": claims}))
+    assert ran(project.run("stages.build", "beta", **KEY)) == []
+    claimed = project.start("dvc", "repro", "base@tiny")
+    assert "is busy" in claimed.communicate()[0] and claimed.returncode  # so it really was claimed
 
 
 def test_nothing_changed_nothing_runs(built):
