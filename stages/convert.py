@@ -91,8 +91,8 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
             )
         verdict = judge(response, document, knobs)
         lines_dropped.update(verdict.dropped)
-        if document["split"] == "train" and (skill := document["metadata"].get("skill")):
-            usable[skill] += verdict.reason is None
+        if knobs.task == "skills" and document["split"] == "train":
+            usable[document["metadata"]["skill"]] += verdict.reason is None
         if verdict.reason is not None:
             reasons[verdict.reason] += 1
             rejects.append(rejected(response, verdict.reason))

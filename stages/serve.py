@@ -51,31 +51,27 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool):
     from stages.engines.server import Student
     from stages.support.prompts import Template
     from stages.support.tokenizer import TextCodec
+    from stages.tasks.briefs import about
+    from stages.tasks.skill_files import read_skills
 
-    model, skills = layout.model(dataset, "hf"), layout.skills(dataset)
+    model, directory = layout.model(dataset, "hf"), layout.skills(dataset)
     if not (model / "config.json").is_file():
         raise UserError(f"{model}: no exported student; make it with `make {dataset}`")
-    grammar = skills / "grammar.lark"
+    grammar = directory / "grammar.lark"
     if constrain and not grammar.is_file():
         raise UserError(f"{grammar}: no such file, so there is no grammar to hold calls to; drop --grammar")
+    skills = read_skills(directory) if (directory / "skills.json").is_file() else None
+    known = about(skills) if skills else {}  # what the metadata of every request says
     return Student(
         dataset,
         TextCodec(model),
         read_json(model / "config.json")["max_position_embeddings"],
         decoding,
-        partial(prompt_of, Template(layout.prompt(dataset, "student")), known_of(skills)),
-        reader(skills) if (skills / "skills.json").is_file() else None,
+        partial(prompt_of, Template(layout.prompt(dataset, "student")), known),
+        reader(skills) if skills else None,
         read_text(grammar) if grammar.is_file() else None,
         constrain,
     )
-
-
-def known_of(directory: Path) -> dict:
-    """What the metadata of every request of a dataset of skills says of these; of another one nothing."""
-    from stages.tasks.briefs import about
-    from stages.tasks.skill_files import read_skills
-
-    return about(read_skills(directory)) if (directory / "skills.json").is_file() else {}
 
 
 def prompt_of(template, known: dict, text: str, title: str | None, metadata: dict) -> str:
@@ -91,20 +87,16 @@ def prompt_of(template, known: dict, text: str, title: str | None, metadata: dic
     return render(template, {"id": "", "title": given, "text": text, "metadata": known | metadata})
 
 
-def reader(directory: Path):
+def reader(skills):
     """What reads a student's text as a call, spelt as in the request; a text that is no call stays."""
     from stages.engines.server import Reading
     from stages.tasks.calls import write_call
-    from stages.tasks.skill_files import read_skills
-    from stages.tasks.skills import called, respelled
-
-    skills = read_skills(directory)
+    from stages.tasks.skills import understood
 
     def read(text: str, request: str) -> Reading:
-        call = called(text)
+        call = understood(text, request, skills)
         if call is None:
             return Reading(text, None)
-        call = respelled(call, request, skills)
         return Reading(write_call(call), None if call.name == skills.fallback else call)
 
     return read

@@ -16,7 +16,7 @@ from stages.support.tokenizer import TextCodec
 from stages.tasks.calls import write_call
 from stages.tasks.queries import render
 from stages.tasks.skill_schema import Skills
-from stages.tasks.skills import called, respelled
+from stages.tasks.skills import understood
 
 STUDENTS = ("base", "student", "student_grammar")
 
@@ -53,9 +53,9 @@ def run_students(dataset: str, knobs, rows: Sequence[dict], skills: Skills, name
 
 
 def in_own_spelling(text: str, request: str, skills: Skills) -> str:
-    """A written call as it is served, read by `called` and `respelled`; what is no call stays as it is."""
-    call = called(text)
-    return text if call is None else write_call(respelled(call, request, skills))
+    """A written call as it is served; what is no call stays as it is."""
+    call = understood(text, request, skills)
+    return text if call is None else write_call(call)
 
 
 def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[str, str | None]]:

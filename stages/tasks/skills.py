@@ -111,6 +111,12 @@ def well_formed(line: str) -> bool:
     return called(line) is not None
 
 
+def understood(text: str, request: str, skills: Skills) -> Call | None:
+    """The call that a student wrote for a request, as it is served and scored; None where it is no call."""
+    call = called(text)
+    return None if call is None else respelled(call, request, skills)
+
+
 def respelled(call: Call, request: str, skills: Skills) -> Call:
     """The call with the spelling that its words have elsewhere: students of some bases write lower case only.
 
