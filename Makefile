@@ -12,7 +12,7 @@ demo: $(LOCK) ## build the pydoc dataset: documents, teacher, student, queries, 
 	@python -m stages.build pydoc
 
 test: $(LOCK) ## run the tests (no key, no network, no GPU)
-	@python -m pytest
+	@OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'

@@ -2,7 +2,14 @@
 
 import os
 
+import pytest
+
 os.environ["RETORT_TRACKING"] = "off"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["DVC_NO_ANALYTICS"] = "1"
 os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Files that are slow as a whole come first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.getparent(pytest.Module).get_closest_marker("slow") is None)
