@@ -2,8 +2,8 @@
 
 Run as `python -m stages.build DATASET`. Safe to run for several datasets at once, from several shells or with
 `make -j2 pydoc otto`: DVC locks the files of a stage while it runs and refuses, rather than waits, when
-another process has one that it needs. The one thing datasets share is the base model, so that has a lock of
-its own (`base_in_use`), and the rest touches this dataset only.
+another process has one that it needs. What datasets share, the record of the code and the base model, has
+locks of its own (`in_use`), and the rest touches this dataset only.
 """
 
 import fcntl
@@ -38,10 +38,8 @@ def build(dataset: str) -> None:
         check_source(blocks["corpus_xc"][dataset])
     briefs = blocks["candidates"].get(dataset, {}).get("briefs")
     wanted = {blocks[stage][dataset].get("base") for stage in params.STAGES if dataset in blocks[stage]}
-    bases = sorted(f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted)
-    with ExitStack() as held:
-        for base in bases:
-            held.enter_context(base_in_use(base))
+    bases = [f"{stage}@{name}" for stage in params.BASES for name in blocks[stage] if name in wanted]
+    with in_use("code", *bases):
         if briefs:
             repro("-s", f"skills@{dataset}")
             repro("-s", "--glob", f"*@{briefs}")
@@ -49,21 +47,24 @@ def build(dataset: str) -> None:
 
 
 @contextmanager
-def base_in_use(stage: str) -> Iterator[None]:
-    """Bring a base model up to date, and keep other builds from making it again while this one reads it.
+def in_use(*stages: str) -> Iterator[None]:
+    """Bring what datasets share up to date; other builds do not make it anew while this one reads it.
 
     A repro of a stage that is up to date fails, too, where another process reads its outputs: DVC claims them
     for writing before it looks. So it is asked for only where the status, which claims nothing, wants it, and
     when no other build is reading.
     """
     LOCKS.mkdir(parents=True, exist_ok=True)
-    with open(LOCKS / f"retort-{stage}.use", "w") as use:
-        with open(LOCKS / f"retort-{stage}.make", "w") as make:
-            fcntl.flock(make, fcntl.LOCK_EX)
-            if dvc("status", "--quiet", "--with-deps", stage):
-                fcntl.flock(use, fcntl.LOCK_EX)
-                repro(stage)
-            fcntl.flock(use, fcntl.LOCK_SH)
+    with ExitStack() as held:
+        reading = [held.enter_context(open(LOCKS / f"retort-{stage}.lock", "w")) for stage in stages]
+        with open(LOCKS / "retort.lock", "w") as looking:
+            fcntl.flock(looking, fcntl.LOCK_EX)
+            if dvc("status", "--quiet", "--with-deps", *stages):
+                for lock in reading:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                repro(*stages)
+            for lock in reading:
+                fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 

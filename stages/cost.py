@@ -11,13 +11,14 @@ import sys
 import click
 
 from stages import params
+from stages.build import in_use, repro
 from stages.support import layout
 from stages.support.cli import main
 from stages.support.errors import UserError
 
 
 def steps(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[tuple[str, list[str]]]:
-    """(the dataset that asks, the arguments of `dvc repro` for its requests); none of them asks a teacher.
+    """(the dataset that asks, the stages that make its requests); none of them asks a teacher.
 
     Raises UserError for a dataset that asks nothing.
     """
@@ -27,12 +28,15 @@ def steps(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[tuple[str, l
         )
     briefs = blocks["candidates"].get(dataset, {}).get("briefs")
     if briefs is None:
-        return [(dataset, [f"prompt@{dataset}"])]
-    found = [(briefs, [f"prompt@{briefs}"])]
+        return [(dataset, requests_of(dataset, blocks))]
+    found = [(briefs, [f"skills@{dataset}", *requests_of(briefs, blocks)])]
     if layout.responses(briefs).is_file():
-        own = [f"{stage}@{dataset}" for stage in ("candidates", "corpus_skills", "prompt")]
-        found.append((dataset, ["-s", *own]))  # without what is before: that would ask
+        found.append((dataset, [f"candidates@{dataset}", *requests_of(dataset, blocks)]))
     return found
+
+
+def requests_of(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[str]:
+    return [f"{stage}@{dataset}" for stage in (*params.CORPORA, "prompt") if dataset in blocks[stage]]
 
 
 @click.command(help=__doc__)
@@ -40,9 +44,9 @@ def steps(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[tuple[str, l
 @main
 def cli(dataset: str) -> None:
     asked = steps(dataset, params.check())
-    for _, arguments in asked:
-        if subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", *arguments]).returncode:
-            raise UserError("a stage failed: the reason is above")
+    with in_use("code"):
+        for _, stages in asked:
+            repro("-q", "-s", *stages)  # without what is before: that might ask
     files = [str(layout.reports(name) / "prompt.json") for name, _ in asked]
     subprocess.run([sys.executable, "-m", "dvc", "metrics", "show", "--md", *files])
     if asked[-1][0] != dataset:

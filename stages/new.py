@@ -25,8 +25,8 @@ from stages.teacher.prices import PRICES
 EXAMPLE = Path("prompts/example")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 TAKEN = set(
-    "bench cost demo evaluate help lint new pull push register review serve store test ui "
-    "base example shipped sources teacher".split()
+    "bench cost demo evaluate help lint new pull push register review serve slurm store test ui "
+    "base code example shipped sources teacher".split()
 )
 
 

@@ -41,7 +41,8 @@ def read(path: Path) -> dict:
         blocks = YAML(typ="safe").load(read_text(path)) or {}
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({error.problem})") from None
+        hint = "; put a value with a colon in quotes" if "':'" in str(error.problem) else ""
+        raise UserError(f"{path}{where}: not valid YAML ({error.problem}){hint}") from None
     if not isinstance(blocks, dict):
         raise UserError(f"{path}: expected stage names at the top level")
     return blocks

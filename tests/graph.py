@@ -1,6 +1,5 @@
 """What the graph tests share: a stage's imports, read from its code, and a tiny project to run DVC in."""
 
-import ast
 import json
 import os
 import random
@@ -15,48 +14,6 @@ from ruamel.yaml import YAML
 from stages import params
 from stages.support.hashing import sha256_file
 from tests.tiny import WORDS, tiny_model
-
-# These cannot change a byte of an output: logging to MLflow, the progress bar, the exception class.
-HARMLESS = {"stages/support/tracking.py", "stages/support/progress.py", "stages/support/errors.py"}
-RESOURCES = (".j2", ".yaml")
-
-
-def _file(name: str) -> Path | None:
-    """The file of a module, by its dotted name, or of a template or a list of words, by its file name."""
-    if name.endswith(RESOURCES):
-        return next(Path("stages").rglob(name), None)
-    path = Path(*name.split("."))
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-
-
-def _named(tree: ast.AST) -> set[str]:
-    """Names of `stages` modules that the code imports, or names in a string: `python -m`, templates."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "house rule: absolute imports"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
-            names.add(node.value)
-    return {name for name in names if name.split(".")[0] == "stages" or name.endswith(RESOURCES)}
-
-
-def code_of(script: str) -> set[str]:
-    """`script` and every file of stages/ that it imports directly or not, as far as it can change outputs."""
-    found: set[str] = set()
-    waiting = [Path(script)]
-    while waiting:
-        path = waiting.pop()
-        if path.as_posix() in found or path.as_posix() in HARMLESS or path.stat().st_size == 0:
-            continue
-        found.add(path.as_posix())
-        if path.suffix != ".py":
-            continue
-        waiting += [f for f in map(_file, _named(ast.parse(path.read_text("utf-8")))) if f]
-    return found
-
 
 ROOT = Path(__file__).parents[1]
 # The stages that only datasets of skills take part in.

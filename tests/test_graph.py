@@ -43,7 +43,7 @@ def project(built, tmp_path) -> Workspace:
 
 def test_two_datasets_are_built_at_once(built):
     both = [name for output in built.outputs.values() for name in ran(output)]
-    expected = [f"{stage}@{name}" for stage, blocks in built.params().items() for name in blocks]
+    expected = ["code", *(f"{stage}@{name}" for stage, blocks in built.params().items() for name in blocks)]
     assert sorted(both) == sorted(expected)
     assert set(built.lock()) == set(expected)
     assert built.calls == 24
@@ -51,11 +51,27 @@ def test_two_datasets_are_built_at_once(built):
 
 def test_a_build_goes_on_while_another_one_reads_the_base(project):
     reader = {"pid": os.getpid(), "cmd": "dvc repro -s finetune@alpha"}
-    claims = {str(project.directory / "models/base/tiny"): [reader]}
+    claims = {
+        str(project.directory / path): [reader] for path in ("models/base/tiny", "data/code/merge.json")
+    }
     (project.directory / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {}, "read": claims}))
     assert ran(project.run("stages.build", "beta", **KEY)) == []
-    claimed = project.start("dvc", "repro", "base@tiny")
+    claimed = project.start("dvc", "repro", "-s", "base@tiny")
     assert "is busy" in claimed.communicate()[0] and claimed.returncode  # so it really was claimed
+
+
+def test_a_change_of_code_makes_stale_what_imports_it(project):
+    with open(project.directory / "stages/student/merge.py", "a") as stream:
+        stream.write("# a word\n")
+    assert project.status() == ["code"]
+    assert project.repro("-s", "code") == ["code"]
+    stages = {name.split("@")[0] for name in project.status()}
+    assert {"base", "merge", "export"} <= stages and not {
+        "corpus",
+        "collect",
+        "tokenize",
+        "generate",
+    } & stages
 
 
 def test_nothing_changed_nothing_runs(built):

@@ -222,13 +222,13 @@ def test_a_bad_dataset_to_begin_with_is_refused(project, like):
 
 def test_showing_the_cost_of_skills_never_asks(project):
     new.scaffold("otto")
-    first = ("otto_candidates", ["prompt@otto_candidates"])  # nothing before it asks
+    first = ("otto_candidates", ["skills@otto", "corpus_briefs@otto_candidates", "prompt@otto_candidates"])
     assert cost.steps("otto", params.check()) == [first]
     layout.responses("otto_candidates").parent.mkdir(parents=True)
     layout.responses("otto_candidates").write_text("")
-    own = ("otto", ["-s", "candidates@otto", "corpus_skills@otto", "prompt@otto"])
+    own = ("otto", ["candidates@otto", "corpus_skills@otto", "prompt@otto"])
     assert cost.steps("otto", params.check()) == [first, own]
-    assert cost.steps("pydoc", params.check()) == [("pydoc", ["prompt@pydoc"])]
+    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "prompt@pydoc"])]
     with pytest.raises(UserError, match="did you mean 'pydoc'"):
         cost.steps("pydok", params.check())
 

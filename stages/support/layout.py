@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 STORE = Path("data/teacher/store.sqlite")
 SCRATCH = Path("data/.work")
+CODE = Path("data/code")
 
 
 def corpus(dataset: str) -> Path:
