@@ -38,6 +38,9 @@ evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET
 serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
 	@python -m stages.serve $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) $(if $(GRAMMAR),--grammar)
 
+slurm: $(LOCK) ## write a Slurm array job for a dataset's shards: make slurm DATASET=d ARGS="--gpus 1"
+	@python -m stages.slurm $(or $(DATASET),pydoc) $(ARGS)
+
 push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
 	@dvc push
 
@@ -61,7 +64,7 @@ bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 lint: $(LOCK) ## check style
 	@ruff check . && ruff format --check .
 
-.PHONY: demo test help new cost review evaluate serve push pull ui register store bench lint $(DATASETS)
+.PHONY: demo test help new cost review evaluate serve slurm push pull ui register store bench lint $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

@@ -1,26 +1,37 @@
-"""Our openvino engine against batched `model.generate` on this machine: generated tokens/s on 2 threads.
+"""Our openvino engine against raw openvino-genai and `model.generate`, on this machine: new tokens/s.
 
-A Llama of 125M parameters with random weights, prompts of about 100 tokens cut from docstrings, greedy. The
-other side is stock transformers at its best here: left-padded, sorted by prompt length, the best of bfloat16
-at two batch sizes and float32. Two kinds of work, the same for both sides:
+A Llama of 125M parameters with random weights, prompts of about 100 tokens cut from docstrings, temperature
+0.8 and top-k 200 as in SKIM's published script, two threads. Each side is a process of its own, one after the
+other. Two kinds of work, the same for all sides:
 
-- equal lengths: EOS is out of reach, every row gets 64 new tokens;
-- real lengths: rows end as the answers about pydoc pages do (19 to 93 tokens, 39 on average). Static batches
-  wait for their longest row, continuous batching does not: this is what `generate` meets, and `ratio`.
+- one: an answer for each document;
+- four: four answers for each of a quarter of the documents, which is what several queries a document are.
 
-Tokens wanted are counted, not padding. Every round has prompts of its own, so the prefix cache cannot help.
-The best round of a side counts: other work on the machine can only slow it down.
+Answers end as those about pydoc pages do (19 to 93 tokens, 39 on average), or, with --equal, after 64 tokens:
+static batches wait for their longest row, and then there is nothing to wait for. Tokens wanted are counted,
+not padding. The sides:
 
-    python -m benchmarks.generate [--rows 64] [--rounds 1]
+- retort: our engine with its defaults, from texts to texts;
+- genai: ContinuousBatchingPipeline.generate with all prompts in a list, token ids in and out, the same
+  precisions, with the prefix cache and without it; "bare" is without log-probabilities, which ours has;
+- skim: the way of that script: prompts sorted by length, the longest first, left-padded batches of 8 (as its
+  command) or 32 (as its default) through model.generate in bfloat16;
+- generate: model.generate at its best here, bfloat16 in batches of 64 (float32 makes a third).
+
+Static batches are independent, so these sides do the first rows only (`share`), and are counted by them.
+
+    python -m benchmarks.generate [--rows 96] [--equal] [--keep DIRECTORY]
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 SHAPE = {
     "vocab_size": 32_000,
@@ -32,8 +43,27 @@ SHAPE = {
     "tie_word_embeddings": True,
     "eos_token_id": 1,
 }
-THREADS, EQUAL, LONGEST = 2, 64, 93
+THREADS, EQUAL, LONGEST, SAMPLES = 2, 64, 93, 4
 QUANTILES = ([0, 0.05, 0.25, 0.5, 0.75, 0.95, 1], [19, 23, 30, 37, 46, 61, LONGEST])
+TEMPERATURE, TOP_K = 0.8, 200
+
+
+class Side(NamedTuple):
+    make: str
+    options: dict
+    share: float = 1.0  # of the rows
+
+
+SIDES = {
+    "retort": Side("ours", {}),
+    "genai": Side("raw", {}),
+    "genai, no prefix cache": Side("raw", {"cached": False}),
+    "bare genai": Side("raw", {"cached": False, "logprobs": 0}),
+    "skim, batch 8": Side("stock", {"batch": 8}, 1 / 3),
+    "skim, batch 32": Side("stock", {"batch": 32}, 1 / 3),
+    "generate, batch 64": Side("stock", {"batch": 64}, 2 / 3),
+}
+PEERS = {"raw_genai": "genai", "bare_genai": "bare", "reference": "skim", "best_generate": "generate"}
 
 
 def build(directory: Path) -> Path:
@@ -80,32 +110,70 @@ def prompts(directory: Path, count: int) -> list[str]:
     return [codec.decode(own[: 80 + 7 * (number % 7)]) for number, own in enumerate(ids)]
 
 
-def ours(directory: Path, precision: str, batch: int):
-    """A function on a loaded openvino engine: (prompts, wanted new tokens of each) → tokens made."""
+def ours(directory: Path):
+    """A function on a loaded engine: (prompts, wanted new tokens of each) → tokens made."""
     from stages.engines.protocol import Decoding
     from stages.engines.with_openvino import OpenvinoEngine
 
     class Bounded(OpenvinoEngine):
-        """Takes a row's seed, which greedy decoding has no use for, as its number of new tokens."""
+        """Ends row n after `wanted[n]` tokens; its seed is n."""
 
         def _config(self, sampling, seed):
             config = super()._config(sampling, seed)
-            config.max_new_tokens = seed
+            config.max_new_tokens = self.wanted[seed]
             return config
 
-    decoding = Decoding(engine="openvino", precision=precision, batch_size=batch, threads=THREADS)
+    decoding = Decoding(precision="bf16", threads=THREADS, temperature=TEMPERATURE, top_k=TOP_K)
     engine = Bounded(directory, decoding)
 
     def run(texts: list[str], wanted: list[int]) -> int:
-        return sum(answer.generated_tokens for answer in engine.generate(texts, decoding, wanted))
+        engine.wanted = wanted
+        return sum(answer.generated_tokens for answer in engine.generate(texts, decoding, range(len(texts))))
 
     return run
 
 
-def stock(directory: Path, precision: str, batch: int):
+def raw(directory: Path, cached: bool = True, logprobs: int = 1):
+    """The same on openvino-genai alone."""
+    import numpy as np
+    import openvino
+    import openvino_genai
+
+    from stages.engines.openvino_model import converted
+    from stages.support.tokenizer import TextCodec
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.cache_size, scheduler.enable_prefix_caching = 2, cached
+    properties = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "KV_CACHE_PRECISION": "bf16",
+        "INFERENCE_NUM_THREADS": THREADS,
+    }
+    pipeline = openvino_genai.ContinuousBatchingPipeline(
+        str(converted(directory)), scheduler, "CPU", properties
+    )
+
+    def config(seed: int, tokens: int):
+        found = openvino_genai.GenerationConfig()
+        found.max_new_tokens, found.eos_token_id, found.logprobs = tokens, 1, logprobs
+        found.do_sample, found.temperature, found.top_k, found.rng_seed = True, TEMPERATURE, TOP_K, seed
+        return found
+
+    codec = TextCodec(directory)
+
+    def run(texts: list[str], wanted: list[int]) -> int:
+        prompts = [openvino.Tensor(np.array([ids])) for ids in codec.prompts(texts)]
+        results = pipeline.generate(prompts, [config(*pair) for pair in enumerate(wanted)])
+        return sum(len(result.m_generation_ids[0]) for result in results)
+
+    return run
+
+
+def stock(directory: Path, batch: int):
     """The same on `model.generate`; a stopping criterion ends rows where EOS would."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
+    from transformers.utils import logging
 
     class Bounded(StoppingCriteria):
         def __init__(self, width: int, wanted: list[int]):
@@ -115,8 +183,8 @@ def stock(directory: Path, precision: str, batch: int):
             return input_ids.shape[1] >= self.ends
 
     torch.set_num_threads(THREADS)
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left", pad_token="</s>")
 
     def run(texts: list[str], wanted: list[int]) -> int:
@@ -126,10 +194,15 @@ def stock(directory: Path, precision: str, batch: int):
             inputs = tokenizer([texts[row] for row in rows], return_tensors="pt", padding=True)
             inputs.pop("token_type_ids", None)
             limits, width = [wanted[row] for row in rows], inputs["input_ids"].shape[1]
-            stop = [Bounded(width, limits)]
             with torch.inference_mode():
                 out = model.generate(
-                    **inputs, max_new_tokens=LONGEST, do_sample=False, pad_token_id=1, stopping_criteria=stop
+                    **inputs,
+                    max_new_tokens=LONGEST,
+                    do_sample=True,
+                    temperature=TEMPERATURE,
+                    top_k=TOP_K,
+                    pad_token_id=1,
+                    stopping_criteria=[Bounded(width, limits)],
                 )
             assert out.shape[1] - width == max(limits)
         return sum(wanted)
@@ -137,67 +210,79 @@ def stock(directory: Path, precision: str, batch: int):
     return run
 
 
-def measure(directory: Path, rows: int, rounds: int) -> dict:
+def works(directory: Path, rows: int, equal: bool) -> dict[str, tuple[list[str], list[int]]]:
+    """Texts and wanted tokens of each row, by the kind of work; no two kinds share a document."""
     import numpy as np
 
-    texts = prompts(directory, 3 * rows * rounds + rows)
-    drawn = np.random.default_rng(0).random(2 * rows)
-    equal, real = [EQUAL] * rows, np.interp(drawn, *QUANTILES).round().astype(int).tolist()
-    makers = {
-        "openvino bf16": (ours, "bf16", rows),
-        "generate bf16": (stock, "bf16", rows),
-        "generate bf16, half batch": (stock, "bf16", rows // 2),
-        "generate f32": (stock, "f32", rows),
-    }
-    sides = {name: make(directory, precision, batch) for name, (make, precision, batch) in makers.items()}
-    for run in sides.values():
-        run(texts[-rows:], real[:rows])  # warm up: caches grow, kernels are made for new shapes
-    best: dict[str, dict[str, float]] = {"equal lengths": {}, "real lengths": {}}
-    for kind, wanted in (("equal lengths", equal), ("real lengths", real)):
-        for turn in range(rounds):
-            start = turn * 3 * rows + (rows if wanted is real else 0)
-            work = texts[start : start + len(wanted)]
-            for name, run in sides.items():
-                if wanted is real and name.startswith("generate") and name != _best(best["equal lengths"]):
-                    continue  # on real lengths only the best of them runs
-                # float32 takes three times as long, and half the rows tell its speed.
-                size = len(wanted) // 2 if name.endswith("f32") else len(wanted)
-                started = time.perf_counter()
-                tokens = run(work[:size], wanted[:size])
-                rate = tokens / (time.perf_counter() - started)
-                assert tokens == sum(wanted[:size]), f"{name} made {tokens} tokens"
-                best[kind][name] = round(max(rate, best[kind].get(name, 0)), 1)
-                print(f"{kind}, {name}: {rate:.0f} tokens/s", file=sys.stderr, flush=True)
-    ratios = {kind: round(rate["openvino bf16"] / rate[_best(rate)], 2) for kind, rate in best.items()}
+    drawn = np.random.default_rng(0).random(rows)
+    wanted = [EQUAL] * rows if equal else np.interp(drawn, *QUANTILES).round().astype(int).tolist()
+    texts, few = prompts(directory, rows + rows // SAMPLES + rows // 3), rows // SAMPLES
+    several = [text for text in texts[rows : rows + few] for _ in range(SAMPLES)]
+    warm_up = texts[rows + few :]
     return {
-        "rows": rows,
-        "threads": THREADS,
-        "tokens_per_s": best,
-        "best_generate": _best(best["equal lengths"]),
-        "ratio": ratios["real lengths"],
-        "ratio_equal_lengths": ratios["equal lengths"],
+        "warm-up": (warm_up, wanted[: len(warm_up)]),
+        "one": (texts[:rows], wanted),
+        "four": (several, wanted[: len(several)]),
     }
 
 
-def _best(rates: dict[str, float]) -> str:
-    return max((name for name in rates if name.startswith("generate")), key=lambda name: rates[name])
+def measure(name: str, directory: Path, rows: int, equal: bool) -> dict[str, float]:
+    """Tokens/s of a side, by the kind of work; this process does nothing else."""
+    side, found = SIDES[name], {}
+    run = globals()[side.make](directory, **side.options)
+    for kind, (texts, wanted) in works(directory, rows, equal).items():
+        size = round(len(texts) * side.share)
+        started = time.perf_counter()
+        tokens = run(texts[:size], wanted[:size])
+        found[kind] = round(tokens / (time.perf_counter() - started), 1)
+        assert tokens == sum(wanted[:size]), f"{name} made {tokens} tokens"
+    del found["warm-up"]
+    return found
+
+
+def compare(directory: Path, rows: int, equal: bool) -> dict:
+    from stages.engines.openvino_model import converted
+
+    if not (directory / "config.json").is_file():
+        build(directory)
+    converted(directory)
+    rates = {}
+    for name in SIDES:
+        command = [sys.executable, "-m", "benchmarks.generate", "--side", name, "--rows", str(rows)]
+        command += ["--keep", str(directory.parent), *["--equal"] * equal]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rates[name] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name}: {rates[name]} tokens/s", file=sys.stderr, flush=True)
+    ratios = {
+        label: {
+            kind: round(mine / max(rates[name][kind] for name in rates if name.startswith(peer)), 2)
+            for kind, mine in rates["retort"].items()
+        }
+        for label, peer in PEERS.items()
+    }
+    for label, ratio in ratios.items():
+        print(f"retort / {label}: {ratio}", file=sys.stderr)
+    return {"rows": rows, "threads": THREADS, "equal": equal, "tokens_per_s": rates, "ratio": ratios}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--rows", type=int, default=64)
-    arguments.add_argument("--rounds", type=int, default=1)
+    arguments.add_argument("--rows", type=int, default=96)
+    arguments.add_argument("--equal", action="store_true", help="every answer has 64 tokens")
+    arguments.add_argument("--keep", type=Path, help="where the model is kept for the next run")
+    arguments.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    home = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        try:
-            print(json.dumps(measure(build(Path("models/llama")), given.rows, given.rounds)))
-        finally:
-            os.chdir(home)
+        root = (given.keep or Path(scratch)).resolve()
+        os.environ["PYTHONPATH"] = str(Path.cwd())
+        root.mkdir(parents=True, exist_ok=True)
+        os.chdir(root)
+        rest = root / "llama", given.rows, given.equal
+        print(json.dumps(measure(given.side, *rest) if given.side else compare(*rest)))
+        os.chdir("/")
 
 
 if __name__ == "__main__":

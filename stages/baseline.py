@@ -1,4 +1,4 @@
-"""What the base model writes before it is taught: the same prompt and decoding, held-out documents only.
+"""What the base model writes before it is taught: the same prompt and decoding, for held-out documents.
 
 Reads models/base/BASE/, the corpus and prompts/DATASET/student.md. Writes data/DATASET/baseline/, of the same
 shape as generated/.
@@ -13,14 +13,12 @@ from stages.support.cli import stage
 
 class BaselineKnobs(GenerateKnobs):
     base: str = Field(description="a folder of models/base/")
-    share: float = Field(0.0, ge=0, le=1, description="not used: the baseline reads held-out documents only")
+    share: float = Field(0.0, ge=0, le=1, description="share of the pages not held out; nothing reads them")
 
 
 @stage("baseline", BaselineKnobs)
 def command(dataset: str, knobs: BaselineKnobs) -> dict:
-    return generate(
-        "baseline", dataset, layout.base_model(knobs.base), layout.baseline(dataset), knobs, share=0.0
-    )
+    return generate("baseline", dataset, layout.base_model(knobs.base), layout.baseline(dataset), knobs)
 
 
 if __name__ == "__main__":

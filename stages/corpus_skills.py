@@ -28,6 +28,8 @@ class CorpusSkillsKnobs(Knobs):
 
 @stage("corpus_skills", CorpusSkillsKnobs, figures="corpus")
 def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
+    import shutil
+
     from stages.support.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
     from stages.tasks.held_out import balanced
     from stages.tasks.review import read_decisions, reviewed
@@ -57,6 +59,7 @@ def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
     written: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", written) as directory:
         written["documents.jsonl"] = write_jsonl(directory / "documents.jsonl", rows)
+        shutil.copyfile(skills_directory / "grammar.lark", directory / "grammar.lark")  # generate reads it here
     splits = Counter(row["split"] for row in rows)
     if not splits["train"] or not splits["test"]:
         raise UserError(

@@ -1,16 +1,19 @@
 """Let the student write for the documents: shards, worker processes, rows that do not depend on either.
 
-Reads models/DATASET/hf/, the corpus and prompts/DATASET/student.md. Writes data/DATASET/generated/: K Parquet
-shards, a document's shard being a hash of its id, and a manifest. Held-out documents always, those for
-training and validation by `share`; `n` samples each, a seed for every (document, sample). Finished rows are
-kept in scratch under a fingerprint of model, decoding and the shard's own rows: a killed run goes on where it
-was, and a new document renews its shard alone.
+Reads models/DATASET/hf/, the corpus and prompts/DATASET/student.md; with `grammar` the one beside the corpus.
+Writes data/DATASET/generated/: K Parquet shards, a document's shard being a hash of its id, and a manifest.
+Held-out documents always, those for training and validation by `share`; `n` samples each, a seed for every
+(document, sample). Finished rows are kept in scratch under a fingerprint of model, decoding and the shard's
+own prompts: a killed run goes on where it was, and a new document renews its shard alone. With runner ray the
+shards are finished on a Ray cluster (docs/machines.md).
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,60 +29,92 @@ BLOCK = 1024  # documents whose prompts are token ids at one time
 class GenerateKnobs(Decoding):
     task: Task = Field("queries", description="what the student writes, which says how it is parsed")
     shards: int = Field(8, ge=1, description="files in the output; also the unit of regeneration")
-    workers: int = Field(1, ge=1, description="processes, each with its own copy of the model")
     share: float = Field(1.0, ge=0, le=1, description="share of the pages not held out, by hash of the id")
     n: int = Field(1, ge=1, description="samples a document")
     seed: int = Field(0, ge=0)
+    grammar: bool = Field(False, description="hold answers to the grammar of the dataset's skills")
+    runner: Literal["local", "ray"] = Field("local", description="where shards are made: docs/machines.md")
+    workers: int = Field(1, ge=1, description="local: processes, each with its own copy of the model")
+    num_cpus: float | None = Field(None, ge=0, description="ray: cores set aside for a worker; threads")
+    num_gpus: float = Field(0, ge=0, description="ray: GPUs set aside for a worker")
 
 
 @stage("generate", GenerateKnobs)
 def command(dataset: str, knobs: GenerateKnobs) -> dict:
-    model, output = layout.model(dataset, "hf"), layout.generated(dataset)
-    return generate("generate", dataset, model, output, knobs, knobs.share)
+    return generate("generate", dataset, layout.model(dataset, "hf"), layout.generated(dataset), knobs)
 
 
-def generate(name: str, dataset: str, model: Path, output: Path, knobs: GenerateKnobs, share: float) -> dict:
+def generate(name: str, dataset: str, model: Path, output: Path, knobs: GenerateKnobs) -> dict:
     """Generate with the Hugging Face directory `model` into `output`; returns the metrics."""
-    from stages.engines import pool, protocol
-    from stages.support.hashing import sha256_json, shard_of
+    from stages.engines import items, shared
     from stages.support.scratch import prune
-    from stages.support.shards import write_generated
+    from stages.support.shards import write_shards
 
-    if knobs.n > 1 and knobs.temperature == 0:
+    scratch, job = plan(name, dataset, model, knobs)
+    place = shared.place_of(scratch)
+    shared.collect(scratch, place, job)
+    todo = [item for item in job.items if not items.is_finished(scratch, item)]
+    # On stderr and no metric: what scratch holds is a fact of this machine.
+    made = len(job.items) - len(todo)
+    print(f"{name}: {len(job.items)} shards, {made} of them made before", file=sys.stderr)
+    if todo:
+        run(scratch, place, job, todo, knobs, f"{name} {dataset}")
+    own, counts = {item.shard: item for item in job.items}, Counter()
+    shards = (items.rows(scratch, own[shard]) if shard in own else [] for shard in range(knobs.shards))
+    write_shards(output, (parsed(rows, knobs.task, counts) for rows in shards), name)
+    prune(scratch, {scratch / items.finished_name(item) for item in job.items})
+    return statistics(counts)
+
+
+def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple:
+    """Lay the shards out as items (stages/engines/items.py); returns (their directory, the job).
+
+    Raises UserError where something that the job needs is missing, or a prompt leaves no room for the answer.
+    """
+    from stages.engines import items, protocol
+    from stages.support.hashing import sha256_json
+
+    check(f"params.yaml, {name}.{dataset}", model, knobs)
+    fingerprint = protocol.model_fingerprint(model)
+    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    versions, grammar = protocol.engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
+    basis = [fingerprint, decoding.model_dump(), versions, grammar, protocol.Generation._fields]
+    scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
+    found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
+    if not found:
         raise UserError(
-            f"params.yaml, {name}.{dataset}: samples at temperature 0 are equal; raise it, or set n to 1"
+            f"{layout.corpus(dataset)}: no held-out document and none by share; raise either share"
         )
+    job = items.Job(
+        model=model.as_posix(),
+        fingerprint=fingerprint,
+        decoding=decoding,
+        versions=versions,
+        grammar=grammar,
+        items=found,
+    )
+    items.write_job(scratch / items.JOB, job)
+    return scratch, job
+
+
+def check(where: str, model: Path, knobs: GenerateKnobs) -> None:
+    if knobs.n > 1 and knobs.temperature == 0:
+        raise UserError(f"{where}: samples at temperature 0 are equal; raise it, or set n to 1")
     if not (model / "config.json").is_file():
         raise UserError(f"{model}: no config.json; the stage before this one makes it: run `dvc repro`")
-    rows = work(dataset, model, knobs, share)
-    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
-    versions, fields = protocol.engine_versions(decoding), protocol.Generation._fields
-    basis = [protocol.model_fingerprint(model), decoding.model_dump(), versions, fields]
-    scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
-    scratch.mkdir(parents=True, exist_ok=True)
-
-    shards: list[list[pool.Row]] = [[] for _ in range(knobs.shards)]
-    for row in rows:
-        shards[shard_of(row.document_id, knobs.shards)].append(row)
-    jobs = {scratch / f"{sha256_json(own)[:32]}.jsonl": own for own in shards if own}
-    open_jobs = [path for path, own in jobs.items() if len(pool.saved(path)) < len(own)]
-    # On stderr and no metric: what scratch holds is a fact of this machine.
-    print(f"{name}: {len(jobs)} shards, {len(jobs) - len(open_jobs)} of them made before", file=sys.stderr)
-    if open_jobs:
-        protocol.prepare(model, decoding)
-    pool.run_shards(jobs, model, decoding, knobs.workers, f"{name} {dataset}")
-
-    made = [row for path in jobs for row in pool.saved(path).values()]
-    for row in made:
-        row["queries"] = kind(knobs.task).parse(row["text"])
-    write_generated(output, made, knobs.shards, name)
-    prune(scratch, set(jobs))
-    return statistics(made)
 
 
-def work(dataset: str, model: Path, knobs: GenerateKnobs, share: float) -> list:
-    """The rows to generate. Raises UserError for a prompt that leaves no room for the answer."""
-    from stages.engines.pool import Row
+def grammar_of(dataset: str) -> str:
+    from stages.support.files import read_text
+
+    path = layout.corpus(dataset) / "grammar.lark"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; grammar is for datasets of skills, leave it out for others")
+    return read_text(path)
+
+
+def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
+    """A row for each document to write for: document_id, prompt and the seeds of its samples."""
     from stages.support.files import read_json
     from stages.support.hashing import stable_integer
     from stages.support.prompts import Template
@@ -91,8 +126,7 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs, share: float) -> list:
     context = config.get("max_position_embeddings") or config.get("n_positions")
     if context is None:
         raise UserError(f"{model / 'config.json'}: no max_position_embeddings; add the length of the context")
-    documents = chosen(dataset, share)
-    rows = []
+    documents = chosen(dataset, knobs.share)
     while block := list(islice(documents, BLOCK)):
         prompts = [render(template, document) for document in block]
         for document, prompt, ids in zip(block, prompts, codec.prompts(prompts), strict=True):
@@ -103,13 +137,8 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs, share: float) -> list:
                     f"{knobs.max_new_tokens} is more than the model's context of {context}; cut the text in "
                     f"{template.path} (`document.text | words(n)`) or lower max_new_tokens"
                 )
-            seeds = (stable_integer("sample", knobs.seed, name, sample) >> 1 for sample in range(knobs.n))
-            rows += [Row(name, sample, prompt, seed) for sample, seed in enumerate(seeds)]
-    if not rows:
-        raise UserError(
-            f"{layout.corpus(dataset)}: no held-out document and none by share; raise either share"
-        )
-    return rows
+            seeds = [stable_integer("sample", knobs.seed, name, sample) >> 1 for sample in range(knobs.n)]
+            yield {"document_id": name, "prompt": prompt, "seeds": seeds}
 
 
 def chosen(dataset: str, share: float) -> Iterator[dict]:
@@ -125,16 +154,42 @@ def chosen(dataset: str, share: float) -> Iterator[dict]:
             yield document
 
 
-def statistics(rows: list[dict]) -> dict:
-    documents = len({row["document_id"] for row in rows})
+def run(scratch: Path, place: str, job, todo: list, knobs: GenerateKnobs, label: str) -> None:
+    """Finish the items `todo`."""
+    from stages.engines import pool, protocol, shared
+
+    if knobs.runner == "local":
+        protocol.prepare(Path(job.model), job.decoding)
+        pool.run_items(scratch, job, todo, knobs.workers, label)
+        return
+    from stages.engines import ray_runner
+
+    shared.publish(scratch, place, job)
+    num_cpus = knobs.threads if knobs.num_cpus is None else knobs.num_cpus
+    ray_runner.run_items(place, todo, num_cpus, knobs.num_gpus, label)
+    shared.collect(scratch, place, job)
+
+
+def parsed(rows: list[dict], task: Task, counts: Counter) -> list[dict]:
+    """The rows of a shard with their `queries`; adds to the `counts` of `statistics`."""
+    for row in rows:
+        row["queries"] = kind(task).parse(row["text"])
+        counts["prompt_tokens"] += row["prompt_tokens"]
+        counts["generated_tokens"] += row["generated_tokens"]
+        counts["stopped"] += row["finish_reason"] == "stop"
+        counts["empty"] += not row["queries"]
+        counts["lines"] += len(row["queries"])
+    counts["rows"] += len(rows)
+    counts["documents"] += len({row["document_id"] for row in rows})
+    return rows
+
+
+def statistics(counts: Counter) -> dict:
     return {
-        "documents": documents,
-        "rows": len(rows),
-        "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-        "generated_tokens": sum(row["generated_tokens"] for row in rows),
-        "stop_share": round(sum(row["finish_reason"] == "stop" for row in rows) / len(rows), 4),
-        "empty_share": round(sum(not row["queries"] for row in rows) / len(rows), 4),
-        "lines_per_page": round(sum(len(row["queries"]) for row in rows) / documents, 3),
+        **{name: counts[name] for name in ("documents", "rows", "prompt_tokens", "generated_tokens")},
+        "stop_share": round(counts["stopped"] / counts["rows"], 4),
+        "empty_share": round(counts["empty"] / counts["rows"], 4),
+        "lines_per_page": round(counts["lines"] / counts["documents"], 3),
     }
 
 

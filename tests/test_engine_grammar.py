@@ -303,12 +303,37 @@ def test_greedy_takes_the_likeliest_allowed_token(models):
     assert answer.text == codec.decode(ids) and answer.generated_tokens == len(ids) + 1
 
 
-def test_openvino_names_the_engine_that_has_grammars(models, tmp_path, monkeypatch):
+def test_openvino_makes_only_those_again_that_break_the_grammar(models, tmp_path, monkeypatch):
+    from stages.engines import with_transformers
+    from stages.engines.protocol import finished
+
     monkeypatch.chdir(tmp_path)
-    sampling = Decoding(engine="openvino", precision="f32")
+    prompts, seen = ["plot a line", "read csv", "fit a curve"], {}
+    spy = lambda *given: (seen.__setitem__(given[1], given[3:]), finished(*given))[1]  # noqa: E731
+    monkeypatch.setattr(with_transformers, "finished", spy)
+    reference = open_engine(models["gpt2"], decoding(max_new_tokens=60))
+    expected = answers(reference, prompts, decoding(max_new_tokens=60), [0] * 3, [0, 1, 2])
+    obeying = {place: [*map(list, made)] for place, made in seen.items()}
+
+    sampling = Decoding(engine="openvino", precision="f32", threads=1, batch_size=8, max_new_tokens=60)
     engine = open_engine(models["gpt2"], sampling)
-    with pytest.raises(UserError, match="set engine to transformers"):
-        list(engine.generate(["plot"], sampling, [1], GRAMMAR))
+    free = dict(engine._made(engine.codec.prompts(prompts), sampling, [0] * 3))
+    asked = []
+    generate = engine.constrained.generate
+    monkeypatch.setattr(
+        engine.constrained, "generate", lambda *given: (asked.append(given[0]), generate(*given))[1]
+    )
+    assert answers(engine, prompts, sampling, [0] * 3, [0, 1, 2]) == expected
+    assert asked == [prompts]  # a model with random weights breaks it always
+    ends = obeying[1][0].index(engine.codec.eos_id) + 1
+    free[1] = tuple(made[:ends] for made in obeying[1])
+    engine._made = lambda *_: iter(free.items())
+    assert answers(engine, prompts, sampling, [0] * 3, [0, 1, 2]) == expected
+    assert asked[1] == [prompts[0], prompts[2]]
+    free[1] = tuple(made[: ends - 1] for made in obeying[1])  # cut off before its end
+    assert answers(engine, prompts, sampling, [0] * 3, [0, 1, 2]) == expected and asked[2] == prompts
+    with pytest.raises(UserError, match="set temperature to 0, or engine to transformers"):
+        list(engine.generate(prompts, sampling.model_copy(update={"temperature": 1.0}), [0] * 3, GRAMMAR))
 
 
 def test_vllm_gets_the_grammar_of_the_tokens(models, monkeypatch):
@@ -374,12 +399,13 @@ def test_openai_gets_the_grammar_in_the_field_of_vllm(models, monkeypatch):
 
     class Client:
         def __init__(self, **_):
-            self.completions = self
+            self.completions = self.with_raw_response = self
 
         def create(self, **body):
             asked.append(body)
             choice = types.SimpleNamespace(text='runapp(program="ed")', finish_reason="stop", logprobs=None)
-            return types.SimpleNamespace(choices=[choice], usage=None)
+            reply = types.SimpleNamespace(choices=[choice], usage=None)
+            return types.SimpleNamespace(parse=lambda: reply, headers={})
 
     monkeypatch.setattr(with_openai.openai, "OpenAI", Client)
     sampling = Decoding(engine="openai", base_url="http://localhost/v1", served_model="m", top_k=4)

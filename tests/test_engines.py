@@ -257,6 +257,49 @@ def test_openvino_stops_at_eos_and_draws_by_the_rows_seed(tmp_path, monkeypatch)
         assert (answer.generated_tokens == 150) == (answer.finish_reason == "length")
 
 
+def test_samples_of_a_prompt_follow_the_first_into_the_cache(models, monkeypatch):
+    """On a pipeline of our own: a prompt is computed once, no row is lost, and the window stays full."""
+    monkeypatch.chdir(models["llama"].parent)  # where a conversion stays for the next case
+    sampling = Decoding(engine="openvino", precision="f32", threads=1, batch_size=2, max_new_tokens=3)
+    engine = open_engine(models["llama"], sampling)
+
+    class Handle:
+        def __init__(self, prompt):
+            self.prompt, self.made = prompt, 0
+
+        def can_read(self):
+            return self.made > 0
+
+        def get_status(self):
+            return types.SimpleNamespace(name="FINISHED" if self.made == 3 else "RUNNING")
+
+        def read_all(self):
+            return [types.SimpleNamespace(generated_ids=[5, 6, 7], generated_log_probs=[-1.0] * 3)]
+
+    class Pipeline:
+        cached, computed, open, most = set(), [], [], 0
+
+        def add_request(self, index, prompt, config):
+            handle = Handle(tuple(prompt.data[0].tolist()))
+            if handle.prompt not in self.cached:
+                self.computed.append(handle.prompt)
+            self.open.append(handle)
+            return handle
+
+        def step(self):
+            self.most = max(self.most, len(self.open))
+            for handle in self.open:
+                handle.made += 1
+                self.cached.add(handle.prompt)
+            self.open = [handle for handle in self.open if handle.made < 3]
+
+    engine.pipeline = pipeline = Pipeline()
+    prompts = [text for text in ["plot a line", "read csv", "sort"] for _ in range(6)]
+    found = list(engine.generate(prompts, sampling, [*range(18)]))
+    assert sorted(answer.index for answer in found) == [*range(18)]
+    assert len(pipeline.computed) == 3 and pipeline.most == engine.in_flight
+
+
 def test_openvino_conversion_is_kept_and_old_ones_go(tmp_path, monkeypatch):
     from stages.engines.openvino_model import converted
 
@@ -425,7 +468,6 @@ def test_openai_log_probabilities_come_with_strings(models, server, monkeypatch)
 
 
 def test_openai_problems_are_one_line(models, server, monkeypatch):
-    monkeypatch.setattr("stages.engines.with_openai.RETRIES", 0)
     with pytest.raises(UserError, match="base_url"):
         open_engine(models["llama"], Decoding(engine="openai"))
     monkeypatch.delenv("STUDENT_KEY", raising=False)

@@ -14,12 +14,13 @@ import pytest
 
 from stages.baseline import BaselineKnobs
 from stages.baseline import command as baseline
-from stages.generate import GenerateKnobs, work
+from stages.generate import GenerateKnobs, plan, work
 from stages.generate import command as generate
 from stages.support import files, layout
 from stages.support.errors import UserError
 from stages.support.hashing import sha256_json, shard_of, stable_unit
 from stages.support.shards import iter_generated, read_generated, shard_name, write_generated
+from tests.completions import completions, decoding
 from tests.tiny import WORDS, tiny_model
 
 DECODING = {
@@ -65,6 +66,12 @@ def house(tmp_path, monkeypatch, model):
     return tmp_path
 
 
+@pytest.fixture
+def student():
+    with completions() as running:
+        yield running
+
+
 def shard_bytes() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path("data/d/generated").iterdir()}
 
@@ -94,9 +101,8 @@ def test_rows_are_the_same_whatever_the_shards_and_workers(house):
         assert row["logprob"] < 0 and len(row["line_logprobs"]) == len(row["text"].split("\n"))
 
 
-@pytest.mark.slow
-def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd):
-    knobs = GenerateKnobs(**DECODING, shards=4, share=0.5)
+def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd, student):
+    knobs = GenerateKnobs(**decoding(student), shards=4, share=0.5)
     generate.run("d", knobs)
     before, bytes_before = scratch_files(), shard_bytes()
     chosen = {row["document_id"] for row in read_generated(Path("data/d/generated"))}
@@ -126,30 +132,32 @@ def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd
 
 
 def test_only_documents_that_may_be_written_for_are(house, monkeypatch):
+    def written_for(share: float) -> list[str]:
+        rows = list(work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING, share=share)))
+        assert len({seed for row in rows for seed in row["seeds"]}) == 2 * len(rows)
+        return [row["document_id"] for row in rows]
+
     monkeypatch.setattr("stages.generate.BLOCK", 4)
     splits = ["train", "val", "test", "xc_test", "empty", "train", "test"]
     write_corpus([document(i, split) for i, split in enumerate(splits)])
-    rows = work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 1.0)
-    assert [(row.document_id, row.sample) for row in rows] == [
-        (f"doc-{i:03d}", sample) for i in (0, 1, 2, 5, 6) for sample in (0, 1)
-    ]
-    rows = work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 0.0)
-    assert [row.document_id for row in rows] == ["doc-002"] * 2 + ["doc-006"] * 2
+    assert written_for(1.0) == [f"doc-{i:03d}" for i in (0, 1, 2, 5, 6)]
+    assert written_for(0.0) == ["doc-002", "doc-006"]
     write_corpus([document(i, split) for i, split in enumerate(splits[3:5])])
     with pytest.raises(UserError, match="no held-out document and none by share"):
-        work("d", layout.model("d", "hf"), GenerateKnobs(**DECODING), 1.0)
+        generate.run("d", GenerateKnobs(**DECODING))
 
 
 @pytest.mark.slow
 def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(house, monkeypatch):
-    from stages.engines import protocol
+    from stages.engines import items, protocol
 
     model, knobs = layout.model("d", "hf"), GenerateKnobs(**{**DECODING, "n": 1}, shards=1, task="categories")
     asked = protocol.Decoding(**knobs.model_dump(include=set(protocol.Decoding.model_fields)))
     decoding = protocol.resolve(asked)
     before = [protocol.model_fingerprint(model), decoding.model_dump(), protocol.engine_versions(decoding)]
-    own = work("d", model, knobs, 1.0)
-    stale = Path(f"data/.work/generate-d-{sha256_json(before)[:16]}/{sha256_json(own)[:32]}.jsonl")
+    scratch, job = plan("generate", "d", model, knobs)
+    stale = Path(f"data/.work/generate-d-{sha256_json(before)[:16]}/{items.finished_name(job.items[0])}")
+    own = list(items.todo(scratch, job.items[0].key))
     numbers = {"finish_reason": "stop", "prompt_tokens": 1, "generated_tokens": 1}
     saved = [{"document_id": row.document_id, "sample": 0, "text": "stale", **numbers} for row in own]
     files.write_jsonl(stale, saved)
@@ -162,7 +170,7 @@ def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(h
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house):
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house, monkeypatch):
     knobs = {**DECODING, "max_new_tokens": 64, "batch_size": 2, "shards": 2}
     generate.run("d", GenerateKnobs(**knobs))
     whole, metrics = shard_bytes(), None
@@ -174,23 +182,24 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house):
     command = [sys.executable, "-m", "stages.generate", "d", *flags]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while sum(_lines(path) for path in Path("data/.work").glob("generate-d-*/*.jsonl")) < 4:
+    while sum(_lines(path) for path in Path("data/.work").glob("generate-d-*/*.part")) < 4:
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     running.send_signal(signal.SIGKILL)
     running.wait()
     _settled()  # the workers end by themselves when their parent is gone
     assert not Path("data/d/generated").exists()
-    saved = {path: path.read_bytes() for path in Path("data/.work").glob("generate-d-*/*.jsonl")}
+    saved = {path: path.read_bytes() for path in Path("data/.work").glob("generate-d-*/*.part")}
     rows = sum(content.count(b"\n") for content in saved.values())
     assert 4 <= rows < 40
     torn = next(iter(saved))
     torn.write_bytes(saved[torn] + b'{"document_id": "doc-0')
 
+    monkeypatch.setattr("stages.support.scratch.prune", lambda scratch, used: None)
     metrics = generate.run("d", GenerateKnobs(**knobs))
     assert shard_bytes() == whole and metrics["rows"] == 40
-    for path, content in saved.items():
-        assert path.read_bytes().startswith(content)  # what was finished was not made again
+    parts = Path("data/.work").glob("generate-d-*/*.part")
+    assert sum(map(_lines, parts)) == 40  # what was finished was not made again
 
 
 def _lines(path: Path) -> int:
@@ -201,7 +210,7 @@ def _settled() -> None:
     """Wait until nothing writes to scratch any more."""
     last, since = None, time.monotonic()
     while time.monotonic() - since < 1.5:
-        now = {path: path.stat().st_size for path in Path("data/.work").glob("generate-d-*/*.jsonl")}
+        now = {path: path.stat().st_size for path in Path("data/.work").glob("generate-d-*/*.part")}
         if now != last:
             last, since = now, time.monotonic()
         time.sleep(0.1)
@@ -210,12 +219,24 @@ def _settled() -> None:
 @pytest.mark.slow
 def test_the_baseline_writes_for_held_out_pages_only_and_openvino_is_the_default(house, model):
     shutil.copytree(model, "models/base/tiny")
-    knobs = BaselineKnobs(base="tiny", shards=2, max_new_tokens=8, share=1.0)
+    knobs = BaselineKnobs(base="tiny", shards=2, max_new_tokens=8)
     metrics = baseline.run("d", knobs)
     rows = read_generated(Path("data/d/baseline"))
     assert [row["document_id"] for row in rows] == ["doc-000", "doc-005", "doc-010", "doc-015"]
     assert metrics["documents"] == 4 and knobs.engine == "openvino"
     assert files.read_json(Path("data/d/baseline/manifest.json"))["producer"] == "baseline"
+
+
+def test_answers_are_held_to_the_grammar_beside_the_corpus(house):
+    knobs = GenerateKnobs(**DECODING | {"shards": 2, "grammar": True})
+    with pytest.raises(UserError, match=r"corpus/grammar\.lark: no such file"):
+        plan("generate", "d", layout.model("d", "hf"), knobs)
+    with files.atomic_directory(Path("data/d/corpus"), "corpus") as directory:
+        files.write_jsonl(directory / "documents.jsonl", [document(i, "test") for i in range(3)])
+        files.write_text(directory / "grammar.lark", 'start: "cat" | "dog"')
+    generate.run("d", knobs)
+    rows = read_generated(Path("data/d/generated"))
+    assert len(rows) == 6 and {row["text"] for row in rows} <= {"cat", "dog"}
 
 
 def test_what_the_user_can_mend_is_said_before_anything_is_made(house):

@@ -16,9 +16,8 @@ from click.testing import CliRunner, Result
 
 from stages.collect import CollectKnobs, command
 from stages.store import cli
-from stages.support import layout
+from stages.support import layout, pacing
 from stages.support.files import write_jsonl
-from stages.teacher import client
 from stages.teacher.identity import key_of
 from stages.teacher.money import Budget
 from stages.teacher.packing import pack
@@ -44,7 +43,7 @@ with Store(Path("data/teacher/store.sqlite")) as store:
 
 @pytest.fixture(autouse=True)
 def _workplace(tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pacing, "FIRST_PAUSE_S", 0.01)
     monkeypatch.chdir(tmp_path)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from stages.collect import CollectKnobs, cancel, collect, forget
-from stages.support import layout
+from stages.support import layout, pacing
 from stages.support.errors import UserError
 from stages.support.files import read_json, read_jsonl, write_jsonl
 from stages.support.progress import Progress
-from stages.teacher import batch_calls, batch_follow, batch_store, client
+from stages.teacher import batch_calls, batch_follow, batch_store
 from stages.teacher.batch import ask_in_batches
 from stages.teacher.batch_lines import read_results
 from stages.teacher.batch_queue import Limits
@@ -39,7 +39,7 @@ PRICES = 'prices: {version: "1", models: {embedded: {input: 1000, output: 5000, 
 @pytest.fixture(autouse=True)
 def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pacing, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(batch_calls, "LOOK_PAUSE_S", 0.01)
 
 

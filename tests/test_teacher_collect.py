@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from stages.collect import CollectKnobs, command
-from stages.support import layout
+from stages.support import layout, pacing
 from stages.support.cli import valid
 from stages.support.errors import UserError
 from stages.support.files import write_jsonl
-from stages.teacher import client, pacing
 from stages.teacher.identity import request_key
 from stages.teacher.outcomes import read_answers
 from stages.teacher.store import Store
@@ -35,7 +34,7 @@ FIELDS = (
 def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEACHER_KEY", KEY)
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pacing, "FIRST_PAUSE_S", 0.01)
 
 
 def knobs(url: str, **changes) -> CollectKnobs:
@@ -216,8 +215,8 @@ def test_retry_after_is_a_minimum():
     assert pacing.retry_after_s({"retry-after-ms": "250"}) == 0.25
     assert 0 == pacing.retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"})
     assert pacing.retry_after_s({"retry-after": "soon"}) is None is pacing.retry_after_s({})
-    assert client.pause_s(0, 7) >= 7
-    assert max(client.pause_s(n, None) for n in range(50)) <= client.LONGEST_PAUSE_S
+    assert pacing.pause_s(0, 7) >= 7
+    assert max(pacing.pause_s(n, None) for n in range(50)) <= pacing.LONGEST_PAUSE_S
 
 
 OUTCOMES = {

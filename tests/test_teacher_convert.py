@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.convert import ConvertKnobs, answered
+from stages.convert import ConvertKnobs, joined
 from stages.convert import command as convert
 from stages.prompt import PromptKnobs
 from stages.prompt import command as prompt
@@ -271,17 +271,21 @@ def test_categories_are_written_in_one_way_and_fall_with_the_one_above_them():
     }
 
 
-def test_only_documents_with_answers_are_held(tmp_path):
-    """A corpus of a million documents must not be in memory."""
+def test_one_document_is_held_at_a_time(tmp_path):
+    """Neither a corpus of a million documents nor as many answers may be in memory."""
     row = {"title": "t", "metadata": {}, "split": "train"}
-    corpus = tmp_path / "documents.jsonl"
+    corpus, responses = tmp_path / "documents.jsonl", tmp_path / "responses.jsonl"
     write_jsonl(corpus, ({**row, "id": f"p{n:05}", "text": f"{n} " * 1000} for n in range(3000)))
-    write_jsonl(tmp_path / "responses.jsonl", [answer({"id": f"p{n:05}"}) for n in (1, 5)])
+    asked = [f"p{n:05}" for n in (1, *range(5, 1000), 999)]
+    write_jsonl(responses, (answer({"id": name}) for name in asked))
     tracemalloc.start()
-    found = answered(tmp_path / "responses.jsonl", corpus)
+    found = [(response["id"], document["id"]) for response, document in joined(responses, corpus)]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert list(found) == ["p00001", "p00005"] and peak < 1 << 20 < corpus.stat().st_size / 10
+    assert found == [(name, name) for name in asked] and peak < 1 << 20 < corpus.stat().st_size / 10
+    write_jsonl(responses, (answer({"id": name}) for name in ("p00007", "p00003", "gone", "p00007")))
+    found = [document and document["id"] for _, document in joined(responses, corpus)]
+    assert found == ["p00007", "p00003", None, "p00007"]
 
 
 @pytest.mark.slow

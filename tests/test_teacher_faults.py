@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from stages.collect import CollectKnobs, collect, reparse
-from stages.support import layout
+from stages.support import layout, pacing
 from stages.support.errors import UserError
 from stages.support.files import read_json, read_jsonl, write_jsonl
-from stages.teacher import client, sender, store
+from stages.teacher import sender, store
 from stages.teacher.identity import key_of, with_limit
 from stages.teacher.money import Budget
 from stages.teacher.store import Store, insert_attempts
@@ -38,7 +38,7 @@ PRICES = (
 def _workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEACHER_KEY", KEY)
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pacing, "FIRST_PAUSE_S", 0.01)
 
 
 def run(url: str, dataset="d", **knobs) -> tuple[dict, dict]:
@@ -281,7 +281,7 @@ def test_refusals_use_up_no_retries():
     ],
 )
 def test_the_breaker_opens(reply, told, monkeypatch):
-    monkeypatch.setattr("stages.teacher.pacing.LONGEST_PROBE_S", 0.05)
+    monkeypatch.setattr("stages.support.pacing.LONGEST_PROBE_S", 0.05)
     make_requests("d", 200)
     teacher = Teacher(lambda body, seen: reply if teacher.calls > 20 else None)
     with teacher.running() as url:

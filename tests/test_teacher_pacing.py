@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from stages.teacher.pacing import CATCH_UP_S, MARGIN, Pacer, Rate, duration_s, retry_after_s
+from stages.support.pacing import CATCH_UP_S, MARGIN, Pacer, Rate, duration_s, retry_after_s
 
 
 def drive(pacer: Pacer, seconds: float, latency=0.05, tokens=1.0, server=None, start=1000.0) -> list[float]:

@@ -1,6 +1,7 @@
 """The rows of requests.jsonl: samples and choices, what is sent, keys that stay, tokens that are counted."""
 
 import json
+import random
 import time
 import tracemalloc
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import tiktoken
 from pydantic import ValidationError
 
-from stages.prompt import PromptKnobs, choose
+from stages.prompt import PromptKnobs, choose, write_by_id
 from stages.prompt import command as prompt
 from stages.support import layout
 from stages.support.errors import UserError
@@ -152,6 +153,17 @@ def test_choose_holds_no_document():
     assert total == 2000 and peak < 1 << 20
     order = sorted(range(2000), key=lambda i: stable_integer("prompt", str(i)))
     assert chosen["train"] == {str(i) for i in order[:7]}
+
+
+def test_requests_are_sorted_without_being_held(tmp_path):
+    names = [f"{n:04}" for n in random.Random(0).sample(range(2000), 2000)]
+    tracemalloc.start()
+    count = write_by_id(tmp_path / "requests.jsonl", ({"id": n, "text": n * 1000} for n in names), tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    rows = read_jsonl(tmp_path / "requests.jsonl")
+    assert [row["id"] for row in rows] == sorted(names) and count == 2000 and peak < 1 << 20
+    assert all(row["text"] == row["id"] * 1000 for row in rows)
 
 
 def test_points_for_testing_and_documents_without_text_are_never_asked_about():

@@ -11,29 +11,35 @@ import shutil
 import warnings
 from pathlib import Path
 
+from stages.engines.openvino_int8 import compressed
 from stages.engines.protocol import model_fingerprint
 from stages.support import layout
-from stages.support.files import atomic_directory
+from stages.support.files import atomic_directory, write_json
 from stages.support.hashing import sha256_json
 
 VERSION = 1  # of this file's conversion
 
 
-def converted(directory: Path) -> Path:
-    """The converted model of `directory`, made if it is not there; older ones of the same directory go."""
+def converted(directory: Path, weights: str = "exact") -> Path:
+    """The converted model of `directory`, made if it is not there; older ones of the same kind go.
+
+    With `weights` int8 there is a drift.json in it, too: how far its predictions are from the exact ones'.
+    """
     import openvino
 
     directory = Path(directory)
     key = sha256_json([model_fingerprint(directory), openvino.__version__, VERSION])[:16]
-    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-"
+    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-{'int8-' if weights == 'int8' else ''}"
     target = layout.SCRATCH / (prefix + key)
     layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     with open(layout.SCRATCH / f".{prefix}lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two datasets may share a base model and be built at once
         if not target.is_dir():
             with atomic_directory(target, "openvino") as temporary:
-                graph = temporary / "openvino_model.xml"
-                openvino.save_model(convert(directory), graph, compress_to_fp16=False)
+                graph = convert(directory)
+                if weights == "int8":
+                    write_json(temporary / "drift.json", compressed(graph, directory)._asdict())
+                openvino.save_model(graph, temporary / "openvino_model.xml", compress_to_fp16=False)
                 shutil.copy(directory / "config.json", temporary)
             for old in layout.SCRATCH.iterdir():
                 if old != target and re.fullmatch(re.escape(prefix) + "[0-9a-f]{16}", old.name):

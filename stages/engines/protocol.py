@@ -4,6 +4,7 @@ Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are 
 """
 
 import os
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -19,7 +20,7 @@ from stages.support.errors import UserError
 
 PACKAGES = {
     "transformers": ("torch", "transformers"),
-    "openvino": ("openvino", "openvino-genai"),
+    "openvino": ("openvino", "openvino-genai", "torch", "transformers"),  # torch: conversion
     "vllm": ("vllm",),
     "openai": ("openai",),
 }
@@ -47,7 +48,15 @@ class Decoding(Knobs):
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"
     )
-    batch_size: int = Field(32, ge=1, description="rows a worker decodes together; openai: calls in flight")
+    weights: Literal["exact", "int8"] = Field(
+        "exact", description="int8: openvino with eight-bit weights, refused where that changes predictions"
+    )
+    adapter: bool = Field(
+        False, description="vllm: the base model with models/DATASET/peft, in place of the merged student"
+    )
+    batch_size: int = Field(
+        32, ge=1, description="rows a worker decodes together (openvino: times 4); openai: calls in flight"
+    )
     threads: int = Field(2, ge=1, description="CPU threads of a worker; may change the last bits of results")
     base_url: str = Field("", description="openai: the server, such as http://localhost:8000/v1")
     api_key_env: str = Field("", description="openai: environment variable that holds the key; empty: no key")
@@ -114,6 +123,10 @@ def mean(logprobs: Sequence[float]) -> float | None:
 
 def resolve(decoding: Decoding) -> Decoding:
     """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
+    if decoding.weights == "int8" and decoding.engine != "openvino":
+        raise UserError(f"weights: int8 is openvino's; engine {decoding.engine} has exact weights only")
+    if decoding.adapter and decoding.engine != "vllm":
+        raise UserError(f"adapter: true is vllm's; engine {decoding.engine} serves the merged student only")
     # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
     single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
     if decoding.precision == "bf16" and single:
@@ -136,12 +149,22 @@ def prepare(directory: Path, decoding: Decoding) -> None:
     """Once, before the workers start: make what they share, and report here what the user can mend."""
     if decoding.engine == "openvino":
         from stages.engines.openvino_model import converted
+        from stages.support.files import read_json
 
-        converted(directory)
+        model = converted(directory, decoding.weights)
+        if decoding.weights == "int8":
+            told = read_json(model / "drift.json")
+            print(
+                f"openvino: int8 weights of {directory}: mean KL {told['kl']} nats a token, "
+                f"likeliest token the same for {told['agreement']:.1%}",
+                file=sys.stderr,
+            )
     elif decoding.engine == "vllm":
-        from stages.engines.with_vllm import require
+        from stages.engines.with_vllm import adapter_of, require
 
         require()
+        if decoding.adapter:
+            adapter_of(Path(directory))
 
 
 def open_engine(directory: Path, decoding: Decoding) -> Engine:

@@ -1,18 +1,16 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, …) that serves the exported model, by its completions."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import openai
 
 from stages.engines.grammar import constraint
+from stages.engines.paced import Paced, unreachable
 from stages.engines.protocol import Decoding, Generation, line_means, mean
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
-
-RETRIES = 5  # by the client, with its own back-off: a server of our own asks no money for them
 
 
 class OpenaiEngine:
@@ -22,27 +20,20 @@ class OpenaiEngine:
         key = os.environ.get(decoding.api_key_env, "") if decoding.api_key_env else "none"
         if not key:
             raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
-        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=RETRIES)
+        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=0)
         self.codec, self.url, self.directory = TextCodec(directory), decoding.base_url, directory
         self.model = decoding.served_model or self._first_model()
 
     def _first_model(self) -> str:
-        models = self._ask(lambda: list(self.client.models.list()))
+        try:
+            models = list(self.client.models.list())
+        except openai.APIConnectionError as error:
+            raise unreachable(self.url, error) from None
+        except openai.APIStatusError as error:
+            raise UserError(f"{self.url}: the server lists no models: {error}; set served_model") from None
         if not models:
             raise UserError(f"{self.url}: the server lists no model; start it with one, or set served_model")
         return models[0].id
-
-    def _ask(self, call):
-        try:
-            return call()
-        except openai.APIConnectionError as error:
-            raise UserError(f"{self.url}: no server answers ({error}); start it, or mend base_url") from None
-        except openai.APIStatusError as error:
-            if error.status_code >= 500:
-                raise UserError(
-                    f"{self.url}: the server failed ({error}); run again later, finished rows are kept"
-                ) from None
-            raise UserError(f"{self.url}: the server refused: {error}") from None
 
     def generate(
         self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
@@ -53,33 +44,27 @@ class OpenaiEngine:
             extra["structured_outputs"] = {"grammar": held.lark}
         ids = self.codec.prompts(prompts)
 
-        def answer(index: int) -> Generation:
-            reply = self._ask(
-                lambda: self.client.completions.create(
-                    model=self.model,
-                    prompt=ids[index] if sampling.prompt_as == "ids" else prompts[index],
-                    max_tokens=sampling.max_new_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    frequency_penalty=sampling.frequency_penalty,
-                    seed=seeds[index] % 2**31,  # some servers keep 32 bits
-                    logprobs=1,
-                    extra_body=extra or None,
-                )
+        def answer(index: int) -> tuple[Generation, Mapping]:
+            raw = self.client.completions.with_raw_response.create(
+                model=self.model,
+                prompt=ids[index] if sampling.prompt_as == "ids" else prompts[index],
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                frequency_penalty=sampling.frequency_penalty,
+                seed=seeds[index] % 2**31,  # some servers keep 32 bits
+                logprobs=1,
+                extra_body=extra or None,
             )
+            reply = raw.parse()
             choice = reply.choices[0]
             reason = "length" if choice.finish_reason == "length" else "stop"
             used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
             text = held.restored(choice.text) if held else choice.text
-            return Generation(index, text, reason, len(ids[index]), used, *means(choice))
+            made = Generation(index, text, reason, len(ids[index]), used, *means(choice))
+            return made, raw.headers
 
-        with ThreadPoolExecutor(sampling.batch_size) as pool:
-            futures = [pool.submit(answer, index) for index in range(len(ids))]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        yield from Paced(answer, self.url, sampling.batch_size).answers(len(ids))
 
 
 def means(choice) -> tuple[float | None, list[float | None] | None]:

@@ -4,28 +4,33 @@ Rows have their own seeds. In f32 they came out the same whatever their neighbou
 bf16 a neighbour can flip a near tie (docs/engines.md): take the transformers engine where that matters.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import openvino
 import openvino_genai
 
+from stages.engines.grammar import Constraint, Row, constraint
 from stages.engines.openvino_model import converted
 from stages.engines.protocol import Decoding, Generation, finished
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 
 CACHE_GIB = 2
+IN_FLIGHT = 4  # requests given to openvino, in batches: the more, the fewer passes over the weights
 TOKENS_PER_STEP = 512  # prompt tokens are fed in pieces, so that long prompts do not hold up decoding
 
 
 class OpenvinoEngine:
     def __init__(self, directory: Path, decoding: Decoding):
+        self.in_flight = IN_FLIGHT * decoding.batch_size
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIB
-        scheduler.max_num_seqs = decoding.batch_size
-        scheduler.max_num_batched_tokens = max(TOKENS_PER_STEP, decoding.batch_size)
+        scheduler.max_num_seqs = self.in_flight
+        scheduler.max_num_batched_tokens = max(TOKENS_PER_STEP, self.in_flight)
         scheduler.enable_prefix_caching = True
         properties = {
             "INFERENCE_PRECISION_HINT": decoding.precision,
@@ -33,21 +38,66 @@ class OpenvinoEngine:
             "INFERENCE_NUM_THREADS": decoding.threads,
             "ENABLE_CPU_PINNING": False,  # pinned workers would share the first cores
         }
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(
-            str(converted(directory)), scheduler, "CPU", properties
-        )
-        self.codec, self.in_flight = TextCodec(directory), 2 * decoding.batch_size
+        model = converted(directory, decoding.weights)
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
+        self.codec, self.directory, self.decoding = TextCodec(directory), directory, decoding
 
     def generate(
         self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
     ) -> Iterator[Generation]:
-        if grammar is not None:
-            raise UserError(
-                "engine: openvino decodes without a grammar (openvino-genai wants a converted tokenizer for "
-                "one, and not each can be converted); set engine to transformers in params.yaml"
-            )
         ids = self.codec.prompts(prompts)
-        waiting = sorted(range(len(ids)), key=lambda index: (len(ids[index]), -index))  # the last is first
+        if grammar is not None:
+            yield from self._held(prompts, ids, sampling, seeds, grammar)
+            return
+        for index, made in self._made(ids, sampling, seeds):
+            yield finished(self.codec, index, ids[index], *made)
+
+    def _held(
+        self, prompts: list[str], ids: list[list[int]], sampling: Decoding, seeds: list[int], grammar: str
+    ) -> Iterator[Generation]:
+        """Answers that obey a grammar: those that do without being held to it, and the rest made again.
+
+        Where the likeliest of all tokens is allowed, it is the likeliest of those allowed. So a greedy answer
+        that obeys is the answer of constrained decoding. The transformers engine, which can hold a model to a
+        grammar, is loaded when the first answer does not.
+        """
+        if sampling.temperature:
+            raise UserError(
+                "engine: openvino keeps to a grammar at temperature 0 only; set temperature to 0, or engine "
+                "to transformers, in params.yaml"
+            )
+        held, rest = constraint(self.directory, grammar), []
+        for index, (tokens, logprobs) in self._made(ids, sampling, seeds):
+            if obeys(held, tokens, sampling.max_new_tokens):
+                answer = finished(self.codec, index, ids[index], tokens, logprobs)
+                yield answer._replace(text=held.restored(answer.text))
+            else:
+                rest.append(index)
+        if rest:
+            rest.sort()
+            again = [prompts[index] for index in rest], sampling, [seeds[index] for index in rest], grammar
+            for answer in self.constrained.generate(*again):
+                yield answer._replace(index=rest[answer.index])
+
+    @cached_property
+    def constrained(self):
+        from stages.engines.with_transformers import TransformersEngine
+
+        return TransformersEngine(self.directory, self.decoding)
+
+    def _made(
+        self, ids: list[list[int]], sampling: Decoding, seeds: list[int]
+    ) -> Iterator[tuple[int, tuple[list[int], list[float]]]]:
+        """Each row's place, new token ids and log-probabilities, as they finish.
+
+        Of rows with the same prompt, as the samples of a document are, one goes ahead. The others follow when
+        it has its first token: the prompt is in the cache by then, and would not be if they went together.
+        """
+        alike = defaultdict(list)
+        for index in reversed(range(len(ids))):
+            alike[tuple(ids[index])].append(index)
+        following = {rows.pop(): rows for rows in alike.values()}
+        waiting = sorted(following, key=lambda index: (len(ids[index]), -index))  # the last is first
         running: dict[int, object] = {}
         while waiting or running:
             while waiting and len(running) < self.in_flight:
@@ -56,15 +106,16 @@ class OpenvinoEngine:
                 config = self._config(sampling, seeds[index])
                 running[index] = self.pipeline.add_request(index, prompt, config)
             self.pipeline.step()
-            for index in list(running):
-                status = running[index].get_status().name
+            for index, handle in list(running.items()):
+                if following.get(index) and handle.can_read():
+                    waiting += following.pop(index)
+                status = handle.get_status().name
                 if status == "RUNNING":
                     continue
                 if status != "FINISHED":
                     raise RuntimeError(f"openvino gave up on a prompt of {len(ids[index])} tokens: {status}")
                 (output,) = running.pop(index).read_all()
-                made = list(output.generated_ids), list(output.generated_log_probs)
-                yield finished(self.codec, index, ids[index], *made)
+                yield index, (list(output.generated_ids), list(output.generated_log_probs))
 
     def _config(self, sampling: Decoding, seed: int):
         config = openvino_genai.GenerationConfig()
@@ -78,3 +129,13 @@ class OpenvinoEngine:
             if sampling.top_k:
                 config.top_k = sampling.top_k
         return config
+
+
+def obeys(held: Constraint, tokens: list[int], most: int) -> bool:
+    """Would constrained decoding of `most` tokens take each of these?"""
+    row = Row(held, most)
+    for token in tokens:
+        allowed = row.allowed()
+        if token >= len(allowed) or not allowed[token] or row.take(token) != token:
+            return False
+    return row.ended

@@ -1,12 +1,17 @@
 """The CUDA engine: vLLM's LLMEngine, fed token ids, with prefix caching and one seed a row."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from stages.engines.grammar import Constraint, constraint
 from stages.engines.protocol import Decoding, Generation, finished
 from stages.support.errors import UserError
+from stages.support.files import read_json
 from stages.support.tokenizer import TextCodec
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for max_lora_rank
+WINDOW = 4  # requests given to vLLM, in batches
 
 
 def require():
@@ -21,6 +26,27 @@ def require():
     return vllm
 
 
+def adapter_of(directory: Path) -> tuple[Path, Path, int]:
+    """The base model, the LoRA adapter beside `directory` (models/DATASET/hf), and vLLM's bound for its rank.
+
+    Raises UserError where there is none, or none that vLLM can serve.
+    """
+    adapter = directory.parent / "peft"
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(
+            f"{adapter}: no adapter_config.json, which adapter: true needs; export the student first"
+        )
+    config = read_json(adapter / "adapter_config.json")
+    base, rank = Path(config["base_model_name_or_path"]), max([config["r"], *config["rank_pattern"].values()])
+    if not (base / "config.json").is_file():
+        raise UserError(f"{base}: no config.json; {adapter} belongs to that base model: run its base stage")
+    if read_json(base / "config.json").get("model_type") == "gpt_neox":
+        raise UserError(f"{base}: vLLM has no LoRA for GPT-NeoX; set adapter to false")
+    if rank > RANKS[-1]:
+        raise UserError(f"{adapter}: rank {rank}, and vLLM serves up to {RANKS[-1]}; set adapter to false")
+    return base, adapter, next(bound for bound in RANKS if bound >= rank)
+
+
 class VllmEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         self.vllm, self.codec = require(), TextCodec(directory)
@@ -29,20 +55,27 @@ class VllmEngine:
 
     def _load(self, constrained: bool) -> None:
         """vLLM wants the tokenizer for a grammar, and knows its backend from the start."""
-        self.constrained, backend = constrained, {}
+        self.constrained, model, extra = constrained, self.directory, {}
+        self.request: dict = {}  # what is said with each
         if constrained:
             from vllm.config import StructuredOutputsConfig
 
-            backend = {"structured_outputs_config": StructuredOutputsConfig(backend="guidance")}
+            extra["structured_outputs_config"] = StructuredOutputsConfig(backend="guidance")
+        if self.decoding.adapter:
+            from vllm.lora.request import LoRARequest
+
+            model, adapter, rank = adapter_of(self.directory)
+            extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+            self.request["lora_request"] = LoRARequest("student", 1, str(adapter.resolve()))
         arguments = self.vllm.EngineArgs(
-            model=str(self.directory),
+            model=str(model),
             dtype={"bf16": "bfloat16", "f32": "float32"}[self.decoding.precision],
             max_num_seqs=self.decoding.batch_size,
             enable_prefix_caching=True,
             skip_tokenizer_init=not constrained,
             trust_remote_code=False,
             seed=0,
-            **backend,
+            **extra,
         )
         self.engine = self.vllm.LLMEngine.from_engine_args(arguments)
 
@@ -54,30 +87,40 @@ class VllmEngine:
             self.engine = None  # frees the memory of the device for the one that takes its place
             self._load(constrained=True)
         ids = self.codec.prompts(prompts)
-        for index, (prompt, seed) in enumerate(zip(ids, seeds, strict=True)):
-            params = self.vllm.SamplingParams(
-                max_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k or -1,
-                top_p=sampling.top_p,
-                frequency_penalty=sampling.frequency_penalty,
-                seed=seed,
-                stop_token_ids=[self.codec.eos_id],
-                detokenize=False,
-                logprobs=0,  # of the token drawn alone; of the raw logits since vLLM 0.10
-                **_structured(held),
-            )
-            self.engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
-        while self.engine.has_unfinished_requests():
+        waiting, running = iter(range(len(ids))), 0
+        while True:
+            # No more than keeps it busy: a request holds its prompt and answer in several processes.
+            for index in islice(waiting, WINDOW * self.decoding.batch_size - running):
+                params = self._params(sampling, seeds[index], held)
+                self.engine.add_request(str(index), {"prompt_token_ids": ids[index]}, params, **self.request)
+                running += 1
+            if not running:
+                return
             for output in self.engine.step():
                 if output.finished:
-                    index, (made,) = int(output.request_id), output.outputs
-                    tokens = list(made.token_ids)
-                    logprobs = [
-                        near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)
-                    ]
-                    answer = finished(self.codec, index, ids[index], tokens, logprobs)
-                    yield answer._replace(text=held.restored(answer.text)) if held else answer
+                    running -= 1
+                    yield self._answer(output, ids, held)
+
+    def _params(self, sampling: Decoding, seed: int, held: Constraint | None):
+        return self.vllm.SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k or -1,
+            top_p=sampling.top_p,
+            frequency_penalty=sampling.frequency_penalty,
+            seed=seed,
+            stop_token_ids=[self.codec.eos_id],
+            detokenize=False,
+            logprobs=0,  # of the token drawn alone; of the raw logits since vLLM 0.10
+            **_structured(held),
+        )
+
+    def _answer(self, output, ids: list[list[int]], held: Constraint | None) -> Generation:
+        index, (made,) = int(output.request_id), output.outputs
+        tokens = list(made.token_ids)
+        logprobs = [near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)]
+        answer = finished(self.codec, index, ids[index], tokens, logprobs)
+        return answer._replace(text=held.restored(answer.text)) if held else answer
 
 
 def _structured(held: Constraint | None) -> dict:

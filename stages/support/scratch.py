@@ -11,6 +11,5 @@ def prune(scratch: Path, used: set[Path]) -> None:
     for other in scratch.parent.iterdir():
         if other != scratch and pattern.fullmatch(other.name):
             shutil.rmtree(other)
-    for file in scratch.iterdir():
-        if file not in used:
-            file.unlink()
+    for path in set(scratch.iterdir()) - used:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import errno
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.support.errors import UserError
@@ -36,16 +36,22 @@ def _schema():
 
 def write_generated(directory: Path, rows: list[dict], shards: int, producer: str) -> None:
     """Write `rows` (the columns of the schema) as `shards` files and a manifest; equal rows, equal bytes."""
+    parts: list[list[dict]] = [[] for _ in range(shards)]
+    for row in rows:
+        parts[shard_of(row["document_id"], shards)].append(row)
+    write_shards(directory, parts, producer)
+
+
+def write_shards(directory: Path, parts: Iterable[list[dict]], producer: str) -> None:
+    """The same of rows that are parted already, each part of its shard, and held one part at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts: list[list[dict]] = [[] for _ in range(shards)]
-    for row in sorted(rows, key=lambda row: (row["document_id"], row["sample"])):
-        parts[shard_of(row["document_id"], shards)].append(row)
-    counts = {shard_name(shard): len(part) for shard, part in enumerate(parts)}
+    counts: dict[str, int] = {}
     with atomic_directory(directory, producer, counts) as temporary:
         for shard, part in enumerate(parts):
-            table = pa.Table.from_pylist(part, schema=_schema())
+            counts[shard_name(shard)] = len(part)
+            table = pa.Table.from_pylist(sorted(part, key=_key), schema=_schema())
             # Every setting that shapes the bytes is given, so that a changed default cannot change them.
             pq.write_table(
                 table,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stages.support import layout
+from stages.support.processes import first_process
 from stages.support.versions import git, locked_hashes
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -25,8 +26,7 @@ BATCH = 1000  # the most metrics that MLflow takes in one request
 @contextmanager
 def stage_run(stage: str, dataset: str, params: dict) -> Iterator[Callable[[dict, dict], None]]:
     """Yield `record(metrics, timings)`; without a call to it (an error) the run ends FAILED."""
-    follower = any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK"))
-    if os.environ.get("RETORT_TRACKING") == "off" or follower:
+    if os.environ.get("RETORT_TRACKING") == "off" or not first_process():
         yield lambda metrics, timings: None
         return
     child = subprocess.Popen(

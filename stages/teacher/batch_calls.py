@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from stages.support.errors import UserError
 from stages.support.files import atomic_path
+from stages.support.pacing import pause_s
 from stages.teacher.batch_lines import PATH
 from stages.teacher.batch_store import Batch
-from stages.teacher.client import pause_s
 from stages.teacher.endpoint import Endpoint, Failure, judge
 
 FINAL = {"completed", "failed", "expired", "cancelled"}

@@ -6,7 +6,6 @@ as a task of its own.
 
 import asyncio
 import heapq
-import random
 import signal
 import sys
 import time
@@ -14,17 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stages.support.errors import UserError
+from stages.support.pacing import Pacer, pause_s
 from stages.support.progress import Progress
 from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, open_session
 from stages.teacher.identity import choices_of
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import read_answers
-from stages.teacher.pacing import Pacer
 from stages.teacher.sender import Sender
 from stages.teacher.store import Store
 from stages.teacher.tally import Tally
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 WAITING = 256  # requests that may wait for their retry before no new ones are begun
 
 
@@ -242,10 +240,3 @@ class _Run:
         count = self.pacer.failed_in_a_row
         told = f"{count} requests failed in a row; raise `breaker` if the server works for others"
         return told if count >= self.endpoint.breaker else None
-
-
-def pause_s(attempt: int, retry_after: float | None) -> float:
-    """Exponential backoff with jitter; a server's Retry-After is a minimum."""
-    if retry_after:
-        return retry_after * random.uniform(1.0, 1.05)
-    return min(FIRST_PAUSE_S * 2 ** min(attempt, 16), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)

@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
+from stages.support.pacing import retry_after_s
 from stages.teacher.outcomes import sound
-from stages.teacher.pacing import retry_after_s
 
 RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}

@@ -6,6 +6,7 @@ second, takes a quarter. Rates are paced evenly, with no burst at the start, so 
 holds no more than the limit.
 """
 
+import random
 import re
 import time
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ CATCH_UP_S = 0.05  # what a late wake-up may be made good for
 STORM = 3  # failures in a row, with no answer between them, concern everybody
 LONGEST_RESET_S = 86_400  # what is longer is no duration but a point in time
 REFUSALS = 10  # and so many refusals: single ones may concern one request only
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0  # between the attempts at one request
 FIRST_PROBE_S, LONGEST_PROBE_S = 0.25, 2.0  # pauses between lone requests to a server that only fails
 
 
@@ -140,6 +142,13 @@ class Pacer:
         if self.failed_in_a_row > STORM:
             pause = min(FIRST_PROBE_S * 2 ** (self.failed_in_a_row - STORM), LONGEST_PROBE_S)
             self.not_before = max(self.not_before, now + pause)
+
+
+def pause_s(attempt: int, retry_after: float | None) -> float:
+    """Exponential backoff with jitter; a server's Retry-After is a minimum."""
+    if retry_after:
+        return retry_after * random.uniform(1.0, 1.05)
+    return min(FIRST_PAUSE_S * 2 ** min(attempt, 16), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(headers) -> float | None:
