@@ -208,12 +208,13 @@ def test_a_worker_that_is_not_like_the_maker_of_the_job_is_refused(student, plac
 
 def test_the_grammar_of_a_dataset_is_part_of_the_job_and_of_its_fingerprint(student, monkeypatch):
     knobs = GenerateKnobs(**decoding(student), grammar=True, shards=1)
-    with pytest.raises(UserError, match="data/d/skills/grammar.lark: no such file"):
+    with pytest.raises(UserError, match="data/d/corpus/grammar.lark: no such file"):
         plan("generate", "d", MODEL, knobs)
     plain, _ = planned(student, shards=1)
     found = []
     for text in ("start: A", "start: B"):
-        files.write_text(layout.skills("d") / "grammar.lark", text)
+        files.write_text(layout.corpus("d") / "grammar.lark", text)
+        files.write_manifest(layout.corpus("d"), "corpus", {})
         scratch, job = plan("generate", "d", MODEL, knobs)
         found.append(scratch.resolve())
         assert job.grammar == text
