@@ -9,6 +9,8 @@ task does not reject, as it writes them. Several answers about a document give s
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from pydantic import Field
 from stages.support import layout
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
-from stages.support.files import atomic_directory, iter_jsonl, write_json, write_jsonl
+from stages.support.files import atomic_directory, iter_jsonl, json_array, jsonl
 from stages.support.prompts import Template
 from stages.tasks.answers import answer_of, document_of
 from stages.tasks.kinds import Task, kind
@@ -66,67 +68,68 @@ def rejected(response: dict, reason: str) -> dict:
     return {"id": response["id"], "reason": reason, **problem, "response": response["response"]}
 
 
-def answered(responses: Path, corpus: Path) -> dict[str, dict]:
-    """The documents in `corpus` that there are responses about: a corpus may be much larger than memory."""
-    asked = {document_of(row) for row in iter_jsonl(responses, FIELDS)}
+def joined(responses: Path, corpus: Path) -> Iterator[tuple[dict, dict | None]]:
+    """Each response with its document, or None where `corpus` has none of that id in SPLITS.
+
+    Both files are read side by side. A document is held until the last response about it: in their usual
+    order, by id, that is one at a time, and neither file need fit into memory.
+    """
+    left = Counter(document_of(row) for row in iter_jsonl(responses, FIELDS))
+    held: dict[str, dict] = {}
     rows = iter_jsonl(corpus, ("id", "title", "text", "metadata", "split"))
-    return {row["id"]: row for row in rows if row["id"] in asked and row["split"] in SPLITS}
+    rest = (row for row in rows if row["id"] in left and row["split"] in SPLITS)
+    for response in iter_jsonl(responses, FIELDS):
+        name = document_of(response)
+        while name not in held and (row := next(rest, None)):
+            held[row["id"]] = row
+        left[name] -= 1
+        yield response, held.get(name) if left[name] else held.pop(name, None)
 
 
 @stage("convert", ConvertKnobs)
 def command(dataset: str, knobs: ConvertKnobs) -> dict:
-    source = layout.responses(dataset)
-    corpus = layout.corpus(dataset) / "documents.jsonl"
-    documents = answered(source, corpus)
+    source, corpus = layout.responses(dataset), layout.corpus(dataset) / "documents.jsonl"
     template = Template(layout.prompt(dataset, "student"))
-    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    rejects, reasons, lines_kept, lines_dropped, total = [], Counter(), 0, Counter(), 0
+    accepted, reasons, lines_kept, lines_dropped, total = Counter(), Counter(), 0, Counter(), 0
     usable: Counter = Counter()  # answers to train with, by skill
-    for total, response in enumerate(iter_jsonl(source, FIELDS), start=1):
-        document = documents.get(document_of(response))
-        if document is None:
+    files: dict[str, int] = {}
+    with atomic_directory(layout.litgpt_data(dataset), "convert", files) as target, ExitStack() as stack:
+        add = {split: stack.enter_context(json_array(target / f"{split}.json")) for split in SPLITS}
+        reject = stack.enter_context(jsonl(target / "rejects.jsonl"))
+        for total, (response, document) in enumerate(joined(source, corpus), start=1):
+            if document is None:
+                raise UserError(
+                    f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}, "
+                    "or of a split that is not asked about; run the prompt stage again"
+                )
+            verdict = judge(response, document, knobs)
+            lines_dropped.update(verdict.dropped)
+            if knobs.task == "skills" and document["split"] == "train":
+                usable[document["metadata"]["skill"]] += verdict.reason is None
+            if verdict.reason is not None:
+                reasons[verdict.reason] += 1
+                reject(rejected(response, verdict.reason))
+                continue
+            lines_kept += len(verdict.kept)
+            accepted[document["split"]] += 1
+            row = {"id": response["id"], "instruction": render(template, document)}
+            add[document["split"]]({**row, "input": "", "output": verdict.output})
+        assert accepted.total() + reasons.total() == total, "rows were lost between responses and outputs"
+        if not accepted["train"]:
+            told = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(reasons.items()))
             raise UserError(
-                f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}, "
-                "or of a split that is not asked about; run the prompt stage again"
+                f"{source}: no answer can be used for training, of {total:,} ({told or 'no response at all'})"
             )
-        verdict = judge(response, document, knobs)
-        lines_dropped.update(verdict.dropped)
-        if knobs.task == "skills" and document["split"] == "train":
-            usable[document["metadata"]["skill"]] += verdict.reason is None
-        if verdict.reason is not None:
-            reasons[verdict.reason] += 1
-            rejects.append(rejected(response, verdict.reason))
-            continue
-        lines_kept += len(verdict.kept)
-        row = {
-            "id": response["id"],
-            "instruction": render(template, document),
-            "input": "",
-            "output": verdict.output,
-        }
-        rows[document["split"]].append(row)
-    counts = {split: len(rows[split]) for split in SPLITS}
-    assert sum(counts.values()) + len(rejects) == total, "rows were lost between responses and outputs"
-    if not counts["train"]:
-        told = (
-            ", ".join(f"{reason}: {count:,}" for reason, count in sorted(reasons.items()))
-            or "no response at all"
-        )
-        raise UserError(f"{source}: no answer can be used for training, of {total:,} ({told})")
+        files |= {**{f"{split}.json": accepted[split] for split in SPLITS}, "rejects.jsonl": reasons.total()}
     for skill in sorted(skill for skill, count in usable.items() if not count):
         print(
             f"convert {dataset}: no answer about '{skill}' can be used, so the student will not learn it "
             f"(the reasons are in {layout.litgpt_data(dataset)}/rejects.jsonl)",
             file=sys.stderr,
         )
-    files = {**{f"{split}.json": counts[split] for split in SPLITS}, "rejects.jsonl": len(rejects)}
-    with atomic_directory(layout.litgpt_data(dataset), "convert", files) as target:
-        for split in SPLITS:
-            write_json(target / f"{split}.json", rows[split])
-        write_jsonl(target / "rejects.jsonl", rejects)
     return {
         "responses": total,
-        "accepted": counts,
+        "accepted": {split: accepted[split] for split in SPLITS},
         "rejected": dict(sorted(reasons.items())),
         "lines": {
             "kept": lines_kept,

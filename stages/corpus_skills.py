@@ -59,7 +59,7 @@ def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
     written: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", written) as directory:
         written["documents.jsonl"] = write_jsonl(directory / "documents.jsonl", rows)
-        shutil.copyfile(skills_directory / "grammar.lark", directory / "grammar.lark")  # generate reads it here
+        shutil.copyfile(skills_directory / "grammar.lark", directory / "grammar.lark")  # for generate
     splits = Counter(row["split"] for row in rows)
     if not splits["train"] or not splits["test"]:
         raise UserError(

@@ -183,7 +183,7 @@ def statistics(sieve: Sieve, starts: "np.ndarray") -> dict:
         "dropped": sieve.dropped,
         "kept": len(sieve.texts),
         "malformed_by_reason": dict(sorted(sieve.reasons.items())),
-        "kept_per_document": quantiles(counts[sieve.written]),
+        "kept_per_document": quantiles(counts[np.asarray(sieve.written)]),
         "logprob": {
             "kept": quantiles(np.asarray(sieve.logprobs)),
             "dropped": quantiles(np.asarray(sieve.dropped_logprobs)),

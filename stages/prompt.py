@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -18,7 +19,7 @@ from pydantic import Field, field_validator
 from stages.support import layout
 from stages.support.cli import Knobs, stage
 from stages.support.errors import UserError
-from stages.support.files import iter_jsonl, verify_manifest, write_jsonl
+from stages.support.files import atomic_path, iter_jsonl, verify_manifest
 from stages.support.hashing import canonical_json, sha256_text, stable_integer
 from stages.support.prompts import BracesTemplate, Template, messages
 from stages.tasks.kinds import Task, kind
@@ -146,22 +147,32 @@ def numbered(document_id: str, place: int, count: int) -> str:
     return document_id if count == 1 else f"{document_id}#{place:0{len(str(count - 1))}}"
 
 
-def estimate(requests: list[dict], model: str) -> dict:
-    """Tokens and dollars of the distinct requests; output tokens and dollars are the most there can be."""
-    distinct = {request["request_key"]: request for request in requests}.values()
-    count, method = counter(model)
-    tokens_in = round(sum(count(request) for request in distinct))
-    tokens_out = sum(choices_of(request) * limit_of(request) for request in distinct)
-    price = price_of(model)
-    most = price and price.dollars({"prompt_tokens": tokens_in, "completion_tokens": tokens_out})
-    return {
-        "distinct_requests": len(distinct),
-        "estimated_input_tokens": tokens_in,
-        "token_count": method,
-        "most_output_tokens": tokens_out,
-        "most_dollars": None if most is None else round(most, 4),
-        "price_version": price and price.version,
-    }
+class Estimate:
+    """Tokens and dollars of the distinct requests that `add` was told of, without holding them."""
+
+    def __init__(self, model: str):
+        self.model, self.tokens_in, self.tokens_out, self.keys = model, 0.0, 0, set()
+        self.count, self.method = counter(model)
+
+    def add(self, request: dict) -> None:
+        key = bytes.fromhex(request["request_key"])
+        if key not in self.keys:
+            self.keys.add(key)
+            self.tokens_in += self.count(request)
+            self.tokens_out += choices_of(request) * limit_of(request)
+
+    def figures(self) -> dict:
+        """Output tokens and dollars are the most there can be."""
+        tokens_in, price = round(self.tokens_in), price_of(self.model)
+        most = price and price.dollars({"prompt_tokens": tokens_in, "completion_tokens": self.tokens_out})
+        return {
+            "distinct_requests": len(self.keys),
+            "estimated_input_tokens": tokens_in,
+            "token_count": self.method,
+            "most_output_tokens": self.tokens_out,
+            "most_dollars": None if most is None else round(most, 4),
+            "price_version": price and price.version,
+        }
 
 
 def told(cost: dict, model: str) -> str:
@@ -187,23 +198,44 @@ def command(dataset: str, knobs: PromptKnobs) -> dict:
         raise UserError(f"{path}: no document of split 'train' ({total} in all); check the corpus stage")
     template = (BracesTemplate if knobs.placeholders == "braces" else Template)(Path(knobs.template))
     once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
-    rows: dict[str, dict] = {}
-    for document in read():
-        if document["id"] not in chosen.get(document["split"], ()):
-            continue
-        own = once if document["split"] == "test" else knobs  # one answer stands for the teacher there
-        for row in requests_for(document["id"], asked_of(template, document), own):
-            if row["id"] in rows:
-                raise UserError(
-                    f"{path}: two requests would have the id '{row['id']}'; ids of documents must be unique"
-                )
-            rows[row["id"]] = {**row, "prompt_hash": prompt_hash}
-    requests = [rows[name] for name in sorted(rows)]
-    write_jsonl(layout.requests(dataset), requests)
+    cost = Estimate(knobs.model)
+
+    def rows() -> Iterator[dict]:
+        for document in read():
+            if document["id"] not in chosen.get(document["split"], ()):
+                continue
+            own = once if document["split"] == "test" else knobs  # one answer stands for the teacher there
+            for row in requests_for(document["id"], asked_of(template, document), own):
+                cost.add(row)
+                yield {**row, "prompt_hash": prompt_hash}
+
+    answers = write_by_id(layout.requests(dataset), rows(), path)
     asked = {split: len(own) * (1 if split == "test" else knobs.samples) for split, own in chosen.items()}
-    cost = estimate(requests, knobs.model)
-    print(f"prompt {dataset}: {sum(asked.values()):,} requests {told(cost, knobs.model)}", file=sys.stderr)
-    return {"documents": total, "requests": asked, "answers": len(requests), **cost}
+    figures = cost.figures()
+    print(f"prompt {dataset}: {sum(asked.values()):,} requests {told(figures, knobs.model)}", file=sys.stderr)
+    return {"documents": total, "requests": asked, "answers": answers, **figures}
+
+
+def write_by_id(target: Path, rows: Iterable[dict], corpus: Path) -> int:
+    """Write rows in the order of their ids, which are all that is held; returns their number.
+
+    Raises UserError for an id that comes twice. Sorted documents do not make sorted requests: `a` comes
+    before `a!`, but `a#0` after `a!#0`.
+    """
+    places: dict[str, int] = {}
+    with atomic_path(target) as temporary, TemporaryFile(dir=target.parent) as spool:
+        for row in rows:
+            if row["id"] in places:
+                raise UserError(
+                    f"{corpus}: two requests would have the id '{row['id']}'; ids of documents must be unique"
+                )
+            places[row["id"]] = spool.tell()
+            spool.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        with open(temporary, "wb") as stream:
+            for name in sorted(places):
+                spool.seek(places[name])
+                stream.write(spool.readline())
+    return len(places)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ it has one) + answer + EOS, whole: one longer than `max_length` is an error, or 
 cut.
 """
 
+from array import array
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +20,7 @@ from stages.support.errors import UserError
 
 SPLITS = ("train", "val")
 IGNORE = -100
+ARRAYS = {"ids": "int32", "labels": "int32", "offsets": "int64"}  # ids and labels flat, offsets rows + 1
 
 
 class TokenizeKnobs(Knobs):
@@ -26,9 +31,7 @@ class TokenizeKnobs(Knobs):
 
 @stage("tokenize", TokenizeKnobs)
 def command(dataset: str, knobs: TokenizeKnobs) -> dict:
-    import numpy as np
-
-    from stages.support.files import atomic_directory, read_json
+    from stages.support.files import atomic_directory, npy_array, read_json
     from stages.support.tokenizer import TextCodec
 
     base = layout.base_model(knobs.base)
@@ -42,64 +45,66 @@ def command(dataset: str, knobs: TokenizeKnobs) -> dict:
     metrics, counts = {}, {}
     with atomic_directory(layout.tokens(dataset), producer="tokenize", rows=counts) as directory:
         for split in SPLITS:
-            source = layout.litgpt_data(dataset) / f"{split}.json"
-            arrays, metrics[split] = encode(read_json(source), codec, knobs, str(source))
-            for name, array in arrays.items():
-                np.save(directory / f"{split}.{name}.npy", array)
+            with ExitStack() as stack:
+                arrays = {
+                    name: stack.enter_context(npy_array(directory / f"{split}.{name}.npy", dtype))
+                    for name, dtype in ARRAYS.items()
+                }
+                source = layout.litgpt_data(dataset) / f"{split}.json"
+                metrics[split] = encode(source, codec, knobs, arrays)
             counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
     return metrics
 
 
-def encode(rows: list[dict], codec, knobs: TokenizeKnobs, source: str) -> tuple[dict, dict]:
-    """Arrays ids, labels (int32, flat; -100 on the prompt), offsets (int64); and an accounting of them."""
-    import numpy as np
+def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable]) -> dict:
+    """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting."""
+    from stages.tasks.xc_rows import records
 
-    for number, row in enumerate(rows, start=1):
-        for name in ("id", "instruction", "output"):
-            if not isinstance(row.get(name), str) or not row[name].strip():
-                raise UserError(f"{source}, row {number}: field '{name}' must be text that is not blank")
-    prompts = codec.prompts([row["instruction"] for row in rows])
-    answers = codec.answers([row["output"] for row in rows])
-    ids, labels, offsets, dropped = [], [], [0], 0
-    kept_prompts, kept_answers = [], []
-    for row, prompt, answer in zip(rows, prompts, answers, strict=True):
-        if not prompt or len(answer) < 2:
-            raise UserError(f"{source}: row {row['id']!r} has a prompt or an answer without any token")
-        if len(prompt) + len(answer) > knobs.max_length:
-            if knobs.overlong == "error":
-                size = f"{len(prompt)} prompt + {len(answer)} answer tokens"
-                raise UserError(
-                    f"{source}: row {row['id']!r} has {size}, "
-                    f"over max_length {knobs.max_length}; shorten the prompt template (`words` filter), "
-                    "raise max_length, or set overlong: drop"
-                )
-            dropped += 1
-            continue
-        ids += prompt + answer
-        labels += [IGNORE] * len(prompt) + answer
-        offsets.append(len(ids))
-        kept_prompts.append(len(prompt))
-        kept_answers.append(len(answer))
-    arrays = {
-        "ids": np.array(ids, dtype=np.int32),
-        "labels": np.array(labels, dtype=np.int32),
-        "offsets": np.array(offsets, dtype=np.int64),
-    }
-    ends = arrays["offsets"][1:] - 1
-    assert (arrays["ids"][ends] == codec.eos_id).all() and (arrays["labels"][ends] == codec.eos_id).all()
-    accounting = {
+    dropped, total = 0, 0
+    kept_prompts, kept_answers = array("i"), array("i")
+    arrays["offsets"]([0])
+    for first, rows in records(source):
+        for number, row in enumerate(rows, start=first):
+            for name in ("id", "instruction", "output"):
+                if not isinstance(row.get(name), str) or not row[name].strip():
+                    raise UserError(f"{source}, row {number}: field '{name}' must be text that is not blank")
+        prompts = codec.prompts([row["instruction"] for row in rows])
+        answers = codec.answers([row["output"] for row in rows])
+        ids, labels, offsets = [], [], []
+        for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+            if not prompt or len(answer) < 2:
+                raise UserError(f"{source}: row {row['id']!r} has a prompt or an answer without any token")
+            if len(prompt) + len(answer) > knobs.max_length:
+                if knobs.overlong == "error":
+                    size = f"{len(prompt)} prompt + {len(answer)} answer tokens"
+                    raise UserError(
+                        f"{source}: row {row['id']!r} has {size}, "
+                        f"over max_length {knobs.max_length}; shorten the prompt template (`words` filter), "
+                        "raise max_length, or set overlong: drop"
+                    )
+                dropped += 1
+                continue
+            assert answer[-1] == codec.eos_id
+            ids += prompt + answer
+            labels += [IGNORE] * len(prompt) + answer
+            offsets.append(total + len(ids))
+            kept_prompts.append(len(prompt))
+            kept_answers.append(len(answer))
+        total += len(ids)
+        for name, values in (("ids", ids), ("labels", labels), ("offsets", offsets)):
+            arrays[name](values)
+    return {
         "rows": len(kept_prompts),
         "dropped_overlong": dropped,
-        "tokens": len(ids),
+        "tokens": total,
         "target_tokens": sum(kept_answers),
-        "rows_ending_in_eos": len(ends),
+        "rows_ending_in_eos": len(kept_answers),
         "prompt_tokens": histogram(kept_prompts),
         "answer_tokens": histogram(kept_answers),
     }
-    return arrays, accounting
 
 
-def histogram(values: list[int], bins: int = 20) -> dict:
+def histogram(values: Sequence[int], bins: int = 20) -> dict:
     """Smallest, mean and largest value, and counts in equal bins whose `edges` are whole numbers."""
     if not values:
         return {"min": 0, "mean": 0.0, "max": 0, "edges": [], "counts": []}

@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages.support import files
@@ -37,3 +38,25 @@ def test_json_that_python_does_not_read_is_one_line(tmp_path, text):
     for read, where in ((files.read_json, "x.json"), (files.read_jsonl, "x.json, row 1")):
         with pytest.raises(UserError, match=f"{where}: not valid JSON .(a number|nested too)"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"a": "x\ny", "b": [1, {"c": None}], "d": "é"}], [{"a": 1}, {}, {"b": []}]]
+)
+def test_an_array_that_is_written_row_by_row_has_the_bytes_of_one_written_at_once(tmp_path, rows):
+    files.write_json(tmp_path / "whole.json", rows)
+    with files.json_array(tmp_path / "rows.json") as add:
+        for row in rows:
+            add(row)
+    assert (tmp_path / "rows.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float64"])
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+def test_numbers_that_are_added_have_the_bytes_of_those_saved_at_once(tmp_path, dtype, count):
+    values = np.arange(count, dtype=dtype)
+    np.save(tmp_path / "whole.npy", values)
+    with files.npy_array(tmp_path / "parts.npy", dtype) as add:
+        for part in np.array_split(values, 3):
+            add(part.tolist())
+    assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()

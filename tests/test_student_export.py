@@ -2,6 +2,8 @@
 
 import json
 import logging
+import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ from stages.student.convert import load_state
 from stages.student.data import TokenRows
 from stages.support import layout
 from stages.support.errors import UserError
-from stages.support.files import read_json, write_manifest
+from stages.support.files import read_json, write_json, write_manifest
 from stages.support.tokenizer import TextCodec
-from stages.tokenize import TokenizeKnobs
+from stages.tasks import xc_rows
+from stages.tokenize import ARRAYS, TokenizeKnobs, encode
 from stages.tokenize import command as tokenize
 from tests.tiny import BOS, EOS, KINDS, tiny_dataset, tiny_model
 
@@ -268,6 +271,38 @@ def test_rows_are_whole_and_equal_to_what_a_user_encodes(kind, chat):
     assert train["rows"] == train["rows_ending_in_eos"] == len(source)
     assert train["target_tokens"] == (rows.labels[:] >= 0).sum() == rows.targets.sum()
     assert train["tokens"] == len(rows.ids) and sum(train["prompt_tokens"]["counts"]) == len(source)
+
+
+def test_rows_are_the_same_however_many_are_read_at_once(monkeypatch):
+    tokens(max_length=90, overlong="drop")
+    whole = {file.name: file.read_bytes() for file in layout.tokens("d").iterdir()}
+    monkeypatch.setattr(xc_rows, "BLOCK", 300)  # about one row
+    tokens(max_length=90, overlong="drop")
+    assert {file.name: file.read_bytes() for file in layout.tokens("d").iterdir()} == whole
+
+
+def test_rows_are_not_held(monkeypatch, tmp_path):
+    """A million rows took 28 GB."""
+
+    class Codec:
+        eos_id = 1
+
+        def prompts(self, texts):
+            return [[2] * 100 for _ in texts]
+
+        def answers(self, texts):
+            return [[1] * 10 for _ in texts]
+
+    write_json(tmp_path / "train.json", [{"id": "a", "instruction": "b" * 1000, "output": "c"}] * 3000)
+    monkeypatch.setattr(xc_rows, "BLOCK", 1 << 14)
+    sizes = Counter()
+    arrays = {name: lambda values, name=name: sizes.update({name: len(values)}) for name in ARRAYS}
+    tracemalloc.start()
+    metrics = encode(tmp_path / "train.json", Codec(), TokenizeKnobs(base="m", max_length=256), arrays)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert metrics["tokens"] == sizes["ids"] == sizes["labels"] == 3000 * 110 and sizes["offsets"] == 3001
+    assert peak < 1 << 20 < (tmp_path / "train.json").stat().st_size / 3
 
 
 def test_litgpt_reads_the_same_rows():

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +48,63 @@ def write_json(path: Path, value) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
     """Write one JSON object a line; returns the number of rows."""
     count = 0
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    with atomic_path(path) as temporary, jsonl(temporary) as add:
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            add(row)
             count += 1
     return count
+
+
+@contextmanager
+def jsonl(path: Path) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that adds a row to `path`. The caller's directory is atomic."""
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        yield lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def json_array(path: Path) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that adds a row to the array in `path`: the bytes of `write_json`, one row in memory.
+
+    The caller's directory is atomic.
+    """
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        before = "["
+
+        def add(row: dict) -> None:
+            nonlocal before
+            text = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+            stream.write(f"{before}\n  {text}")
+            before = ","
+
+        yield add
+        stream.write("\n]\n" if before == "," else "[]\n")
+
+
+@contextmanager
+def npy_array(path: Path, dtype: str) -> Iterator[Callable[[Sequence], None]]:
+    """Yield a function that adds values to the array (n,) in `path`: the bytes of `numpy.save`.
+
+    The caller's directory is atomic.
+    """
+    import numpy as np
+
+    with open(path, "wb") as stream:
+        count = 0
+
+        def write_header() -> None:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(stream, {**header, "shape": (count,)})
+
+        def add(values: Sequence) -> None:
+            nonlocal count
+            stream.write(np.asarray(values, dtype=dtype).tobytes())
+            count += len(values)
+
+        write_header()
+        yield add
+        stream.seek(0)
+        write_header()  # as long as before: the format leaves room for a number of any size
 
 
 def read_text(path: Path) -> str:

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, load_npz
 from stages.support.errors import UserError
 from stages.tasks import xc_rows
 
-ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 12  # of text written: their pairs take 200 bytes each meanwhile
 
 
 def read_matrix(path: Path, shape: tuple[int, int], warnings: Counter) -> csr_matrix:
