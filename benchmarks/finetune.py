@@ -1,260 +1,204 @@
-"""LoRA finetuning: ours beside `litgpt finetune_lora`; same rows, model, recipe, precision and machine.
+"""LoRA finetuning, tokens a second (not padding): ours beside `litgpt finetune_lora` and TRL's SFTTrainer.
 
-litgpt runs through its own command line in its own process, at its best sensible settings (micro batch equal
-to batch, prompt masked, nothing saved in between). Timed is the training loop alone, on both sides, in wall
-and in CPU seconds: no imports, no loading, no merging. Neither validates or samples while timed, but for the
-two batches litgpt always begins with; litgpt tokenises inside its loop, we did before (microseconds a row).
-Both results are scored by one function, the mean over all target tokens of the validation rows. Weights are
-random and the text is word salad: this measures speed, and that both learn the same.
+Same weights (random), same token rows, same recipe (all linear layers, r 16, AdamW, loss on the answers),
+same number of steps of the same number of rows. Each contestant is a process on its own, one after the other,
+in turns (`--rounds`), and its best round counts. The clock starts when the optimizer has made its second step
+and stops at the last one, on all sides; `first_steps_s` is what came before, `peak_mib` the largest resident
+size. After its last step each model is scored by one function on rows it has not seen.
 
-    python -m benchmarks.finetune [--precision bf16-mixed]
+litgpt runs its own command line; TRL its best way that is known here (`--trl-styles` tries others). Precision
+is bfloat16 with a float32 adapter: frozen weights are bfloat16 in ours and TRL; litgpt keeps them in float32
+and casts, or is `bf16-true`, with a bfloat16 adapter (`litgpt_true`). Weights are random, text is word salad:
+this measures speed, and that all learn the same.
+
+TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV points.
+
+    python -m benchmarks.finetune [--shape smollm2-135m] [--rounds 1] [--steps 12]
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-R, ALPHA, LR, WARMUP, BATCH = 16, 32, 2e-3, 4, 8
-# name: (layers, width, heads, vocabulary, parallel residuals, training rows, prompt words, answer lines)
+PEERS = ROOT / "benchmarks" / "finetune_peers"
+TRL = ("trl==1.16.0", "peft==0.21.2", "torch==2.13.0", "transformers==5.23.0")
+RECIPE = {"r": 16, "alpha": 32, "lr": 2e-3, "warmup": 4}
+BASE, DATA, TOKENS = map(Path, ("models/base/bench", "data/bench/litgpt", "data/bench/tokens"))
+LLAMA = {"tie_word_embeddings": False, "max_position_embeddings": 2048, "rope_theta": 10000.0}
+# transformers' configuration; rows and micro batch of a step; words of a prompt, lines of an answer
 SHAPES = {
-    "pythia-14m": (6, 128, 4, 50304, True, 96, (10, 60), (1, 4)),
-    "embedded": (4, 256, 4, 4096, False, 256, (70, 150), (4, 9)),
+    "embedded": {
+        "model_type": "gpt_neox",
+        "config": {
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+            "vocab_size": 4096,
+            "max_position_embeddings": 512,
+            "use_parallel_residual": False,
+        },
+        "batch": 8,
+        "words": (70, 150),
+        "lines": (4, 9),
+    },
+    "smollm2-135m": {
+        "model_type": "llama",
+        "config": {
+            **LLAMA,
+            "hidden_size": 576,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "intermediate_size": 1536,
+            "vocab_size": 49152,
+            "tie_word_embeddings": True,
+        },
+        "batch": 16,
+        "words": (12, 75),
+        "lines": (2, 6),
+    },
+    "llama-1b": {  # TinyLlama-1.1B
+        "model_type": "llama",
+        "config": {
+            **LLAMA,
+            "hidden_size": 2048,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "intermediate_size": 5632,
+            "vocab_size": 32000,
+        },
+        "batch": 16,
+        "words": (12, 75),
+        "lines": (2, 6),
+    },
 }
-TIMED = """
-import json, sys, time
-from litgpt.finetune import lora
-fit = lora.fit
-def timed(*args, **kwargs):
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = fit(*args, **kwargs)
-    print("TIMED", time.perf_counter() - wall, time.process_time() - cpu, flush=True)
-    return result
-lora.fit = timed
-from litgpt.__main__ import main
-main()
-"""
 
 
-def make_base(directory: Path, shape: tuple) -> None:
-    """A random GPT-NeoX as litgpt checkpoint and Hugging Face config, with a small BPE tokenizer."""
+def make_base(shape: dict) -> None:
+    """A random model as Hugging Face directory and litgpt checkpoint, in bfloat16, with a small tokenizer."""
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from stages.student import convert, export
-    from stages.student.litgpt_import import GPT, Config
-    from stages.support.files import write_json
+    from stages.student.convert import import_base
     from tests.tiny import tiny_tokenizer
 
-    layers, width, heads, vocabulary, parallel, *_ = shape
-    config = Config(
-        name="pythia-local",
-        block_size=512,
-        n_layer=layers,
-        n_embd=width,
-        n_head=heads,
-        vocab_size=vocabulary,
-        padded_vocab_size=vocabulary,
-        parallel_residual=parallel,
-        attn_bias=True,
-    )
     torch.manual_seed(0)
-    model = GPT(config)
-    model.apply(model._init_weights)
-    directory.mkdir(parents=True)
-    convert.save_litgpt(directory, model.state_dict(), config)
-    write_json(directory / "config.json", export.neox_config(config, tied=False, eos_id=1, bos_id=0))
-    tiny_tokenizer().save_pretrained(directory)
+    config = AutoConfig.for_model(shape["model_type"], **shape["config"], bos_token_id=0, eos_token_id=1)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained("source")
+    tiny_tokenizer().save_pretrained("source")
+    BASE.mkdir(parents=True)
+    import_base(Path("source"), BASE, chat=False)
+    shutil.rmtree("source")
 
 
-def make_rows(directory: Path, shape: tuple) -> None:
+def make_rows(shape: dict, count: int) -> dict:
+    """Rows as litgpt's JSON and as our tokens; returns what there is of them."""
+    from stages import tokenize
     from tests.tiny import WORDS
 
-    *_, count, prompt_words, answer_lines = shape
     choose, words = random.Random(0), WORDS.split()
-    directory.mkdir(parents=True)
-    for split, size in {"train": count, "val": 32}.items():
+    DATA.mkdir(parents=True)
+    for split, size in {"train": count, "val": 16}.items():
         rows = []
         for number in range(size):
-            prompt = choose.choices(words, k=choose.randint(*prompt_words))
-            lines = [" ".join(choose.sample(prompt, 4)) for _ in range(choose.randint(*answer_lines))]
+            prompt = choose.choices(words, k=choose.randint(*shape["words"]))
+            lines = [" ".join(choose.sample(prompt, 4)) for _ in range(choose.randint(*shape["lines"]))]
             instruction, output = " ".join(prompt) + "\nqueries:", "\n".join(lines)
             rows.append({"id": str(number), "instruction": instruction, "input": "", "output": output})
-        (directory / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
+        (DATA / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
+    found = tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=512))["train"]
+    return {name: found[name] for name in ("tokens", "target_tokens")}
 
 
-def run_litgpt(base: Path, data: Path, out: Path, precision: str, steps: int) -> tuple[float, float]:
-    """Wall and CPU seconds of litgpt's training loop."""
-    optimizer = {
-        "class_path": "torch.optim.AdamW",
-        "init_args": {"lr": LR, "weight_decay": 0.01, "betas": [0.9, 0.95]},
-    }
-    targets = {name: True for name in ("query", "key", "value", "projection", "mlp")}
-    options = {
-        "out_dir": out,
-        "precision": precision,
-        "lora_r": R,
-        "lora_alpha": ALPHA,
-        "lora_dropout": 0.0,
-        **{f"lora_{name}": "true" for name in targets},
-        "data": "JSON",
-        "data.json_path": data,
-        "data.mask_prompt": "true",
-        "data.prompt_style.class_path": "litgpt.prompts.Default",
-        "train.epochs": 1,
-        "train.global_batch_size": BATCH,
-        "train.micro_batch_size": BATCH,
-        "train.lr_warmup_steps": WARMUP,
-        "train.log_interval": 10,
-        "train.save_interval": 10 * steps,
-        "eval.interval": 10 * steps,
-        "eval.initial_validation": "false",
-        "eval.final_validation": "false",
-        "optimizer": json.dumps(optimizer),
-    }
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+def trl_python() -> str:
+    """The interpreter of TRL's environment; makes the environment where there is none."""
+    venv = Path(os.environ.get("TRL_VENV") or ROOT / ".venv-trl")
+    python = venv / "bin" / "python"
+    if not list(venv.glob("lib/*/site-packages/trl")):
+        print(f"making {venv} with {', '.join(TRL)}, once; a minute or two", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", *TRL], check=True)
+    return str(python)
+
+
+def run(name: str, given: dict) -> dict:
+    """One contestant's figures, from a process of its own."""
+    peer, _, style = name.partition(":")
+    paths = [part.resolve() for part in (BASE, TOKENS, DATA)]
+    style, _, micro = style.partition(",")
+    given = given | {"style": style or "grouped", "micro": int(micro or given["micro"])}
+    if peer == "litgpt" and style:
+        given["precision"] = style
+    if peer == "ours" and style:
+        given["knobs"] = {style: True}
+    start, path = [sys.executable, "-m", f"benchmarks.finetune_peers.with_{peer}"], str(ROOT)
+    if peer == "trl":
+        start, path = [trl_python(), PEERS / "with_trl.py"], ""
     done = subprocess.run(
-        [sys.executable, "-c", TIMED, "finetune_lora", str(base), *arguments],
-        cwd=out.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [*map(str, start), *map(str, paths), json.dumps(given)],
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
         text=True,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("TIMED")]
-    if done.returncode or not lines:
-        raise SystemExit(done.stdout[-2000:] + done.stderr[-4000:])
-    _, wall, cpu = lines[0].split()
-    return float(wall), float(cpu)
-
-
-def run_ours(base: Path, tokens: Path, work: Path, precision: str) -> dict:
-    """Wall and CPU seconds of our training loop, and its final validation loss."""
-    import time
-
-    import numpy as np
-
-    from stages.student import train
-    from stages.student.recipe import Recipe
-
-    recipe = Recipe(
-        lora_r=R,
-        lora_alpha=ALPHA,
-        lr=LR,
-        min_lr=0.0,
-        warmup_steps=WARMUP,
-        batch_size=BATCH,
-        micro_batch_size=BATCH,
-        epochs=1,
-        grad_clip=0.0,
-        eval_interval=1_000_000,
-        save_interval=1_000_000,
-        precision=precision,
-    )
-    (tokens.parent / "training").mkdir()
-    for file in tokens.iterdir():
-        empty = np.load(file)[: 1 if "offsets" in file.name else 0]
-        part = empty if file.name.startswith("val") else np.load(file)
-        np.save(tokens.parent / "training" / file.name, part)
-    loop, spent = train.Run.train, {}
-
-    def timed(run) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        loop(run)
-        spent.update(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
-
-    train.Run.train = timed
-    try:
-        _, state, figures = train.finetune(tokens, base, work, recipe)
-    finally:
-        train.Run.train = loop
-    return {
-        **spent,
-        "loss": state.best_loss,
-        "tokens": figures["tokens"],
-        "before": state.curve[0]["val_loss"],
-    }
-
-
-def checkpoint(directory: Path):
-    """A litgpt checkpoint as a model of ours."""
-    from stages.student.convert import load_state
-    from stages.student.litgpt_import import LoRAConfig
-    from stages.student.model import Student
-
-    model = Student(LoRAConfig.from_file(directory / "model_config.yaml"))
-    model.load_state_dict(load_state(directory))
-    return model
-
-
-def validate(model, tokens: Path) -> float:
-    """Mean loss over every target token of the validation rows, in float32."""
-    import numpy as np
-    import torch
-
-    from stages.student.data import TokenRows
-
-    rows = TokenRows.load(tokens, "val")
-    with torch.no_grad():
-        total = sum(model(*rows.batch(np.array([row]))).item() for row in range(len(rows)))
-    return float(total / rows.targets.sum())
-
-
-def tokenise(data: Path, base: Path, tokens: Path) -> None:
-    import numpy as np
-
-    from stages.support.tokenizer import TextCodec
-    from stages.tokenize import TokenizeKnobs, encode
-
-    tokens.mkdir()
-    for split in ("train", "val"):
-        rows = json.loads((data / f"{split}.json").read_text())
-        arrays, _ = encode(rows, TextCodec(base), TokenizeKnobs(base="base", max_length=512), split)
-        for name, array in arrays.items():
-            np.save(tokens / f"{split}.{name}.npy", array)
-
-
-def compare(name: str, precision: str) -> dict:
-    shape = SHAPES[name]
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        base, data, tokens = place / "base", place / "data", place / "tokens"
-        make_base(base, shape)
-        make_rows(data, shape)
-        tokenise(data, base, tokens)
-        ours = run_ours(base, tokens, place / "work", precision)
-        wall, cpu = run_litgpt(base, data, place / "out", precision, shape[5] // BATCH)
-        theirs = validate(checkpoint(place / "out/final"), tokens)
-    found = {
-        "tokens": ours["tokens"],
-        "ours_tokens_per_second": round(ours["tokens"] / ours["wall"]),
-        "litgpt_tokens_per_second": round(ours["tokens"] / wall),
-        "ratio": round(wall / ours["wall"], 2),
-        "ratio_cpu_seconds": round(cpu / ours["cpu"], 2),
-        "val_loss_before": round(ours["before"], 4),
-        "ours_val_loss": round(ours["loss"], 4),
-        "litgpt_val_loss": round(theirs, 4),
-    }
-    print(f"{name}: {found}", flush=True)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {name}: {found}", file=sys.stderr, flush=True)
     return found
+
+
+def compare(name: str, given: argparse.Namespace) -> dict:
+    shape, best = SHAPES[name], {}
+    batch = given.batch or shape["batch"]
+    with tempfile.TemporaryDirectory(dir=given.scratch) as directory, chdir(directory):
+        make_base(shape)
+        rows = make_rows(shape, given.steps * batch)
+        print(f"{name}: {given.steps} steps of {batch} rows, {rows}", file=sys.stderr, flush=True)
+        settings = RECIPE | {"precision": given.precision, "steps": given.steps, "batch": batch}
+        settings |= {"micro": given.micro or batch, "packs": max(1, rows["tokens"] // given.steps // 512)}
+        for _ in range(given.rounds):
+            for contestant in given.contestants.split():
+                found = run(contestant, settings)
+                if found["tokens_per_second"] > best.get(contestant, found)["tokens_per_second"] - 1:
+                    best[contestant] = found
+    ours = next((found for key, found in best.items() if key.split(":")[0] == "ours"), None)
+    ratios = {
+        f"ratio_{key}": round(ours["tokens_per_second"] / found["tokens_per_second"], 2)
+        for key, found in best.items()
+        if ours and found is not ours
+    }
+    print(f"{name}: {ratios}", flush=True)
+    return {"batch": batch, **rows, **ratios, **best}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--shape", default="smollm2-135m", choices=SHAPES)
     parser.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed", "bf16-true"])
-    parser.add_argument("--shape", default="", choices=["", *SHAPES])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=0, help="rows of a step; 0: the shape's own")
+    parser.add_argument("--micro", type=int, default=0, help="rows of a forward pass; 0: all of the step")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--contestants", default="ours litgpt trl:grouped")
+    parser.add_argument("--scratch", default=None, help="where to make the model; the 1B takes 7 GB")
     given = parser.parse_args()
+    found = compare(given.shape, given)
     import torch
 
-    names = [given.shape] if given.shape else list(SHAPES)
-    found = {name: compare(name, given.precision) for name in names}
-    threads = {"precision": given.precision, "threads": torch.get_num_threads()}
-    print(json.dumps({"benchmark": "finetune", **threads, **found}))
+    setting = {"shape": given.shape, "precision": given.precision, "threads": torch.get_num_threads()}
+    print(json.dumps({"benchmark": "finetune", **setting, **found}))
 
 
 if __name__ == "__main__":

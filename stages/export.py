@@ -18,19 +18,25 @@ class ExportKnobs(Knobs):
 
 @stage("export", ExportKnobs)
 def command(dataset: str, knobs: ExportKnobs) -> dict:
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib import import_module
+
     from stages.student import convert, export, merge, parity
+    from stages.student.weights import load_state
     from stages.support.files import atomic_directory, verify_manifest
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
-    for directory in (merged, adapter):
-        verify_manifest(directory)
     base = layout.base_model(knobs.base)
-    config, state = merge.lora_config(base, adapter), convert.load_state(merged)
+    config = merge.lora_config(base, adapter)
     with (
+        ThreadPoolExecutor(1) as beside,
         atomic_directory(layout.model(dataset, "hf"), producer="export") as hf,
         atomic_directory(layout.model(dataset, "peft"), producer="export") as peft,
     ):
-        export.write_hf(hf, state, convert.read_hf_config(merged), config, merged)
+        beside.submit(import_module, "peft")  # takes as long as the reading and writing of a large model
+        for directory in (merged, adapter):
+            verify_manifest(directory)
+        export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged)
         export.write_peft(peft, base, adapter, config)
         found = parity.check_export(base, adapter, merged, hf, peft, knobs.parity_tolerance)
     return {"parity": found, "bytes": (layout.model(dataset, "hf") / "model.safetensors").stat().st_size}

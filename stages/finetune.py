@@ -1,8 +1,9 @@
 """LoRA finetuning of the base model.
 
 Reads data/DATASET/tokens/ and models/base/BASE. Writes models/DATASET/adapter/: adapter.safetensors (of the
-best validation), lora.json, curve.jsonl. A killed run goes on where its last state was saved and, on a CPU,
-ends bit-equal to one that was not killed. Several devices: set devices and strategy; several nodes: torchrun.
+best validation), lora.json, curve.jsonl. A killed run goes on where its last state was saved, with any number
+of devices; with the same one and on a CPU it ends bit-equal to one that was not killed. Several devices: set
+devices and strategy, or start `python -m stages.finetune` with torchrun or srun, also on several nodes.
 """
 
 from pathlib import Path
@@ -12,6 +13,10 @@ from pydantic import Field
 from stages.student.recipe import Recipe
 from stages.support import layout
 from stages.support.cli import stage
+from stages.support.processes import first_process
+
+# They say how the work is laid out, not what is computed: a state is continued whatever they are.
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "save_interval"}
 
 
 class FinetuneKnobs(Recipe):
@@ -28,7 +33,7 @@ def command(dataset: str, knobs: FinetuneKnobs) -> dict:
     from stages.support.files import atomic_directory, write_json, write_jsonl
 
     base, tokens = layout.base_model(knobs.base), layout.tokens(dataset)
-    work = scratch(dataset, fingerprint(base, tokens, knobs))
+    work = scratch(dataset, fingerprint(base, tokens, knobs)) if first_process() else layout.SCRATCH
     adapter, state, figures = finetune(tokens, base, work, knobs)
     lora = {
         "base": knobs.base,
@@ -54,12 +59,12 @@ def command(dataset: str, knobs: FinetuneKnobs) -> dict:
 
 
 def fingerprint(base: Path, tokens: Path, knobs: FinetuneKnobs) -> str:
-    """What a saved state depends on: knobs, base weights and rows, by content."""
+    """What a saved state depends on: knobs but LAYOUT, base weights and rows, by content."""
     from stages.support.files import verify_manifest
     from stages.support.hashing import sha256_json
 
     inputs = [verify_manifest(directory)["files"] for directory in (base, tokens)]
-    return sha256_json([knobs.model_dump(), inputs])[:16]
+    return sha256_json([knobs.model_dump(exclude=LAYOUT), inputs])[:16]
 
 
 def scratch(dataset: str, mark: str) -> Path:

@@ -19,17 +19,16 @@ def command(dataset: str, knobs: MergeKnobs) -> dict:
     import shutil
 
     from stages.student import convert, merge
-    from stages.student.litgpt_import import Config
     from stages.support.files import atomic_directory, verify_manifest
 
     base, adapter = layout.base_model(knobs.base), layout.model(dataset, "adapter")
     verify_manifest(adapter)
-    state = merge.merge(base, adapter)
     with atomic_directory(layout.model(dataset, "merged"), producer="merge") as directory:
-        convert.save_litgpt(directory, state, Config.from_file(base / "model_config.yaml"))
-        shutil.copyfile(base / "config.json", directory / "config.json")
+        found = merge.merge(base, adapter, directory)
+        for name in ("model_config.yaml", "config.json"):
+            shutil.copyfile(base / name, directory / name)
         convert.copy_companions(base, directory)
-    return {"largest_update": merge.largest_update(base, state), "dtype": convert.dtype_name(state)}
+    return found
 
 
 if __name__ == "__main__":

@@ -218,9 +218,13 @@ def test_base_without_tokenizer_is_one_line_and_exit_2(tmp_path):
 def test_import_is_light_and_leaves_no_stub():
     code = (
         "import sys, stages.student.litgpt_import as l\n"
-        "heavy = [m for m in ('transformers', 'sklearn', 'matplotlib', 'torchmetrics') if m in sys.modules]\n"
+        "names = ('transformers', 'sklearn', 'torchmetrics', 'torch._dynamo', 'sympy')\n"
+        "heavy = [name for name in names if name in sys.modules]\n"
         "assert not heavy, heavy\n"
         "import importlib.util as u; assert u.find_spec('torchmetrics').origin and l.LoRAGPT\n"
+        "import torch; from lightning.fabric.wrappers import _unwrap_compiled as plain\n"
+        "layer = torch.nn.Linear(2, 2); assert plain(layer)[0] is layer\n"
+        "compiled = torch.compile(layer); assert plain(compiled)[0] is layer is not compiled\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

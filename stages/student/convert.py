@@ -1,12 +1,14 @@
 """A Hugging Face directory as a litgpt checkpoint, from its own config.json: no hub, no list of names."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from stages.student.litgpt_import import Config, from_hf, save_config
+from stages.student.weights import blocks, create_state, load_state
 from stages.support.errors import UserError
 from stages.support.files import read_json, write_json
 from stages.support.tokenizer import TextCodec
@@ -35,6 +37,7 @@ FAMILIES = {
     "phi3": "Phi-3",
 }
 HEADS = {"gpt_neox": "embed_out.weight"}
+EMBEDDINGS = {"gpt_neox": "gpt_neox.embed_in.weight"}
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # litgpt's names
 
 
@@ -149,7 +152,10 @@ def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dic
 
 
 def read_weights(directory: Path) -> dict[str, torch.Tensor]:
-    """All weights of a directory; safetensors are preferred over pickled files, never mixed with them."""
+    """All weights of a directory, memory-mapped.
+
+    safetensors are preferred over pickled files, never mixed with them.
+    """
     for pattern, load in (("*.safetensors", load_file), ("pytorch_model*.bin", _load_pickled)):
         files = sorted(Path(directory).glob(pattern))
         if files:
@@ -158,23 +164,15 @@ def read_weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    # files of before torch 1.6 are no zip archives, and cannot be mapped
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
 
 
-def load_state(directory: Path) -> dict[str, torch.Tensor]:
-    """litgpt's state of a checkpoint directory, memory-mapped."""
-    file = Path(directory) / "lit_model.pth"
-    try:
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); make it again") from None
-
-
-def float32_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
-    """A litgpt model of class `kind` that holds `state` in float32, ready to run."""
+def mapped_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
+    """A litgpt model of class `kind` that holds the very tensors of `state`, ready to run."""
     with torch.device("meta"):
         model = kind(config)
-    model.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
+    model.load_state_dict(state, assign=True)
     model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
     return model.eval()
 
@@ -223,14 +221,33 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
             f"{config.padded_vocab_size}; this tokenizer belongs to another model"
         )
     weights = read_weights(source)
-    state = to_litgpt(weights, hf, config)
-    _check_shapes(state, config, source)
-    save_litgpt(target, state, config)
+    _check_shapes(to_litgpt({n: v.to("meta") for n, v in weights.items()}, hf, config), config, source)
+    _write_litgpt(target, weights, hf, config)
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, target / "model.safetensors", {"format": "pt"})
+    state = load_state(target)
     write_json(target / "config.json", {**hf, "dtype": dtype_name(state)})
     copy_companions(source, target, chat)
     return figures(state, hf, config)
+
+
+def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, config: Config) -> None:
+    """lit_model.pth and model_config.yaml of Hugging Face `weights`, converted a block at a time."""
+    embedding = EMBEDDINGS.get(hf["model_type"], "model.embed_tokens.weight")
+    own = {EMBEDDING: embedding, HEAD: head_key(hf)}
+    meta = to_litgpt({name: value.to("meta") for name, value in weights.items()}, hf, config)
+    like = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in meta.items()}
+    if hf.get("tie_word_embeddings"):
+        like[HEAD] = like[EMBEDDING]
+    create_state(target, like)
+    for block in blocks(weights):
+        # litgpt's functions ask for the embedding whatever they convert
+        found = to_litgpt({name: weights[name] for name in (embedding, *block)}, hf, config)
+        state = load_state(target, shared=True)
+        for name, value in found.items():
+            if name not in own or own[name] in block:
+                state[name].copy_(value)
+    save_config(config, target)
 
 
 def save_litgpt(target: Path, state: dict[str, torch.Tensor], config: Config) -> None:

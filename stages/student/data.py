@@ -47,29 +47,32 @@ class TokenRows:
         sums = np.concatenate([[0], np.cumsum(wanted)])
         return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
 
-    def batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(self, rows: np.ndarray, packed: bool = False) -> tuple[torch.Tensor, ...]:
         """ids (B, T), flat positions (N,) and their next tokens (N,), all int64, right-padded.
 
         N is rounded up with IGNORE targets. No rows (another rank has work, this one has none) is a batch of
-        one row without targets.
+        one row without targets. Packed: ids (1, T) are the rows end to end, and `starts` (B + 2,) int32 comes
+        as a fourth, where each begins and where the last one and the padding end.
         """
         chosen = rows if len(rows) else np.zeros(1, dtype=np.int64)
-        longest = int(max(self.offsets[row + 1] - self.offsets[row] for row in chosen))
-        width = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        ids, labels = (
-            np.zeros((len(chosen), width), np.int64),
-            np.full((len(chosen), width), IGNORE, np.int64),
-        )
+        sizes = self.offsets[chosen + 1] - self.offsets[chosen]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        whole = starts[-1] if packed else sizes.max()
+        width = int(-(-whole // LENGTH_STEP) * LENGTH_STEP)
+        shape = (1, width) if packed else (len(chosen), width)
+        ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
         for place, row in enumerate(chosen):
             start, end = self.offsets[row], self.offsets[row + 1]
-            ids[place, : end - start] = self.ids[start:end]
+            first = starts[place] if packed else place * width
+            ids.reshape(-1)[first : first + end - start] = self.ids[start:end]
             if len(rows):
-                labels[place, : end - start - 1] = self.labels[start + 1 : end]
+                labels.reshape(-1)[first : first + end - start - 1] = self.labels[start + 1 : end]
         at = np.flatnonzero(labels != IGNORE)
         size = max(1, -(-len(at) // TARGET_STEP)) * TARGET_STEP
         where, wanted = np.zeros(size, np.int64), np.full(size, IGNORE, np.int64)
         where[: len(at)], wanted[: len(at)] = at, labels.reshape(-1)[at]
-        return torch.from_numpy(ids), torch.from_numpy(where), torch.from_numpy(wanted)
+        found = torch.from_numpy(ids), torch.from_numpy(where), torch.from_numpy(wanted)
+        return (*found, torch.from_numpy(np.append(starts, width).astype(np.int32))) if packed else found
 
 
 class Plan:

@@ -1,5 +1,6 @@
 """A litgpt model as directories that Hugging Face and PEFT load: weights, config, tokenizer files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -7,11 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from stages.student.convert import EMBEDDING, HEAD, copy_companions, dtype_name, head_key, read_hf_config
 from stages.student.litgpt_import import Config, LoRAConfig, to_hf
+from stages.student.weights import blocks, write_safetensors
 from stages.support.files import read_json, write_json
 
 
 def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
-    """Hugging Face's names and layout of a litgpt state; a tied head is left out, as transformers does."""
+    """Hugging Face's names and layout of a litgpt state, or of some of its `blocks`.
+
+    A tied head is left out, as transformers does.
+    """
     weights: dict[str, torch.Tensor] = {}
     copy = {
         "gpt_neox": to_hf.copy_weights_gpt_neox,
@@ -23,8 +28,16 @@ def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict
     }
     copy[hf["model_type"]](config, weights, state)
     if hf["tie_word_embeddings"]:
-        del weights[head_key(hf)]
-    return {name: value.contiguous() for name, value in weights.items()}
+        weights.pop(head_key(hf), None)
+    return weights
+
+
+def _hf_blocks(
+    state: dict[str, torch.Tensor], hf: dict, config: Config
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """`hf_weights` one by one, converted a block at a time."""
+    for block in blocks(state):
+        yield from hf_weights({name: state[name] for name in block}, hf, config).items()
 
 
 def write_hf(
@@ -39,7 +52,8 @@ def write_hf(
     tied = bool(hf.get("tie_word_embeddings")) and torch.equal(state[HEAD], state[EMBEDDING])
     hf = {key: value for key, value in hf.items() if key != "torch_dtype"}
     hf |= {"tie_word_embeddings": tied, "dtype": dtype_name(state)}
-    save_file(hf_weights(state, hf, config), target / "model.safetensors", {"format": "pt"})
+    layout = dict(_hf_blocks({name: value.to("meta") for name, value in state.items()}, hf, config))
+    write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config))
     write_json(target / "config.json", hf)
     if companions is not None:
         copy_companions(companions, target)

@@ -1,9 +1,10 @@
 """The only place that imports litgpt and Lightning, made light.
 
 `import lightning` imports torchmetrics, which imports transformers, scikit-learn, scipy and matplotlib:
-seconds and hundreds of megabytes that nothing here uses. While litgpt is imported a stub stands in for
-torchmetrics; it is removed afterwards, so a later `import torchmetrics` gets the real one. Should a new
-release need more of torchmetrics than the stub has, the real import is used.
+seconds and hundreds of megabytes that nothing here uses. It also imports torch's compiler, another second,
+only to ask whether a module is a compiled one. While litgpt is imported stubs stand in for both; they are
+removed afterwards, so a later import gets the real ones. Should a new release need more than the stubs have,
+the real imports are used.
 """
 
 import importlib
@@ -17,7 +18,7 @@ from types import ModuleType
 
 from torch import nn
 
-STUBBED = "torchmetrics"
+METRICS, COMPILER, API = "torchmetrics", "torch._dynamo", "litgpt.api"
 NEEDED = (
     "litgpt",
     "litgpt.lora",
@@ -26,22 +27,44 @@ NEEDED = (
 )
 
 
+class _Compiled(type):
+    def __instancecheck__(cls, instance) -> bool:
+        compiler = sys.modules.get(COMPILER)
+        return compiler is not None and isinstance(instance, compiler.OptimizedModule)
+
+
+def _stubs() -> Iterator[ModuleType]:
+    """The stubs of what is installed and not yet imported."""
+    if METRICS not in sys.modules and importlib.util.find_spec(METRICS) is not None:
+        stub = ModuleType(METRICS)
+        stub.__version__ = importlib.metadata.version(METRICS)
+        stub.__path__, stub.__spec__ = [], ModuleSpec(METRICS, None, is_package=True)
+        stub.Metric = type("Metric", (nn.Module,), {})
+        stub.MetricCollection = type("MetricCollection", (nn.ModuleDict,), {})
+        yield stub
+    if COMPILER not in sys.modules:
+        stub = ModuleType(COMPILER)
+        stub.OptimizedModule = _Compiled("OptimizedModule", (), {})
+        stub.disable = lambda function, *_, **__: function  # decorates a method of Lightning's Trainer
+        yield stub
+        stub = ModuleType(API)  # imports the compiler for litgpt's own text generation
+        stub.LLM = None
+        yield stub
+
+
 @contextmanager
-def _stub() -> Iterator[None]:
-    stub = ModuleType(STUBBED)
-    stub.__version__ = importlib.metadata.version(STUBBED)
-    stub.__path__, stub.__spec__ = [], ModuleSpec(STUBBED, None, is_package=True)
-    stub.Metric = type("Metric", (nn.Module,), {})
-    stub.MetricCollection = type("MetricCollection", (nn.ModuleDict,), {})
-    sys.modules[STUBBED] = stub
+def _stubbed() -> Iterator[None]:
+    stubs = {stub.__name__: stub for stub in _stubs()}
+    sys.modules |= stubs
     try:
         yield
     finally:
-        _forget(STUBBED)
+        for name in stubs:
+            _forget(name)
 
 
 def _forget(*packages: str) -> None:
-    for name in [n for n in sys.modules if n.split(".")[0] in packages]:
+    for name in [n for n in sys.modules if n.startswith(tuple(f"{p}." for p in packages)) or n in packages]:
         del sys.modules[name]
 
 
@@ -51,13 +74,13 @@ def _import_all() -> None:
 
 
 def _load() -> None:
-    if "lightning" in sys.modules or STUBBED in sys.modules or importlib.util.find_spec(STUBBED) is None:
+    if "lightning" in sys.modules:
         return _import_all()
     try:
-        with _stub():
+        with _stubbed():
             _import_all()
     except (ImportError, AttributeError):
-        _forget("litgpt", "lightning", STUBBED)
+        _forget("litgpt", "lightning")
         _import_all()
 
 
@@ -69,6 +92,7 @@ from litgpt.lora import GPT as LoRAGPT  # noqa: E402
 from litgpt.lora import Block as LoRABlock  # noqa: E402
 from litgpt.lora import CausalSelfAttention as LoRAAttention  # noqa: E402
 from litgpt.lora import Config as LoRAConfig  # noqa: E402
+from litgpt.lora import LLaMAMLP as LoRAMLP  # noqa: E402
 from litgpt.lora import (  # noqa: E402
     LoRALinear,
     LoRAQKVLinear,
@@ -76,7 +100,7 @@ from litgpt.lora import (  # noqa: E402
     mark_only_lora_as_trainable,
     merge_lora_weights,
 )
-from litgpt.model import GPT, Block  # noqa: E402
+from litgpt.model import GPT, Block, RMSNorm  # noqa: E402
 from litgpt.scripts import convert_hf_checkpoint as from_hf  # noqa: E402
 from litgpt.scripts import convert_lit_checkpoint as to_hf  # noqa: E402
 from litgpt.utils import save_config  # noqa: E402
@@ -91,7 +115,9 @@ __all__ = [
     "LoRABlock",
     "LoRAGPT",
     "LoRALinear",
+    "LoRAMLP",
     "LoRAQKVLinear",
+    "RMSNorm",
     "from_hf",
     "lora_filter",
     "mark_only_lora_as_trainable",

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from stages.student import merge
-from stages.student.convert import float32_model, load_state, read_hf_config
+from stages.student.convert import mapped_model, read_hf_config
 from stages.student.litgpt_import import GPT, Config
+from stages.student.weights import Float32, load_state
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 
@@ -19,33 +20,40 @@ TEXTS = (
 )
 
 
+LENGTH = 32  # tokens of a row: enough for every layer and position to matter, few enough for a large model
+
+
 def probe(codec: TextCodec, config: Config) -> list[torch.Tensor]:
-    """Inputs (1, T) to compare logits on: real texts, and random ids from the whole vocabulary."""
-    random = torch.Generator().manual_seed(0)
-    limit = min(config.block_size, 64)
-    rows = [ids[:limit] for ids in codec.prompts(list(TEXTS)) if ids]
-    rows += torch.randint(0, config.vocab_size, (4, limit), generator=random).tolist()
-    return [torch.tensor([row]) for row in rows]
+    """One input (2, T) to compare logits on: real prompts, and random ids from the whole vocabulary."""
+    limit = min(config.block_size, LENGTH)
+    random = torch.randint(0, config.vocab_size, (2, limit), generator=torch.Generator().manual_seed(0))
+    text = torch.tensor([id for ids in codec.prompts(list(TEXTS)) for id in ids][:limit])
+    random[0, : len(text)] = text
+    return [random]
 
 
 @torch.no_grad()
 def litgpt_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [model.eval()(ids) for ids in inputs]
+    """Logits (B, T, vocabulary) in float32, whatever the weights are stored in."""
+    with Float32():
+        return [model.eval()(ids) for ids in inputs]
 
 
 @torch.no_grad()
 def hf_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [model.eval()(input_ids=ids).logits for ids in inputs]
+    """Logits (B, T, vocabulary) in float32, whatever the weights are stored in."""
+    with Float32():
+        return [model.eval()(input_ids=ids).logits for ids in inputs]
 
 
 def reload(directory: Path):
-    """The directory as a user loads it, but computed in float32."""
+    """The directory as a user loads it; transformers maps weights that keep their dtype into memory."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(
-        Path(directory).resolve(), dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        Path(directory).resolve(), dtype="auto", local_files_only=True, trust_remote_code=False
     )
 
 
@@ -105,43 +113,44 @@ def check_base(directory: Path, tolerance: float = 1e-3) -> dict:
     config = Config.from_file(Path(directory) / "model_config.yaml")
     codec = TextCodec(directory)
     inputs = probe(codec, config)
-    ours = litgpt_logits(float32_model(GPT, config, load_state(directory)), inputs)
+    ours = litgpt_logits(mapped_model(GPT, config, load_state(directory)), inputs)
     delta = difference(ours, hf_logits(reload(directory), inputs))
     _gate("litgpt and transformers", delta, tolerance)
     return {"litgpt_transformers": delta, "texts_equal": check_tokens(directory, codec)}
 
 
+def _reloaded_logits(hf: Path, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+    """Logits, and whether head and embedding are one tensor once loaded."""
+    model = reload(hf)
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    return hf_logits(model, inputs), head.data_ptr() == embedding.data_ptr()
+
+
+def _peft_logits(base: Path, peft: Path, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    from peft import PeftModel
+
+    return hf_logits(PeftModel.from_pretrained(reload(base), str(peft)), inputs)
+
+
 def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, tolerance: float) -> dict:
     """Adapter = merged = reloaded = PEFT, and token ids equal. Raises UserError naming the broken link.
 
-    Logits are compared in float32 of the float32 merge; that the stored model is this merge, cast once, is
-    checked exactly, so a stale or damaged merged model cannot pass.
+    Logits are compared in float32, those of adapter, merged and PEFT with the float32 sum; that the stored
+    model is this sum, cast once, is checked exactly, so a stale or damaged one cannot pass. One model at a
+    time is mapped into memory.
     """
-    from peft import PeftModel
-
+    merge.check_merged(base, adapter, merged)
     codec, model = TextCodec(base), merge.adapted_model(base, adapter)
     inputs = probe(codec, model.config)
     adapted = litgpt_logits(model, inputs)
-    full, stored = merge.merged_state(model), load_state(merged)
-    merged_logits = litgpt_logits(model, inputs)
-    for name, value in full.items():
-        if name not in stored or not torch.equal(value.to(stored[name].dtype), stored[name]):
-            raise UserError(
-                f"{merged / 'lit_model.pth'}: {name} is not base + adapter; run the merge stage again"
-            )
+    merge.use_merged(model)
+    found = {"adapter_merged": difference(adapted, litgpt_logits(model, inputs))}
+    del model
     config = Config.from_file(merged / "model_config.yaml")
-    stored_logits = litgpt_logits(float32_model(GPT, config, stored), inputs)
-    reloaded = reload(hf)
-    head, embedding = reloaded.get_output_embeddings().weight, reloaded.get_input_embeddings().weight
-    tied = head.data_ptr() == embedding.data_ptr()
-    found = {
-        "adapter_merged": difference(adapted, merged_logits),
-        "merged_reloaded": difference(stored_logits, hf_logits(reloaded, inputs)),
-    }
-    del reloaded
-    found["adapter_peft"] = difference(
-        adapted, hf_logits(PeftModel.from_pretrained(reload(base), str(peft)), inputs)
-    )
+    stored = litgpt_logits(mapped_model(GPT, config, load_state(merged)), inputs)
+    reloaded, tied = _reloaded_logits(hf, inputs)
+    found["merged_reloaded"] = difference(stored, reloaded)
+    found["adapter_peft"] = difference(adapted, _peft_logits(base, peft, inputs))
     for name, value in found.items():
         _gate(name.replace("_", " and "), value, tolerance)
     if tied != bool(read_hf_config(hf)["tie_word_embeddings"]):

@@ -37,11 +37,21 @@ class Recipe(Knobs):
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = Field(
         "32-true", description="number format of training; the adapter stays float32 unless it ends in -true"
     )
-    quantize: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, on one CUDA device")
+    quantize: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, frozen weights in 4 bits")
+    packing: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="rows of a forward pass end to end, without padding; auto: on CUDA in half precision",
+    )
+    checkpoint: bool = Field(
+        False, description="keep each block's input only and compute the rest again: less memory, more time"
+    )
     seed: int = Field(1337, ge=0, description="seed of the LoRA start, the row order and dropout")
-    devices: int = Field(1, ge=1, description="devices per node")
-    num_nodes: int = Field(1, ge=1, description="nodes; start the command on each with torchrun")
-    strategy: Literal["auto", "ddp", "fsdp"] = Field("auto", description="how several devices share the work")
+    devices: int = Field(1, ge=1, description="devices per node; torchrun and srun set it themselves")
+    num_nodes: int = Field(1, ge=1, description="nodes; torchrun and srun set it themselves")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="several devices: ddp (each has the model; so does auto) or fsdp (each a part)",
+    )
 
     def targets(self) -> list[str]:
         return [name for name in TARGETS if getattr(self, f"lora_{name}")]

@@ -7,46 +7,28 @@ continues bit-equal (CPU; GPU kernels may sum in another order).
 
 import ctypes
 import math
-import os
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stages.student.convert import load_state
+from stages.student.build import build
 from stages.student.data import Plan, TokenRows, micro_batches
-from stages.student.litgpt_import import (
-    Block,
-    Fabric,
-    LoRAConfig,
-    LoRALinear,
-    lora_filter,
-    mark_only_lora_as_trainable,
-)
-from stages.student.model import Student
+from stages.student.fabric import make_fabric
 from stages.student.recipe import TARGETS, Recipe
+from stages.student.state import State, adapter_of, load, save, trained
 from stages.support.errors import UserError
-from stages.support.files import atomic_path
 from stages.support.hashing import stable_integer
 from stages.support.progress import Progress
 from stages.support.tokenizer import TextCodec
 
 CURVE_POINTS = 500  # at most about this many training losses are kept
 SAMPLE_TOKENS = 32
-
-
-@dataclass
-class State:
-    """What survives a kill, beside the adapter and the optimizer."""
-
-    step: int = 0
-    tokens: int = 0
-    best_step: int = 0
-    best_loss: float = math.inf
-    stale: int = 0
-    pending: list[float] = field(default_factory=lambda: [0.0, 0])
-    curve: list[dict] = field(default_factory=list)
+LOST = (
+    "finetune: if a connection was closed or timed out, another of the {} processes has ended; its own "
+    "message says why. The same command goes on after the last saved state."
+)
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -75,52 +57,6 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 30)
 
 
-def make_fabric(recipe: Recipe) -> Fabric:
-    several = recipe.devices * recipe.num_nodes > 1
-    strategy = recipe.strategy
-    if strategy == "fsdp":
-        from lightning.fabric.strategies import FSDPStrategy
-
-        strategy = FSDPStrategy(auto_wrap_policy={Block}, state_dict_type="full")
-    options = {"precision": recipe.precision}
-    if recipe.quantize == "nf4":
-        if several or not torch.cuda.is_available() or recipe.precision not in ("bf16-true", "32-true"):
-            raise UserError("finetune: quantize nf4 needs one CUDA device and precision bf16-true or 32-true")
-        from lightning.fabric.plugins import BitsandbytesPrecision
-
-        dtype = torch.bfloat16 if recipe.precision == "bf16-true" else torch.float32
-        options = {"plugins": BitsandbytesPrecision("nf4", dtype)}
-    fabric = Fabric(devices=recipe.devices, num_nodes=recipe.num_nodes, strategy=strategy, **options)
-    fabric.launch()
-    return fabric
-
-
-def build(fabric: Fabric, base: Path, recipe: Recipe) -> Student:
-    """The base with fresh, seeded LoRA matrices (A random, B zero), only these trainable."""
-    config = LoRAConfig.from_file(
-        Path(base) / "model_config.yaml",
-        lora_r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        **{f"lora_{name}": getattr(recipe, f"lora_{name}") for name in TARGETS},
-    )
-    with fabric.init_module(empty_init=False):
-        model = Student(config)
-    missing, unexpected = model.load_state_dict(load_state(base), strict=False)
-    if unexpected or not all(lora_filter(name, None) for name in missing):
-        raise UserError(f"{base}/lit_model.pth does not fit model_config.yaml; run the base stage again")
-    mark_only_lora_as_trainable(model)
-    torch.manual_seed(recipe.seed)
-    for layer in model.modules():
-        if isinstance(layer, LoRALinear):
-            layer.reset_parameters()
-            if recipe.precision in ("bf16-mixed", "16-mixed"):
-                # Frozen, so casting once equals autocast's casting in every forward pass.
-                half = torch.bfloat16 if recipe.precision == "bf16-mixed" else torch.float16
-                layer.linear.weight.data = layer.linear.weight.data.to(half)
-    return model
-
-
 def finetune(
     tokens: Path, base: Path, work: Path, recipe: Recipe
 ) -> tuple[dict[str, torch.Tensor], State, dict]:
@@ -138,8 +74,9 @@ def finetune(
         )
     keep_freed_memory()
     fabric = make_fabric(recipe)
-    model = build(fabric, base, recipe)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = build(base, recipe, fabric.device)
+    model.checkpointing = recipe.checkpoint
+    trainable = sum(value.numel() for value in trained(model).values())
     longest = int(max(train.lengths.max(), val.lengths.max(initial=0)))
     if longest > model.config.block_size:
         raise UserError(
@@ -148,16 +85,21 @@ def finetune(
     model = fabric.setup_module(model)
     optimizer = fabric.setup_optimizers(
         torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
+            trained(model).values(),
             lr=recipe.lr,
             betas=(recipe.beta1, recipe.beta2),
             weight_decay=recipe.weight_decay,
-            fused=recipe.strategy != "fsdp",
+            fused=recipe.precision != "16-mixed",  # a loss scale and clipping need the plain one
         )
     )
     run = Run(fabric, model, optimizer, recipe, train, val, TextCodec(base), Path(work))
     run.resume()
-    run.train()
+    try:
+        run.train()
+    except RuntimeError as error:
+        if fabric.world_size > 1:
+            error.add_note(LOST.format(fabric.world_size))
+        raise
     if not fabric.is_global_zero:
         raise SystemExit(0)  # one process goes on to write what all have made
     figures = {
@@ -181,23 +123,28 @@ class Run:
         self.plan = Plan(self.lengths, recipe.batch_size, recipe.epochs, recipe.seed)
         self.state, self.best = State(), {}
         self.log_every = max(1, self.plan.steps // CURVE_POINTS)
+        self.first = fabric.is_global_zero
+        # auto: where a kernel for rows of several lengths runs
+        on_cuda = fabric.device.type == "cuda" and recipe.precision != "32-true"
+        self.packed = recipe.packing == "true" or (recipe.packing == "auto" and on_cuda)
 
     def train(self) -> None:
         state, recipe, steps = self.state, self.recipe, self.plan.steps
         self.model.train()
         if state.step == 0 and len(self.val):
             self._record(val_loss=self._validate(), sample=self._sample())
-        with Progress(steps, "finetune", "step", done=state.step) as shown:
+        with Progress(steps, "finetune", "step", state.step) if self.first else nullcontext() as shown:
             while state.step < steps and not (recipe.patience and state.stale >= recipe.patience):
                 self._step()
-                last = state.step == steps
+                last, note = state.step == steps, None
                 if state.step % self.log_every == 0 or last:
-                    shown.note = f"loss {self._log():.3f}"
+                    note = f"loss {self._log():.3f}"
                 if state.step % recipe.eval_interval == 0 or last:
                     self._evaluate()
                 if state.step % recipe.save_interval == 0:
                     self._save()
-                shown.update()
+                if shown:
+                    shown.update(note=note)
 
     def _step(self) -> None:
         fabric, state, recipe = self.fabric, self.state, self.recipe
@@ -211,7 +158,7 @@ class Run:
         parts = micro_batches(rows, recipe.micro_batch_size, fabric.global_rank, fabric.world_size)
         for place, part in enumerate(parts):
             with fabric.no_backward_sync(self.model, enabled=place < len(parts) - 1):
-                total = self.model(*self._to_device(self.rows.batch(part)))
+                total = self.model(*self._to_device(self.rows.batch(part, self.packed)))
                 # Gradients of several ranks are averaged; times the ranks makes that a sum.
                 fabric.backward(total * (fabric.world_size / count))
             self.pending += total.detach().float()
@@ -244,13 +191,13 @@ class Run:
     def _evaluate(self) -> None:
         state = self.state
         if not len(self.val):
-            state.best_step, self.best = state.step, self._adapter()
+            state.best_step, self.best = state.step, adapter_of(self.model.module)
             return
         loss = self._validate()
         self._record(val_loss=loss, sample=self._sample())
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.stale = loss, state.step, 0
-            self.best = self._adapter()
+            self.best = adapter_of(self.model.module)
         else:
             state.stale += 1
 
@@ -262,7 +209,7 @@ class Run:
         self.model.eval()
         total = torch.zeros((), device=fabric.device)
         for part in micro_batches(order, size, fabric.global_rank, fabric.world_size):
-            total += self.model(*self._to_device(self.val.batch(part)))
+            total += self.model(*self._to_device(self.val.batch(part, self.packed)))
         self.model.train()
         return fabric.all_reduce(total, reduce_op="sum").item() / max(1, int(self.val.targets.sum()))
 
@@ -291,66 +238,19 @@ class Run:
 
     # --- state -------------------------------------------------------------------------------------------
 
-    @property
-    def _sharded(self) -> bool:
-        return self.recipe.strategy == "fsdp"
-
-    def _adapter(self) -> dict[str, torch.Tensor]:
-        """The LoRA tensors, whole and on the CPU."""
-        if self._sharded:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-            tensors = get_model_state_dict(self.model._forward_module, options=options)
-        else:
-            tensors = self.model.state_dict()
-        return {
-            name: value.detach().to("cpu", copy=True)
-            for name, value in tensors.items()
-            if lora_filter(name, value)
-        }
-
     def _save(self) -> None:
-        optimizer = self.optimizer.state_dict()
-        if self._sharded:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            optimizer = get_optimizer_state_dict(
-                self.model._forward_module, self.optimizer.optimizer, options=options
-            )
-        adapter, pending = (
-            self._adapter(),
-            self.fabric.all_reduce(self.pending.clone(), reduce_op="sum").item(),
-        )
-        if self.fabric.is_global_zero:
-            self.state.pending[0] = pending
-            saved = {"adapter": adapter, "optimizer": optimizer, "best": self.best, "state": vars(self.state)}
-            with atomic_path(self.file) as temporary:
-                torch.save(saved, temporary)
-        self.fabric.barrier()
+        pending = self.fabric.all_reduce(self.pending.clone(), reduce_op="sum").item()
+        state = {**vars(self.state), "pending": [pending, self.state.pending[1]]}
+        model, optimizer = self.model.module, self.optimizer.optimizer
+        save(self.file, self.fabric, model, optimizer, best=self.best, state=state)
 
     def resume(self) -> None:
         """Continue from a saved state, if there is one."""
         self.pending = torch.zeros((), device=self.fabric.device)
-        if not self.file.is_file():
+        saved = load(self.file, self.fabric, self.model.module, self.optimizer.optimizer)
+        if saved is None:
             return
-        saved = torch.load(self.file, map_location="cpu", weights_only=True)
         self.state, self.best = State(**saved["state"]), saved["best"]
-        if self.fabric.is_global_zero:
+        if self.first:
             self.pending += self.state.pending[0]
-        if self._sharded:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-
-            set_state_dict(
-                self.model._forward_module,
-                self.optimizer.optimizer,
-                model_state_dict=saved["adapter"],
-                optim_state_dict=saved["optimizer"],
-                options=StateDictOptions(full_state_dict=True, strict=False),
-            )
-        else:
-            self.model.load_state_dict(saved["adapter"], strict=False)
-            self.optimizer.load_state_dict(saved["optimizer"])
-        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"finetune: going on after step {self.state.step}", flush=True)

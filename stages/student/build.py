@@ -1,0 +1,86 @@
+"""The model to train: the base, frozen, with fresh LoRA matrices."""
+
+from pathlib import Path
+
+import torch
+
+from stages.student.litgpt_import import LoRAConfig, LoRALinear, lora_filter, mark_only_lora_as_trainable
+from stages.student.model import Student
+from stages.student.recipe import TARGETS, Recipe
+from stages.student.weights import load_state
+from stages.support.errors import UserError
+
+# What a precision stands for: the format of the weights, and that of the products with frozen ones.
+FORMATS = {
+    "32-true": (torch.float32, torch.float32),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+    "16-mixed": (torch.float32, torch.float16),
+    "bf16-true": (torch.bfloat16, torch.bfloat16),
+}
+
+
+def build(base: Path, recipe: Recipe, device: torch.device | str = "cpu") -> Student:
+    """The base with fresh, seeded LoRA matrices (A random, B zero), only these trainable, on the CPU.
+
+    With quantize nf4 its blocks are on `device`, layer by layer, so that it never holds one of them whole.
+    Raises UserError for a base whose weights are not those of its configuration.
+    """
+    config = LoRAConfig.from_file(
+        Path(base) / "model_config.yaml",
+        lora_r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        **{f"lora_{name}": getattr(recipe, f"lora_{name}") for name in TARGETS},
+    )
+    with torch.device("meta"):
+        model = Student(config)
+    weights, products = FORMATS[recipe.precision]
+    model.to(weights)
+    for layer in lora_layers(model):
+        # Frozen, so casting once equals autocast's casting in every forward pass.
+        layer.linear.weight.data = layer.linear.weight.data.to(products)
+    model.to_empty(device="cpu")
+    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
+    missing, unexpected = model.load_state_dict(load_state(base), strict=False)
+    if unexpected or not all(lora_filter(name, None) for name in missing):
+        raise UserError(f"{base}/lit_model.pth does not fit model_config.yaml; run the base stage again")
+    mark_only_lora_as_trainable(model)
+    torch.manual_seed(recipe.seed)
+    for layer in lora_layers(model):
+        layer.reset_parameters()
+    if recipe.quantize == "nf4":
+        quantize(model, products, device)
+    return model
+
+
+def lora_layers(model: torch.nn.Module) -> list[LoRALinear]:
+    return [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
+
+
+def quantize(model: Student, products: torch.dtype, device: torch.device | str) -> None:
+    """4-bit NormalFloat with double quantization for the blocks' linear layers (QLoRA, arXiv 2305.14314).
+
+    Embedding, norms and head stay as they are. `products` is the format that the layers compute in.
+    Raises UserError where bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ModuleNotFoundError:
+        raise UserError("finetune: quantize nf4 needs a package: pip install bitsandbytes") from None
+
+    for layer in lora_layers(model.transformer):
+        plain = layer.linear
+        options = {"quant_type": "nf4", "compress_statistics": True}
+        low = Linear4bit(
+            plain.in_features,
+            plain.out_features,
+            bias=False,
+            compute_dtype=products,
+            device="meta",
+            **options,
+        )
+        low.weight = Params4bit(plain.weight.data, requires_grad=False, module=low, **options)
+        low.bias = plain.bias
+        # In a validation its CPU kernel would repack the weight into a form without a backward pass.
+        low.support_avx512bf16_for_cpu = False
+        layer.linear = low.to(device)

@@ -1,0 +1,174 @@
+"""Merge and export as streams: the same bits as with the whole model in memory, never much of it at once."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stages.export import ExportKnobs
+from stages.export import command as export
+from stages.merge import MergeKnobs
+from stages.merge import command as merge
+from stages.student import convert, parity, weights
+from stages.student import export as exporting
+from stages.student import merge as merging
+from stages.support import layout
+from stages.support.errors import UserError
+from stages.support.files import atomic_directory, read_json, write_json
+from tests.tiny import KINDS, tiny_model
+
+BASE, ADAPTER, MERGED, HF = (
+    layout.base_model("m"),
+    *(layout.model("d", part) for part in ("adapter", "merged", "hf")),
+)
+ALL = ("query", "key", "value", "projection", "mlp", "head")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def random_adapter(targets):
+    """An adapter of rank 4 that nobody trained."""
+    from litgpt.lora import GPT, Config
+
+    with torch.device("meta"):
+        flags = {f"lora_{name}": True for name in targets}
+        model = GPT(Config.from_file(BASE / "model_config.yaml", lora_r=4, lora_alpha=12, **flags))
+    generator = torch.Generator().manual_seed(3)
+    shapes = {name: p.shape for name, p in model.named_parameters() if "lora_" in name}
+    tensors = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+    with atomic_directory(ADAPTER, producer="test") as directory:
+        save_file(tensors, directory / "adapter.safetensors")
+        lora = {"base": "m", "r": 4, "alpha": 12, "dropout": 0.0, "targets": list(targets)}
+        write_json(directory / "lora.json", lora)
+
+
+def prepare(kind="llama", tied=False, dtype=torch.float32, targets=ALL[:5]):
+    """A base of that kind, as the base stage writes it but without its parity check, and an adapter."""
+    source = tiny_model(layout.SCRATCH.parent / "src", kind, tied)
+    stored = {name: value.to(dtype) for name, value in load_file(source / "model.safetensors").items()}
+    save_file(stored, source / "model.safetensors", {"format": "pt"})
+    write_json(
+        source / "config.json",
+        read_json(source / "config.json") | {"dtype": str(dtype).removeprefix("torch.")},
+    )
+    BASE.mkdir(parents=True)
+    convert.import_base(source, BASE)
+    random_adapter(targets)
+
+
+def merged_by_litgpt(targets):
+    """litgpt's own merge, in float32 and in place, of a model that holds everything."""
+    from litgpt.lora import GPT, Config, lora_filter, merge_lora_weights
+
+    flags = {f"lora_{name}": True for name in targets}
+    model = GPT(Config.from_file(BASE / "model_config.yaml", lora_r=4, lora_alpha=12, **flags))
+    stored = torch.load(BASE / "lit_model.pth")
+    model.load_state_dict(stored, strict=False)
+    model.load_state_dict(load_file(ADAPTER / "adapter.safetensors"), strict=False)
+    merge_lora_weights(model)
+    whole = {k.replace("linear.", ""): v for k, v in model.state_dict().items() if not lora_filter(k, v)}
+    return {name: whole[name].to(value.dtype) for name, value in stored.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_merge_is_litgpts_bit_for_bit(kind, dtype, monkeypatch):
+    monkeypatch.setattr(weights, "PIECE", 500)  # several pieces a tensor, the last one smaller
+    prepare(kind, dtype=dtype)
+    for targets in (ALL[:5], ("query", "value"), ("key", "head"), ALL):
+        random_adapter(targets)
+        merge.run("d", MergeKnobs(base="m"))
+        found, wanted = torch.load(MERGED / "lit_model.pth"), merged_by_litgpt(targets)
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+def test_merged_file_is_read_by_torch_and_litgpt_and_always_the_same():
+    from litgpt.utils import lazy_load
+
+    prepare(tied=True)
+    merge.run("d", MergeKnobs(base="m"))
+    file = MERGED / "lit_model.pth"
+    once, mapped, whole, lazy = (
+        file.read_bytes(),
+        torch.load(file, mmap=True),
+        torch.load(file),
+        lazy_load(file),
+    )
+    for name, value in whole.items():
+        assert torch.equal(value, mapped[name]) and torch.equal(value, lazy[name]._load_tensor())
+    head, embedding = whole["lm_head.weight"], whole["transformer.wte.weight"]
+    assert head.data_ptr() == embedding.data_ptr()
+    merge.run("d", MergeKnobs(base="m"))
+    assert file.read_bytes() == once
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor in float32 that any operation made, in elements; views and their copies count."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (list, tuple)) else [out]:
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float32 and not value.is_meta:
+                self.elements = max(self.elements, value.numel())
+        return out
+
+
+def test_no_weight_is_ever_whole_in_float32(monkeypatch):
+    """The head has 16,384 elements; the rotary cache 256 · 8, the logits 2 · 4 · 512."""
+    prepare(dtype=torch.bfloat16, targets=ALL)
+    monkeypatch.setattr(weights, "PIECE", 512)
+    with Largest() as seen, atomic_directory(MERGED, producer="test") as directory:
+        merging.merge(BASE, ADAPTER, directory)
+    assert 512 <= seen.elements <= 2048
+    with Largest() as seen:
+        merging.check_merged(BASE, ADAPTER, MERGED)
+        parity.litgpt_logits(merging.adapted_model(BASE, ADAPTER), [torch.zeros(2, 4, dtype=torch.long)])
+    assert 512 <= seen.elements <= 4096
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mapped_bfloat16_model_computes_as_its_float32_copy(kind, tied, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(weights, "PIECE", 500)
+    prepare(kind, tied, torch.bfloat16)
+    ids = [torch.arange(2, 42).view(2, 20)]
+    model = parity.reload(BASE)
+    assert model.dtype == torch.bfloat16
+    with torch.no_grad():
+        exact = AutoModelForCausalLM.from_pretrained(BASE.resolve(), dtype=torch.float32)(ids[0]).logits
+    assert parity.difference(parity.hf_logits(model, ids), [exact]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exported_file_is_the_whole_state_renamed(kind):
+    prepare(kind, dtype=torch.bfloat16)
+    merge.run("d", MergeKnobs(base="m"))
+    export.run("d", ExportKnobs(base="m"))
+    hf = convert.read_hf_config(MERGED)
+    wanted = exporting.hf_weights(torch.load(MERGED / "lit_model.pth"), hf, convert.litgpt_config(hf))
+    found = load_file(HF / "model.safetensors")
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_merge_that_adds_something_else_is_refused(monkeypatch):
+    """The stored model agrees with the sum, but the sum is not what the adapter computes."""
+    pieces = merging.merged_pieces
+
+    def wrong(weight, layer):
+        for rows, old in zip(pieces(weight, layer), weights.pieces(weight), strict=True):
+            yield rows + (rows - old) * 0.1
+
+    monkeypatch.setattr(merging, "merged_pieces", wrong)
+    prepare()
+    merge.run("d", MergeKnobs(base="m"))
+    with pytest.raises(UserError, match="adapter and merged logits differ"):
+        export.run("d", ExportKnobs(base="m"))
+    assert not HF.exists()
