@@ -26,6 +26,8 @@ BMM_LENGTH = 512  # tokens; up to here, on a CPU, batched matrix products beat t
 
 
 class QuickAttention(LoRAAttention):
+    attend = staticmethod(ShortAttention.apply)
+
     def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None):
         """Attention of (B, T, width). `mask`: a Packed, where the rows of the batch lie end to end."""
         short = x.device.type == "cpu" and x.shape[1] <= BMM_LENGTH and mask is None
@@ -34,7 +36,7 @@ class QuickAttention(LoRAAttention):
         config = self.config
         share = config.n_head // config.n_query_groups
         heads = Heads(config.n_query_groups, share, config.head_size, config.rope_n_elem, self.scale)
-        return self.proj(ShortAttention.apply(self.qkv(x), cos[0].to(x.dtype), sin[0].to(x.dtype), heads))
+        return self.proj(self.attend(self.qkv(x), cos[0].to(x.dtype), sin[0].to(x.dtype), heads))
 
     @property
     def scale(self) -> float:
@@ -118,6 +120,15 @@ class Student(LoRAGPT):
         with torch.autocast(device, enabled=False):
             hidden = self.hidden(ids, at, dtype, starts)
             return self.lm_head(hidden) if targets is None else self.nll(hidden, targets)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Run the blocks through torch.compile, once for all lengths.
+
+        Without the attention of short rows: compiled for any length, it is several times slower.
+        """
+        for block in self.transformer.h:
+            block.attn.attend = torch.compiler.disable(ShortAttention.apply)
+            block.compile(dynamic=True, backend=backend)
 
     def hidden(self, ids, at, dtype: torch.dtype, starts: torch.Tensor | None = None) -> torch.Tensor:
         """Final normalised hidden states (N, width) at the flattened positions `at`, in `dtype`."""
