@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from stages.engines.grammar import Constraint, Row, constraint
+from stages.engines.prompt_words import chunks
 from stages.engines.protocol import Decoding, open_engine
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 from stages.tasks.calls import Call, write_call
 from stages.tasks.skill_grammar import lark
 from stages.tasks.skill_schema import Parameter, Skill, Skills, together
+from stages.tasks.verbatim import is_verbatim
 from tests.tiny import WORDS, tiny_config, tiny_tokenizer
 
 SHIPPED = Path(__file__).parents[1] / "models/shipped/small"
@@ -155,7 +157,7 @@ def test_what_a_student_is_trained_to_write_is_allowed(models, kind, call):
     text = write_call(call)
     assert SKILLS.checked(text) == call
     ((*ids, eos),) = codec.answers([text])
-    row = Row(held, len(ids) + 60)
+    row = Row(held, "", len(ids) + 60)
     for token in ids:
         allowed = row.allowed()
         assert allowed[token] and not allowed[eos], codec.tokenizer.id_to_token(token)
@@ -182,6 +184,80 @@ def test_the_grammar_is_spelled_as_the_tokenizer_writes(models):
         'runApp(program="runapp(x", asUser="don\'t know", in_background=True)'
     )
     assert constraint(models["gpt2"], GRAMMAR).lark.startswith(GRAMMAR)
+
+
+PLACES = together(
+    [
+        Skill(
+            name="place",
+            description="",
+            parameters={
+                "of": Parameter(verbatim=True),
+                "near": Parameter(verbatim=True, optional=True),
+                "note": Parameter(optional=True),
+            },
+        ),
+        Skill(name="other", description="", fallback=True),
+    ]
+)
+ODD = "What's Reykjavík's \"time\" near São_Tomé, (C:\\x) ß 3.5?\n東京の天気 => 😀"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "knobs", [{}, {"temperature": 1.0}, {"temperature": 1.0, "max_new_tokens": 24}], ids=str
+)
+def test_a_verbatim_value_is_words_of_the_prompt(models, kind, knobs):
+    sampling = decoding(**{"max_new_tokens": 60, **knobs})
+    draw, found = random.Random(4), []
+    prompts = [" ".join(draw.choices(WORDS.split(), k=draw.randint(1, 9))) for _ in range(24)] + [ODD]
+    engine = open_engine(models[kind], sampling)
+    for answer in engine.generate(prompts, sampling, list(range(25)), lark(PLACES)):
+        call = PLACES.checked(answer.text)
+        words = [call.arguments[name] for name in ("of", "near") if name in call.arguments]
+        assert all(is_verbatim(value, prompts[answer.index]) for value in words), answer
+        found += filter(None, words)
+    assert len({*found}) > 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [
+        ("Reykjavík", True),
+        ('Reykjavík\'s "time"', True),
+        ("São_Tomé, (C:\\x) ß 3.5", True),
+        ("東京", True),
+        ("の天", True),
+        ("Tomé", True),
+        ("😀", True),
+        ("", True),
+        ("time time", False),
+        ("time São", False),
+        ("Reyk", False),
+        ("near Berlin", False),
+    ],
+)
+def test_which_words_of_a_prompt_a_value_may_be(models, kind, value, good):
+    codec, held = TextCodec(models[kind]), constraint(models[kind], lark(PLACES))
+    text = write_call(Call("place", {"of": value, "note": "anything else"}))
+    ((*ids, eos),) = codec.answers([text])
+    start = held.begun(ODD)
+    taken = start.validate_tokens(ids) == len(ids)
+    assert taken == good
+    assert not good or (start.consume_tokens(ids) and start.is_accepting())
+
+
+def test_the_words_of_a_prompt_are_looked_up_only_where_the_grammar_asks_for_them(models):
+    held = constraint(models["gpt2"], GRAMMAR)
+    assert held.lark_for("plot") == held.lark
+    held = constraint(models["gpt2"], lark(PLACES))
+    assert held.lark_for("") != held.lark_for("plot") and not held.begun("").is_error()
+
+
+@pytest.mark.parametrize("text", ["", "the glass's s", '\\u00e9\\n\\"a b', "ไทยภาษา x", ODD])
+def test_chunks_together_are_the_text(text):
+    assert "".join(chunks(text)) == text
 
 
 def skills_with(**parameters: Parameter) -> Skills:

@@ -236,6 +236,48 @@ def test_the_canonical_call_leaves_out_what_says_nothing(tmp_path):
     ]
 
 
+def skill_with(*examples: tuple[str, str], **parameters: Parameter) -> Skill:
+    own = tuple(Example(user=user, call=f'place(of="{value}")') for user, value in examples)
+    return Skill(name="place", description="is a place", parameters=parameters, examples=own)
+
+
+IN_ROME = [(f"{words} Rome", "Rome") for words in ("in", "near", "to", "from", "by")]
+
+
+@pytest.mark.parametrize(
+    ("examples", "verbatim"),
+    [
+        (IN_ROME, True),
+        (IN_ROME[:4], False),  # too few to tell
+        ([*IN_ROME, ("is it cold in  NEW york?", "New York")], True),
+        ([*IN_ROME, ("in the big apple", "New York")], False),
+        ([*IN_ROME, ("in Romeo", "Rom")], False),
+    ],
+)
+def test_in_files_without_marks_a_text_that_always_stands_in_the_request_is_verbatim(examples, verbatim):
+    said = "".join(f'### User: {user}\n### Assistant: place(of="{value}")\n' for user, value in examples)
+    (own,) = parse(f'#### Prompt:\nplace(of="[of]")\n#### Examples:\n{said}').skill.parameters.values()
+    assert own == Parameter(verbatim=verbatim)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".yaml"])
+@pytest.mark.parametrize("verbatim", [True, False])
+def test_verbatim_or_not_is_said_in_both_forms(tmp_path, suffix, verbatim):
+    skill = skill_with(*IN_ROME, of=Parameter(verbatim=verbatim, description="of: all"))
+    (tmp_path / f"place{suffix}").write_text(written(skill, suffix))
+    assert read_source(tmp_path).skills.skills == (skill,)
+
+
+def test_a_verbatim_value_has_to_stand_in_its_request(tmp_path):
+    skill = skill_with(("in Rome", "rome"), ("in Rome", "Bern"), of=Parameter(verbatim=True))
+    (tmp_path / "place.txt").write_text(written(skill, ".txt"))
+    with pytest.raises(
+        UserError, match="place.txt, line 11: .*place, of: expected words of the request .*Bern"
+    ):
+        read_source(tmp_path)
+    assert len(read_source(tmp_path, lenient=True).examples) == 1
+
+
 def test_the_command_converts_there_and_back(tmp_path):
     from stages.convert_skills import cli
 
@@ -263,7 +305,7 @@ def test_the_real_files():
     assert sum(row["skill"] == "timecheck" for row in source.examples) == 20
     assert [signature(source.skills.by_name[name]) for name in ("notes", "weather")] == [
         'notes(action="add|list", note="[note]"?)',
-        'weather(location="[location]"?)',
+        'weather(location="[verbatim: location]"?)',
     ]
     for skill in source.skills.skills:
         assert parse(write(skill)).skill.parameters == skill.parameters

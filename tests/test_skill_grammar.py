@@ -242,6 +242,14 @@ def test_max_length_bounds_a_text():
         assert not accepts(start, 'math(question="123456")')
 
 
+def test_without_a_prompt_a_verbatim_text_is_any_text():
+    place = Skill(name="place", description="", parameters={"of": Parameter(verbatim=True)})
+    skills = together([place])
+    assert 'PROMPT_WORDS? "\\""' in lark(skills) and "TEXT:" not in lark(skills)
+    for start in (matcher(lark(skills)), matcher(gbnf_to_lark(gbnf(skills)))):
+        assert accepts(start, 'place(of="New York")') and not accepts(start, 'place(of=New York")')
+
+
 def test_an_enum_value_may_hold_any_character():
     value = "".join(map(chr, range(160)))
     odd = Skill(name="odd", description="", parameters={"x": Parameter(type="enum", values=(value,))})

@@ -8,6 +8,7 @@ from stages.support import layout
 from stages.support.files import write_jsonl
 from stages.tasks import skills as kind
 from stages.tasks.calls import Call, parse_call
+from stages.tasks.verbatim import span
 from tests.test_skill_corpus import SKILLS
 
 
@@ -47,7 +48,7 @@ def test_words_get_their_spelling_back():
     }
     assert again('notes(action="LIST")', "LIST them").arguments == {"action": "list"}
     assert again('tell(x="ROME")', "Rome") == Call("tell", {"x": "ROME"})
-    assert kind.span("strasse 3", "die Straße 3!") == (4, 12)
+    assert span("strasse 3", "die Straße 3!") == (4, 12)
 
 
 def test_convert_tells_which_skill_the_student_cannot_learn(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from stages.engines import prompt_words
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
 
@@ -28,8 +29,9 @@ CALL = re.compile(r"[A-Za-z_]\w*\(", re.ASCII)
 class Constraint:
     """A grammar of calls (stages/tasks/skill_grammar.py) in the spelling of one tokenizer.
 
-    `width` is the number of logits. Raises UserError where the tokenizer cannot tell two literals apart, or
-    cannot write one, and for a grammar that llguidance does not read.
+    `width` is the number of logits. A terminal PROMPT_WORDS stands for words of the prompt, whatever the
+    grammar makes of it. Raises UserError where the tokenizer cannot tell two literals apart, or cannot write
+    one, and for a grammar that llguidance does not read.
     """
 
     def __init__(self, directory: Path, grammar: str, width: int = 0):
@@ -37,10 +39,27 @@ class Constraint:
         self.where = f"{directory}/tokenizer.json"
         self.tokenizer = self._tokenizer(width)
         self.lark, self.back, self.openers = self._spelled(grammar)
-        self.start = LLMatcher(self.tokenizer, self.lark, log_level=0)
-        if self.start.is_error():
-            raise UserError(f"grammar: {self.start.get_error()}")
+        self.start = self._matcher(self.lark)
         self.closers = np.array(sorted(range(self.tokenizer.vocab_size), key=self._closing))
+
+    def lark_for(self, prompt: str) -> str:
+        """The grammar of the answers to a prompt."""
+        if not prompt_words.TERMINAL.search(self.lark):
+            return self.lark
+        inner = json.dumps(prompt, ensure_ascii=False)[1:-1]
+        ids = self.codec.tokenizer.encode(inner, add_special_tokens=False).ids
+        return prompt_words.put_into(self.lark, self.tokenizer.decode_str(ids))
+
+    def begun(self, prompt: str) -> LLMatcher:
+        """What answers a prompt, before its first token."""
+        own = self.lark_for(prompt)
+        return self.start.deep_copy() if own == self.lark else self._matcher(own)
+
+    def _matcher(self, lark: str) -> LLMatcher:
+        made = LLMatcher(self.tokenizer, lark, log_level=0)
+        if made.is_error():
+            raise UserError(f"grammar: {made.get_error()}")
+        return made
 
     def _tokenizer(self, width: int) -> LLTokenizer:
         tokens = max(width, self.codec.vocabulary_size)
@@ -63,7 +82,7 @@ class Constraint:
         own: dict[str, str] = {}
         back: dict[str, str] = {}
         openers = set()
-        for quoted, text in dict.fromkeys(re.findall(rf"({LITERAL})( TEXT)?", grammar)):
+        for quoted, text in dict.fromkeys(re.findall(rf"({LITERAL})( TEXT| PROMPT_WORDS)?", grammar)):
             literal = _read(quoted)
             own[quoted], decoded = self._written(literal)
             if back.setdefault(decoded, literal) != literal:
@@ -115,15 +134,15 @@ def constraint(directory: Path, grammar: str, width: int = 0) -> Constraint:
 
 
 class Row:
-    """The state of one answer of `left` tokens at most, its EOS included, that always ends as a whole call.
+    """The state of one answer to a prompt, of `left` tokens at most with its EOS, that ends as a whole call.
 
     It knows a way to the end that fits in the tokens left, and goes it where a token would leave none. Raises
     UserError if there is none to begin with.
     """
 
-    def __init__(self, constraint: Constraint, left: int):
+    def __init__(self, constraint: Constraint, prompt: str, left: int):
         self.closers, self.eos = constraint.closers, constraint.codec.eos_id
-        self.matcher, self.left, self.ended = constraint.start.deep_copy(), left, False
+        self.matcher, self.left, self.ended = constraint.begun(prompt), left, False
         found = self._few()
         if found is None:
             raise UserError(f"max_new_tokens: {left} tokens do not hold a call of the grammar; raise it")

@@ -40,11 +40,12 @@ class OpenaiEngine:
     ) -> Iterator[Generation]:
         held = constraint(self.directory, grammar) if grammar else None
         extra = {"top_k": sampling.top_k} if sampling.top_k else {}
-        if held:  # the field of vLLM, whose guidance backend reads Lark
-            extra["structured_outputs"] = {"grammar": held.lark}
         ids = self.codec.prompts(prompts)
 
         def answer(index: int) -> tuple[Generation, Mapping]:
+            body = dict(extra)
+            if held:  # the field of vLLM, whose guidance backend reads Lark
+                body["structured_outputs"] = {"grammar": held.lark_for(prompts[index])}
             raw = self.client.completions.with_raw_response.create(
                 model=self.model,
                 prompt=ids[index] if sampling.prompt_as == "ids" else prompts[index],
@@ -54,7 +55,7 @@ class OpenaiEngine:
                 frequency_penalty=sampling.frequency_penalty,
                 seed=seeds[index] % 2**31,  # some servers keep 32 bits
                 logprobs=1,
-                extra_body=extra or None,
+                extra_body=body or None,
             )
             reply = raw.parse()
             choice = reply.choices[0]

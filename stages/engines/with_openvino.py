@@ -68,7 +68,7 @@ class OpenvinoEngine:
             )
         held, rest = constraint(self.directory, grammar), []
         for index, (tokens, logprobs) in self._made(ids, sampling, seeds):
-            if obeys(held, tokens, sampling.max_new_tokens):
+            if obeys(held, prompts[index], tokens, sampling.max_new_tokens):
                 answer = finished(self.codec, index, ids[index], tokens, logprobs)
                 yield answer._replace(text=held.restored(answer.text))
             else:
@@ -131,9 +131,9 @@ class OpenvinoEngine:
         return config
 
 
-def obeys(held: Constraint, tokens: list[int], most: int) -> bool:
+def obeys(held: Constraint, prompt: str, tokens: list[int], most: int) -> bool:
     """Would constrained decoding of `most` tokens take each of these?"""
-    row = Row(held, most)
+    row = Row(held, prompt, most)
     for token in tokens:
         allowed = row.allowed()
         if token >= len(allowed) or not allowed[token] or row.take(token) != token:

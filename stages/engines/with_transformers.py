@@ -53,7 +53,7 @@ class TransformersEngine:
             own = buckets[width]
             for start in range(0, len(own), self.batch_size):
                 batch = own[start : start + self.batch_size]
-                rows = [Row(held, sampling.max_new_tokens) for _ in batch] if held else []
+                rows = [Row(held, prompts[i], sampling.max_new_tokens) for i in batch] if held else []
                 own_ids, own_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
                 answers = self._batch(own_ids, width, sampling, own_seeds, rows)
                 for index, answer in zip(batch, answers, strict=True):

@@ -91,7 +91,7 @@ class VllmEngine:
         while True:
             # No more than keeps it busy: a request holds its prompt and answer in several processes.
             for index in islice(waiting, WINDOW * self.decoding.batch_size - running):
-                params = self._params(sampling, seeds[index], held)
+                params = self._params(sampling, seeds[index], _structured(held, prompts[index]))
                 self.engine.add_request(str(index), {"prompt_token_ids": ids[index]}, params, **self.request)
                 running += 1
             if not running:
@@ -101,7 +101,7 @@ class VllmEngine:
                     running -= 1
                     yield self._answer(output, ids, held)
 
-    def _params(self, sampling: Decoding, seed: int, held: Constraint | None):
+    def _params(self, sampling: Decoding, seed: int, structured: dict):
         return self.vllm.SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
@@ -112,7 +112,7 @@ class VllmEngine:
             stop_token_ids=[self.codec.eos_id],
             detokenize=False,
             logprobs=0,  # of the token drawn alone; of the raw logits since vLLM 0.10
-            **_structured(held),
+            **structured,
         )
 
     def _answer(self, output, ids: list[list[int]], held: Constraint | None) -> Generation:
@@ -123,9 +123,9 @@ class VllmEngine:
         return answer._replace(text=held.restored(answer.text)) if held else answer
 
 
-def _structured(held: Constraint | None) -> dict:
+def _structured(held: Constraint | None, prompt: str) -> dict:
     if held is None:
         return {}
     from vllm.sampling_params import StructuredOutputsParams
 
-    return {"structured_outputs": StructuredOutputsParams(grammar=held.lark)}
+    return {"structured_outputs": StructuredOutputsParams(grammar=held.lark_for(prompt))}

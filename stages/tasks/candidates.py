@@ -11,7 +11,8 @@ from stages.tasks.calls import parse_call, write_call
 from stages.tasks.filters import near_repeated
 from stages.tasks.queries import letters, stated
 from stages.tasks.skill_schema import Skills
-from stages.tasks.skills import Examples, span
+from stages.tasks.skills import Examples
+from stages.tasks.verbatim import span
 
 LITERAL = 0.5  # of a parameter's values: if more stand in the request as they are, all are expected to
 
@@ -77,7 +78,7 @@ def gather(rows: Iterable[dict], skills: Skills, near: float, left_out: Counter)
     for row in rows:
         user = " ".join(row["user"].split())
         try:
-            call = skills.canonical(skills.checked(row["call"]))
+            call = skills.canonical(skills.checked(row["call"], user))
         except ValueError as error:
             left_out[f"schema: {str(error).split(' (')[0].split(', found')[0]}"] += 1
             continue

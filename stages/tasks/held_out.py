@@ -8,7 +8,7 @@ from stages.support.hashing import stable_unit
 from stages.tasks.call_match import normal_value
 from stages.tasks.calls import Call, Value
 from stages.tasks.skill_schema import Skills
-from stages.tasks.skills import span
+from stages.tasks.verbatim import span
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 MASK = "\x00"

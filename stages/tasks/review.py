@@ -78,7 +78,7 @@ def decided(candidate: dict, kind: str, user: str, call: str, skills: Skills) ->
     user = " ".join(user.split())
     if not user:
         raise ValueError("the request has no words")
-    call = write_call(skills.canonical(skills.checked(call)))
+    call = write_call(skills.canonical(skills.checked(call, user)))
     (user + call).encode()  # half a character can be in no file: ValueError
     if (user, call) == (candidate["user"], candidate["call"]):
         return {**row, "decision": "accept"}
@@ -118,7 +118,7 @@ def _problem_with(row: dict, skills: Skills | None) -> str | None:
         )
     if row["decision"] == "edit" and skills is not None:
         try:
-            skills.checked(row["new_call"])
+            skills.checked(row["new_call"], row["new_user"])
         except ValueError as error:
             return f"field 'new_call': {row['new_call']}: {error}"
     return None

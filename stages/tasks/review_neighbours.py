@@ -7,7 +7,7 @@ from typing import NamedTuple
 from stages.tasks.calls import parse_call
 from stages.tasks.queries import letters
 from stages.tasks.skill_schema import Skills
-from stages.tasks.skills import span
+from stages.tasks.verbatim import span
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 LEAST, SHOWN = 0.5, 4

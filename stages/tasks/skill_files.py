@@ -126,7 +126,7 @@ def _held_to(schema: Skills, said: list[Said]) -> tuple[list[Said], list[Problem
     good, wrong = [], []
     for one in said:
         try:
-            schema.checked(one.call)
+            schema.checked(one.call, one.user)
             good.append(one)
         except ValueError as error:
             wrong.append(Problem(one.line, f"{one.call}: {error}"))

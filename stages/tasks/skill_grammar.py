@@ -3,7 +3,8 @@
 A string of it is one call of one skill as `write_call` writes it: arguments in the order of the schema,
 required ones there, others there or not, each with a value of its type. What stands between open values
 (texts and numbers) is one literal, `notes(action="add"` or `, note="`: that is how a tokenizer has to write
-it, and from where an engine can read how it does (stages/engines/grammar.py).
+it, and from where an engine can read how it does (stages/engines/grammar.py). A verbatim value is the
+terminal PROMPT_WORDS, any text here: an engine that knows the prompt of an answer allows its words alone.
 """
 
 import json
@@ -22,6 +23,7 @@ CHARACTER = (
 WHOLE, FRACTION, EXPONENT = "0|[1-9][0-9]{0,299}", "[0-9]{1,40}", "[0-9]{1,2}|[12][0-9][0-9]|30[0-7]"
 
 TERMINAL = {"string": "text", "integer": "integer", "number": "number"}  # of an open value
+VERBATIM = "prompt_words"
 QUOTE = '"'
 
 
@@ -30,9 +32,10 @@ def lark(skills: Skills, max_length: int | None = None) -> str:
 
     Raises UserError where there are no skills.
     """
-    length = f"{{1,{max_length}}}" if max_length else "+"
+    text = f"/({CHARACTER}){f'{{1,{max_length}}}' if max_length else '+'}/"
     terminals = {
-        "TEXT": f"/({CHARACTER}){length}/",
+        "TEXT": text,
+        "PROMPT_WORDS": text,
         "INTEGER": f"/{WHOLE}/",
         "NUMBER": f'/{WHOLE}/ ("." /{FRACTION}/)? '
         f'| /[1-9]/ ("." /{FRACTION}/)? ("e+" /{EXPONENT}/ | "e-" /[0-9]{{1,3}}/)',
@@ -42,10 +45,9 @@ def lark(skills: Skills, max_length: int | None = None) -> str:
 
 def gbnf(skills: Skills, max_length: int | None = None) -> str:
     """The same for llama.cpp. Raises UserError where there are no skills."""
-    length = f"{{1,{max_length}}}" if max_length else "+"
     character = CHARACTER.replace(r"\x5c[", r'"\\" [').replace(r"\x5cu", r'"\\u" ')
     terminals = {
-        "text": f"({character}){length}",
+        "text": f"({character}){f'{{1,{max_length}}}' if max_length else '+'}",
         "integer": _spelt(WHOLE),
         "number": f'({_spelt(WHOLE)}) ("." {FRACTION})? '
         f'| [1-9] ("." {FRACTION})? ("e+" ({_spelt(EXPONENT)}) | "e-" [0-9]{{1,3}})',
@@ -64,14 +66,15 @@ def _rules(skills: Skills, start: str, sets: str, terminals: dict[str, str]) -> 
     if not skills.skills:
         raise UserError("no skills: a grammar needs at least one; add a skill file")
     values = {name.lower(): name for name in terminals}
+    values.setdefault(VERBATIM, values["text"])  # GBNF knows no prompt
     rules = [f"{start}{sets}{' | '.join(f'skill{number + 1}' for number in range(len(skills.skills)))}"]
     for number, skill in enumerate(skills.skills, start=1):
         rules += [f"# {skill.name}", f"skill{number}{sets}{_calls(skill, number, values)}"]
         for place, (name, parameter) in enumerate(skill.parameters.items()):
             if place:
                 rules.append(f"skill{number}-{place}{sets}{_argument(', ', name, parameter, values)}")
-    types = {TERMINAL.get(own.type) for skill in skills.skills for own in skill.parameters.values()}
-    return rules + [f"{name}{sets}{rule}" for name, rule in terminals.items() if name.lower() in types]
+    types = {values.get(_terminal(own)) for skill in skills.skills for own in skill.parameters.values()}
+    return rules + [f"{name}{sets}{rule}" for name, rule in terminals.items() if name in types]
 
 
 def _calls(skill: Skill, number: int, values: dict[str, str]) -> str:
@@ -94,10 +97,14 @@ def _argument(before: str, name: str, parameter: Parameter, values: dict[str, st
     if parameter.type in ("enum", "boolean"):
         closed = parameter.values if parameter.type == "enum" else (True, False)
         return " | ".join(_quoted(f"{before}{name}={write_value(value)}") for value in dict.fromkeys(closed))
-    value = values[TERMINAL[parameter.type]]
+    value = values[_terminal(parameter)]
     if parameter.type == "string":
         return f"{_quoted(f'{before}{name}=' + QUOTE)} {value}? {_quoted(QUOTE)}"
     return f"{_quoted(f'{before}{name}=')} {value} | {_quoted(f'{before}{name}=-')} {value}"
+
+
+def _terminal(parameter: Parameter) -> str | None:
+    return VERBATIM if parameter.verbatim else TERMINAL.get(parameter.type)
 
 
 def _quoted(literal: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from stages.tasks.calls import Call, Value, parse_call, sound
+from stages.tasks.verbatim import is_verbatim
 
 
 def _no_keyword(name: str) -> str:
@@ -35,6 +36,7 @@ class Parameter(Part):
     type: Literal["string", "enum", "integer", "number", "boolean"] = "string"
     description: str = ""
     values: tuple[str, ...] = Field((), description="those of an enum")
+    verbatim: bool = Field(False, description="a value is words of the request, as they stand there")
     optional: bool = False
     default: Value | None = None
 
@@ -42,6 +44,8 @@ class Parameter(Part):
     def _consistent(self):
         if (self.type == "enum") != bool(self.values):
             raise ValueError("`values` belong to the type enum, which needs some")
+        if self.verbatim and self.type != "string":
+            raise ValueError("only the words of a string can be `verbatim`")
         if self.default is not None and (problem := self.problem_with(self.default)):
             raise ValueError(f"default: {problem}")
         return self
@@ -84,14 +88,19 @@ class Skill(Part):
         """The values of the parameters that have a default."""
         return {name: own.default for name, own in self.parameters.items() if own.default is not None}
 
-    def problem_with(self, call: Call) -> str | None:
-        """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None."""
+    def problem_with(self, call: Call, request: str | None = None) -> str | None:
+        """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None.
+
+        With the request that it stands for, its verbatim values have to be words of that.
+        """
         for name, value in call.arguments.items():
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "none"
                 return f"{self.name} has no parameter '{name}' (it has {known})"
             if problem := self.parameters[name].problem_with(value):
                 return f"{self.name}, {name}: {problem}"
+            if self.parameters[name].verbatim and request is not None and not is_verbatim(value, request):
+                return f"{self.name}, {name}: expected words of the request (verbatim), found {value!r}"
         for name, parameter in self.parameters.items():
             if parameter.required and name not in call.arguments:
                 return f"{self.name} needs its parameter '{name}'"
@@ -121,17 +130,20 @@ class Skills(Part):
         """The name of the skill for what no other one is for."""
         return next((skill.name for skill in self.skills if skill.fallback), None)
 
-    def problem_with(self, call: Call) -> str | None:
-        """Why a call breaks the schema of its skill, or None."""
+    def problem_with(self, call: Call, request: str | None = None) -> str | None:
+        """Why a call, or one for this request, breaks the schema of its skill, or None."""
         skill = self.by_name.get(call.name)
         if skill is None:
             return f"no skill is called '{call.name}' (there are {', '.join(self.by_name)})"
-        return skill.problem_with(call)
+        return skill.problem_with(call, request)
 
-    def checked(self, text: str) -> Call:
-        """The call in a text. Raises ValueError for what is no call or breaks the schema."""
+    def checked(self, text: str, request: str | None = None) -> Call:
+        """The call in a text, which may be for a known request.
+
+        Raises ValueError for what is no call or breaks the schema.
+        """
         call = parse_call(text)
-        if problem := self.problem_with(call):
+        if problem := self.problem_with(call, request):
             raise ValueError(problem)
         return call
 

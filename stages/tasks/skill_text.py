@@ -7,9 +7,11 @@
     ### Assistant: timer(duration="30 seconds")
     #### Examples:
 
-A parameter is `name="[what it is]"` (a text), `name="add|list"` (one of these) or `name=[integer]`, likewise
-number and boolean, each with `: what it is` after the type; `?` after it makes it optional, `=value` gives
-its default. Files without any `?` are older: there, a parameter is optional if some example leaves it out.
+A parameter is `name="[what it is]"` or `name="[text: what it is]"` (a text), `name="[verbatim: what it is]"`
+(words of the request), `name="add|list"` (one of these) or `name=[integer]`, likewise number and boolean,
+each with `: what it is` after the type; `?` after it makes it optional, `=value` gives its default. Files
+without any text, verbatim, `?` or default are older: there, a parameter is optional if some example leaves it
+out, and verbatim if it is so in all its examples, of which there are ENOUGH.
 """
 
 import re
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 
 from stages.tasks.calls import parse_call, read_value, write_value
 from stages.tasks.skill_schema import Example, Parameter, Skill
+from stages.tasks.verbatim import is_verbatim
 
 SECTIONS = {
     "prompt": "Prompt",
@@ -35,6 +38,8 @@ PARAMETER = re.compile(
     rf"""(?:=({QUOTED}|[^\s,"]+))?\s*(?:,|$)"""
 )
 TYPES = ("integer", "number", "boolean")
+TEXTS = ("text", "verbatim")
+ENOUGH = 5
 
 
 class Problem(NamedTuple):
@@ -131,7 +136,7 @@ def _skill(sections: dict, said: list[Said]) -> tuple[Skill | None, list[Problem
     try:
         parameters, marked = _parameters(arguments)
         if not marked:
-            parameters = _optional_where_left_out(name, parameters, said)
+            parameters = _as_its_examples_are(name, parameters, said)
         return Skill(**own, parameters=parameters), []
     except ValidationError as error:
         return None, [Problem(number, f"{name}: {error.errors()[0]['msg']}")]
@@ -140,7 +145,7 @@ def _skill(sections: dict, said: list[Said]) -> tuple[Skill | None, list[Problem
 
 
 def _parameters(text: str) -> tuple[dict[str, Parameter], bool]:
-    """(the parameters, is any of them marked as optional or given a default?)"""
+    """(the parameters, does one of them have a mark that older files have not?)"""
     found, at, marked = {}, 0, False
     while at < len(text.rstrip()):
         match = PARAMETER.match(text, at)
@@ -153,29 +158,38 @@ def _parameters(text: str) -> tuple[dict[str, Parameter], bool]:
             values = tuple(part.strip() for part in choice.split("|"))
             own = {"type": "enum", "values": values, "description": choice_about or ""}
         else:
-            kind, _, about = (bare or "").partition(":")
-            typed = bare is not None and kind.strip() in TYPES
-            about = about.strip() if typed else (quoted if quoted is not None else bare).strip()
-            own = {"type": kind.strip() if typed else "string", "description": about if about != name else ""}
+            whole = bare if quoted is None else quoted
+            kind, _, about = (part.strip() for part in whole.partition(":"))
+            typed, told = bare is not None and kind in TYPES, quoted is not None and kind in TEXTS
+            about = about if typed or told else whole.strip()
+            own = {"type": kind if typed else "string", "description": about if about != name else ""}
+            own["verbatim"], marked = told and kind == "verbatim", marked or told
         known = None if default is None else read_value(default)
         found[name] = Parameter(**own, optional=bool(optional), default=known)
         marked, at = marked or bool(optional) or default is not None, match.end()
     return found, marked
 
 
-def _optional_where_left_out(name: str, parameters: dict, said: list[Said]) -> dict[str, Parameter]:
-    given = []
+def _as_its_examples_are(name: str, parameters: dict, said: list[Said]) -> dict[str, Parameter]:
+    given: list[tuple[str, dict]] = []
     for one in said:
         try:
             call = parse_call(one.call)
         except ValueError:
             continue
         if call.name == name and call.arguments.keys() <= parameters.keys():
-            given.append(call.arguments.keys())
-    return {
-        key: own.model_copy(update={"optional": True}) if any(key not in keys for keys in given) else own
-        for key, own in parameters.items()
-    }
+            given.append((one.user, call.arguments))
+
+    def found(key: str, own: Parameter) -> Parameter:
+        there = [(arguments[key], user) for user, arguments in given if key in arguments]
+        verbatim = own.type == "string" and len(there) >= ENOUGH
+        verbatim = verbatim and all(
+            isinstance(value, str) and is_verbatim(value, user) for value, user in there
+        )
+        optional = own.optional or len(there) < len(given)
+        return own.model_copy(update={"optional": optional, "verbatim": verbatim})
+
+    return {key: found(key, own) for key, own in parameters.items()}
 
 
 def one_line(skill: Skill) -> Skill:
@@ -200,7 +214,8 @@ def one_line(skill: Skill) -> Skill:
 
 def write(skill: Skill) -> str:
     """The text of a skill of one line each (`one_line`). `parse` reads back what this form can say."""
-    lines = ["#### Prompt:", f"{signature(skill)} {skill.description}".rstrip()]
+    marked = any(own.verbatim or not own.required for own in skill.parameters.values())
+    lines = ["#### Prompt:", f"{signature(skill, '' if marked else 'text: ')} {skill.description}".rstrip()]
     if skill.fallback and skill.name != "other":
         lines += ["", "#### Fallback:"]
     for section in ("prompt_examples", "examples"):
@@ -210,15 +225,15 @@ def write(skill: Skill) -> str:
     return "\n".join(lines) + "\n"
 
 
-def signature(skill: Skill) -> str:
-    """`notes(action="add|list", note="[note]"?)`"""
-    return f"{skill.name}({', '.join(_shown(name, own) for name, own in skill.parameters.items())})"
+def signature(skill: Skill, text: str = "") -> str:
+    """`notes(action="add|list", note="[note]"?)`; `text` marks a text that is not verbatim."""
+    return f"{skill.name}({', '.join(_shown(name, own, text) for name, own in skill.parameters.items())})"
 
 
-def _shown(name: str, parameter: Parameter) -> str:
+def _shown(name: str, parameter: Parameter, text: str) -> str:
     about = parameter.description
     if parameter.type == "string":
-        value = f'"[{about or name}]"'
+        value = f'"[{"verbatim: " if parameter.verbatim else text}{about or name}]"'
     elif parameter.type == "enum":
         value = f'"{"|".join(parameter.values)}"' + (f"[{about}]" if about else "")
     else:

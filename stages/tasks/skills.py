@@ -11,6 +11,7 @@ from stages.tasks.call_match import normalised_match
 from stages.tasks.calls import Call, Value, parse_call, write_call
 from stages.tasks.queries import stated
 from stages.tasks.skill_schema import Skills
+from stages.tasks.verbatim import span
 
 LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
 NO_SCHEMA = Skills(skills=())
@@ -156,24 +157,3 @@ def _alike(name: str, known) -> str | None:
     return next((one for one in known if one == name), None) or next(
         (one for one in known if one.casefold() == name.casefold()), None
     )
-
-
-def span(value: str, text: str) -> tuple[int, int] | None:
-    """Where a value stands in a text in whole words, whatever its case and spacing; None where not."""
-    letters = [
-        (place, part) for place, char in enumerate(text) if not char.isspace() for part in char.casefold()
-    ]
-    sought = "".join(value.casefold().split())
-    joined = "".join(part for _, part in letters)
-    start = joined.find(sought) if sought else -1
-    while start >= 0:
-        first, last = letters[start][0], letters[start + len(sought) - 1][0]
-        if not (_joined(text, first - 1, first) or _joined(text, last, last + 1)):
-            return first, last + 1
-        start = joined.find(sought, start + 1)
-    return None
-
-
-def _joined(text: str, left: int, right: int) -> bool:
-    """Are these two neighbours inside one word?"""
-    return 0 <= left and right < len(text) and text[left].isalnum() and text[right].isalnum()

@@ -1,0 +1,33 @@
+"""Where the words of a value stand in a text."""
+
+from unicodedata import category
+
+
+def span(value: str, text: str) -> tuple[int, int] | None:
+    """Where a value stands in a text in whole words, whatever its case and spacing; None where not."""
+    letters = [
+        (place, part) for place, char in enumerate(text) if not char.isspace() for part in char.casefold()
+    ]
+    sought = "".join(value.casefold().split())
+    joined = "".join(part for _, part in letters)
+    start = joined.find(sought) if sought else -1
+    while start >= 0:
+        first, last = letters[start][0], letters[start + len(sought) - 1][0]
+        if not (_joined(text, first - 1, first) or _joined(text, last, last + 1)):
+            return first, last + 1
+        start = joined.find(sought, start + 1)
+    return None
+
+
+def is_verbatim(value: str, text: str) -> bool:
+    """Is a value empty, or words of the text?"""
+    return not value.strip() or span(value, text) is not None
+
+
+def _joined(text: str, left: int, right: int) -> bool:
+    """Are these two neighbours inside one word? Letters without capitals never are: see prompt_words."""
+    return 0 <= left and right < len(text) and _of_word(text[left]) and _of_word(text[right])
+
+
+def _of_word(char: str) -> bool:
+    return char.isalnum() and category(char) != "Lo"
