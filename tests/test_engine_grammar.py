@@ -451,10 +451,10 @@ def test_vllm_gets_the_grammar_of_the_tokens(models, monkeypatch):
     engine = open_engine(models["shipped"], sampling)
     (plain,) = engine.generate(["plot"], sampling, [1])
     (answer,) = engine.generate(["plot"], sampling, [1], GRAMMAR)
-    list(engine.generate(["plot"], sampling, [1], GRAMMAR))
+    list(engine.generate(["plot"], sampling, [1], lark(PLACES)))
     assert plain.text == 'runapp(program="ed")' and answer.text == 'runApp(program="ed")'
-    lark_text = constraint(models["shipped"], GRAMMAR).lark
-    assert given == [None, {"grammar": lark_text}, {"grammar": lark_text}]
+    calls, words = (constraint(models["shipped"], own).lark_for("plot") for own in (GRAMMAR, lark(PLACES)))
+    assert given == [None, {"grammar": calls}, {"grammar": words}] and '[" ", "plot"]' in words
     assert [own["skip_tokenizer_init"] for own in made] == [True, False]
     assert made[1]["structured_outputs_config"] == {"backend": "guidance"}
 
@@ -464,7 +464,7 @@ def test_vllm_reads_our_lark_as_lark(models):
     from llguidance import LLMatcher, grammar_from
 
     for kind in KINDS:
-        spelled = constraint(models[kind], GRAMMAR).lark
+        spelled = constraint(models[kind], lark(PLACES)).lark_for("plot")
         assert grammar_from("grammar", spelled) == LLMatcher.grammar_from_lark(spelled)
 
 
@@ -486,8 +486,11 @@ def test_openai_gets_the_grammar_in_the_field_of_vllm(models, monkeypatch):
     monkeypatch.setattr(with_openai.openai, "OpenAI", Client)
     sampling = Decoding(engine="openai", base_url="http://localhost/v1", served_model="m", top_k=4)
     engine = open_engine(models["shipped"], sampling)
-    (plain,), (answer,) = (engine.generate(["plot"], sampling, [1], grammar) for grammar in (None, GRAMMAR))
+    (plain,), (answer,), _ = (
+        [*engine.generate(["plot"], sampling, [1], grammar)] for grammar in (None, GRAMMAR, lark(PLACES))
+    )
     assert plain.text == 'runapp(program="ed")' and answer.text == 'runApp(program="ed")'
     assert asked[0]["extra_body"] == {"top_k": 4}
-    lark_text = constraint(models["shipped"], GRAMMAR).lark
-    assert asked[1]["extra_body"] == {"top_k": 4, "structured_outputs": {"grammar": lark_text}}
+    for body, grammar in zip(asked[1:], (GRAMMAR, lark(PLACES)), strict=True):
+        expected = constraint(models["shipped"], grammar).lark_for("plot")
+        assert body["extra_body"] == {"top_k": 4, "structured_outputs": {"grammar": expected}}

@@ -93,6 +93,14 @@ def test_candidates_obey_the_schema_and_stand_there_once():
     assert above["notes"] == ["the value of 'location' is not in the request"]
 
 
+def test_a_candidate_whose_verbatim_value_is_not_in_the_request_is_left_out():
+    program = Skill(name="runapp", description="", parameters={"program": Parameter(verbatim=True)})
+    users = ["open vs  code", "open the editor", "please start VSCode"]
+    rows, left_out = [row(user, 'runapp(program="VS Code")') for user in users], Counter()
+    assert [one["user"] for one in gather(rows, together([program]), 0.9, left_out)] == ["open vs code"]
+    assert left_out == Counter({"schema: runapp, program: expected words of the request": 2})
+
+
 def test_answers_that_hold_no_examples_are_counted(tmp_path):
     path, left_out = tmp_path / "responses.jsonl", Counter()
     good = [{"arguments": {"examples": [{"user": "hi", "assistant": "other()"}]}}]

@@ -20,8 +20,10 @@ def span(value: str, text: str) -> tuple[int, int] | None:
 
 
 def is_verbatim(value: str, text: str) -> bool:
-    """Is a value empty, or words of the text?"""
-    return not value.strip() or span(value, text) is not None
+    """Is a value empty, or words of the text, whatever their case?"""
+    found = span(value, text)
+    there = text[found[0] : found[1]] if found else ""
+    return there.casefold().split() == value.casefold().split()
 
 
 def _joined(text: str, left: int, right: int) -> bool:
