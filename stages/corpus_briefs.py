@@ -22,7 +22,7 @@ class CorpusBriefsKnobs(Knobs):
     shown: int = Field(4, ge=0, description="known examples that a brief shows")
     positive: int = Field(20, ge=0, description="briefs a skill: requests for it")
     more: list[str] = Field(
-        [], description="skills with twice as many of these: those that are hard to learn"
+        [], description="skills that get as many again, for each time they are here: what is hard to learn"
     )
     multi: int = Field(10, ge=0, description="briefs a skill with several parameters: several arguments")
     near_miss: int = Field(5, ge=0, description="briefs a skill: requests that only look like it")

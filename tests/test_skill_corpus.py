@@ -54,6 +54,8 @@ def test_briefs_are_about_ever_other_topics_and_more_change_none():
     twice = list(briefs(SKILLS, topics, counts, 8, 4, more=["math"]))
     assert Counter(brief["metadata"]["skill"] for brief in twice)["math"] == 3 + 3 + 1
     assert len(twice) == len(few) + 3
+    thrice = list(briefs(SKILLS, topics, counts, 8, 4, more=["math", "math"]))
+    assert len(thrice) == len(few) + 6 and all(brief in thrice for brief in twice)
     more = {brief["id"]: brief for brief in briefs(SKILLS, topics, counts | {"positive": 6}, 8, 4)}
     assert all(more[brief["id"]] == brief for brief in few)
 

@@ -1,6 +1,6 @@
 """Briefs: what a teacher is to write examples of, for each skill and variety, about ever other topics."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 
 from stages.support.hashing import stable_integer
 from stages.tasks.skill_schema import Example, Skill, Skills
@@ -26,20 +26,20 @@ def briefs(
     counts: dict[str, int],
     examples: int,
     shown: int,
-    more: Collection[str] = (),
+    more: Sequence[str] = (),
 ) -> Iterator[dict]:
     """Documents, sorted by id: `counts[variety]` of each variety for each skill that it makes sense for.
 
     A brief asks for `examples` examples about TOPICS of the topics, and shows `shown` of those there are. The
-    skills in `more` get twice as many positive ones.
+    positive ones of a skill come once more for each time that it is in `more`.
     """
     common = about(skills)
     for skill in skills.skills:
         for variety in sorted(VARIETIES):
             if not suits(skill, variety):
                 continue
-            twice = variety == "positive" and skill.name in more
-            for number in range(counts[variety] * (1 + twice)):
+            times = 1 + (more.count(skill.name) if variety == "positive" else 0)
+            for number in range(counts[variety] * times):
                 name = f"{skill.name}/{variety}/{number:04}"
                 text = f"Write {examples} {WORDS[variety].format(name=f'`{skill.name}`')}."
                 metadata = {

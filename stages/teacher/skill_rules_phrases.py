@@ -17,6 +17,12 @@ HERE = Path(__file__).parent
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 NAME = re.compile(r"\{(\w+)\}")
 MARK = re.compile(r"<([^<>]*)>")
+# Lists that some words are coined for: a student that has seen only these few would learn them by heart, and
+# not to copy a word that it has never seen.
+OPEN = {"animal", "hero", "app", "city", "topic", "grocery", "thing", "company", "name", "last_name"}
+COINED = 0.15  # share of them
+SYLLABLES = "b br ch d dr f fl g gr h j k l m n p pl qu r s sh sl st t th tr v w z", "a e i o u ai ee oo ou"
+ENDINGS = "l m n r s t x ck ld nd ng rt sh"
 
 
 class Piece(NamedTuple):
@@ -59,7 +65,14 @@ class Phrases:
 
     def _named(self, name: str) -> str:
         special = getattr(self, f"_{name}", None)
+        if name in OPEN and self.chance.random() < COINED:
+            return self._coined()
         return special() if special else self.expand(self.chance.choice(self.names[name]))
+
+    def _coined(self) -> str:
+        """A word that is in no list, such as `tromeel`."""
+        parts = [*SYLLABLES * self.chance.randint(1, 3), ENDINGS]
+        return "".join(self.chance.choice(part.split(" ")) for part in parts)
 
     def piece(self, phrase: str) -> Piece:
         """A request from a phrase: one space between words, none before a comma."""
