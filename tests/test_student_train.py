@@ -134,8 +134,8 @@ def test_accumulation_and_chunked_head_change_nothing(workplace, monkeypatch):
 def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkeypatch):
     shapes, batch, again = [], TokenRows.batch, []
 
-    def seen(rows, part, packed=False):
-        found = batch(rows, part, packed)
+    def seen(rows, part, **layout):
+        found = batch(rows, part, **layout)
         shapes.append(len(found[0]))
         return found
 
@@ -145,11 +145,11 @@ def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkey
 
     monkeypatch.setattr(TokenRows, "batch", seen)
     monkeypatch.setattr(student_model, "checkpoint", counted)
-    finetune.run("d", knobs(epochs=1, lr=1e-3))
+    finetune.run("d", knobs(epochs=1, lr=1e-3, packing="false"))
     plain, unpacked = adapter(), set(shapes)
     assert not again and max(unpacked) > 1
     shapes.clear()
-    finetune.run("d", knobs(epochs=1, lr=1e-3, packing="true", checkpoint=True))
+    finetune.run("d", knobs(epochs=1, lr=1e-3, checkpoint=True))
     assert again and set(shapes) == {1}
     for name, value in adapter().items():
         assert (value - plain[name]).abs().max() < 2e-5, name
