@@ -32,16 +32,24 @@ def same(function, reference, *inputs, tolerance=1e-9):
         assert (mine - other).abs().max() < tolerance
 
 
-def test_low_rank_linear():
+@pytest.mark.parametrize("parts", [((0, 7),), ((0, 3), (3, 5), (5, 7)), ((0, 3), (5, 7))])
+def test_low_rank_linear(parts):
+    """One projection; three in one layer; two of three."""
     weight, bias = random(7, 5, seed=1).detach(), random(7, seed=2).detach()
+    sizes = [end - start for start, end in parts]
 
     def plain(x, a, b):
-        return x @ weight.t() + bias + 1.5 * (x @ a.t()) @ b.t()
+        y = x @ weight.t() + bias
+        for (start, end), down, up in zip(parts, a.split(3), b.split(sizes), strict=True):
+            added = 1.5 * (x @ down.t()) @ up.t()
+            y = y + F.pad(added, (start, 7 - end))
+        return y
 
     def ours(x, a, b):
-        return lowrank.LowRank.apply(x, weight, bias, a, b, 1.5)
+        return lowrank.LowRank.apply(x, weight, bias, a, b, 1.5, parts)
 
-    same(ours, plain, random(6, 5), random(3, 5, seed=3), random(7, 3, seed=4))
+    a, b = random(3 * len(parts), 5, seed=3), random(sum(sizes), 3, seed=4)
+    same(ours, plain, random(6, 5), a, b)
 
 
 def test_swiglu():

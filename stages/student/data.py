@@ -12,6 +12,7 @@ from stages.support.errors import UserError
 POOL = 50  # batches that are sorted by length together; more means less padding and less shuffling
 SHARED_PART = 1 / 16  # of a pass's tokens, at least: saving fewer does not pay
 LENGTH_STEP, TARGET_STEP = 16, 128  # shapes are rounded up to these, so that the allocator can reuse memory
+SIZES = 16  # between a number of packed tokens and its double, for the same reason
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class TokenRows:
             return torch.from_numpy(ids), *targets(np.stack([padded(row, width, IGNORE) for row in wanted]))
         shared = common(ids, wanted) if share else 0
         starts = shared + np.cumsum([0, *(len(row) - shared for row in ids)])
-        width = rounded_up(starts[-1] + 1, LENGTH_STEP)  # one token of padding at least
+        filled = int(starts[-1]) + 1  # one token of padding at least
+        width = rounded_up(filled, max(LENGTH_STEP, (1 << filled.bit_length() - 1) // SIZES))
         ids = np.concatenate([ids[0][:shared], *(row[shared:] for row in ids)])
         wanted = np.concatenate([wanted[0][:shared], *(row[shared:] for row in wanted)])
         starts = torch.from_numpy(np.append(starts, width).astype(np.int32))
