@@ -16,10 +16,8 @@ from stages.support.cli import stage
 from stages.support.processes import first_process
 
 # They say how the work is laid out, not what is computed: a state is continued whatever they are.
-LAYOUT = {
-    *("devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"),
-    "save_interval",
-}
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"}
+LAYOUT |= {"save_interval"}
 
 
 class FinetuneKnobs(Recipe):
