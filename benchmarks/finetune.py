@@ -18,7 +18,8 @@ Rows are `instruct` (one instruction for all, a title and some words, short quer
 instruction), or train.json and val.json of a folder, as the convert stage writes them: data/pydoc/litgpt.
 Weights are random, made rows are word salad: this measures speed, and that all learn the same.
 
-TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV points.
+All wait as the finetune stage does (GOMP_SPINCOUNT), so that what else runs on the machine costs each the
+least. TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV points.
 
     python -m benchmarks.finetune [--shape smollm2-135m] [--rows instruct] [--rounds 1] [--steps 12]
 """
@@ -33,6 +34,8 @@ import sys
 import tempfile
 from contextlib import chdir
 from pathlib import Path
+
+from stages.support.processes import leave_idle_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "finetune_peers"
@@ -253,6 +256,7 @@ def main() -> None:
     )
     parser.add_argument("--scratch", default=None, help="where to make the model; the 1B takes 7 GB")
     given = parser.parse_args()
+    leave_idle_cores()
     found = compare(given.shape, given)
     import torch
 
