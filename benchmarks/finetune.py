@@ -19,7 +19,8 @@ instruction), or train.json and val.json of a folder, as the convert stage write
 Weights are random, made rows are word salad: this measures speed, and that all learn the same.
 
 All wait as the finetune stage does (GOMP_SPINCOUNT), so that what else runs on the machine costs each the
-least. TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV points.
+least. TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV
+points.
 
     python -m benchmarks.finetune [--shape smollm2-135m] [--rows instruct] [--rounds 1] [--steps 12]
 """
@@ -213,7 +214,7 @@ def compare(name: str, given: argparse.Namespace) -> dict:
         by_step = rows.pop("step_tokens")
         print(f"{name}: {given.steps} steps of {batch} rows, {rows}", file=sys.stderr, flush=True)
         settings = RECIPE | {"precision": given.precision, "steps": given.steps, "batch": batch}
-        settings |= {"step_tokens": by_step}
+        settings |= {"step_tokens": by_step, "warmup": min(RECIPE["warmup"], given.steps // 2)}
         settings |= {"micro": given.micro or batch, "packs": max(1, rows["tokens"] // given.steps // 512)}
         for _ in range(given.rounds):
             for contestant in given.contestants.split():
