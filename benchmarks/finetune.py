@@ -92,6 +92,7 @@ SHAPES = {
             "intermediate_size": 5632,
             "vocab_size": 32000,
         },
+        "lr": 2e-4,
         "batch": 8,
         "words": (12, 75),
         "lines": (2, 6),
@@ -214,7 +215,8 @@ def compare(name: str, given: argparse.Namespace) -> dict:
         by_step = rows.pop("step_tokens")
         print(f"{name}: {given.steps} steps of {batch} rows, {rows}", file=sys.stderr, flush=True)
         settings = RECIPE | {"precision": given.precision, "steps": given.steps, "batch": batch}
-        settings |= {"step_tokens": by_step, "warmup": min(RECIPE["warmup"], given.steps // 2)}
+        settings |= {"lr": shape.get("lr", RECIPE["lr"]), "warmup": min(RECIPE["warmup"], given.steps // 2)}
+        settings |= {"step_tokens": by_step}
         settings |= {"micro": given.micro or batch, "packs": max(1, rows["tokens"] // given.steps // 512)}
         for _ in range(given.rounds):
             for contestant in given.contestants.split():
