@@ -1,19 +1,28 @@
 """LoRA finetuning, tokens a second (not padding): ours beside `litgpt finetune_lora` and TRL's SFTTrainer.
 
-Same weights (random), same token rows, same recipe (all linear layers, r 16, AdamW, loss on the answers),
-same number of steps of the same number of rows. Each contestant is a process on its own, one after the other,
-in turns (`--rounds`), and its best round counts. The clock starts when the optimizer has made its second step
-and stops at the last one, on all sides; `first_steps_s` is what came before, `peak_mib` the largest resident
-size. After its last step each model is scored by one function on rows it has not seen.
+Same weights (random), same token rows in the same order and steps, same recipe (all linear layers, r 16,
+AdamW, loss on the answers). Rows lie in the order of our plan, so that those of a step are about equally
+long: the best order for all. TRL's `packed` alone makes its own steps of the same rows. A row counts with all
+its tokens, whoever computes them. Each contestant is a process on its own, one after the other, in turns
+(`--rounds`), and its best round counts. The clock starts when the optimizer has made its second step and
+stops at the last one; `first_steps_s` is what came before, `peak_mib` the largest resident size. After its
+last step each model is scored by one function on rows it has not seen; the benchmark fails if a loss is
+further than LOSS_SPREAD from ours.
 
-litgpt runs its own command line; TRL its best way that is known here (`--trl-styles` tries others). Precision
-is bfloat16 with a float32 adapter: frozen weights are bfloat16 in ours and TRL; litgpt keeps them in float32
-and casts, or is `bf16-true`, with a bfloat16 adapter (`litgpt_true`). Weights are random, text is word salad:
-this measures speed, and that all learn the same.
+Contestants are NAME[:STYLE][,ROWS OF A FORWARD PASS]. A style of litgpt is a precision, of ours a knob that
+is switched on, of TRL one of with_trl.STYLES. Precision is bfloat16 with a float32 adapter: frozen weights
+are bfloat16 in ours and TRL; litgpt keeps them in float32 and casts, or is `bf16-true`, with a bfloat16
+adapter.
 
-TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV points.
+Rows are `instruct` (one instruction for all, a title and some words, short queries), `plain` (without the
+instruction), or train.json and val.json of a folder, as the convert stage writes them: data/pydoc/litgpt.
+Weights are random, made rows are word salad: this measures speed, and that all learn the same.
 
-    python -m benchmarks.finetune [--shape smollm2-135m] [--rounds 1] [--steps 12]
+All wait as the finetune stage does (GOMP_SPINCOUNT), so that what else runs on the machine costs each the
+least. TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV
+points.
+
+    python -m benchmarks.finetune [--shape smollm2-135m] [--rows instruct] [--rounds 1] [--steps 12]
 """
 
 import argparse
@@ -27,9 +36,15 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
+from stages.support.processes import leave_idle_cores
+
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "finetune_peers"
 TRL = ("trl==1.16.0", "peft==0.21.2", "torch==2.13.0", "transformers==5.23.0")
+LOSS_SPREAD = 0.01  # of our validation loss: contestants draw their own adapters
+INSTRUCTION = """compute the query of each given document
+return a line with the parameter and the function to select , no list index or default values
+"""
 RECIPE = {"r": 16, "alpha": 32, "lr": 2e-3, "warmup": 4}
 BASE, DATA, TOKENS = map(Path, ("models/base/bench", "data/bench/litgpt", "data/bench/tokens"))
 LLAMA = {"tie_word_embeddings": False, "max_position_embeddings": 2048, "rope_theta": 10000.0}
@@ -77,6 +92,7 @@ SHAPES = {
             "intermediate_size": 5632,
             "vocab_size": 32000,
         },
+        "lr": 2e-4,
         "batch": 8,
         "words": (12, 75),
         "lines": (2, 6),
@@ -101,23 +117,55 @@ def make_base(shape: dict) -> None:
     shutil.rmtree("source")
 
 
-def make_rows(shape: dict, count: int) -> dict:
-    """Rows as litgpt's JSON and as our tokens; returns what there is of them."""
-    from stages import tokenize
+def made(shape: dict, instruction: str, sizes: dict[str, int]) -> dict[str, list[dict]]:
     from tests.tiny import WORDS
 
-    choose, words = random.Random(0), WORDS.split()
-    DATA.mkdir(parents=True)
-    for split, size in {"train": count, "val": 16}.items():
-        rows = []
+    choose, words, found = random.Random(0), WORDS.split(), {}
+    for split, size in sizes.items():
+        rows = found[split] = []
         for number in range(size):
             prompt = choose.choices(words, k=choose.randint(*shape["words"]))
             lines = [" ".join(choose.sample(prompt, 4)) for _ in range(choose.randint(*shape["lines"]))]
-            instruction, output = " ".join(prompt) + "\nqueries:", "\n".join(lines)
-            rows.append({"id": str(number), "instruction": instruction, "input": "", "output": output})
-        (DATA / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
-    found = tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=512))["train"]
-    return {name: found[name] for name in ("tokens", "target_tokens")}
+            prompt = f"{instruction}{' '.join(prompt)}\nqueries:"
+            rows.append({"id": str(number), "instruction": prompt, "input": "", "output": "\n".join(lines)})
+    return found
+
+
+def read(folder: Path, sizes: dict[str, int]) -> dict[str, list[dict]]:
+    found = {}
+    for split, size in sizes.items():
+        rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        if len(rows) < size:
+            raise SystemExit(f"{folder}/{split}.json: {len(rows)} rows, but {size} are needed: fewer --steps")
+        found[split] = random.Random(0).sample(rows, size)
+    return found
+
+
+def make_rows(kind: str, shape: dict, steps: int, batch: int) -> dict:
+    """Rows as litgpt's JSON and as our tokens, in the order of our plan; returns what there is of them."""
+    import numpy as np
+
+    from stages import tokenize
+    from stages.student.data import Plan, TokenRows
+
+    def write(rows: dict[str, list[dict]]) -> dict:
+        for split, part in rows.items():
+            (DATA / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
+        return tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=512))["train"]
+
+    DATA.mkdir(parents=True)
+    sizes = {"train": steps * batch, "val": 16}
+    texts = {"instruct": INSTRUCTION, "plain": ""}
+    rows = made(shape, texts[kind], sizes) if kind in texts else read(Path(kind), sizes)
+    write(rows)
+    plan = Plan(TokenRows.load(TOKENS, "train").lengths, batch, 1, seed=0)
+    rows["train"] = [rows["train"][row] for step in range(steps) for row in plan.step(step)]
+    found = write(rows)
+    lengths = TokenRows.load(TOKENS, "train").lengths.reshape(steps, batch)
+    return {
+        **{name: found[name] for name in ("tokens", "target_tokens")},
+        "step_tokens": np.sum(lengths, 1).tolist(),
+    }
 
 
 def trl_python() -> str:
@@ -133,10 +181,10 @@ def trl_python() -> str:
 
 def run(name: str, given: dict) -> dict:
     """One contestant's figures, from a process of its own."""
-    peer, _, style = name.partition(":")
+    peer, _, micro = name.partition(",")
+    peer, _, style = peer.partition(":")
     paths = [part.resolve() for part in (BASE, TOKENS, DATA)]
-    style, _, micro = style.partition(",")
-    given = given | {"style": style or "grouped", "micro": int(micro or given["micro"])}
+    given = given | {"style": style or "plain", "micro": int(micro or given["micro"])}
     if peer == "litgpt" and style:
         given["precision"] = style
     if peer == "ours" and style:
@@ -159,26 +207,40 @@ def run(name: str, given: dict) -> dict:
 
 def compare(name: str, given: argparse.Namespace) -> dict:
     shape, best = SHAPES[name], {}
+    source = given.rows if given.rows in ("instruct", "plain") else str(Path(given.rows).resolve())
     batch = given.batch or shape["batch"]
     with tempfile.TemporaryDirectory(dir=given.scratch) as directory, chdir(directory):
         make_base(shape)
-        rows = make_rows(shape, given.steps * batch)
+        rows = make_rows(source, shape, given.steps, batch)
+        by_step = rows.pop("step_tokens")
         print(f"{name}: {given.steps} steps of {batch} rows, {rows}", file=sys.stderr, flush=True)
         settings = RECIPE | {"precision": given.precision, "steps": given.steps, "batch": batch}
+        settings |= {"lr": shape.get("lr", RECIPE["lr"]), "warmup": min(RECIPE["warmup"], given.steps // 2)}
+        settings |= {"step_tokens": by_step}
         settings |= {"micro": given.micro or batch, "packs": max(1, rows["tokens"] // given.steps // 512)}
         for _ in range(given.rounds):
             for contestant in given.contestants.split():
                 found = run(contestant, settings)
                 if found["tokens_per_second"] > best.get(contestant, found)["tokens_per_second"] - 1:
                     best[contestant] = found
-    ours = next((found for key, found in best.items() if key.split(":")[0] == "ours"), None)
-    ratios = {
-        f"ratio_{key}": round(ours["tokens_per_second"] / found["tokens_per_second"], 2)
-        for key, found in best.items()
-        if ours and found is not ours
-    }
+    ratios = against_ours(best)
     print(f"{name}: {ratios}", flush=True)
     return {"batch": batch, **rows, **ratios, **best}
+
+
+def against_ours(best: dict[str, dict]) -> dict[str, float]:
+    """Our best rate over that of each other contestant. Exits where a model has not learnt the same."""
+    mine = [found for key, found in best.items() if key.split(":")[0].split(",")[0] == "ours"]
+    if not mine:
+        return {}
+    ours = max(mine, key=lambda found: found["tokens_per_second"])
+    for key, found in best.items():
+        if abs(found["val_loss"] - ours["val_loss"]) > LOSS_SPREAD * ours["val_loss"]:
+            raise SystemExit(
+                f"{key}: loss {found['val_loss']}, ours {ours['val_loss']}: not the same training"
+            )
+    rates = {key: ours["tokens_per_second"] / found["tokens_per_second"] for key, found in best.items()}
+    return {f"ratio_{key}": round(rate, 2) for key, rate in rates.items() if best[key] not in mine}
 
 
 def main() -> None:
@@ -186,18 +248,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", default="smollm2-135m", choices=SHAPES)
+    parser.add_argument("--rows", default="instruct", help="instruct, plain or a folder of a dataset's JSON")
     parser.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed", "bf16-true"])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=0, help="rows of a step; 0: the shape's own")
     parser.add_argument("--micro", type=int, default=0, help="rows of a forward pass; 0: all of the step")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--contestants", default="ours litgpt trl:grouped")
+    parser.add_argument(
+        "--contestants", default="ours litgpt litgpt,1 litgpt:bf16-true trl trl:padding_free trl:packed"
+    )
     parser.add_argument("--scratch", default=None, help="where to make the model; the 1B takes 7 GB")
     given = parser.parse_args()
+    leave_idle_cores()
     found = compare(given.shape, given)
     import torch
 
-    setting = {"shape": given.shape, "precision": given.precision, "threads": torch.get_num_threads()}
+    setting = {
+        "shape": given.shape,
+        "rows": given.rows,
+        "precision": given.precision,
+        "threads": torch.get_num_threads(),
+    }
     print(json.dumps({"benchmark": "finetune", **setting, **found}))
 
 

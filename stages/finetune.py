@@ -13,10 +13,11 @@ from pydantic import Field
 from stages.student.recipe import Recipe
 from stages.support import layout
 from stages.support.cli import stage
-from stages.support.processes import first_process
+from stages.support.processes import first_process, leave_idle_cores
 
 # They say how the work is laid out, not what is computed: a state is continued whatever they are.
-LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "save_interval"}
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"}
+LAYOUT |= {"save_interval"}
 
 
 class FinetuneKnobs(Recipe):
@@ -25,6 +26,7 @@ class FinetuneKnobs(Recipe):
 
 @stage("finetune", FinetuneKnobs)
 def command(dataset: str, knobs: FinetuneKnobs) -> dict:
+    leave_idle_cores()
     import shutil
 
     from safetensors.torch import save_file

@@ -112,7 +112,7 @@ def test_a_state_depends_on_what_is_computed_not_on_where(place):
     paths = layout.base_model("m"), layout.tokens("d")
     here = fingerprint(*paths, FinetuneKnobs(**KNOBS))
     moved = {"devices": 2, "num_nodes": 2, "strategy": "fsdp", "micro_batch_size": 1, "save_interval": 7}
-    moved |= {"packing": "true", "checkpoint": True}
+    moved |= {"packing": "true", "checkpoint": True, "compile": True}
     assert moved.keys() == LAYOUT
     assert fingerprint(*paths, FinetuneKnobs(**KNOBS | moved)) == here
     assert fingerprint(*paths, FinetuneKnobs(**KNOBS | {"lr": 2e-3})) != here
@@ -152,6 +152,32 @@ def test_processes_are_counted_by_their_launcher(monkeypatch, given, wanted, fir
         assert os.environ | TORCHRUN == os.environ
         assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "20678")
         assert os.environ["OMP_NUM_THREADS"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_waiting_threads_are_told_to_sleep_before_torch_is_there(given, wanted):
+    """libgomp reads the variable when it is loaded; what the user has set stays."""
+    script = (
+        "import os, sys\n"
+        "class Loading:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'torch':\n"
+        "            print(os.environ.get('GOMP_SPINCOUNT'), flush=True)\n"
+        "            os._exit(0)\n"
+        "sys.meta_path.insert(0, Loading)\n"
+        "from stages.finetune import FinetuneKnobs, command\n"
+        "command.run('d', FinetuneKnobs(base='m'))\n"
+    )
+    free = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=free | given, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == wanted, done.stderr
 
 
 @pytest.mark.parametrize(("given", "wanted"), [({}, 3), ({"OMP_NUM_THREADS": "2"}, 2)])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.student import attention, loss, lowrank, pointwise
+from stages.student import model as student_model
 from stages.student.convert import import_base, load_state
 from stages.student.data import TokenRows
 from stages.student.litgpt_import import LoRAConfig, mark_only_lora_as_trainable
@@ -31,16 +32,24 @@ def same(function, reference, *inputs, tolerance=1e-9):
         assert (mine - other).abs().max() < tolerance
 
 
-def test_low_rank_linear():
+@pytest.mark.parametrize("parts", [((0, 7),), ((0, 3), (3, 5), (5, 7)), ((0, 3), (5, 7))])
+def test_low_rank_linear(parts):
+    """One projection; three in one layer; two of three."""
     weight, bias = random(7, 5, seed=1).detach(), random(7, seed=2).detach()
+    sizes = [end - start for start, end in parts]
 
     def plain(x, a, b):
-        return x @ weight.t() + bias + 1.5 * (x @ a.t()) @ b.t()
+        y = x @ weight.t() + bias
+        for (start, end), down, up in zip(parts, a.split(3), b.split(sizes), strict=True):
+            added = 1.5 * (x @ down.t()) @ up.t()
+            y = y + F.pad(added, (start, 7 - end))
+        return y
 
     def ours(x, a, b):
-        return lowrank.LowRank.apply(x, weight, bias, a, b, 1.5)
+        return lowrank.LowRank.apply(x, weight, bias, a, b, 1.5, parts)
 
-    same(ours, plain, random(6, 5), random(3, 5, seed=3), random(7, 3, seed=4))
+    a, b = random(3 * len(parts), 5, seed=3), random(sum(sizes), 3, seed=4)
+    same(ours, plain, random(6, 5), a, b)
 
 
 def test_swiglu():
@@ -61,29 +70,40 @@ def test_rms_norm():
     same(ours, lambda x: F.rms_norm(x, (6,), weight, 1e-5), random(2, 3, 6).float(), tolerance=1e-5)
 
 
+@pytest.mark.parametrize("shared", [0, 4])
 @pytest.mark.parametrize(("groups", "share", "rotary"), [(2, 3, 8), (3, 1, 4), (1, 4, 8)])
-def test_short_attention(groups, share, rotary):
-    """Against PyTorch's attention, with the rotation as complex numbers (arXiv 2104.09864, section 3.2)."""
-    length, size = 5, 8
-    angles = torch.outer(torch.arange(length), 10000.0 ** -(torch.arange(rotary // 2) / (rotary // 2)))
+def test_short_attention(groups, share, rotary, shared):
+    """Rows of 5, 1 and 3 tokens, against PyTorch's attention of each row with all that it begins with.
+
+    There the rotation is one of complex numbers (arXiv 2104.09864, section 3.2).
+    """
+    size, starts = 8, shared + torch.tensor([0, 5, 6, 9, 11], dtype=torch.int32)
+    angles = torch.outer(torch.arange(9), 10000.0 ** -(torch.arange(rotary // 2) / (rotary // 2)))
     angles = angles.double()
-    cos, sin = (torch.cat([part, part], 1) for part in (angles.cos(), angles.sin()))
+    packed = attention.Packed.of(starts, shared + 11, by_row=True)
+    cos, sin = (torch.cat([part, part], 1)[packed.position] for part in (angles.cos(), angles.sin()))
 
     def rotated(x):
+        turns = angles[: x.shape[-2]]
         pairs = torch.complex(x[..., : rotary // 2], x[..., rotary // 2 : rotary])
-        pairs = pairs * torch.polar(torch.ones_like(angles), angles)
+        pairs = pairs * torch.polar(torch.ones_like(turns), turns)
         return torch.cat([pairs.real, pairs.imag, x[..., rotary:]], -1)
 
-    def plain(qkv):
-        split = qkv.view(2, length, -1, size).transpose(1, 2)
-        q, k, v = split.split([groups * share, groups, groups], 1)
-        k, v = (part.repeat_interleave(share, 1) for part in (rotated(k), v))
+    def alone(qkv):
+        split = qkv.view(len(qkv), -1, size).transpose(0, 1)
+        q, k, v = split.split([groups * share, groups, groups])
+        k, v = (part.repeat_interleave(share, 0) for part in (rotated(k), v))
         mixed = F.scaled_dot_product_attention(rotated(q), k, v, is_causal=True, scale=0.3)
-        return mixed.transpose(1, 2).reshape(2, length, -1)
+        return mixed.transpose(0, 1).flatten(1)
+
+    def plain(qkv):
+        first, *rows, _ = qkv.tensor_split(starts[:-1].long())
+        whole = [alone(torch.cat([first, row])) for row in rows]
+        return torch.cat([whole[0][:shared], *(row[shared:] for row in whole)])
 
     heads = attention.Heads(groups, share, size, rotary, 0.3)
-    qkv = random(2, length, groups * (share + 2) * size)
-    same(lambda x: attention.ShortAttention.apply(x, cos, sin, heads), plain, qkv)
+    qkv = random(shared + 11, groups * (share + 2) * size)
+    same(lambda x: attention.ShortAttention.apply(x, cos, sin, heads, packed)[:-2], plain, qkv)
 
 
 @pytest.mark.parametrize("kept", [1 << 26, 40, 1])
@@ -112,6 +132,8 @@ def student(tmp_path, kind):
     base.mkdir()
     import_base(tiny_model(tmp_path / f"{kind}-source", kind), base)
     config = LoRAConfig.from_file(base / "model_config.yaml", lora_r=4, lora_alpha=12, **TARGETS)
+    if config.sliding_window_size:
+        config.sliding_window_size = 8
     model = Student(config)
     model.load_state_dict(load_state(base), strict=False)
     mark_only_lora_as_trainable(model)
@@ -122,12 +144,15 @@ def student(tmp_path, kind):
     return model
 
 
-def token_rows():
-    choose = np.random.default_rng(0)
-    lengths = np.array([13, 40, 7, 21, 5])
+def token_rows(lengths=(13, 40, 7, 21, 5), common=0):
+    """Random rows; `common` tokens at their beginning are equal, and none of them is a target."""
+    choose, lengths = np.random.default_rng(0), np.array(lengths) + common
     ids = choose.integers(2, 500, lengths.sum()).astype(np.int32)
     labels = np.where(choose.random(len(ids)) < 0.4, ids, -100).astype(np.int32)
-    return TokenRows(ids, labels, np.concatenate([[0], np.cumsum(lengths)]))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for start in offsets[:-1]:
+        ids[start : start + common], labels[start : start + common] = ids[:common], -100
+    return TokenRows(ids, labels, offsets)
 
 
 def gradients(model, batch):
@@ -136,19 +161,61 @@ def gradients(model, batch):
     return total.item(), found
 
 
-@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen3"])
+def by_themselves(model, rows, chosen, batch):
+    """Loss and gradients of the batch are the sums of those of its rows."""
+    alone = [gradients(model, rows.batch(np.array([row]))) for row in chosen]
+    total, found = gradients(model, batch)
+    assert total == pytest.approx(sum(one for one, _ in alone), rel=1e-6)
+    for mine, *others in zip(found, *(parts for _, parts in alone), strict=True):
+        wanted = torch.stack(others).sum(0)
+        assert (mine - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen3", "mistral"])
 def test_packed_rows_are_rows_by_themselves(tmp_path, kind):
     model, rows = student(tmp_path, kind), token_rows()
     chosen = np.array([4, 0, 1, 3, 2])
     packed, padded = rows.batch(chosen, packed=True), rows.batch(chosen)
     assert packed[0].numel() < 0.6 * padded[0].numel()
-    alone = [gradients(model, rows.batch(np.array([row]))) for row in chosen]
     for batch in (packed, padded):
-        total, found = gradients(model, batch)
-        assert total == pytest.approx(sum(one for one, _ in alone), rel=1e-6)
-        for mine, *others in zip(found, *(parts for _, parts in alone), strict=True):
-            wanted = torch.stack(others).sum(0)
-            assert (mine - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        by_themselves(model, rows, chosen, batch)
+
+
+@pytest.mark.parametrize("short", [512, 0])
+@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3", "mistral"])
+def test_what_rows_begin_with_is_computed_once(tmp_path, monkeypatch, kind, short):
+    """Partial rotary, grouped queries, biases, normed queries, a window; with both kinds of attention."""
+    monkeypatch.setattr(student_model, "BMM_LENGTH", short)
+    model, rows = student(tmp_path, kind), token_rows(common=30)
+    chosen = np.array([4, 0, 1, 3, 2])
+    batch = rows.batch(chosen, packed=True, share=True)
+    first, sizes = int(batch[3][0]), rows.lengths[chosen] - 1
+    assert first == 29 and batch[3][-2] == sizes.sum() - 4 * first  # a row's own first token is a target
+    by_themselves(model, rows, chosen, batch)
+
+
+def test_one_row_and_few_tokens_are_not_shared(tmp_path):
+    rows = token_rows(common=30)
+    for chosen, some in ((rows, [2]), (token_rows(common=1), [0, 1, 2]), (token_rows(), [0, 1])):
+        shared, plain = (chosen.batch(np.array(some), packed=True, share=share) for share in (True, False))
+        assert plain[3][0] == 0 and all(map(torch.equal, shared, plain))
+    by_themselves(student(tmp_path, "llama"), rows, [2], rows.batch(np.array([2]), packed=True, share=True))
+
+
+def test_no_shared_token_predicts_a_target_and_every_row_keeps_one():
+    """Rows that are equal, or equal up to their answer: what is left of each holds all that predicts."""
+    ids = np.tile(np.arange(2, 22, dtype=np.int32), 3)
+    labels = np.full(60, -100, np.int32)
+    offsets = np.array([0, 20, 40, 60])
+    rows = TokenRows(ids, labels, offsets)
+    assert rows.batch(np.arange(3), packed=True, share=True)[3].tolist() == [18, 19, 20, 21, 32]
+    for start, answer in zip(offsets, (12, 9, 15), strict=False):
+        labels[start + answer : start + 20] = ids[start + answer : start + 20]
+    ids, at, wanted, starts = rows.batch(np.arange(3), packed=True, share=True)
+    assert starts.tolist() == [8, 19, 30, 41, 48]
+    found = wanted != -100
+    assert at[found].min() == 8 + 11 - 8 and found.sum() == rows.targets.sum() == 8 + 11 + 5
+    assert torch.equal(ids[0, at[found]] + 1, wanted[found])
 
 
 def test_checkpointing_changes_nothing(tmp_path):

@@ -134,8 +134,8 @@ def test_accumulation_and_chunked_head_change_nothing(workplace, monkeypatch):
 def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkeypatch):
     shapes, batch, again = [], TokenRows.batch, []
 
-    def seen(rows, part, packed=False):
-        found = batch(rows, part, packed)
+    def seen(rows, part, **layout):
+        found = batch(rows, part, **layout)
         shapes.append(len(found[0]))
         return found
 
@@ -145,14 +145,47 @@ def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkey
 
     monkeypatch.setattr(TokenRows, "batch", seen)
     monkeypatch.setattr(student_model, "checkpoint", counted)
-    finetune.run("d", knobs(epochs=1, lr=1e-3))
+    finetune.run("d", knobs(epochs=1, lr=1e-3, packing="false"))
     plain, unpacked = adapter(), set(shapes)
     assert not again and max(unpacked) > 1
     shapes.clear()
-    finetune.run("d", knobs(epochs=1, lr=1e-3, packing="true", checkpoint=True))
+    finetune.run("d", knobs(epochs=1, lr=1e-3, checkpoint=True))
     assert again and set(shapes) == {1}
     for name, value in adapter().items():
         assert (value - plain[name]).abs().max() < 2e-5, name
+
+
+def test_compile_is_used_and_changes_nothing(workplace, monkeypatch):
+    """With PyTorch's own kernels: needs no C++ compiler."""
+    finetune.run("d", knobs(epochs=1, lr=1e-3))
+    plain, losses = adapter(), [row.get("val_loss") for row in curve()]
+    compiled, block = [], student_model.QuickBlock.compile
+
+    def seen(self, **options):
+        compiled.append(self)
+        return block(self, **options | {"backend": "aot_eager"})
+
+    monkeypatch.setattr(student_model.QuickBlock, "compile", seen)
+    finetune.run("d", knobs(epochs=1, lr=1e-3, compile=True))
+    assert len(compiled) == 2
+    assert [row.get("val_loss") for row in curve()] == pytest.approx(losses, abs=2e-6)
+    for name, value in adapter().items():
+        assert (value - plain[name]).abs().max() < 2e-5, name
+
+
+def test_lora_dropout_is_drawn_for_every_row(workplace, monkeypatch):
+    """So nothing of theirs may be computed once for all."""
+    asked, batch = [], TokenRows.batch
+
+    def seen(rows, part, **layout):
+        asked.append(layout["share"])
+        return batch(rows, part, **layout)
+
+    monkeypatch.setattr(TokenRows, "batch", seen)
+    for dropout, share in ((0.1, False), (0.0, True)):
+        asked.clear()
+        finetune.run("d", knobs(epochs=1, lora_dropout=dropout))
+        assert set(asked) == {share}
 
 
 # --- the plan -----------------------------------------------------------------------------------------------

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-PAD = 0  # no text holds this token: every contestant pads with it
 WARM = 2  # steps that are not counted: kernels are made and caches filled in them
 
 
 class Meter:
-    """Counts the tokens that an embedding sees (not padding) and notes the time after each optimizer step."""
+    """Notes the time after each optimizer step.
 
-    def __init__(self):
-        self.tokens, self.marks, self.began = 0, [], time.perf_counter()
+    step_tokens: tokens of the rows of each step. Without them, all that the model's embedding sees counts:
+    right where there is no padding and nothing is computed for several rows at once.
+    """
+
+    def __init__(self, step_tokens: list[int] | None):
+        self.step_tokens, self.seen, self.marks, self.began = step_tokens, 0, [], time.perf_counter()
 
     def watch(self, model: torch.nn.Module) -> None:
         """Count from here on; `model` is the one that trains."""
@@ -29,7 +32,7 @@ class Meter:
 
         def stepped(optimizer, *args, **kwargs):
             result = step(optimizer, *args, **kwargs)
-            self.marks.append((time.perf_counter(), time.process_time(), self.tokens))
+            self.marks.append((time.perf_counter(), time.process_time(), self.seen))
             return result
 
         torch.optim.AdamW.step = stepped
@@ -37,14 +40,18 @@ class Meter:
 
     def _seen(self, module: torch.nn.Module, inputs: tuple) -> None:
         if module.training:
-            self.tokens += int((inputs[0] != PAD).sum())
+            self.seen += inputs[0].numel()
 
     def report(self, loss: float) -> None:
         """Print the figures as the last line: rates over the steps after the first WARM."""
-        (wall, cpu, tokens), (ended, cpu_ended, last) = self.marks[WARM - 1], self.marks[-1]
+        (wall, cpu, before), (ended, cpu_ended, last) = self.marks[WARM - 1], self.marks[-1]
+        tokens = last - before
+        if self.step_tokens is not None:
+            assert len(self.marks) == len(self.step_tokens), "not all rows once"
+            tokens = sum(self.step_tokens[WARM:])
         found = {
-            "tokens_per_second": round((last - tokens) / (ended - wall)),
-            "cpu_ms_per_token": round(1000 * (cpu_ended - cpu) / (last - tokens), 3),
+            "tokens_per_second": round(tokens / (ended - wall)),
+            "cpu_ms_per_token": round(1000 * (cpu_ended - cpu) / tokens, 3),
             "first_steps_s": round(wall - self.began, 1),
             "steps": len(self.marks),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

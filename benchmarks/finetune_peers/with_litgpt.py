@@ -1,6 +1,7 @@
 """`litgpt finetune_lora`, its own command line in this process: `with_litgpt.py BASE TOKENS DATA JSON`.
 
-Stops after the training loop: nothing is merged, the model is scored where it is.
+Takes the rows as they come; litgpt would shuffle them, and pad more. Stops after the training loop: nothing
+is merged, the model is scored where it is.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 from litgpt.finetune import lora
+from torch.utils.data import DataLoader
 
 from benchmarks.finetune_peers.meter import Meter, score
 
@@ -47,7 +49,11 @@ def options(base: Path, data: Path, out: Path, given: dict) -> list[str]:
 
 
 def main(base: Path, tokens: Path, data: Path, given: dict) -> None:
-    meter, fit = Meter(), lora.fit
+    meter, fit, loaders = Meter(given["step_tokens"]), lora.fit, lora.get_dataloaders
+
+    def ordered(*args) -> tuple:
+        shuffled, val = loaders(*args)
+        return DataLoader(shuffled.dataset, shuffled.batch_size, collate_fn=shuffled.collate_fn), val
 
     def measured(*args, **kwargs):
         model = kwargs["model"]
@@ -57,7 +63,7 @@ def main(base: Path, tokens: Path, data: Path, given: dict) -> None:
         meter.report(score(model, tokens))
         os._exit(0)
 
-    lora.fit = measured
+    lora.fit, lora.get_dataloaders = measured, ordered
     from litgpt.__main__ import main as command
 
     sys.argv = ["litgpt", *options(base, data, tokens.parent / "litgpt", given)]

@@ -40,14 +40,17 @@ def main(base: Path, tokens: Path, data: Path, given: dict) -> None:
         precision=given["precision"],
         **given.get("knobs", {}),
     )
-    meter, loop, kept = Meter(), train.Run.train, []
+    meter, loop, kept = Meter(given["step_tokens"]), train.Run.train, []
+
+    def ordered(plan, step: int) -> np.ndarray:
+        return np.arange(step * plan.batch_size, (step + 1) * plan.batch_size)
 
     def watched(run) -> None:
         kept.append(run.model)
         meter.watch(run.model)
         loop(run)
 
-    train.Run.train = watched
+    train.Run.train, train.Plan.step = watched, ordered
     train.finetune(unvalidated(tokens), base, tokens.parent / "ours" / "work", recipe)
     model = kept[0].eval()
     meter.report(score(lambda ids: model(ids, torch.arange(ids.numel()))[None], tokens))

@@ -17,12 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 STYLES = {
-    "random": {},
-    "grouped": {"train_sampling_strategy": "group_by_length"},
+    "plain": {},
     "padding_free": {"padding_free": True, "max_length": None},
     "packed": {"packing": True, "max_length": 512},
-    "pure": {"train_sampling_strategy": "group_by_length", "bf16": False},
-    "compiled": {"train_sampling_strategy": "group_by_length", "torch_compile": True},
+    "pure": {"bf16": False},
+    "compiled": {"torch_compile": True},
 }
 PROJECTIONS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -67,6 +66,7 @@ def main(base: Path, tokens: Path, data: Path, given: dict) -> None:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        train_sampling_strategy="sequential",
         **({"bf16": True} | STYLES[given["style"]]),
     )
     adapter = LoraConfig(
@@ -79,7 +79,7 @@ def main(base: Path, tokens: Path, data: Path, given: dict) -> None:
     trainer = SFTTrainer(
         model, args=settings, train_dataset=rows(tokens), processing_class=tokenizer, peft_config=adapter
     )
-    meter = Meter()
+    meter = Meter(None if packed else given["step_tokens"])
     meter.watch(trainer.model)
     trainer.train()
     trainer.model.eval()

@@ -1,13 +1,60 @@
-"""Causal self-attention of short rows: rotary embedding, scores and mixing in one function with one gradient.
+"""Causal self-attention of rows that lie end to end, the tokens that all of them begin with only once.
 
-Batched matrix products beat PyTorch's flash kernel on a CPU for rows of some hundred tokens; queries that
-share a key are one matrix, so that keys and values are never repeated.
+Everything else in a model looks at one token at a time; only attention knows which row a token is of. Hidden
+states of a common beginning are equal in all rows, since attention is causal: computed once, they take the
+sum of the rows' gradients, and loss and gradient stay what they were.
 """
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+
+
+class Packed(NamedTuple):
+    """Where the rows of a pass lie among its T tokens: [common beginning | rows' own tokens | padding].
+
+    starts: (rows + 2,) int32, where the own tokens of each row begin, where the last ones end, and T.
+    position: (T,), of every token in its row.
+    shared: tokens before the first start: all rows begin with them.
+    own: (rows, L), the own tokens of each row, then the last token of all, which is padding.
+    back: (own tokens,), where each of them is in a flattened `own`.
+    The last three are left out where a kernel goes by `starts` alone, since they need a look at their values.
+    """
+
+    starts: torch.Tensor
+    position: torch.Tensor
+    shared: int = 0
+    own: torch.Tensor | None = None
+    back: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, starts: torch.Tensor, length: int, by_row: bool) -> "Packed":
+        place = torch.arange(length, device=starts.device)
+        row = torch.bucketize(place, starts[1:], right=True)
+        if not by_row:
+            return cls(starts, place - starts[row])
+        shared, sizes = int(starts[0]), starts[1:-1] - starts[:-2]
+        begins = torch.cat([starts[:-2] - shared, starts[-2:]])
+        slot = torch.arange(int(sizes.max()), device=starts.device)
+        there = slot < sizes[:, None]
+        own = torch.where(there, starts[:-2, None] + slot, length - 1)
+        return cls(starts, place - begins[row], shared, own, there.flatten().nonzero()[:, 0])
+
+    @property
+    def longest(self) -> int:
+        return self.shared + self.own.shape[1]
+
+    def whole(self) -> "Packed":
+        """The same tokens, the common beginning in every row; what comes of it is taken from the first."""
+        first = torch.arange(self.shared, device=self.own.device)
+        row, slot = self.back // self.own.shape[1], self.back % self.own.shape[1]
+        back = torch.cat([first, row * self.longest + self.shared + slot])
+        own = torch.cat([first.expand(len(self.own), -1), self.own], 1)
+        return self._replace(own=own, back=back, shared=0)
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """x (T, ...) -> (rows, L, ...)."""
+        return x.index_select(0, self.own.flatten()).view(*self.own.shape, *x.shape[1:])
 
 
 class Heads(NamedTuple):
@@ -21,87 +68,144 @@ class Heads(NamedTuple):
 
 
 def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, rotary: int) -> None:
-    """Rotary embedding (arXiv 2104.09864) of x (B, H, T, size) into `out`; with -sin, its inverse.
+    """Rotary embedding (arXiv 2104.09864) of x (B, H, L, size) into `out`; with -sin, its inverse.
 
-    cos, sin: (T, rotary), each half of them equal.
+    cos, sin: (B, 1, L, rotary), each half of them equal.
     """
     half = rotary // 2
     torch.mul(x[..., :rotary], cos, out=out[..., :rotary])
-    out[..., :half].addcmul_(x[..., half:rotary], sin[:, :half], value=-1)
-    out[..., half:rotary].addcmul_(x[..., :half], sin[:, half:])
+    out[..., :half].addcmul_(x[..., half:rotary], sin[..., :half], value=-1)
+    out[..., half:rotary].addcmul_(x[..., :half], sin[..., half:])
     out[..., rotary:] = x[..., rotary:]
 
 
-class ShortAttention(torch.autograd.Function):
-    """Attention of each row's tokens to itself and those before.
+def split(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, ...]:
+    """qkv (B, L, width) -> q (B · groups, share · L, size), k and v (B · groups, L, size); q and k turned.
 
-    qkv: (B, T, (groups · (share + 2)) · size), query heads first. cos, sin: (T, rotary), of qkv's dtype.
-    Returns (B, T, groups · share · size). Keeps the probabilities, (B, heads, T, T).
+    Queries that share a key are one matrix, so that keys and values are never repeated.
+    """
+    groups, share, size, rotary, _ = heads
+    batch, length, _ = qkv.shape
+    found = qkv.view(batch, length, -1, size).transpose(1, 2)
+    q = qkv.new_empty(batch * groups, share * length, size)
+    k = qkv.new_empty(batch * groups, length, size)
+    turn(found[:, : groups * share], cos, sin, q.view(batch, -1, length, size), rotary)
+    turn(found[:, groups * share : -groups], cos, sin, k.view(batch, -1, length, size), rotary)
+    return q, k, found[:, -groups:].reshape(-1, length, size)
+
+
+def joined(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads
+) -> torch.Tensor:
+    """The gradient of `split`: those of its results -> (B, L, width)."""
+    groups, share, size, rotary, _ = heads
+    batch, length = len(cos), cos.shape[2]
+    into = q.new_empty(batch, length, groups * (share + 2), size).transpose(1, 2)
+    turn(q.view(batch, -1, length, size), cos, -sin, into[:, : groups * share], rotary)
+    turn(k.view(batch, -1, length, size), cos, -sin, into[:, groups * share : -groups], rotary)
+    into[:, -groups:] = v.view(batch, groups, length, size)
+    return into.transpose(1, 2).reshape(batch, length, -1)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, ...]:
+    """Mixed values, as q, and the probabilities (B · groups, share · L, keys).
+
+    The last query sees all keys, the one before it all but the last, and so on.
+    """
+    length, keys = q.shape[1] // heads.share, k.shape[1]
+    future = torch.full((length, keys), float("-inf"), dtype=q.dtype, device=q.device)
+    future.triu_(1 + keys - length)
+    scores = torch.baddbmm(future.repeat(heads.share, 1), q, k.transpose(1, 2), alpha=heads.scale)
+    shares = torch.softmax(scores, -1)
+    return torch.bmm(shares, v), shares
+
+
+def differentiate(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shares: torch.Tensor, heads: Heads
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of q, k and v for that of `attend`'s mixed values."""
+    wanted = torch.bmm(grad, v.transpose(1, 2))
+    wanted = torch._softmax_backward_data(wanted, shares, -1, shares.dtype).mul_(heads.scale)
+    grad_k, grad_v = torch.bmm(wanted.transpose(1, 2), q), torch.bmm(shares.transpose(1, 2), grad)
+    return torch.bmm(wanted, k), grad_k, grad_v
+
+
+class ShortAttention(torch.autograd.Function):
+    """Attention of each token to those before it in its row, and itself.
+
+    On a CPU, batched matrix products beat PyTorch's flash kernel for rows of some hundred tokens.
+    qkv: (T, (groups · (share + 2)) · size), query heads first. cos, sin: (T, rotary), of qkv's dtype.
+    Returns (T, groups · share · size). Keeps the probabilities, (rows, heads, L, shared + L).
     """
 
     @staticmethod
-    def forward(ctx, qkv, cos, sin, heads: Heads):
-        groups, share, size, rotary, scale = heads
-        batch, length, _ = qkv.shape
-        split = qkv.view(batch, length, -1, size).transpose(1, 2)
-        q = qkv.new_empty(batch * groups, share * length, size)
-        k = qkv.new_empty(batch * groups, length, size)
-        turn(split[:, : groups * share], cos, sin, q.view(batch, -1, length, size), rotary)
-        turn(split[:, groups * share : -groups], cos, sin, k.view(batch, -1, length, size), rotary)
-        v = split[:, -groups:].reshape(-1, length, size)
-        future = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-        scores = torch.baddbmm(future.repeat(share, 1), q, k.transpose(1, 2), alpha=scale)
-        shares = torch.softmax(scores, -1)
-        ctx.save_for_backward(q, k, v, shares, cos, sin)
-        ctx.heads = heads
-        mixed = torch.bmm(shares, v).view(batch, groups * share, length, size)
-        return mixed.transpose(1, 2).reshape(batch, length, -1)
+    def forward(ctx, qkv, cos, sin, heads: Heads, packed: Packed):
+        shared, end = packed.shared, packed.shared + len(packed.back)
+        mixed = qkv.new_zeros(len(qkv), heads.groups * heads.share * heads.size)
+        turns = [packed.rows(part)[:, None] for part in (cos, sin)]
+        q, k, v = split(packed.rows(qkv), *turns, heads)
+        before = ()
+        if shared:
+            first = [part[None, None, :shared] for part in (cos, sin)]
+            before = split(qkv[None, :shared], *first, heads)
+            values, shares = attend(*before, heads)
+            mixed[:shared] = merged(values, 1, heads)[0]
+            k, v = (behind(part, own) for part, own in zip(before[1:], (k, v), strict=True))
+            before = (*before, shares, *first)
+        values, shares = attend(q, k, v, heads)
+        mixed[shared:end] = merged(values, len(packed.own), heads).flatten(0, 1).index_select(0, packed.back)
+        ctx.save_for_backward(q, k, v, shares, *turns, *before)
+        ctx.heads, ctx.packed = heads, packed
+        return mixed
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, shares, cos, sin = ctx.saved_tensors
-        groups, share, size, rotary, scale = ctx.heads
-        batch, length, _ = grad.shape
-        grad = grad.view(batch, length, -1, size).transpose(1, 2).reshape(-1, share * length, size)
-        into = grad.new_empty(batch, length, groups * (share + 2), size).transpose(1, 2)
-        into[:, -groups:] = torch.bmm(shares.transpose(1, 2), grad).view(batch, groups, length, size)
-        wanted = torch.bmm(grad, v.transpose(1, 2))
-        wanted = torch._softmax_backward_data(wanted, shares, -1, shares.dtype).mul_(scale)
-        grad_q = torch.bmm(wanted, k).view(batch, -1, length, size)
-        grad_k = torch.bmm(wanted.transpose(1, 2), q).view(batch, -1, length, size)
-        turn(grad_q, cos, -sin, into[:, : groups * share], rotary)
-        turn(grad_k, cos, -sin, into[:, groups * share : -groups], rotary)
-        return into.transpose(1, 2).reshape(batch, length, -1), None, None, None
+        saved = ctx.saved_tensors
+        (*parts, cos, sin), before = saved[:6], saved[6:]
+        heads, packed = ctx.heads, ctx.packed
+        shared, end = packed.shared, packed.shared + len(packed.back)
+        into = grad.new_zeros(len(grad), heads.groups * (heads.share + 2) * heads.size)
+        q, k, v = differentiate(parted(packed.rows(grad), heads), *parts, heads)
+        if shared:
+            *parts, first_cos, first_sin = before
+            first = differentiate(parted(grad[None, :shared], heads), *parts, heads)
+            for mine, theirs in zip(first[1:], (k, v), strict=True):
+                mine += theirs[:, :shared].unflatten(0, (-1, heads.groups)).sum(0)
+            into[:shared] = joined(*first, first_cos, first_sin, heads)[0]
+            k, v = k[:, shared:], v[:, shared:]
+        rows = joined(q, k, v, cos, sin, heads)
+        into[shared:end] = rows.flatten(0, 1).index_select(0, packed.back)
+        return into, None, None, None, None
 
 
-class Packed(NamedTuple):
-    """Rows end to end: `starts` (rows + 1,) int32, and the `row` and `position` (T,) of every token."""
-
-    starts: torch.Tensor
-    row: torch.Tensor
-    position: torch.Tensor
-
-    @classmethod
-    def of(cls, starts: torch.Tensor, length: int) -> "Packed":
-        place = torch.arange(length, device=starts.device)
-        row = torch.bucketize(place, starts[1:], right=True)
-        return cls(starts, row, place - starts[row])
+def behind(first: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """first (groups, P, size) before each of own (B · groups, L, size)."""
+    return torch.cat([first.repeat(len(own) // len(first), 1, 1), own], 1)
 
 
-def packed_attention(
+def parted(x: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """x (B, L, heads · size) -> (B · groups, share · L, size)."""
+    batch, length, _ = x.shape
+    split = x.reshape(batch, length, -1, heads.size).transpose(1, 2)
+    return split.reshape(batch * heads.groups, -1, heads.size)
+
+
+def merged(x: torch.Tensor, batch: int, heads: Heads) -> torch.Tensor:
+    """The inverse of `parted`."""
+    split = x.view(batch, heads.groups * heads.share, -1, heads.size)
+    return split.transpose(1, 2).flatten(2)
+
+
+def varlen_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: Packed, longest: int, scale: float
 ) -> torch.Tensor:
     """Attention of every token to its own row up to itself: q, k, v (1, H, T, size) -> (1, T, H, size).
 
-    On CUDA in half precision by PyTorch's variable-length flash kernel, which leaves out what another row
-    holds; elsewhere with a mask over all T · T pairs, for short packs. longest: no row has more tokens.
+    By PyTorch's flash kernel for rows of several lengths, on CUDA in half precision. longest: no row has more
+    tokens.
     """
-    if q.is_cuda and q.dtype != torch.float32:
-        from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention.varlen import varlen_attn
 
-        q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))
-        starts, causal = packed.starts, (-1, 0)
-        return varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale, window_size=causal)[None]
-    place = torch.arange(q.shape[2], device=q.device)
-    seen = (packed.row[:, None] == packed.row) & (place[:, None] >= place)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale).transpose(1, 2)
+    q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))
+    starts, causal = packed.starts, (-1, 0)
+    return varlen_attn(q, k, v, starts, starts, longest, longest, scale=scale, window_size=causal)[None]

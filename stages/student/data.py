@@ -10,7 +10,9 @@ from stages.student.loss import IGNORE
 from stages.support.errors import UserError
 
 POOL = 50  # batches that are sorted by length together; more means less padding and less shuffling
+SHARED_PART = 1 / 16  # of a pass's tokens, at least: saving fewer does not pay
 LENGTH_STEP, TARGET_STEP = 16, 128  # shapes are rounded up to these, so that the allocator can reuse memory
+SIZES = 16  # between a number of packed tokens and its double, for the same reason
 
 
 @dataclass(frozen=True)
@@ -47,32 +49,60 @@ class TokenRows:
         sums = np.concatenate([[0], np.cumsum(wanted)])
         return sums[self.offsets[1:]] - sums[self.offsets[:-1]]
 
-    def batch(self, rows: np.ndarray, packed: bool = False) -> tuple[torch.Tensor, ...]:
-        """ids (B, T), flat positions (N,) and their next tokens (N,), all int64, right-padded.
+    def batch(self, rows: np.ndarray, packed: bool = False, share: bool = False) -> tuple[torch.Tensor, ...]:
+        """ids (B, T), flat positions (N,) and their next tokens (N,), all int64.
 
-        N is rounded up with IGNORE targets. No rows (another rank has work, this one has none) is a batch of
-        one row without targets. Packed: ids (1, T) are the rows end to end, and `starts` (B + 2,) int32 comes
-        as a fourth, where each begins and where the last one and the padding end.
+        A row's last token predicts nothing and is left out; rows are right-padded, N is rounded up with
+        IGNORE targets. No rows (another rank has work, this one has none) is one row without targets.
+        Packed: ids (1, T) are the rows end to end, then padding, and `starts` (B + 2,) int32 comes as a
+        fourth, where each row begins, where the last one ends, and T. With `share`, what all rows begin with
+        comes once, before the first start, if that is worth it.
         """
         chosen = rows if len(rows) else np.zeros(1, dtype=np.int64)
-        sizes = self.offsets[chosen + 1] - self.offsets[chosen]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        whole = starts[-1] if packed else sizes.max()
-        width = int(-(-whole // LENGTH_STEP) * LENGTH_STEP)
-        shape = (1, width) if packed else (len(chosen), width)
-        ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
-        for place, row in enumerate(chosen):
-            start, end = self.offsets[row], self.offsets[row + 1]
-            first = starts[place] if packed else place * width
-            ids.reshape(-1)[first : first + end - start] = self.ids[start:end]
-            if len(rows):
-                labels.reshape(-1)[first : first + end - start - 1] = self.labels[start + 1 : end]
-        at = np.flatnonzero(labels != IGNORE)
-        size = max(1, -(-len(at) // TARGET_STEP)) * TARGET_STEP
-        where, wanted = np.zeros(size, np.int64), np.full(size, IGNORE, np.int64)
-        where[: len(at)], wanted[: len(at)] = at, labels.reshape(-1)[at]
-        found = torch.from_numpy(ids), torch.from_numpy(where), torch.from_numpy(wanted)
-        return (*found, torch.from_numpy(np.append(starts, width).astype(np.int32))) if packed else found
+        ids = [self.ids[self.offsets[row] : self.offsets[row + 1] - 1] for row in chosen]
+        wanted = [self.labels[self.offsets[row] + 1 : self.offsets[row + 1]] for row in chosen]
+        if not len(rows):
+            wanted = [np.full_like(wanted[0], IGNORE)]
+        if not packed:
+            width = rounded_up(max(map(len, ids)), LENGTH_STEP)
+            ids = np.stack([padded(row, width, 0) for row in ids])
+            return torch.from_numpy(ids), *targets(np.stack([padded(row, width, IGNORE) for row in wanted]))
+        shared = common(ids, wanted) if share else 0
+        starts = shared + np.cumsum([0, *(len(row) - shared for row in ids)])
+        filled = int(starts[-1]) + 1  # one token of padding at least
+        width = rounded_up(filled, max(LENGTH_STEP, (1 << filled.bit_length() - 1) // SIZES))
+        ids = np.concatenate([ids[0][:shared], *(row[shared:] for row in ids)])
+        wanted = np.concatenate([wanted[0][:shared], *(row[shared:] for row in wanted)])
+        starts = torch.from_numpy(np.append(starts, width).astype(np.int32))
+        ids = torch.from_numpy(padded(ids, width, 0)[None])
+        return ids, *targets(padded(wanted, width, IGNORE)), starts
+
+
+def rounded_up(size: int, step: int) -> int:
+    return int(-(-size // step) * step)
+
+
+def padded(values: np.ndarray, width: int, filler: int) -> np.ndarray:
+    return np.pad(values.astype(np.int64), (0, width - len(values)), constant_values=filler)
+
+
+def targets(wanted: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat positions of what is not IGNORE, and what is there; both filled up by TARGET_STEP."""
+    at = np.flatnonzero(wanted != IGNORE)
+    size = rounded_up(max(1, len(at)), TARGET_STEP)
+    found = padded(at, size, 0), padded(wanted.reshape(-1)[at], size, IGNORE)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+def common(ids: list[np.ndarray], wanted: list[np.ndarray]) -> int:
+    """How many tokens all rows begin with, none of which predicts a target; 0 if they are few.
+
+    Every row keeps a token of its own.
+    """
+    limit = min(int(np.argmax(np.append(row[:-1] != IGNORE, True))) for row in wanted)
+    first = np.stack([row[:limit] for row in ids])
+    found = int(np.argmin(np.append((first == first[0]).all(0), False)))
+    return found if found * (len(ids) - 1) >= SHARED_PART * sum(map(len, ids)) else 0
 
 
 class Plan:

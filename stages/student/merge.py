@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from stages.student.convert import EMBEDDING, HEAD, dtype_name, mapped_model, read_hf_config
 from stages.student.litgpt_import import LoRAConfig, LoRAGPT, LoRALinear, LoRAQKVLinear
-from stages.student.lowrank import joint_up
+from stages.student.lowrank import up_of
 from stages.student.weights import blocks, create_state, load_state, pieces
 from stages.support.errors import UserError
 from stages.support.files import read_json
@@ -47,8 +47,7 @@ def adapted_layers(model: LoRAGPT) -> dict[str, LoRALinear]:
 @torch.no_grad()
 def merged_pieces(weight: torch.Tensor, layer: LoRALinear) -> Iterator[torch.Tensor]:
     """`W + scale · B A` in float32 (https://arxiv.org/abs/2106.09685, section 4.1), some rows at a time."""
-    up = joint_up(layer) if isinstance(layer, LoRAQKVLinear) else layer.lora_B
-    done = 0
+    up, done = up_of(layer), 0
     for rows in pieces(weight):
         yield (up[done : done + len(rows)] @ layer.lora_A).mul_(layer.scaling).add_(rows)
         done += len(rows)

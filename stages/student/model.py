@@ -5,9 +5,10 @@ data-parallel wrappers see one forward call.
 """
 
 import torch
+import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from stages.student.attention import Heads, Packed, ShortAttention, packed_attention
+from stages.student.attention import Heads, Packed, ShortAttention, varlen_attention
 from stages.student.litgpt_import import (
     LoRAAttention,
     LoRABlock,
@@ -29,29 +30,37 @@ class QuickAttention(LoRAAttention):
     attend = staticmethod(ShortAttention.apply)
 
     def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None):
-        """Attention of (B, T, width). `mask`: a Packed, where the rows of the batch lie end to end."""
-        short = x.device.type == "cpu" and x.shape[1] <= BMM_LENGTH and mask is None
-        if not short or not self.plain:
-            return super().forward(x, cos, sin, mask, input_pos, input_pos_maxp1)
+        """Attention of (1, T, width), the rows that `mask`, a Packed, tells of. cos, sin: (1, T, rotary)."""
+        if mask.own is None:
+            return super().forward(x, cos, sin, mask)
+        if not self.plain or x.device.type != "cpu" or mask.longest > BMM_LENGTH:
+            return self.row_by_row(x, cos, sin, mask.whole())
         config = self.config
         share = config.n_head // config.n_query_groups
         heads = Heads(config.n_query_groups, share, config.head_size, config.rope_n_elem, self.scale)
-        return self.proj(self.attend(self.qkv(x), cos[0].to(x.dtype), sin[0].to(x.dtype), heads))
+        cos, sin = cos[0].to(x.dtype), sin[0].to(x.dtype)
+        return self.proj(self.attend(self.qkv(x)[0], cos, sin, heads, mask)[None])
+
+    def row_by_row(self, x: torch.Tensor, cos, sin, packed: Packed) -> torch.Tensor:
+        """litgpt's attention, of rows that are padded for it."""
+        y = super().forward(*(packed.rows(part[0]) for part in (x, cos, sin)))
+        y = y.flatten(0, 1).index_select(0, packed.back)
+        return F.pad(y, (0, 0, 0, x.shape[1] - len(y)))[None]
 
     @property
     def scale(self) -> float:
-        return (self.config.attention_scores_scalar or self.config.head_size) ** -0.5
+        return self.mscale**2 * (self.config.attention_scores_scalar or self.config.head_size) ** -0.5
 
     @property
     def plain(self) -> bool:
         config = self.config
         special = config.norm_qk or config.rope_interleave or config.attention_logit_softcapping
-        return not special and self.mscale == 1.0 and not self.apply_sliding_window_attention
+        return not special and not self.apply_sliding_window_attention
 
     def scaled_dot_product_attention(self, q, k, v, mask=None):
         if not isinstance(mask, Packed):
             return super().scaled_dot_product_attention(q, k, v, mask)
-        return packed_attention(q, k, v, mask, min(q.shape[2], self.config.block_size), self.scale)
+        return varlen_attention(q, k, v, mask, min(q.shape[2], self.config.block_size), self.scale)
 
 
 class QuickMLP(LoRAMLP):
@@ -60,14 +69,14 @@ class QuickMLP(LoRAMLP):
 
 
 class QuickBlock(LoRABlock):
-    def forward(self, x, cos, sin, dtype, packed: Packed | None = None, at: torch.Tensor | None = None):
-        """x (B, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
+    def forward(self, x, cos, sin, dtype, packed: Packed, at: torch.Tensor | None = None):
+        """x (1, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
 
-        With `at` (N,): only those rows of the flattened output, (N, width). The MLP runs on them alone.
+        With `at` (N,): only those tokens of the output, (N, width). The MLP runs on them alone.
         """
         mixed = self.post_attention_norm(self.attn(normed(self.norm_1, x, dtype), cos, sin, packed))
         if at is not None:
-            x, mixed = (part.flatten(0, 1).index_select(0, at) for part in (x, mixed))
+            x, mixed = (part[0].index_select(0, at) for part in (x, mixed))
         after = x + mixed
         inner = x if self.config.parallel_residual else after
         return after + self.post_mlp_norm(self.mlp(normed(self.norm_2 or self.norm_1, inner, dtype)))
@@ -111,7 +120,7 @@ class Student(LoRAGPT):
 
         ids: (B, T) token ids, right-padded with anything: attention is causal, padding never a target.
         at: (N,) positions in the flattened (B·T) hidden states that predict `targets` (N,); -100 is ignored.
-        starts: int32, where ids (1, T) are several rows end to end, as TokenRows.batch packs them.
+        starts: int32, where ids (1, T) are several rows end to end, as TokenRows.batch makes them.
         Under autocast the products are in its format; what is between the blocks stays as the embedding is.
         """
         device = ids.device.type
@@ -132,15 +141,23 @@ class Student(LoRAGPT):
 
     def hidden(self, ids, at, dtype: torch.dtype, starts: torch.Tensor | None = None) -> torch.Tensor:
         """Final normalised hidden states (N, width) at the flattened positions `at`, in `dtype`."""
-        length = ids.size(1)
-        packed = None if starts is None else Packed.of(starts, length)
-        places = slice(length) if packed is None else packed.position
-        cos, sin = self.cos[places].unsqueeze(0), self.sin[places].unsqueeze(0)
-        x = self.transformer.wte(ids)
+        packed = self.layout(ids, dtype, starts)
+        cos, sin = self.cos[packed.position][None], self.sin[packed.position][None]
+        x = self.transformer.wte(ids.view(1, -1))
         *blocks, last = self.transformer.h
         for block in blocks:
             x = self._run(block, x, cos, sin, dtype, packed)
         return normed(self.transformer.ln_f, self._run(last, x, cos, sin, dtype, packed, at), dtype)
+
+    def layout(self, ids: torch.Tensor, dtype: torch.dtype, starts: torch.Tensor | None) -> Packed:
+        """Rows end to end; those of a rectangle are, as it lies in memory."""
+        config, length = self.config, ids.numel()
+        special = config.sliding_window_size is not None or config.attention_logit_softcapping is not None
+        kernel = starts is not None and ids.is_cuda and dtype != torch.float32 and not special
+        if starts is None:
+            starts = torch.arange(0, length + 1, ids.shape[1], device=ids.device)
+            starts = torch.cat([starts, starts[-1:]])
+        return Packed.of(starts, length, by_row=not kernel)
 
     def _run(self, block: QuickBlock, *inputs) -> torch.Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -40,7 +40,7 @@ class Recipe(Knobs):
     quantize: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, frozen weights in 4 bits")
     packing: Literal["auto", "true", "false"] = Field(
         "auto",
-        description="rows of a forward pass end to end, without padding; auto: on CUDA in half precision",
+        description="rows of a forward pass end to end, without padding; auto: but for 32-true on CUDA",
     )
     checkpoint: bool = Field(
         False, description="keep each block's input only and compute the rest again: less memory, more time"

@@ -76,6 +76,8 @@ def finetune(
     fabric = make_fabric(recipe)
     model = build(base, recipe, fabric.device)
     model.checkpointing = recipe.checkpoint
+    if recipe.compile:
+        model.compile_blocks()
     trainable = sum(value.numel() for value in trained(model).values())
     longest = int(max(train.lengths.max(), val.lengths.max(initial=0)))
     if longest > model.config.block_size:
@@ -124,9 +126,13 @@ class Run:
         self.state, self.best = State(), {}
         self.log_every = max(1, self.plan.steps // CURVE_POINTS)
         self.first = fabric.is_global_zero
-        # auto: where a kernel for rows of several lengths runs
-        on_cuda = fabric.device.type == "cuda" and recipe.precision != "32-true"
-        self.packed = recipe.packing == "true" or (recipe.packing == "auto" and on_cuda)
+        cuda = fabric.device.type == "cuda"
+        # auto: all but rows that PyTorch has no kernel for
+        packed = recipe.packing == "true" or (
+            recipe.packing == "auto" and not (cuda and recipe.precision == "32-true")
+        )
+        # Dropout differs from row to row; the kernel on CUDA lets a row see itself only.
+        self.layout = {"packed": packed, "share": packed and not cuda and not recipe.lora_dropout}
 
     def train(self) -> None:
         state, recipe, steps = self.state, self.recipe, self.plan.steps
@@ -158,7 +164,7 @@ class Run:
         parts = micro_batches(rows, recipe.micro_batch_size, fabric.global_rank, fabric.world_size)
         for place, part in enumerate(parts):
             with fabric.no_backward_sync(self.model, enabled=place < len(parts) - 1):
-                total = self.model(*self._to_device(self.rows.batch(part, self.packed)))
+                total = self.model(*self._to_device(self.rows.batch(part, **self.layout)))
                 # Gradients of several ranks are averaged; times the ranks makes that a sum.
                 fabric.backward(total * (fabric.world_size / count))
             self.pending += total.detach().float()
@@ -209,7 +215,7 @@ class Run:
         self.model.eval()
         total = torch.zeros((), device=fabric.device)
         for part in micro_batches(order, size, fabric.global_rank, fabric.world_size):
-            total += self.model(*self._to_device(self.val.batch(part, self.packed)))
+            total += self.model(*self._to_device(self.val.batch(part, **self.layout)))
         self.model.train()
         return fabric.all_reduce(total, reduce_op="sum").item() / max(1, int(self.val.targets.sum()))
 

@@ -1,10 +1,21 @@
-"""Which of several processes this one is, by what torchrun, srun or Lightning Fabric has set."""
+"""This process among others: which of several it is, and how its threads share cores with strangers'."""
 
 import os
 
+SPINS = "5000"  # about a tenth of a millisecond
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def first_process() -> bool:
     """Whether this process is the one that writes; a process alone is."""
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
+
+
+def leave_idle_cores() -> None:
+    """Let a thread that waits for the others go to sleep soon. To be called before torch is imported.
+
+    libgomp's threads look for work for milliseconds before they do: where another program is busy on one of
+    the cores, they keep those waiting that have work.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
