@@ -23,7 +23,7 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
 
     from stages.student import convert, export, merge, parity
     from stages.student.weights import load_state
-    from stages.support.files import atomic_directory, verify_manifest
+    from stages.support.files import atomic_directory, seal, verify_manifest
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)
@@ -37,8 +37,10 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
         for directory in (merged, adapter):
             verify_manifest(directory)
         export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged)
+        sealed = beside.submit(seal, hf, "export", {})
         export.write_peft(peft, base, adapter, config)
         found = parity.check_export(base, adapter, merged, hf, peft, knobs.parity_tolerance)
+        sealed.result()
     return {"parity": found, "bytes": (layout.model(dataset, "hf") / "model.safetensors").stat().st_size}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -182,7 +183,8 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     """Yield an empty temporary sibling; on success add its manifest and put it in place of `path`.
 
     The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows; the
-    caller may fill the dict inside the block) and the `producer` (a stage name).
+    caller may fill the dict inside the block) and the `producer` (a stage name). A caller that has called
+    `seal` itself, beside other work, is not waited for again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,14 +193,23 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     temporary.mkdir()
     try:
         yield temporary
-        write_manifest(temporary, producer, rows or {})
-        for file in temporary.rglob("*"):
-            _fsync(file)
+        if not (temporary / MANIFEST).exists():
+            seal(temporary, producer, rows or {})
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def seal(directory: Path, producer: str, rows: dict[str, int]) -> None:
+    """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
+    with ThreadPoolExecutor(8) as pool:
+        synced = [pool.submit(_fsync, file) for file in directory.rglob("*")]
+        write_manifest(directory, producer, rows)
+        for each in synced:
+            each.result()
+    _fsync(directory)
 
 
 def write_manifest(directory: Path, producer: str, rows: dict[str, int]) -> None:
