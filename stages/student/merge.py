@@ -116,13 +116,19 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
             refusal = UserError(f"{file}: {name} is not base + adapter; run the merge stage again")
             if stored is None or (stored.shape, stored.dtype) != (like.shape, like.dtype):
                 raise refusal
-            if name not in layers and not torch.equal(like, stored):
+            if name not in layers and not _same_bits(like, stored):
                 raise refusal
             if name in layers:
                 layers[name].__class__ = COMPARED[type(layers[name])]
                 layers[name].stored = partial(lambda *at: state(at[0])[at[1]], number, name)
                 layers[name].refusal = refusal
     return model
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """`torch.equal` takes bfloat16 one by one, and words of four seven times as fast."""
+    whole = a.shape[-1] * a.element_size() % 8 == 0
+    return torch.equal(a.view(torch.int64), b.view(torch.int64)) if whole else torch.equal(a, b)
 
 
 class _Compared:
@@ -132,7 +138,7 @@ class _Compared:
         adapted, parts = super().forward(x[:1]), []
         for rows, found in zip(merged_pieces(self.linear.weight, self), pieces(self.stored()), strict=True):
             exact = F.linear(x[1:2], rows)
-            if not torch.equal(rows.to(found.dtype), found):
+            if not _same_bits(rows.to(found.dtype), found):
                 raise self.refusal
             parts.append(torch.cat([exact, F.linear(x[2:], rows.copy_(found))]))
         y = torch.cat(parts, dim=-1)
