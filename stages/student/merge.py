@@ -1,7 +1,6 @@
 """Base + adapter = merged model: added in float32, cast once, a block at a time."""
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from stages.student.convert import EMBEDDING, HEAD, dtype_name, mapped_model, read_hf_config
 from stages.student.litgpt_import import Config, LoRAConfig, LoRAGPT, LoRALinear, LoRAQKVLinear
 from stages.student.lowrank import joint_up
-from stages.student.weights import blocks, create_state, load_state, pieces
+from stages.student.weights import blocks, create_state, load_state, pieces, release
 from stages.support.errors import UserError
 from stages.support.files import read_json
 
@@ -106,22 +105,22 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
     file, config = merged / "lit_model.pth", "model_config.yaml"
     if Config.from_file(merged / config) != Config.from_file(base / config):
         raise UserError(f"{merged / config}: not the base's; run the merge stage again")
-    before = load_state(base)
+    before, after = load_state(base), load_state(merged)
     model = _adapted(before, base, adapter)
     layers = adapted_layers(model)
-    state = lru_cache(1)(lambda block: load_state(merged))  # mapped anew a block, which gives pages back
-    for number, block in enumerate(blocks(before)):
-        for name in block:
-            like, stored = before[name], state(number).get(name)
-            refusal = UserError(f"{file}: {name} is not base + adapter; run the merge stage again")
-            if stored is None or (stored.shape, stored.dtype) != (like.shape, like.dtype):
-                raise refusal
-            if name not in layers and not _same_bits(like, stored):
-                raise refusal
-            if name in layers:
-                layers[name].__class__ = COMPARED[type(layers[name])]
-                layers[name].stored = partial(lambda *at: state(at[0])[at[1]], number, name)
-                layers[name].refusal = refusal
+    for name, like in before.items():
+        stored = after.get(name)
+        refusal = UserError(f"{file}: {name} is not base + adapter; run the merge stage again")
+        if stored is None or (stored.shape, stored.dtype) != (like.shape, like.dtype):
+            raise refusal
+        if name in layers:
+            layers[name].__class__ = COMPARED[type(layers[name])]
+            layers[name].stored, layers[name].refusal = stored, refusal
+            continue
+        if not _same_bits(like, stored):
+            raise refusal
+        release(like)
+        release(stored)
     return model
 
 
@@ -136,11 +135,13 @@ class _Compared:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         adapted, parts = super().forward(x[:1]), []
-        for rows, found in zip(merged_pieces(self.linear.weight, self), pieces(self.stored()), strict=True):
+        for rows, found in zip(merged_pieces(self.linear.weight, self), pieces(self.stored), strict=True):
             exact = F.linear(x[1:2], rows)
             if not _same_bits(rows.to(found.dtype), found):
                 raise self.refusal
             parts.append(torch.cat([exact, F.linear(x[2:], rows.copy_(found))]))
+        release(self.linear.weight)
+        release(self.stored)
         y = torch.cat(parts, dim=-1)
         return torch.cat([adapted, y if self.linear.bias is None else y + self.linear.bias])
 

@@ -14,7 +14,7 @@ from stages.support.hashing import sha256_file
 MANIFEST = "manifest.json"
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -30,9 +30,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -183,8 +183,7 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     """Yield an empty temporary sibling; on success add its manifest and put it in place of `path`.
 
     The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows; the
-    caller may fill the dict inside the block) and the `producer` (a stage name). A caller that has called
-    `seal` itself, beside other work, is not waited for again.
+    caller may fill the dict inside the block) and the `producer` (a stage name).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,23 +192,22 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     temporary.mkdir()
     try:
         yield temporary
-        if not (temporary / MANIFEST).exists():
-            seal(temporary, producer, rows or {})
+        _seal(temporary, producer, rows or {})
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def seal(directory: Path, producer: str, rows: dict[str, int]) -> None:
+def _seal(directory: Path, producer: str, rows: dict[str, int]) -> None:
     """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
     with ThreadPoolExecutor(8) as pool:
-        synced = [pool.submit(_fsync, file) for file in directory.rglob("*")]
+        synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
         write_manifest(directory, producer, rows)
         for each in synced:
             each.result()
-    _fsync(directory)
+    fsync(directory)
 
 
 def write_manifest(directory: Path, producer: str, rows: dict[str, int]) -> None:
