@@ -138,6 +138,24 @@ def test_no_weight_is_ever_whole_in_float32(monkeypatch):
     assert 512 <= seen.elements <= 4096
 
 
+def resident_file_pages():
+    return next(
+        int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssFile")
+    )
+
+
+def test_pages_that_are_given_back_are_read_again(tmp_path):
+    torch.save({"a": torch.arange(1 << 22), "b": torch.arange(100)}, tmp_path / "lit_model.pth")
+    state = weights.load_state(tmp_path)
+    before = resident_file_pages()
+    total = state["a"].sum()
+    used = resident_file_pages() - before
+    weights.release(state["a"])
+    weights.release(state["b"])  # less than a page: stays
+    assert used > 30 << 20 and resident_file_pages() - before < 1 << 20
+    assert state["a"].sum() == total and torch.equal(state["b"], torch.arange(100))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mapped_bfloat16_model_computes_as_its_float32_copy(kind, tied, monkeypatch):
