@@ -191,6 +191,7 @@ def main() -> None:
     given = arguments.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "RETORT_TRACKING": "off"}
     home = Path.cwd()
+    (ROOT / "data").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "data") as scratch:
         place = Path(given.keep or scratch)
         place.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,9 @@ def repro(*arguments: str) -> None:
 
 def dvc(*arguments: str) -> int:
     """Run DVC; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "stages.support.dvc", "--wait-for-lock", *arguments]
+    ).returncode
 
 
 def headline(dataset: str) -> str:

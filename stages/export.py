@@ -23,7 +23,7 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
 
     from stages.student import convert, export, merge, parity
     from stages.student.weights import load_state
-    from stages.support.files import atomic_directory, verify_manifest
+    from stages.support.files import atomic_directory, fsync, verify_manifest
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)
@@ -33,12 +33,15 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
         atomic_directory(layout.model(dataset, "hf"), producer="export") as hf,
         atomic_directory(layout.model(dataset, "peft"), producer="export") as peft,
     ):
-        beside.submit(import_module, "peft")  # takes as long as the reading and writing of a large model
+        imported = beside.submit(import_module, "peft")  # as long as reading and writing a large model
         for directory in (merged, adapter):
             verify_manifest(directory)
         export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged)
+        imported.result()  # the gate computes on all cores: a busy thread beside it would delay each product
+        synced = beside.submit(fsync, hf / "model.safetensors")
         export.write_peft(peft, base, adapter, config)
         found = parity.check_export(base, adapter, merged, hf, peft, knobs.parity_tolerance)
+        synced.result()
     return {"parity": found, "bytes": (layout.model(dataset, "hf") / "model.safetensors").stat().st_size}
 
 

@@ -2,16 +2,19 @@
 
 import json
 import random
+import subprocess
 import sys
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 
 import pytest
 
 from stages.engines.protocol import Decoding, finished, open_engine, prepare, resolve
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
+from tests.graph import ROOT
 from tests.tiny import KINDS, WORDS, tiny_model
 
 SAMPLING = {"temperature": 1.0, "top_k": 100, "top_p": 0.95, "precision": "f32", "threads": 1}
@@ -312,6 +315,15 @@ def test_openvino_conversion_is_kept_and_old_ones_go(tmp_path, monkeypatch):
     tiny_model(model, "qwen2", seed=1)
     second = converted(model)
     assert second != first and not first.exists() and (first.parent / "openvino-d-hf-notes").exists()
+
+
+@pytest.mark.skipif(not version("torch").endswith("+cpu"), reason="only torch itself knows about a GPU")
+def test_a_torch_without_cuda_is_not_imported_to_learn_that():
+    probe = (
+        "import sys; from stages.engines.protocol import Decoding, resolve\n"
+        "assert resolve(Decoding(engine='transformers')).precision == 'f32' and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True)
 
 
 def test_auto_precision_is_decided():

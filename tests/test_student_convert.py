@@ -56,8 +56,8 @@ def test_scratch_layout_round_trip(tmp_path):
     (tmp_path / "out").mkdir()
     hf = export.neox_config(config, tied=True, eos_id=1, bos_id=0)
     export.write_hf(tmp_path / "out", state, hf, config, directory)
-    inputs = [torch.arange(2, 40)[None]]
-    again, first = (parity.hf_logits(parity.reload(d), inputs) for d in (tmp_path / "out", directory))
+    ids = torch.arange(2, 40)[None]
+    again, first = (parity.hf_logits(parity.reload(d), ids) for d in (tmp_path / "out", directory))
     assert parity.difference(again, first) == 0.0
     assert convert.litgpt_config(convert.read_hf_config(tmp_path / "out")) == config
 

@@ -187,15 +187,43 @@ def test_stale_merge_is_refused():
     assert not HF.exists() and not PEFT.exists()
 
 
-def test_wrong_config_is_refused():
-    student()
-    config = read_json(MERGED / "config.json")
-    config["use_parallel_residual"] = False
-    (MERGED / "config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("pythia", {"use_parallel_residual": False}),
+        ("llama", {"rms_norm_eps": 1e-3}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ("llama", {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}),
+        ("qwen3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    ],
+)
+def test_wrong_config_is_refused(kind, changes):
+    student(kind)
+    write_json(MERGED / "config.json", read_json(MERGED / "config.json") | changes)
     reseal(MERGED)
     with pytest.raises(UserError, match="merged and reloaded logits differ by"):
         export.run("d", ExportKnobs(base="m"))
     assert not HF.exists()
+
+
+def test_swapped_weights_are_refused(monkeypatch):
+    from stages.student import export as module
+
+    gate, up = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up"))
+    names, right = {gate: up, up: gate}, module.hf_weights
+    monkeypatch.setattr(module, "hf_weights", lambda *a: {names.get(k, k): v for k, v in right(*a).items()})
+    student("llama")
+    with pytest.raises(UserError, match="merged and reloaded logits differ by"):
+        export.run("d", ExportKnobs(base="m"))
+
+
+def test_other_settings_beside_the_merged_weights_are_refused():
+    student("llama")
+    file = MERGED / "model_config.yaml"
+    file.write_text(file.read_text().replace("norm_eps: 1.0e-05", "norm_eps: 1.0e-03"))
+    reseal(MERGED)
+    with pytest.raises(UserError, match="model_config.yaml: not the base's"):
+        export.run("d", ExportKnobs(base="m"))
 
 
 def test_wrong_peft_scale_is_refused(monkeypatch):
@@ -226,9 +254,9 @@ def test_tokenizer_that_encodes_differently_is_refused(fault):
 
 
 def test_difference_never_passes_over_nan():
-    one, nan = [torch.ones(1, 2, 3)], [torch.full((1, 2, 3), float("nan"))]
+    one, nan = torch.ones(1, 2, 3), torch.full((1, 2, 3), float("nan"))
     assert parity.difference(one, one) == 0 and parity.difference(one, nan) == float("inf")
-    assert parity.difference(one, [torch.ones(1, 2, 4)]) == float("inf")
+    assert parity.difference(one, torch.ones(1, 2, 4)) == float("inf")
 
 
 # --- rows ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Worker processes on this machine that finish items."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -53,6 +54,8 @@ def _start(job: items.Job, done) -> None:
     global _job, _done
     _job, _done = job, done
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    # Rows are saved: taking torch apart object by object would only keep the parent waiting for a second.
+    atexit.register(os._exit, 0)
 
     def follow() -> None:
         multiprocessing.parent_process().join()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from stages.student import merge
 from stages.student.convert import mapped_model, read_hf_config
 from stages.student.litgpt_import import GPT, Config
+from stages.student.merge import compared
 from stages.student.weights import Float32, load_state
 from stages.support.errors import UserError
 from stages.support.tokenizer import TextCodec
@@ -20,30 +20,30 @@ TEXTS = (
 )
 
 
-LENGTH = 32  # tokens of a row: enough for every layer and position to matter, few enough for a large model
+LENGTH = 16  # tokens: a wrong weight or setting shows in a few, and the work grows with them
 
 
-def probe(codec: TextCodec, config: Config) -> list[torch.Tensor]:
-    """One input (2, T) to compare logits on: real prompts, and random ids from the whole vocabulary."""
+def probe(codec: TextCodec, config: Config) -> torch.Tensor:
+    """The input (1, T) to compare logits on: half a real prompt, half random ids of the whole vocabulary."""
     limit = min(config.block_size, LENGTH)
-    random = torch.randint(0, config.vocab_size, (2, limit), generator=torch.Generator().manual_seed(0))
-    text = torch.tensor([id for ids in codec.prompts(list(TEXTS)) for id in ids][:limit])
-    random[0, : len(text)] = text
-    return [random]
+    ids = torch.randint(0, config.vocab_size, (1, limit), generator=torch.Generator().manual_seed(0))
+    text = torch.tensor([id for ids in codec.prompts(list(TEXTS)) for id in ids][: limit // 2])
+    ids[0, : len(text)] = text
+    return ids
 
 
 @torch.no_grad()
-def litgpt_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def litgpt_logits(model, ids: torch.Tensor) -> torch.Tensor:
     """Logits (B, T, vocabulary) in float32, whatever the weights are stored in."""
     with Float32():
-        return [model.eval()(ids) for ids in inputs]
+        return model.eval()(ids)
 
 
 @torch.no_grad()
-def hf_logits(model, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def hf_logits(model, ids: torch.Tensor) -> torch.Tensor:
     """Logits (B, T, vocabulary) in float32, whatever the weights are stored in."""
     with Float32():
-        return [model.eval()(input_ids=ids).logits for ids in inputs]
+        return model.eval()(input_ids=ids).logits
 
 
 def reload(directory: Path):
@@ -57,14 +57,11 @@ def reload(directory: Path):
     )
 
 
-def difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    """Largest absolute difference of two sets of logits; infinite if shapes differ or one is not finite."""
-    worst = 0.0
-    for left, right in zip(a, b, strict=True):
-        if left.shape != right.shape or not (left.isfinite().all() and right.isfinite().all()):
-            return float("inf")
-        worst = max(worst, (left - right).abs().max().item())
-    return float(f"{worst:.2e}")
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference of two logits; infinite if shapes differ or one is not finite."""
+    if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+        return float("inf")
+    return float(f"{(a - b).abs().max().item():.2e}")
 
 
 def _gate(name: str, value: float, tolerance: float) -> None:
@@ -112,24 +109,24 @@ def check_base(directory: Path, tolerance: float = 1e-3) -> dict:
     """A base directory read by litgpt and by transformers computes the same. Raises UserError."""
     config = Config.from_file(Path(directory) / "model_config.yaml")
     codec = TextCodec(directory)
-    inputs = probe(codec, config)
-    ours = litgpt_logits(mapped_model(GPT, config, load_state(directory)), inputs)
-    delta = difference(ours, hf_logits(reload(directory), inputs))
+    ids = probe(codec, config)
+    ours = litgpt_logits(mapped_model(GPT, config, load_state(directory)), ids)
+    delta = difference(ours, hf_logits(reload(directory), ids))
     _gate("litgpt and transformers", delta, tolerance)
     return {"litgpt_transformers": delta, "texts_equal": check_tokens(directory, codec)}
 
 
-def _reloaded_logits(hf: Path, inputs: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
+def _reloaded_logits(hf: Path, ids: torch.Tensor) -> tuple[torch.Tensor, bool]:
     """Logits, and whether head and embedding are one tensor once loaded."""
     model = reload(hf)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    return hf_logits(model, inputs), head.data_ptr() == embedding.data_ptr()
+    return hf_logits(model, ids), head.data_ptr() == embedding.data_ptr()
 
 
-def _peft_logits(base: Path, peft: Path, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+def _peft_logits(base: Path, peft: Path, ids: torch.Tensor) -> torch.Tensor:
     from peft import PeftModel
 
-    return hf_logits(PeftModel.from_pretrained(reload(base), str(peft)), inputs)
+    return hf_logits(PeftModel.from_pretrained(reload(base), str(peft)), ids)
 
 
 def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, tolerance: float) -> dict:
@@ -139,18 +136,13 @@ def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, 
     model is this sum, cast once, is checked exactly, so a stale or damaged one cannot pass. One model at a
     time is mapped into memory.
     """
-    merge.check_merged(base, adapter, merged)
-    codec, model = TextCodec(base), merge.adapted_model(base, adapter)
-    inputs = probe(codec, model.config)
-    adapted = litgpt_logits(model, inputs)
-    merge.use_merged(model)
-    found = {"adapter_merged": difference(adapted, litgpt_logits(model, inputs))}
-    del model
-    config = Config.from_file(merged / "model_config.yaml")
-    stored = litgpt_logits(mapped_model(GPT, config, load_state(merged)), inputs)
-    reloaded, tied = _reloaded_logits(hf, inputs)
+    codec = TextCodec(base)
+    ids = probe(codec, Config.from_file(base / "model_config.yaml"))
+    adapted, summed, stored = litgpt_logits(compared(base, adapter, merged), ids.expand(3, -1)).split(1)
+    found = {"adapter_merged": difference(adapted, summed)}
+    reloaded, tied = _reloaded_logits(hf, ids)
     found["merged_reloaded"] = difference(stored, reloaded)
-    found["adapter_peft"] = difference(adapted, _peft_logits(base, peft, inputs))
+    found["adapter_peft"] = difference(adapted, _peft_logits(base, peft, ids))
     for name, value in found.items():
         _gate(name.replace("_", " and "), value, tolerance)
     if tied != bool(read_hf_config(hf)["tie_word_embeddings"]):

@@ -4,6 +4,7 @@ A map of a file counts as memory in use as far as it was touched, so what reads 
 every block: the pages of the one before are given back, and stay in the system's cache.
 """
 
+import ctypes
 import json
 import mmap
 import re
@@ -32,6 +33,22 @@ def load_state(directory: Path, shared: bool = False) -> dict[str, torch.Tensor]
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); make it again") from None
+
+
+def release(mapped: torch.Tensor) -> None:
+    """Give back the pages of a tensor of `load_state` that was read; they stay in the system's cache.
+
+    Of no other tensor: one that is not mapped from a file, or was written to, would lose its values.
+    """
+    start = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = mapped.data_ptr() + mapped.nbytes - start
+    if length > 0:
+        advise = ctypes.CDLL(None).madvise
+        advise(
+            ctypes.c_void_p(start),
+            ctypes.c_size_t(length // mmap.PAGESIZE * mmap.PAGESIZE),
+            mmap.MADV_DONTNEED,
+        )
 
 
 def create_state(directory: Path, like: dict[str, torch.Tensor]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from stages.support.hashing import sha256_file
 MANIFEST = "manifest.json"
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -29,9 +30,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -191,14 +192,22 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     temporary.mkdir()
     try:
         yield temporary
-        write_manifest(temporary, producer, rows or {})
-        for file in temporary.rglob("*"):
-            _fsync(file)
+        _seal(temporary, producer, rows or {})
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seal(directory: Path, producer: str, rows: dict[str, int]) -> None:
+    """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
+    with ThreadPoolExecutor(8) as pool:
+        synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
+        write_manifest(directory, producer, rows)
+        for each in synced:
+            each.result()
+    fsync(directory)
 
 
 def write_manifest(directory: Path, producer: str, rows: dict[str, int]) -> None:
