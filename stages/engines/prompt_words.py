@@ -3,10 +3,11 @@
 import json
 import re
 from itertools import groupby
-from unicodedata import category
+
+from stages.support.words import in_word
 
 TERMINAL = re.compile(r"^PROMPT_WORDS: .*$", re.M)
-CHUNK = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\W_]+|.", re.S)  # an escape of JSON, a word, any other character
+UNIT = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.S)  # an escape of JSON, or a character
 
 
 def put_into(grammar: str, text: str) -> str:
@@ -21,9 +22,6 @@ def put_into(grammar: str, text: str) -> str:
 
 
 def chunks(text: str) -> list[str]:
-    """The parts of a text between which a value may begin and end; together they are the text.
-
-    Letters of a script without capitals are parts of their own: some have no spaces between words.
-    """
-    runs = (groupby(part, key=lambda letter: category(letter) == "Lo") for part in CHUNK.findall(text))
-    return [part for own in runs for alone, run in own for part in (run if alone else ["".join(run)])]
+    """The parts of a text between which a value may begin and end; together they are the text."""
+    runs = groupby(UNIT.findall(text), key=lambda unit: len(unit) == 1 and in_word(unit))
+    return [part for word, run in runs for part in (["".join(run)] if word else run)]

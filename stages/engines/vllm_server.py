@@ -6,7 +6,7 @@ No test here starts it, for want of vLLM and CUDA; what the template renders is 
 import json
 from pathlib import Path
 
-from stages.engines.protocol import Decoding
+from stages.engines.protocol import Decoding, cuda_is_available
 from stages.support.chat_template import ChatTemplate
 from stages.support.tokenizer import TextCodec
 
@@ -17,11 +17,7 @@ def available() -> bool:
     """Is vLLM installed, and a CUDA device there for it?"""
     from importlib.util import find_spec
 
-    if find_spec("vllm") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
+    return find_spec("vllm") is not None and cuda_is_available()
 
 
 def chat_template(codec: TextCodec, prompt: str) -> ChatTemplate:

@@ -32,14 +32,10 @@ def lora_config(base: Path, adapter: Path) -> LoRAConfig:
     )
 
 
-def adapted_model(base: Path, adapter: Path) -> LoRAGPT:
-    """The memory-mapped base with its adapter beside it, ready to run."""
-    return _adapted(load_state(base), base, adapter)
-
-
-def _adapted(before: dict[str, torch.Tensor], base: Path, adapter: Path) -> LoRAGPT:
-    state = before | load_file(Path(adapter) / "adapter.safetensors")
-    return mapped_model(LoRAGPT, lora_config(base, adapter), state)
+def adapted_model(state: dict[str, torch.Tensor], base: Path, adapter: Path) -> LoRAGPT:
+    """The base, whose memory-mapped `state` this is, with its adapter beside it, ready to run."""
+    both = state | load_file(Path(adapter) / "adapter.safetensors")
+    return mapped_model(LoRAGPT, lora_config(base, adapter), both)
 
 
 def adapted_layers(model: LoRAGPT) -> dict[str, LoRALinear]:
@@ -68,7 +64,7 @@ def merge(base: Path, adapter: Path, target: Path) -> dict:
     embedding with it. Returns the largest change of a weight (0 would mean an adapter that did nothing) and
     the dtype.
     """
-    layers = adapted_layers(adapted_model(base, adapter))
+    layers = adapted_layers(adapted_model(load_state(base), base, adapter))
     like = load_state(base)
     names, tied = list(like), bool(read_hf_config(base).get("tie_word_embeddings"))
     if tied and HEAD in layers:
@@ -105,7 +101,7 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
     if Config.from_file(merged / config) != Config.from_file(base / config):
         raise UserError(f"{merged / config}: not the base's; run the merge stage again")
     before, after = load_state(base), load_state(merged)
-    model = _adapted(before, base, adapter)
+    model = adapted_model(before, base, adapter)
     layers = adapted_layers(model)
     for name, like in before.items():
         stored = after.get(name)

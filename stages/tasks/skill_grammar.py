@@ -32,7 +32,8 @@ def lark(skills: Skills, max_length: int | None = None) -> str:
 
     Raises UserError where there are no skills.
     """
-    text = f"/({CHARACTER}){f'{{1,{max_length}}}' if max_length else '+'}/"
+    length = f"{{1,{max_length}}}" if max_length else "+"
+    text = f"/({CHARACTER}){length}/"
     terminals = {
         "TEXT": text,
         "PROMPT_WORDS": text,
@@ -45,9 +46,10 @@ def lark(skills: Skills, max_length: int | None = None) -> str:
 
 def gbnf(skills: Skills, max_length: int | None = None) -> str:
     """The same for llama.cpp. Raises UserError where there are no skills."""
+    length = f"{{1,{max_length}}}" if max_length else "+"
     character = CHARACTER.replace(r"\x5c[", r'"\\" [').replace(r"\x5cu", r'"\\u" ')
     terminals = {
-        "text": f"({character}){f'{{1,{max_length}}}' if max_length else '+'}",
+        "text": f"({character}){length}",
         "integer": _spelt(WHOLE),
         "number": f'({_spelt(WHOLE)}) ("." {FRACTION})? '
         f'| [1-9] ("." {FRACTION})? ("e+" ({_spelt(EXPONENT)}) | "e-" [0-9]{{1,3}})',

@@ -54,8 +54,8 @@ class Parameter(Part):
     def required(self) -> bool:
         return not self.optional and self.default is None
 
-    def problem_with(self, value: Value) -> str | None:
-        """Why this cannot be the argument, or None."""
+    def problem_with(self, value: Value, request: str | None = None) -> str | None:
+        """Why this cannot be the argument, or None. With the request, a verbatim value is held to it."""
         right = isinstance(value, PYTHON_TYPES[self.type])
         if not right or isinstance(value, bool) != (self.type == "boolean"):
             return f"expected a value of type {self.type}, found {value!r}"
@@ -63,6 +63,8 @@ class Parameter(Part):
             return f"expected a finite number or Unicode text, found {value!r}"
         if self.type == "enum" and value not in self.values:
             return f"expected one of {', '.join(self.values)}, found {value!r}"
+        if self.verbatim and request is not None and not is_verbatim(value, request):
+            return f"expected words of the request (verbatim), found {value!r}"
         return None
 
 
@@ -89,18 +91,13 @@ class Skill(Part):
         return {name: own.default for name, own in self.parameters.items() if own.default is not None}
 
     def problem_with(self, call: Call, request: str | None = None) -> str | None:
-        """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None.
-
-        With the request that it stands for, its verbatim values have to be words of that.
-        """
+        """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None."""
         for name, value in call.arguments.items():
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "none"
                 return f"{self.name} has no parameter '{name}' (it has {known})"
-            if problem := self.parameters[name].problem_with(value):
+            if problem := self.parameters[name].problem_with(value, request):
                 return f"{self.name}, {name}: {problem}"
-            if self.parameters[name].verbatim and request is not None and not is_verbatim(value, request):
-                return f"{self.name}, {name}: expected words of the request (verbatim), found {value!r}"
         for name, parameter in self.parameters.items():
             if parameter.required and name not in call.arguments:
                 return f"{self.name} needs its parameter '{name}'"

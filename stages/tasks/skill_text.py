@@ -182,12 +182,11 @@ def _as_its_examples_are(name: str, parameters: dict, said: list[Said]) -> dict[
 
     def found(key: str, own: Parameter) -> Parameter:
         there = [(arguments[key], user) for user, arguments in given if key in arguments]
-        verbatim = own.type == "string" and len(there) >= ENOUGH
-        verbatim = verbatim and all(
+        verbatim = own.type == "string" and all(
             isinstance(value, str) and is_verbatim(value, user) for value, user in there
         )
         optional = own.optional or len(there) < len(given)
-        return own.model_copy(update={"optional": optional, "verbatim": verbatim})
+        return own.model_copy(update={"optional": optional, "verbatim": verbatim and len(there) >= ENOUGH})
 
     return {key: found(key, own) for key, own in parameters.items()}
 

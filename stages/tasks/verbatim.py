@@ -1,6 +1,6 @@
 """Where the words of a value stand in a text."""
 
-from unicodedata import category
+from stages.support.words import in_word
 
 
 def span(value: str, text: str) -> tuple[int, int] | None:
@@ -27,9 +27,5 @@ def is_verbatim(value: str, text: str) -> bool:
 
 
 def _joined(text: str, left: int, right: int) -> bool:
-    """Are these two neighbours inside one word? Letters without capitals never are: see prompt_words."""
-    return 0 <= left and right < len(text) and _of_word(text[left]) and _of_word(text[right])
-
-
-def _of_word(char: str) -> bool:
-    return char.isalnum() and category(char) != "Lo"
+    """Are these two neighbours inside one word?"""
+    return 0 <= left and right < len(text) and in_word(text[left]) and in_word(text[right])

@@ -64,9 +64,9 @@ class Phrases:
         return NAME.sub(lambda found: self._named(found[1]), text).replace("&", "")
 
     def _named(self, name: str) -> str:
-        special = getattr(self, f"_{name}", None)
         if name in OPEN and self.chance.random() < COINED:
             return self._coined()
+        special = getattr(self, f"_{name}", None)
         return special() if special else self.expand(self.chance.choice(self.names[name]))
 
     def _coined(self) -> str:
