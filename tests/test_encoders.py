@@ -40,6 +40,16 @@ def test_a_word_of_one_text_is_left_out_where_texts_are_many():
     assert load(Encoder(), [*shared[:99], "zebra"]).encode(["zebra"], "observed").any()
 
 
+@pytest.mark.parametrize("again", [0, 3], ids=["distinct", "one text said four times"])
+def test_few_texts_keep_their_cosines(again):
+    texts = ["sort arrays", "read files", "read a file and sort it", *["sort arrays"] * again]
+    encoder = load(Encoder(), texts)
+    full = encoder.vectorizer.transform(texts).toarray()
+    found = encoder.encode(texts, "observed")
+    assert encoder.dims == 3
+    np.testing.assert_allclose(found @ found.T, full @ full.T, atol=1e-6)
+
+
 def test_texts_without_words():
     with pytest.raises(UserError, match="share no words"):
         load(Encoder(), ["?", "!"])

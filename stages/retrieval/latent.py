@@ -30,12 +30,16 @@ class LatentSemantic:
             matrix = self.vectorizer.fit_transform(chain(head, rest))
         except ValueError:
             raise UserError("the documents and queries share no words to build TF-IDF from") from None
-        rank = min(dims, min(matrix.shape) - 1)
+        # all of a small matrix's rank: with less, few texts may have a word that no axis keeps
+        rank = min(dims, *matrix.shape)
         self.components, self.dims = None, matrix.shape[1]
-        if rank > 0:
+        if rank > 1:
             with threadpool_limits(1):  # sums in another order differ in the last bits
                 found = TruncatedSVD(rank, algorithm="randomized", random_state=0).fit(matrix)
-            self.components, self.dims = np.ascontiguousarray(found.components_.T), rank
+            values = found.singular_values_
+            # axes without a value are noise: texts said twice have fewer axes than texts
+            own = values > values[0] * max(matrix.shape) * np.finfo(np.float32).eps
+            self.components, self.dims = np.ascontiguousarray(found.components_[own].T), int(own.sum())
 
     def encode(self, texts: list[str], side: str) -> np.ndarray:
         """float32 (texts, dims): rows of length 1, or 0 without a known word; sides are alike."""
