@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.student.recipe import Recipe
 from stages.support import layout
 from stages.support.cli import stage
-from stages.support.processes import first_process, leave_idle_cores
+from stages.support.processes import first_process
 
 # They say how the work is laid out, not what is computed: a state is continued whatever they are.
 LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"}
@@ -26,7 +26,6 @@ class FinetuneKnobs(Recipe):
 
 @stage("finetune", FinetuneKnobs)
 def command(dataset: str, knobs: FinetuneKnobs) -> dict:
-    leave_idle_cores()
     import shutil
 
     from safetensors.torch import save_file

@@ -255,7 +255,7 @@ def test_gradients_are_clipped(workplace):
 def test_best_checkpoint_and_patience(workplace):
     """With a wild rate the validation loss turns bad; the adapter kept is the one of its best validation."""
     found = finetune.run(
-        "d", knobs(epochs=6, lr=0.3, min_lr=0.3, warmup_steps=0, eval_interval=2, patience=3)
+        "d", knobs(epochs=20, lr=0.3, min_lr=0.3, warmup_steps=0, eval_interval=2, patience=3)
     )
     losses = {row["step"]: row["val_loss"] for row in curve() if "val_loss" in row and row["step"]}
     assert found["best_step"] == min(losses, key=losses.get) and found["val_loss"] == min(losses.values())

@@ -7,7 +7,7 @@ import torch
 from stages.student.litgpt_import import LoRAConfig, LoRALinear, lora_filter, mark_only_lora_as_trainable
 from stages.student.model import Student
 from stages.student.recipe import TARGETS, Recipe
-from stages.student.weights import load_state
+from stages.student.weights import Unfilled, load_state
 from stages.support.errors import UserError
 
 # What a precision stands for: the format of the weights, and that of the products with frozen ones.
@@ -32,7 +32,7 @@ def build(base: Path, recipe: Recipe, device: torch.device | str = "cpu") -> Stu
         lora_dropout=recipe.lora_dropout,
         **{f"lora_{name}": getattr(recipe, f"lora_{name}") for name in TARGETS},
     )
-    with torch.device("meta"):
+    with Unfilled():
         model = Student(config)
     weights, products = FORMATS[recipe.precision]
     model.to(weights)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stages.student.litgpt_import import Config, from_hf, save_config
-from stages.student.weights import blocks, create_state, load_state
+from stages.student.weights import Unfilled, blocks, create_state, load_state
 from stages.support.errors import UserError
 from stages.support.files import read_json, write_json
 from stages.support.tokenizer import TextCodec
@@ -170,10 +170,9 @@ def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
 
 def mapped_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
     """A litgpt model of class `kind` that holds the very tensors of `state`, ready to run."""
-    with torch.device("meta"):
+    with Unfilled():
         model = kind(config)
     model.load_state_dict(state, assign=True)
-    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
     return model.eval()
 
 
@@ -273,7 +272,7 @@ def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
 def _check_shapes(state: dict[str, torch.Tensor], config: Config, source: Path) -> None:
     from stages.student.litgpt_import import GPT
 
-    with torch.device("meta"):
+    with Unfilled():
         wanted = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
     for name in sorted(set(wanted) | set(state)):
         found = tuple(state[name].shape) if name in state else None

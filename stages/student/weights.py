@@ -97,6 +97,22 @@ def write_safetensors(
             stream.write(tensor.contiguous().view(torch.uint8).numpy())
 
 
+class Unfilled(TorchFunctionMode):
+    """Inside, layers get parameters on the meta device, and nothing is drawn for them.
+
+    Unlike in `with torch.device("meta")`, what is computed is computed on the CPU: for the meta device torch
+    would import its compiler, which takes most of a second.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.empty, torch.ones, torch.zeros):
+            kwargs = {**kwargs, "device": kwargs.get("device") or "meta"}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
 class Float32(TorchFunctionMode):
     """Inside, layers compute in float32 whatever their weights are stored in, cast a piece at a time.
 

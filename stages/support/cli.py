@@ -123,7 +123,9 @@ def _run(name: str, file: str, run: Callable, dataset: str, model: type[Knobs], 
     knobs = valid(model, values, f"params.yaml, {name}.{dataset}")
     from stages.support import tracking
     from stages.support.files import write_json
+    from stages.support.processes import leave_idle_cores
 
+    leave_idle_cores()
     started = time.monotonic()
     with tracking.stage_run(name, dataset, knobs.model_dump()) as record:
         result = run(dataset, knobs)
