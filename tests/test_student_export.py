@@ -188,6 +188,35 @@ def test_stale_merge_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("place", "sealed", "told"),
+    [(0, True, None), (0, False, "checksum differs"), (-1, True, r"mlp.proj.weight is not base \+ adapter")],
+)
+def test_sums_rounded_by_another_cpu_are_taken_if_the_file_is_the_one_that_was_made(place, sealed, told):
+    """A sum that lies in the middle of two numbers may become either, and no other one."""
+    student(dtype=torch.bfloat16)
+    state = {name: value.clone() for name, value in load_state(MERGED).items()}
+    adapter, name = (
+        load_file(layout.model("d", "adapter") / "adapter.safetensors"),
+        "transformer.h.0.mlp.proj",
+    )
+    update = adapter[f"{name}.lora_B"] @ adapter[f"{name}.lora_A"] * 8.0
+    exact, stored = load_state(BASE)[f"{name}.weight"].float() + update, state[f"{name}.weight"]
+    away = torch.where(exact.abs() > stored.abs(), 1, -1).to(torch.int16)
+    other = (stored.view(torch.int16) + away).view(torch.bfloat16)
+    further = ((other - exact).abs() - (stored - exact).abs()) / exact.abs()
+    chosen = further.flatten().argsort()[place]
+    stored.flatten()[chosen] = other.flatten()[chosen]
+    torch.save(state, MERGED / "lit_model.pth")
+    if sealed:
+        reseal(MERGED)
+    if told is None:
+        return export.run("d", ExportKnobs(base="m"))
+    with pytest.raises(UserError, match=told):
+        export.run("d", ExportKnobs(base="m"))
+    assert not HF.exists()
+
+
+@pytest.mark.parametrize(
     ("kind", "changes"),
     [
         ("pythia", {"use_parallel_residual": False}),

@@ -1,6 +1,7 @@
 """Base + adapter = merged model: added in float32, cast once, a block at a time."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from stages.student.lowrank import up_of
 from stages.student.weights import blocks, create_state, load_state, pieces, release
 from stages.support.errors import UserError
 from stages.support.files import read_json
+
+ORDER = 1e-6  # of float32 sums of the same numbers: how much their order may matter, as a share of their size
 
 
 def lora_config(base: Path, adapter: Path) -> LoRAConfig:
@@ -95,14 +98,15 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
     """A model of three rows, each its own way: with the adapter, with the float32 sum, with what is stored.
 
     Each weight is read once for all three. Raises UserError, here or while it runs, unless what is stored is
-    this base and this adapter, cast once, bit for bit.
+    this base and this adapter, cast once. Of sums that another kind of CPU has rounded otherwise, the names
+    are in its `rounded` when it has run: damage of their last bits would look alike.
     """
     file, config = merged / "lit_model.pth", "model_config.yaml"
     if Config.from_file(merged / config) != Config.from_file(base / config):
         raise UserError(f"{merged / config}: not the base's; run the merge stage again")
     before, after = load_state(base), load_state(merged)
     model = adapted_model(before, base, adapter)
-    layers = adapted_layers(model)
+    layers, model.rounded = adapted_layers(model), set()
     for name, like in before.items():
         stored = after.get(name)
         refusal = UserError(f"{file}: {name} is not base + adapter; run the merge stage again")
@@ -111,6 +115,7 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
         if name in layers:
             layers[name].__class__ = COMPARED[type(layers[name])]
             layers[name].stored, layers[name].refusal = stored, refusal
+            layers[name].otherwise = partial(model.rounded.add, name)
             continue
         if not _same_bits(like, stored):
             raise refusal
@@ -125,17 +130,27 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(torch.int64), b.view(torch.int64)) if whole else torch.equal(a, b)
 
 
+def _same_but_rounding(exact: torch.Tensor, found: torch.Tensor, old: torch.Tensor) -> bool:
+    """Whether `found` is a cast of the float32 sum `exact`, or of one whose products were added otherwise."""
+    size = exact.abs()
+    slack = size * torch.finfo(found.dtype).eps / 2 + (size + old.abs()) * ORDER
+    return bool(((exact - found).abs() <= slack).all())
+
+
 class _Compared:
     """An adapted layer whose input (3, T, in) has a row for each of the three ways."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        adapted, parts = super().forward(x[:1]), []
-        for rows, found in zip(merged_pieces(self.linear.weight, self), pieces(self.stored), strict=True):
+        adapted, parts, weight = super().forward(x[:1]), [], self.linear.weight
+        each = zip(merged_pieces(weight, self), pieces(self.stored), pieces(weight), strict=True)
+        for rows, found, old in each:
             exact = F.linear(x[1:2], rows)
             if not _same_bits(rows.to(found.dtype), found):
-                raise self.refusal
+                if not _same_but_rounding(rows, found, old):
+                    raise self.refusal
+                self.otherwise()
             parts.append(torch.cat([exact, F.linear(x[2:], rows.copy_(found))]))
-        release(self.linear.weight)
+        release(weight)
         release(self.stored)
         y = torch.cat(parts, dim=-1)
         return torch.cat([adapted, y if self.linear.bias is None else y + self.linear.bias])

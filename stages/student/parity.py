@@ -9,6 +9,7 @@ from stages.student.litgpt_import import GPT, Config
 from stages.student.merge import compared
 from stages.student.weights import Float32, load_state
 from stages.support.errors import UserError
+from stages.support.files import verify_manifest
 from stages.support.tokenizer import TextCodec
 
 TEXTS = (
@@ -133,12 +134,15 @@ def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, 
     """Adapter = merged = reloaded = PEFT, and token ids equal. Raises UserError naming the broken link.
 
     Logits are compared in float32, those of adapter, merged and PEFT with the float32 sum; that the stored
-    model is this sum, cast once, is checked exactly, so a stale or damaged one cannot pass. One model at a
-    time is mapped into memory.
+    model is this sum, cast once, is checked for each weight, so a stale or damaged one cannot pass. One model
+    at a time is mapped into memory.
     """
     codec = TextCodec(base)
     ids = probe(codec, Config.from_file(base / "model_config.yaml"))
-    adapted, summed, stored = litgpt_logits(compared(base, adapter, merged), ids.expand(3, -1)).split(1)
+    model = compared(base, adapter, merged)
+    adapted, summed, stored = litgpt_logits(model, ids.expand(3, -1)).split(1)
+    if model.rounded:
+        verify_manifest(merged)
     found = {"adapter_merged": difference(adapted, summed)}
     reloaded, tied = _reloaded_logits(hf, ids)
     found["merged_reloaded"] = difference(stored, reloaded)
