@@ -50,6 +50,12 @@ def test_few_texts_keep_their_cosines(again):
     np.testing.assert_allclose(found @ found.T, full @ full.T, atol=1e-6)
 
 
+def test_a_rare_word_among_many_texts_keeps_its_axis():
+    encoder = load(Encoder(), ["common"] * 60_000 + ["rare"] * 2)
+    assert encoder.dims == 2
+    assert encoder.encode(["rare"], "observed") @ encoder.encode(["common"], "observed").T < 1e-3
+
+
 def test_texts_without_words():
     with pytest.raises(UserError, match="share no words"):
         load(Encoder(), ["?", "!"])

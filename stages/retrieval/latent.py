@@ -12,6 +12,7 @@ from stages.retrieval.words import tokens
 from stages.support.errors import UserError
 
 FEW = 100  # texts; among more, a word of one text alone relates it to nothing
+NOISE = 1e-5  # of the largest singular value; float32 leaves less than 1e-6 where there is none
 
 
 class LatentSemantic:
@@ -36,9 +37,8 @@ class LatentSemantic:
         if rank > 1:
             with threadpool_limits(1):  # sums in another order differ in the last bits
                 found = TruncatedSVD(rank, algorithm="randomized", random_state=0).fit(matrix)
-            values = found.singular_values_
             # axes without a value are noise: texts said twice have fewer axes than texts
-            own = values > values[0] * max(matrix.shape) * np.finfo(np.float32).eps
+            own = found.singular_values_ > found.singular_values_[0] * NOISE
             self.components, self.dims = np.ascontiguousarray(found.components_[own].T), int(own.sum())
 
     def encode(self, texts: list[str], side: str) -> np.ndarray:
