@@ -55,7 +55,8 @@ merged = Path("models/d/merged")
 verify_manifest(merged)
 config = merge.lora_config(Path("models/base/m"), Path("models/d/adapter"))
 with atomic_directory(Path("models/d/weights"), producer="export") as hf:
-    export.write_hf(hf, convert.load_state(merged), convert.read_hf_config(merged), config, merged)
+    state, hf_config = convert.load_state(merged), convert.read_hf_config(merged)
+    export.write_hf(hf, state, hf_config, config, merged, mapped=True)
 """
 STAGES = {
     "base": [sys.executable, "-m", "stages.base", "m", "--path", "source"],

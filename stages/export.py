@@ -36,7 +36,7 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
         imported = beside.submit(import_module, "peft")  # as long as reading and writing a large model
         verify_manifest(adapter)
         verify_manifest(merged, sized=["lit_model.pth"])  # the gate compares all of it
-        export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged)
+        export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged, mapped=True)
         imported.result()  # the gate computes on all cores: a busy thread beside it would delay each product
         synced = beside.submit(fsync, hf / "model.safetensors")
         export.write_peft(peft, base, adapter, config)

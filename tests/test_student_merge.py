@@ -156,6 +156,18 @@ def test_pages_that_are_given_back_are_read_again(tmp_path):
     assert state["a"].sum() == total and torch.equal(state["b"], torch.arange(100))
 
 
+def test_a_layer_gives_back_what_it_mapped_and_nothing_else(tmp_path):
+    torch.save({"weight": torch.randn(2048, 2048)}, tmp_path / "lit_model.pth")
+    mapped, own = (torch.nn.Linear(2048, 2048, bias=False) for _ in range(2))
+    mapped.weight = torch.nn.Parameter(weights.load_state(tmp_path)["weight"], requires_grad=False)
+    model, x = torch.nn.Sequential(mapped, own), torch.randn(1, 2048)
+    once = model(x)
+    weights.release_as_it_runs(model, tmp_path)
+    before = resident_file_pages()
+    assert torch.equal(model(x), once) and torch.equal(model(x), once)
+    assert before - resident_file_pages() > 15 << 20
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mapped_bfloat16_model_computes_as_its_float32_copy(kind, tied, monkeypatch):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.student.convert import EMBEDDING, HEAD, copy_companions, dtype_name, head_key, read_hf_config
 from stages.student.litgpt_import import Config, LoRAConfig, to_hf
-from stages.student.weights import blocks, write_safetensors
+from stages.student.weights import blocks, release, write_safetensors
 from stages.support.files import read_json, write_json
 
 
@@ -33,27 +33,35 @@ def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict
 
 
 def _hf_blocks(
-    state: dict[str, torch.Tensor], hf: dict, config: Config
+    state: dict[str, torch.Tensor], hf: dict, config: Config, mapped: bool = False
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """`hf_weights` one by one, converted a block at a time."""
     for block in blocks(state):
         yield from hf_weights({name: state[name] for name in block}, hf, config).items()
+        for name in block if mapped else ():
+            release(state[name])
 
 
 def write_hf(
-    target: Path, state: dict[str, torch.Tensor], hf: dict, config: Config, companions: Path | None
+    target: Path,
+    state: dict[str, torch.Tensor],
+    hf: dict,
+    config: Config,
+    companions: Path | None,
+    mapped: bool = False,
 ) -> dict:
     """Write config.json, model.safetensors and, from the directory `companions`, the tokenizer files.
 
     `tie_word_embeddings` and `dtype` are written as the weights are: loaders that tie by the flag would
-    otherwise drop an adapted head, and transformers 5 loads in the dtype that config.json states.
+    otherwise drop an adapted head, and transformers 5 loads in the dtype that config.json states. Of a state
+    that is `mapped` by `load_state`, what was written is given back.
     Returns the config as written.
     """
     tied = bool(hf.get("tie_word_embeddings")) and torch.equal(state[HEAD], state[EMBEDDING])
     hf = {key: value for key, value in hf.items() if key != "torch_dtype"}
     hf |= {"tie_word_embeddings": tied, "dtype": dtype_name(state)}
     layout = dict(_hf_blocks({name: value.to("meta") for name, value in state.items()}, hf, config))
-    write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config))
+    write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config, mapped))
     write_json(target / "config.json", hf)
     if companions is not None:
         copy_companions(companions, target)

@@ -7,7 +7,7 @@ import torch
 from stages.student.convert import mapped_model, read_hf_config
 from stages.student.litgpt_import import GPT, Config
 from stages.student.merge import compared
-from stages.student.weights import Float32, load_state
+from stages.student.weights import Float32, load_state, release_as_it_runs
 from stages.support.errors import UserError
 from stages.support.files import verify_manifest
 from stages.support.tokenizer import TextCodec
@@ -53,9 +53,11 @@ def reload(directory: Path):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         Path(directory).resolve(), dtype="auto", local_files_only=True, trust_remote_code=False
     )
+    release_as_it_runs(model, directory)
+    return model
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,6 +9,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,6 +50,30 @@ def release(mapped: torch.Tensor) -> None:
             ctypes.c_size_t(length // mmap.PAGESIZE * mmap.PAGESIZE),
             mmap.MADV_DONTNEED,
         )
+
+
+def release_as_it_runs(model: torch.nn.Module, directory: Path) -> None:
+    """Let each layer give back what it has mapped from the files of `directory`, whenever it has run."""
+    places = _mapped_from(Path(directory).resolve())
+    for layer in model.modules():
+        own = [
+            p.data for p in layer.parameters(recurse=False) if any(p.data_ptr() in place for place in places)
+        ]
+        if own:
+            layer.register_forward_hook(partial(_release_all, own))
+
+
+def _release_all(tensors: list[torch.Tensor], *_) -> None:
+    for tensor in tensors:
+        release(tensor)
+
+
+def _mapped_from(directory: Path) -> list[range]:
+    """Addresses of this process's memory that are pages of a file of `directory` (man 5 proc_pid_maps)."""
+    maps = Path("/proc/self/maps")  # of Linux
+    fields = [line.split(maxsplit=5) for line in maps.read_text().splitlines()] if maps.exists() else []
+    found = [own[0].split("-") for own in fields if Path(own[-1]).parent == directory]
+    return [range(int(start, 16), int(end, 16)) for start, end in found]
 
 
 def create_state(directory: Path, like: dict[str, torch.Tensor]) -> None:
