@@ -195,10 +195,8 @@ def test_sums_rounded_by_another_cpu_are_taken_if_the_file_is_the_one_that_was_m
     """A sum that lies in the middle of two numbers may become either, and no other one."""
     student(dtype=torch.bfloat16)
     state = {name: value.clone() for name, value in load_state(MERGED).items()}
-    adapter, name = (
-        load_file(layout.model("d", "adapter") / "adapter.safetensors"),
-        "transformer.h.0.mlp.proj",
-    )
+    adapter = load_file(layout.model("d", "adapter") / "adapter.safetensors")
+    name = "transformer.h.0.mlp.proj"
     update = adapter[f"{name}.lora_B"] @ adapter[f"{name}.lora_A"] * 8.0
     exact, stored = load_state(BASE)[f"{name}.weight"].float() + update, state[f"{name}.weight"]
     away = torch.where(exact.abs() > stored.abs(), 1, -1).to(torch.int16)

@@ -1,7 +1,6 @@
 """Base + adapter = merged model: added in float32, cast once, a block at a time."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -98,15 +97,15 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
     """A model of three rows, each its own way: with the adapter, with the float32 sum, with what is stored.
 
     Each weight is read once for all three. Raises UserError, here or while it runs, unless what is stored is
-    this base and this adapter, cast once. Of sums that another kind of CPU has rounded otherwise, the names
-    are in its `rounded` when it has run: damage of their last bits would look alike.
+    this base and this adapter, cast once. When it has run, its adapted layers tell by `rounded` whether
+    another kind of CPU has rounded their sums otherwise: damage of last bits would look alike.
     """
     file, config = merged / "lit_model.pth", "model_config.yaml"
     if Config.from_file(merged / config) != Config.from_file(base / config):
         raise UserError(f"{merged / config}: not the base's; run the merge stage again")
     before, after = load_state(base), load_state(merged)
     model = adapted_model(before, base, adapter)
-    layers, model.rounded = adapted_layers(model), set()
+    layers = adapted_layers(model)
     for name, like in before.items():
         stored = after.get(name)
         refusal = UserError(f"{file}: {name} is not base + adapter; run the merge stage again")
@@ -115,7 +114,6 @@ def compared(base: Path, adapter: Path, merged: Path) -> LoRAGPT:
         if name in layers:
             layers[name].__class__ = COMPARED[type(layers[name])]
             layers[name].stored, layers[name].refusal = stored, refusal
-            layers[name].otherwise = partial(model.rounded.add, name)
             continue
         if not _same_bits(like, stored):
             raise refusal
@@ -140,6 +138,8 @@ def _same_but_rounding(exact: torch.Tensor, found: torch.Tensor, old: torch.Tens
 class _Compared:
     """An adapted layer whose input (3, T, in) has a row for each of the three ways."""
 
+    rounded = False
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         adapted, parts, weight = super().forward(x[:1]), [], self.linear.weight
         each = zip(merged_pieces(weight, self), pieces(self.stored), pieces(weight), strict=True)
@@ -148,7 +148,7 @@ class _Compared:
             if not _same_bits(rows.to(found.dtype), found):
                 if not _same_but_rounding(rows, found, old):
                     raise self.refusal
-                self.otherwise()
+                self.rounded = True
             parts.append(torch.cat([exact, F.linear(x[2:], rows.copy_(found))]))
         release(weight)
         release(self.stored)

@@ -6,7 +6,7 @@ import torch
 
 from stages.student.convert import mapped_model, read_hf_config
 from stages.student.litgpt_import import GPT, Config
-from stages.student.merge import compared
+from stages.student.merge import adapted_layers, compared
 from stages.student.weights import Float32, load_state, release_as_it_runs
 from stages.support.errors import UserError
 from stages.support.files import verify_manifest
@@ -143,7 +143,7 @@ def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, 
     ids = probe(codec, Config.from_file(base / "model_config.yaml"))
     model = compared(base, adapter, merged)
     adapted, summed, stored = litgpt_logits(model, ids.expand(3, -1)).split(1)
-    if model.rounded:
+    if any(layer.rounded for layer in adapted_layers(model).values()):
         verify_manifest(merged)
     found = {"adapter_merged": difference(adapted, summed)}
     reloaded, tied = _reloaded_logits(hf, ids)
