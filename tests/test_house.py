@@ -46,6 +46,18 @@ def test_help_of_every_script_imports_nothing_heavy():
         assert re.search(rf"Usage: {name} ", done.stdout), name
 
 
+def test_garbage_is_looked_for_seldom_and_not_at_the_end():
+    """A look through torch, transformers and PEFT takes a second."""
+    script = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count() > 0))\n"
+        "from stages.params import cli\n"
+        "cli()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["10000 True"], done.stderr
+
+
 def test_files_stay_short():
     for path in (ROOT / "stages").rglob("*.py"):
         lines = path.read_text("utf-8").count("\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.engines import items
 from stages.support.errors import UserError
+from stages.support.processes import collect_seldom
 from stages.support.progress import Progress
 
 _job = None
@@ -53,6 +54,7 @@ def run_items(
 def _start(job: items.Job, done) -> None:
     global _job, _done
     _job, _done = job, done
+    collect_seldom()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     # Rows are saved: taking torch apart object by object would only keep the parent waiting for a second.
     atexit.register(os._exit, 0)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.support import layout
 from stages.support.errors import UserError
+from stages.support.processes import collect_seldom, leave_idle_cores
 
 # About a path that was named: its user can mend them.
 PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -123,7 +124,6 @@ def _run(name: str, file: str, run: Callable, dataset: str, model: type[Knobs], 
     knobs = valid(model, values, f"params.yaml, {name}.{dataset}")
     from stages.support import tracking
     from stages.support.files import write_json
-    from stages.support.processes import leave_idle_cores
 
     leave_idle_cores()
     started = time.monotonic()
@@ -145,6 +145,7 @@ def _peak_mib() -> int:
 
 def _guarded(work: Callable[[], None]) -> int:
     """Run `work`; user errors become one line on stderr and exit code 2."""
+    collect_seldom()
     try:
         work()
     except UserError as error:

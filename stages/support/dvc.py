@@ -11,6 +11,8 @@ from pathlib import Path
 from dvc.cli import main
 from dvc.utils.serialize import _yaml
 
+from stages.support.processes import collect_seldom
+
 keep_all = _yaml.parse_yaml_for_update
 
 
@@ -19,5 +21,6 @@ def parse(text: str, path: str):
 
 
 if __name__ == "__main__":
+    collect_seldom()
     _yaml.parse_yaml_for_update = parse
     sys.exit(main(sys.argv[1:]))

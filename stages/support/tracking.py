@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stages.support import layout
-from stages.support.processes import first_process
+from stages.support.processes import collect_seldom, first_process
 from stages.support.versions import git, locked_hashes
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -170,6 +170,7 @@ def follow() -> None:
 
 
 if __name__ == "__main__":
+    collect_seldom()
     try:
         follow()
     except Exception as error:  # tracking is a record of the work, not part of it
