@@ -51,11 +51,10 @@ def merged_pieces(weight: torch.Tensor, layer: LoRALinear) -> Iterator[torch.Ten
     """`W + scale · B A` in float32 (https://arxiv.org/abs/2106.09685, section 4.1), some rows at a time."""
     up, parts, done = up_of(layer), pieces(weight), 0
     # Of all pieces: memory fresh from the system costs more than the sum. A piece is gone with the next one.
-    update, exact = torch.empty(parts[0].shape), torch.empty(parts[0].shape)
+    exact = torch.empty(parts[0].shape)
     for rows in parts:
-        some = update[: len(rows)]
-        torch.mm(up[done : done + len(rows)], layer.lora_A, out=some)
-        yield some.mul_(layer.scaling).add_(exact[: len(rows)].copy_(rows))
+        some = up[done : done + len(rows)]
+        yield exact[: len(rows)].copy_(rows).addmm_(some, layer.lora_A, alpha=layer.scaling)
         done += len(rows)
 
 

@@ -179,11 +179,14 @@ def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict]:
 
 
 @contextmanager
-def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = None) -> Iterator[Path]:
+def atomic_directory(
+    path: Path, producer: str, rows: dict[str, int] | None = None, hashed: dict[str, str] | None = None
+) -> Iterator[Path]:
     """Yield an empty temporary sibling; on success add its manifest and put it in place of `path`.
 
-    The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows; the
-    caller may fill the dict inside the block) and the `producer` (a stage name).
+    The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows) and the
+    `producer` (a stage name). `hashed` has the sha256 of files that were hashed as they were written. Both
+    dicts may be filled inside the block.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +195,7 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
     temporary.mkdir()
     try:
         yield temporary
-        _seal(temporary, producer, rows or {})
+        _seal(temporary, producer, rows or {}, hashed or {})
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         fsync(path.parent)
@@ -200,22 +203,25 @@ def atomic_directory(path: Path, producer: str, rows: dict[str, int] | None = No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _seal(directory: Path, producer: str, rows: dict[str, int]) -> None:
+def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str]) -> None:
     """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
     with ThreadPoolExecutor(8) as pool:
         synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
-        write_manifest(directory, producer, rows)
+        write_manifest(directory, producer, rows, hashed)
         for each in synced:
             each.result()
     fsync(directory)
 
 
-def write_manifest(directory: Path, producer: str, rows: dict[str, int]) -> None:
+def write_manifest(
+    directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None = None
+) -> None:
     files = {}
     for file in sorted(directory.rglob("*")):
         name = file.relative_to(directory).as_posix()
         if file.is_file() and name != MANIFEST:
-            files[name] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+            sha256 = (hashed or {}).get(name) or sha256_file(file)
+            files[name] = {"sha256": sha256, "bytes": file.stat().st_size}
             if name in rows:
                 files[name]["rows"] = rows[name]
     write_json(directory / MANIFEST, {"producer": producer, "files": files})
