@@ -3,8 +3,9 @@
 A random Llama in bfloat16 with a random adapter of rank 16 on all linear layers. The plain copy is `cp` of
 the base's lit_model.pth and fsync; it runs before, between and after the stages, for the speed of the disk
 and of fresh memory changes from minute to minute, and its median is what stages are compared with. Stages are
-whole processes, as DVC runs them: start of Python, checksums of what is read and written, and fsync included,
-and for export the parity gate. `export_weights` is the part of export that writes hf/, as a process.
+whole processes, as DVC runs them, which removes their outputs first: start of Python, checksums of what is
+read and written, and fsync included, and for export the parity gate. `export_weights` is the part of export
+that writes hf/, as a process.
 
 Peak memory is the process's own peak resident size, which counts mapped pages of files, and its anonymous
 part, sampled. Both are given as multiples of the model's file. Nothing is dropped from the disk cache.
@@ -15,6 +16,7 @@ part, sampled. Both are given as multiples of the model's file. Nothing is dropp
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,18 +53,24 @@ EXPORT_WEIGHTS = """
 from pathlib import Path
 from stages.student import convert, export, merge
 from stages.support.files import atomic_directory, verify_manifest
-merged = Path("models/d/merged")
-verify_manifest(merged)
+merged, hashed = Path("models/d/merged"), {}
+verify_manifest(merged, sized=["lit_model.pth"])
 config = merge.lora_config(Path("models/base/m"), Path("models/d/adapter"))
-with atomic_directory(Path("models/d/weights"), producer="export") as hf:
+with atomic_directory(Path("models/d/weights"), producer="export", hashed=hashed) as hf:
     state, hf_config = convert.load_state(merged), convert.read_hf_config(merged)
-    export.write_hf(hf, state, hf_config, config, merged, mapped=True)
+    hashed["model.safetensors"] = export.write_hf(hf, state, hf_config, config, merged, mapped=True)
 """
 STAGES = {
     "base": [sys.executable, "-m", "stages.base", "m", "--path", "source"],
     "merge": [sys.executable, "-m", "stages.merge", "d", "--base", "m"],
     "export_weights": [sys.executable, "-c", EXPORT_WEIGHTS],
     "export": [sys.executable, "-m", "stages.export", "d", "--base", "m"],
+}
+OUTPUTS = {
+    "base": ["models/base/m"],
+    "merge": ["models/d/merged"],
+    "export_weights": ["models/d/weights"],
+    "export": ["models/d/hf", "models/d/peft"],
 }
 
 
@@ -154,6 +162,8 @@ def measure(stages: list[str], rounds: int) -> dict:
     found, copies = {name: [] for name in stages}, [copy(model)]
     for _ in range(rounds):
         for name in stages:
+            for output in OUTPUTS[name]:  # DVC removes them before it runs a stage
+                shutil.rmtree(output, ignore_errors=True)
             found[name].append(measured(STAGES[name]))
             copies.append(copy(model))
             print(f"{name}: {found[name][-1]['seconds']:.1f} s; copy {copies[-1]:.1f} s", file=sys.stderr)

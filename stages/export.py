@@ -27,16 +27,17 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)
-    config = merge.lora_config(base, adapter)
+    config, hashed = merge.lora_config(base, adapter), {}
     with (
         ThreadPoolExecutor(1) as beside,
-        atomic_directory(layout.model(dataset, "hf"), producer="export") as hf,
+        atomic_directory(layout.model(dataset, "hf"), producer="export", hashed=hashed) as hf,
         atomic_directory(layout.model(dataset, "peft"), producer="export") as peft,
     ):
         imported = beside.submit(import_module, "peft")  # as long as reading and writing a large model
         verify_manifest(adapter)
         verify_manifest(merged, sized=["lit_model.pth"])  # the gate compares all of it
-        export.write_hf(hf, load_state(merged), convert.read_hf_config(merged), config, merged, mapped=True)
+        state, hf_config = load_state(merged), convert.read_hf_config(merged)
+        hashed["model.safetensors"] = export.write_hf(hf, state, hf_config, config, merged, mapped=True)
         imported.result()  # the gate computes on all cores: a busy thread beside it would delay each product
         synced = beside.submit(fsync, hf / "model.safetensors")
         export.write_peft(peft, base, adapter, config)

@@ -23,7 +23,7 @@ from stages.student.convert import load_state
 from stages.student.data import TokenRows
 from stages.support import layout
 from stages.support.errors import UserError
-from stages.support.files import read_json, write_json, write_manifest
+from stages.support.files import read_json, verify_manifest, write_json, write_manifest
 from stages.support.tokenizer import TextCodec
 from stages.tasks import xc_rows
 from stages.tokenize import ARRAYS, TokenizeKnobs, encode
@@ -119,6 +119,7 @@ def test_everything_computes_the_same(kind, tied, caplog):
     found = export.run("d", ExportKnobs(base="m"))["parity"]
     assert max(found[name] for name in ("adapter_merged", "merged_reloaded", "adapter_peft")) < 1e-4
     assert found["tied"] is tied
+    verify_manifest(HF)  # its checksum of the weights was taken while they were written
     hf_logging.enable_propagation()
     try:
         with caplog.at_level(logging.WARNING):

@@ -49,23 +49,23 @@ def write_hf(
     config: Config,
     companions: Path | None,
     mapped: bool = False,
-) -> dict:
+) -> str:
     """Write config.json, model.safetensors and, from the directory `companions`, the tokenizer files.
 
     `tie_word_embeddings` and `dtype` are written as the weights are: loaders that tie by the flag would
     otherwise drop an adapted head, and transformers 5 loads in the dtype that config.json states. Of a state
     that is `mapped` by `load_state`, what was written is given back.
-    Returns the config as written.
+    Returns the sha256 of model.safetensors.
     """
     tied = bool(hf.get("tie_word_embeddings")) and torch.equal(state[HEAD], state[EMBEDDING])
     hf = {key: value for key, value in hf.items() if key != "torch_dtype"}
     hf |= {"tie_word_embeddings": tied, "dtype": dtype_name(state)}
     layout = dict(_hf_blocks({name: value.to("meta") for name, value in state.items()}, hf, config))
-    write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config, mapped))
+    sha256 = write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config, mapped))
     write_json(target / "config.json", hf)
     if companions is not None:
         copy_companions(companions, target)
-    return hf
+    return sha256
 
 
 def neox_config(config: Config, tied: bool, eos_id: int, bos_id: int | None = None) -> dict:

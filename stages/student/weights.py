@@ -5,10 +5,12 @@ every block: the pages of the one before are given back, and stay in the system'
 """
 
 import ctypes
+import hashlib
 import json
 import mmap
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -102,8 +104,10 @@ def pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def write_safetensors(
     path: Path, layout: dict[str, torch.Tensor], tensors: Iterable[tuple[str, torch.Tensor]]
-) -> None:
+) -> str:
     """Write `tensors`, which come one by one in the order of `layout` (name → any tensor of that shape).
+
+    Returns the file's sha256, which is taken beside the writing.
 
     The safetensors library takes all tensors at once. The format: the header's length (8 bytes, little
     endian), a JSON header padded to 8 bytes, the data (https://huggingface.co/docs/safetensors).
@@ -115,11 +119,17 @@ def write_safetensors(
         header[name] = {"dtype": SAFETENSORS[like.dtype], "shape": list(like.shape), **offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+    head = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(head)
+    with open(path, "wb") as stream, ThreadPoolExecutor(1) as beside:
+        stream.write(head)
         for (wanted, like), (name, tensor) in zip(layout.items(), tensors, strict=True):
             assert (wanted, like.shape, like.dtype) == (name, tensor.shape, tensor.dtype)
-            stream.write(tensor.contiguous().view(torch.uint8).numpy())
+            data = tensor.contiguous().view(torch.uint8).numpy()
+            hashed = beside.submit(digest.update, data)
+            stream.write(data)
+            hashed.result()
+    return digest.hexdigest()
 
 
 class Unfilled(TorchFunctionMode):
