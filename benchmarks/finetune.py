@@ -151,7 +151,8 @@ def make_rows(kind: str, shape: dict, steps: int, batch: int) -> dict:
     def write(rows: dict[str, list[dict]]) -> dict:
         for split, part in rows.items():
             (DATA / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
-        return tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=512))["train"]
+        longest = shape["config"]["max_position_embeddings"]
+        return tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=longest))["train"]
 
     DATA.mkdir(parents=True)
     sizes = {"train": steps * batch, "val": 16}
