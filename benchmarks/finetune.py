@@ -151,8 +151,8 @@ def make_rows(kind: str, shape: dict, steps: int, batch: int) -> dict:
     def write(rows: dict[str, list[dict]]) -> dict:
         for split, part in rows.items():
             (DATA / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
-        longest = shape["config"]["max_position_embeddings"]
-        return tokenize.command.run("bench", tokenize.TokenizeKnobs(base="bench", max_length=longest))["train"]
+        knobs = tokenize.TokenizeKnobs(base="bench", max_length=shape["config"]["max_position_embeddings"])
+        return tokenize.command.run("bench", knobs)["train"]
 
     DATA.mkdir(parents=True)
     sizes = {"train": steps * batch, "val": 16}

@@ -181,17 +181,33 @@ def test_packed_rows_are_rows_by_themselves(tmp_path, kind):
         by_themselves(model, rows, chosen, batch)
 
 
-@pytest.mark.parametrize("short", [512, 0])
+@pytest.mark.parametrize(("short", "kept"), [(512, 512**2), (512, 0), (0, 0)])
 @pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3", "mistral"])
-def test_what_rows_begin_with_is_computed_once(tmp_path, monkeypatch, kind, short):
-    """Partial rotary, grouped queries, biases, normed queries, a window; with both kinds of attention."""
+def test_what_rows_begin_with_is_computed_once(tmp_path, monkeypatch, kind, short, kept):
+    """Partial rotary, grouped queries, biases, normed queries, a window; with all kinds of attention."""
     monkeypatch.setattr(student_model, "BMM_LENGTH", short)
+    monkeypatch.setattr(attention, "KEPT", kept)
     model, rows = student(tmp_path, kind), token_rows(common=30)
     chosen = np.array([4, 0, 1, 3, 2])
     batch = rows.batch(chosen, packed=True, share=True)
     first, sizes = int(batch[3][0]), rows.lengths[chosen] - 1
     assert first == 29 and batch[3][-2] == sizes.sum() - 4 * first  # a row's own first token is a target
     by_themselves(model, rows, chosen, batch)
+
+
+def test_a_long_beginning_leaves_short_rows_short(tmp_path, monkeypatch):
+    """Attention is chosen by what rows have of their own; the other way repeats the beginning for each."""
+    model, rows = student(tmp_path, "llama"), token_rows(common=30)
+    batch = rows.batch(np.arange(5), packed=True, share=True)
+    own = int(rows.lengths.max()) - 1 - int(batch[3][0])
+    repeated, way = [], student_model.QuickAttention.row_by_row
+    monkeypatch.setattr(
+        student_model.QuickAttention, "row_by_row", lambda *given: repeated.append(1) or way(*given)
+    )
+    for limit, wanted in ((own, False), (own - 1, True)):
+        monkeypatch.setattr(student_model, "BMM_LENGTH", limit)
+        model(*batch)
+        assert bool(repeated) is wanted
 
 
 def test_one_row_and_few_tokens_are_not_shared(tmp_path):
@@ -218,17 +234,27 @@ def test_no_shared_token_predicts_a_target_and_every_row_keeps_one():
     assert torch.equal(ids[0, at[found]] + 1, wanted[found])
 
 
-def test_checkpointing_changes_nothing(tmp_path):
-    model, batch = student(tmp_path, "llama"), token_rows().batch(np.arange(5))
-    total, wanted = gradients(model, batch)
+def kept_elements(model: Student, batch: tuple) -> int:
+    """What a forward pass keeps for the backward one."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         model(*batch)
-    plain, model.checkpointing = sum(kept), True
-    kept.clear()
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        model(*batch)
-    assert sum(kept) < 0.5 * plain
+    return sum(kept)
+
+
+def test_probabilities_of_long_rows_are_not_kept(tmp_path, monkeypatch):
+    model, rows = student(tmp_path, "llama"), token_rows()
+    batch, config = rows.batch(np.arange(5), packed=True), model.config
+    plain, own = kept_elements(model, batch), int(rows.lengths.max()) - 1
+    monkeypatch.setattr(attention, "KEPT", own**2 - 1)
+    assert plain - kept_elements(model, batch) == config.n_layer * 5 * config.n_head * own**2
+
+
+def test_checkpointing_changes_nothing(tmp_path):
+    model, batch = student(tmp_path, "llama"), token_rows().batch(np.arange(5))
+    total, wanted = gradients(model, batch)
+    plain, model.checkpointing = kept_elements(model, batch), True
+    assert kept_elements(model, batch) < 0.5 * plain
     again, found = gradients(model, batch)
     assert again == total and all(map(torch.equal, found, wanted))
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+KEPT = 512**2  # probabilities of a row and head; more are computed again for the gradient
+
 
 class Packed(NamedTuple):
     """Where the rows of a pass lie among its T tokens: [common beginning | rows' own tokens | padding].
@@ -107,8 +109,8 @@ def joined(
     return into.transpose(1, 2).reshape(batch, length, -1)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, ...]:
-    """Mixed values, as q, and the probabilities (B · groups, share · L, keys).
+def probabilities(q: torch.Tensor, k: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """What each query takes from each key, (B · groups, share · L, keys).
 
     The last query sees all keys, the one before it all but the last, and so on.
     """
@@ -116,14 +118,28 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads) -> t
     future = torch.full((length, keys), float("-inf"), dtype=q.dtype, device=q.device)
     future.triu_(1 + keys - length)
     scores = torch.baddbmm(future.repeat(heads.share, 1), q, k.transpose(1, 2), alpha=heads.scale)
-    shares = torch.softmax(scores, -1)
-    return torch.bmm(shares, v), shares
+    return torch.softmax(scores, -1)
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Mixed values, as q, and the probabilities, or None where these are more than are KEPT."""
+    shares = probabilities(q, k, heads)
+    size = shares.shape[1] // heads.share * shares.shape[2]
+    return torch.bmm(shares, v), shares if size <= KEPT else None
 
 
 def differentiate(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shares: torch.Tensor, heads: Heads
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    shares: torch.Tensor | None,
+    heads: Heads,
 ) -> tuple[torch.Tensor, ...]:
     """Gradients of q, k and v for that of `attend`'s mixed values."""
+    shares = probabilities(q, k, heads) if shares is None else shares
     wanted = torch.bmm(grad, v.transpose(1, 2))
     wanted = torch._softmax_backward_data(wanted, shares, -1, shares.dtype).mul_(heads.scale)
     grad_k, grad_v = torch.bmm(wanted.transpose(1, 2), q), torch.bmm(shares.transpose(1, 2), grad)
@@ -133,9 +149,9 @@ def differentiate(
 class ShortAttention(torch.autograd.Function):
     """Attention of each token to those before it in its row, and itself.
 
-    On a CPU, batched matrix products beat PyTorch's flash kernel for rows of some hundred tokens.
+    On a CPU, batched matrix products beat PyTorch's flash kernel for rows of up to a thousand tokens.
     qkv: (T, (groups · (share + 2)) · size), query heads first. cos, sin: (T, rotary), of qkv's dtype.
-    Returns (T, groups · share · size). Keeps the probabilities, (rows, heads, L, shared + L).
+    Returns (T, groups · share · size). Keeps the probabilities, (rows, heads, L, shared + L), of short rows.
     """
 
     @staticmethod

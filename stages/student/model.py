@@ -23,7 +23,7 @@ from stages.student.loss import HEAD_ELEMENTS, HeadLoss, summed_nll
 from stages.student.lowrank import QuickLinear, QuickQKVLinear
 from stages.student.pointwise import RMSNorm, SwiGLU
 
-BMM_LENGTH = 512  # tokens; up to here, on a CPU, batched matrix products beat the flash kernel
+BMM_LENGTH = 1024  # own tokens of a row; up to here, on a CPU, batched matrix products beat the flash kernel
 
 
 class QuickAttention(LoRAAttention):
@@ -33,7 +33,7 @@ class QuickAttention(LoRAAttention):
         """Attention of (1, T, width), the rows that `mask`, a Packed, tells of. cos, sin: (1, T, rotary)."""
         if mask.own is None:
             return super().forward(x, cos, sin, mask)
-        if not self.plain or x.device.type != "cpu" or mask.longest > BMM_LENGTH:
+        if not self.plain or x.device.type != "cpu" or mask.own.shape[1] > BMM_LENGTH:
             return self.row_by_row(x, cos, sin, mask.whole())
         config = self.config
         share = config.n_head // config.n_query_groups
