@@ -56,7 +56,7 @@ def _start(job: items.Job, done) -> None:
     _job, _done = job, done
     collect_seldom()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    # Rows are saved: taking torch apart object by object would only keep the parent waiting for a second.
+    # Rows are saved: taking torch and openvino apart would only keep the parent waiting.
     atexit.register(os._exit, 0)
 
     def follow() -> None:

@@ -195,7 +195,7 @@ def atomic_directory(
     temporary.mkdir()
     try:
         yield temporary
-        _seal(temporary, producer, rows or {}, hashed or {})
+        _seal(temporary, producer, rows or {}, hashed)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         fsync(path.parent)
@@ -203,7 +203,7 @@ def atomic_directory(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str]) -> None:
+def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None) -> None:
     """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
     with ThreadPoolExecutor(8) as pool:
         synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
