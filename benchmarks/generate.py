@@ -21,7 +21,7 @@ not padding. The sides:
 Static batches are independent, so these sides do the first rows only (`share`), and are counted by them. With
 several `--rounds` all take turns, and each side's best one counts.
 
-    python -m benchmarks.generate [--rows 96] [--rounds 1] [--sides retort genai] [--equal] [--keep DIRECTORY]
+    python -m benchmarks.generate [--rows 96] [--rounds 1] [--peers genai] [--equal] [--keep DIRECTORY]
 """
 
 import argparse
@@ -241,14 +241,14 @@ def measure(name: str, directory: Path, rows: int, equal: bool) -> dict[str, flo
     return found
 
 
-def compare(directory: Path, rows: int, equal: bool, sides: list[str], rounds: int) -> dict:
+def compare(directory: Path, rows: int, equal: bool, peers: list[str], rounds: int) -> dict:
     from stages.engines.openvino_model import converted
 
     if not (directory / "config.json").is_file():
         build(directory)
     converted(directory)
     rates = {}
-    for name in sides * rounds:
+    for name in ["retort", *peers] * rounds:
         command = [sys.executable, "-m", "benchmarks.generate", "--side", name, "--rows", str(rows)]
         command += ["--keep", str(directory.parent), *["--equal"] * equal]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -276,7 +276,8 @@ def main() -> None:
     )
     arguments.add_argument("--rows", type=int, default=96)
     arguments.add_argument("--rounds", type=int, default=1, help="times that each side runs")
-    arguments.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="retort and peers")
+    peers = [name for name in SIDES if name != "retort"]
+    arguments.add_argument("--peers", nargs="+", choices=peers, default=peers, help="sides beside retort")
     arguments.add_argument("--equal", action="store_true", help="every answer has 64 tokens")
     arguments.add_argument("--keep", type=Path, help="where the model is kept for the next run")
     arguments.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -291,7 +292,7 @@ def main() -> None:
         if given.side:
             print(json.dumps(measure(given.side, *rest)))
         else:
-            print(json.dumps(compare(*rest, given.sides, given.rounds)))
+            print(json.dumps(compare(*rest, given.peers, given.rounds)))
         os.chdir("/")
 
 
