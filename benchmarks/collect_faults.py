@@ -32,9 +32,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run by its path, a script sees its own folder only
 
-from stages.support import layout  # noqa: E402
-from stages.support.hashing import sha256_file, sha256_json  # noqa: E402
-from tests.teacher_server import Teacher, failure, make_requests, responses  # noqa: E402
+from stages.core import layout  # noqa: E402
+from stages.core.hashing import sha256_file, sha256_json  # noqa: E402
+from tests.helpers.teacher_server import Teacher, failure, make_requests, responses  # noqa: E402
 
 CONCURRENCY, LIFE_S, BUSY_S = 16, 1.2, 0.4
 INPUT_PRICE, OUTPUT_PRICE = 1000, 5000

@@ -29,9 +29,9 @@ READ = """
 import sys, time
 from collections import Counter
 from pathlib import Path
-from stages.tasks.xc_corpus import read_source
-from stages.tasks.xc_documents import Metadata, documents
-from stages.tasks.xc_format import check_files
+from stages.kinds.xc.parts.format.corpus import read_source
+from stages.kinds.xc.parts.format.documents import Metadata, documents
+from stages.kinds.xc.parts.format.texts import check_files
 folder = Path(sys.argv[1])
 start = time.perf_counter()
 source = read_source(check_files(folder, "queries"), "queries", 0.05)
@@ -40,7 +40,7 @@ metadata = Metadata(source.files["metadata"], {}, 7501)
 rows = sum(1 for _ in documents(source.files["Y"], metadata, None, folder, Counter()))
 print(rows, between - start, time.perf_counter() - between, time.process_time())
 """
-STAGE = "from stages.corpus_xc import command; command()"
+STAGE = "from stages.kinds.xc.corpus_xc import command; command()"
 
 
 def make(folder: Path, rows: int) -> None:

@@ -23,9 +23,9 @@ LINES, SHARDS, WORDS, SEED = 10, 8, 60, 0
 
 def build(count: int) -> None:
     """A corpus, its shards and a student prompt in the working directory."""
-    from stages.support import layout
-    from stages.support.files import atomic_directory, write_jsonl, write_text
-    from stages.support.shards import write_generated
+    from stages.core import layout
+    from stages.core.files import atomic_directory, write_jsonl, write_text
+    from stages.core.shards import write_generated
 
     draw = random.Random(SEED)
     vocabulary = [
@@ -66,7 +66,7 @@ def build(count: int) -> None:
 
 def measure(knobs: dict, answer) -> None:
     """Run the stage in this process; answers with its metrics, seconds, those of CPU, and peak memory."""
-    from stages.filter import FilterKnobs, command
+    from stages.kinds.xc.filter import FilterKnobs, command
 
     started = time.perf_counter()
     metrics = command.run("made", FilterKnobs(**knobs))

@@ -36,7 +36,7 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
-from stages.support.processes import leave_idle_cores
+from stages.core.processes import leave_idle_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "finetune_peers"
@@ -105,8 +105,8 @@ def make_base(shape: dict) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from stages.student.convert import import_base
-    from tests.tiny import tiny_tokenizer
+    from stages.student.formats.from_hf import import_base
+    from tests.helpers.tiny import tiny_tokenizer
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(shape["model_type"], **shape["config"], bos_token_id=0, eos_token_id=1)
@@ -118,7 +118,7 @@ def make_base(shape: dict) -> None:
 
 
 def made(shape: dict, instruction: str, sizes: dict[str, int]) -> dict[str, list[dict]]:
-    from tests.tiny import WORDS
+    from tests.helpers.tiny import WORDS
 
     choose, words, found = random.Random(0), WORDS.split(), {}
     for split, size in sizes.items():

@@ -103,7 +103,7 @@ def docstrings() -> list[str]:
 
 def prompts(directory: Path, count: int) -> list[str]:
     """`count` different prompts of 80 to 122 tokens."""
-    from stages.support.tokenizer import TextCodec
+    from stages.core.tokenizer import TextCodec
 
     codec, texts = TextCodec(directory), docstrings()
     assert len(texts) >= count
@@ -140,8 +140,8 @@ def raw(directory: Path, cached: bool = True, logprobs: int = 1):
     import openvino
     import openvino_genai
 
+    from stages.core.tokenizer import TextCodec
     from stages.engines.openvino_model import converted
-    from stages.support.tokenizer import TextCodec
 
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size, scheduler.enable_prefix_caching = 2, cached

@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from stages.support.files import read_json
-from tests.graph import Workspace, tiny_params
-from tests.teacher_server import Teacher
+from stages.core.files import read_json
+from tests.helpers.teacher_server import Teacher
+from tests.helpers.workspace import Workspace, tiny_params
 
 os.environ["RETORT_TRACKING"] = "off"
 KEY = {"TEACHER_KEY": "sk-test"}
@@ -48,7 +48,7 @@ def first_dataset(directory: Path, teacher_url: str, shards: int) -> Workspace:
         blocks[stage]["alpha"] |= {"shards": shards, "batch_size": 4, "threads": 1}
     blocks["filter"]["alpha"] = {"well_formed": False}  # the tiny model writes noise
     project.write_params(blocks)
-    project.run("stages.build", "alpha", **KEY)
+    project.run("stages.commands.build", "alpha", **KEY)
     return project
 
 
@@ -71,7 +71,7 @@ def one_document(project: Workspace) -> dict:
     before = set(project.directory.glob(SHARDS))
     project.add_document("alpha", "permutation")
     whole, output = timed(
-        project, "stages.support.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED)
+        project, "stages.commands.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED)
     )
     (made,) = set(project.directory.glob(SHARDS)) - before
     assert all(f"Running stage '{stage}@alpha'" in output for stage in ADDED), output
@@ -90,10 +90,10 @@ def shard_alone(project: Workspace, made: Path) -> float:
     """Seconds of a process that starts, loads the model and makes the rows of this shard again."""
     rows = made.read_bytes()
     made.unlink()
-    project.run("stages.slurm", "alpha")  # lays the one open shard out for such a process
+    project.run("stages.commands.slurm", "alpha")  # lays the one open shard out for such a process
     keys = [item["key"] for item in read_json(made.parent / "job.json")["items"]]
     part = ("--part", str(keys.index(made.stem)), "--of", str(len(keys)))
-    seconds, _ = timed(project, "stages.shard", str(made.parent), *part)
+    seconds, _ = timed(project, "stages.commands.shard", str(made.parent), *part)
     assert made.read_bytes() == rows
     return seconds
 
@@ -109,10 +109,10 @@ def side_by_side(directory: Path, teacher_url: str) -> dict:
         project.write_params(blocks)
         project.run("dvc", "repro", "code", "base@tiny", **KEY)
         began = time.perf_counter()
-        shells = [project.start("stages.build", "alpha", **KEY)]
+        shells = [project.start("stages.commands.build", "alpha", **KEY)]
         if not together:
             shells[0].wait()
-        shells.append(project.start("stages.build", "beta", **KEY))
+        shells.append(project.start("stages.commands.build", "beta", **KEY))
         for shell in shells:
             output, _ = shell.communicate()
             assert shell.returncode == 0, output

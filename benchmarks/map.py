@@ -59,9 +59,9 @@ def ours(directory: Path, name: str, queries: str, keys: str, rows: int) -> dict
     """What `map` does from vectors on, a hundred texts a document; saves the neighbours of some rows."""
     from scipy.sparse import save_npz
 
+    from stages.kinds.xc.parts.mapping import Found, Shape, matrix
     from stages.retrieval.knobs import Search
     from stages.retrieval.neighbours import neighbours
-    from stages.tasks.mapping import Found, Shape, matrix
 
     started, spent = time.perf_counter(), time.process_time()
     synthetic = np.load(directory / f"{queries}.npy", mmap_mode="r")[:rows]

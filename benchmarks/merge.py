@@ -51,8 +51,8 @@ LORA = {"r": 16, "alpha": 32, "dropout": 0.0, "base": "m"}
 TARGETS = ["query", "key", "value", "projection", "mlp"]
 EXPORT_WEIGHTS = """
 from pathlib import Path
-from stages.student import convert, export, merge
-from stages.support.files import atomic_directory, verify_manifest
+from stages.student.formats import from_hf as convert, to_hf as export, merge
+from stages.core.files import atomic_directory, verify_manifest
 merged, hashed = Path("models/d/merged"), {}
 verify_manifest(merged, sized=["lit_model.pth"])
 config = merge.lora_config(Path("models/base/m"), Path("models/d/adapter"))
@@ -79,7 +79,7 @@ def make_source(directory: Path, shape: dict) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.tiny import tiny_tokenizer
+    from tests.helpers.tiny import tiny_tokenizer
 
     torch.manual_seed(0)
     config = AutoConfig.for_model(**LLAMA, **shape)
@@ -91,8 +91,8 @@ def make_adapter(base: Path, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from stages.student.litgpt_import import LoRAConfig, LoRAGPT
-    from stages.support.files import atomic_directory, write_json
+    from stages.core.files import atomic_directory, write_json
+    from stages.student.formats.litgpt import LoRAConfig, LoRAGPT
 
     targets = {f"lora_{name}": True for name in TARGETS}
     with torch.device("meta"):

@@ -28,6 +28,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from stages import params
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "models/shipped/small"
 TEACHER, SHARD = "replayed-teacher", 10_000
@@ -128,11 +130,11 @@ def queries(text: str) -> str:
 
 def make_answers() -> None:
     """An export of a store that holds the answer to every request."""
-    from stages.support.files import iter_jsonl
-    from stages.support.hashing import canonical_json
+    from stages.core.files import iter_jsonl
+    from stages.core.hashing import canonical_json
+    from stages.teacher.audit.packing import COLUMNS, pack
     from stages.teacher.identity import limit_of, question_key
-    from stages.teacher.packing import COLUMNS, pack
-    from stages.teacher.store import REQUEST, checksum
+    from stages.teacher.store.store import REQUEST, checksum
 
     def rows() -> Iterator[tuple[str, dict]]:
         for request in iter_jsonl(Path("data/d/requests.jsonl")):
@@ -170,7 +172,7 @@ class Replay:
 def make_replay(command: list[str]) -> None:
     """Run `generate` with that engine; its finished rows stay in scratch, where the next run finds them."""
     from stages import generate
-    from stages.engines import items, pool
+    from stages.engines.jobs import items, pool
 
     def run_items(directory: Path, job: items.Job, todo: list[items.Item], *_) -> None:
         for item in todo:
@@ -223,7 +225,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict]:
             arguments = ["-m", "benchmarks.scale", "--rows", str(given.rows), "--make", name]
             run([*arguments, "--observed", str(given.observed)], folder)
             continue
-        found = run(["-m", f"stages.{command[0]}", *command[1:]], folder)
+        found = run(["-m", params.module(command[0]), *command[1:]], folder)
         found["bytes"] = size(folder / output)
         figures[name] = {key: round(value, 2) for key, value in found.items()}
         kept.write_text(json.dumps(figures))

@@ -25,7 +25,7 @@ def served(dataset: str, *flags: str):
     """A client of the running server."""
     import openai
 
-    command = [sys.executable, "-m", "stages.serve", dataset, "--port", "0", *flags]
+    command = [sys.executable, "-m", "stages.commands.serve", dataset, "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = json.loads(process.stdout.readline())["base_url"]
@@ -58,7 +58,7 @@ def plain(dataset: str, prompts: list[list[int]], eos: int) -> dict:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from stages.support import layout
+    from stages.core import layout
 
     torch.set_num_threads(1)  # as the server
     model = AutoModelForCausalLM.from_pretrained(layout.model(dataset, "hf")).eval()
@@ -92,11 +92,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100)
     given = parser.parse_args()
 
-    from stages.support import layout
-    from stages.support.files import iter_jsonl
-    from stages.support.prompts import Template
-    from stages.support.tokenizer import TextCodec
-    from stages.tasks.queries import render
+    from stages.core import layout
+    from stages.core.files import iter_jsonl
+    from stages.core.prompts import Template
+    from stages.core.tokenizer import TextCodec
+    from stages.kinds.xc.parts.queries import render
 
     documents = layout.corpus(given.dataset) / "documents.jsonl"
     if not documents.is_file():

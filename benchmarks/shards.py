@@ -36,8 +36,8 @@ def build(documents: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from stages.support import layout
-    from stages.support.files import atomic_directory, write_jsonl, write_text
+    from stages.core import layout
+    from stages.core.files import atomic_directory, write_jsonl, write_text
 
     draw = random.Random(SEED)
     vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(3, 9))) for _ in range(3000)]
@@ -69,9 +69,10 @@ def build(documents: int) -> None:
 
 def measure(engine: str, rounds: int) -> dict:
     """Seconds of each run, one worker and two in turn."""
-    from stages.engines import items, pool, protocol
+    from stages.core import layout
+    from stages.engines import protocol
+    from stages.engines.jobs import items, pool
     from stages.generate import GenerateKnobs, plan
-    from stages.support import layout
 
     knobs = GenerateKnobs(
         engine=engine, precision="f32", threads=1, shards=SHARDS, max_new_tokens=TOKENS, batch_size=32

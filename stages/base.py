@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, stage
 
 
 class BaseKnobs(Knobs):
@@ -30,8 +30,9 @@ def import_directory(
     source: Path, name: str, producer: str, provenance: dict | None = None, chat: bool = True
 ) -> dict:
     """Write models/base/`name` from a Hugging Face directory; returns its figures and the measured parity."""
-    from stages.student import convert, parity
-    from stages.support.files import atomic_directory, write_json
+    from stages.core.files import atomic_directory, write_json
+    from stages.student.formats import from_hf as convert
+    from stages.student.formats import parity
 
     with atomic_directory(layout.base_model(name), producer=producer) as directory:
         found = convert.import_base(source, directory, chat)

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.base import import_directory
-from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, stage
 
 
 class BaseHubKnobs(Knobs):
@@ -37,7 +37,7 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     from requests.exceptions import ConnectionError as NoConnection
 
-    from stages.student.convert import COMPANIONS
+    from stages.student.formats.from_hf import COMPANIONS
 
     patterns = ["config.json", *COMPANIONS, "*.safetensors", "*.safetensors.index.json"]
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
+from stages.core import layout
+from stages.core.stage import Knobs, stage
 
 
 class ScratchKnobs(Knobs):
@@ -34,9 +34,9 @@ def command(dataset: str, knobs: ScratchKnobs) -> dict:
     import shutil
 
     from stages.base import import_directory
+    from stages.core.files import read_jsonl, verify_manifest
+    from stages.core.hashing import sha256_json
     from stages.student import scratch
-    from stages.support.files import read_jsonl, verify_manifest
-    from stages.support.hashing import sha256_json
 
     corpus = layout.corpus(knobs.corpus)
     manifest = verify_manifest(corpus)

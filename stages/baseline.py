@@ -6,9 +6,9 @@ shape as generated/.
 
 from pydantic import Field
 
+from stages.core import layout
+from stages.core.stage import stage
 from stages.generate import GenerateKnobs, generate
-from stages.support import layout
-from stages.support.cli import stage
 
 
 class BaselineKnobs(GenerateKnobs):

@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from stages import params
-from stages.support import layout
-from stages.support.cli import main
+from stages.core import layout
+from stages.core.stage import main
 
 # These cannot change a byte of an output: logging to MLflow, the progress bar, the exception class.
-HARMLESS = {"stages/support/tracking.py", "stages/support/progress.py", "stages/support/errors.py"}
+HARMLESS = {"stages/core/tracking.py", "stages/core/progress.py", "stages/core/errors.py"}
 RESOURCES = (".j2", ".yaml")
 
 
@@ -58,12 +58,12 @@ def _file(name: str) -> Path | None:
 @click.command(help=__doc__)
 @main
 def cli() -> None:
-    from stages.support.files import atomic_directory, write_json
-    from stages.support.hashing import sha256_file
+    from stages.core.files import atomic_directory, write_json
+    from stages.core.hashing import sha256_file
 
     with atomic_directory(layout.CODE, producer="code") as directory:
         for stage in params.STAGES:
-            files = sorted(code_of(f"stages/{stage}.py"))
+            files = sorted(code_of(f"{params.module(stage).replace('.', '/')}.py"))
             write_json(directory / f"{stage}.json", {file: sha256_file(Path(file)) for file in files})
 
 

@@ -16,17 +16,17 @@ from collections.abc import Iterator
 
 import click
 
-from stages.support import layout
-from stages.support.cli import stage, valid
-from stages.support.errors import UserError
-from stages.support.files import write_json
-from stages.support.layout import PARAMS
-from stages.teacher.batch_follow import cancel_batches, forget_batches
-from stages.teacher.batch_store import Batches
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import write_json
+from stages.core.layout import PARAMS
+from stages.core.stage import stage, valid
+from stages.teacher.batch.follow import cancel_batches, forget_batches
+from stages.teacher.batch.store import Batches
 from stages.teacher.collecting import collect
 from stages.teacher.connect import endpoint
 from stages.teacher.knobs import CollectKnobs
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 
 
 def reparse(dataset: str | None, given: dict) -> None:

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
-from stages.support.files import atomic_directory, iter_jsonl, json_array, jsonl
-from stages.support.prompts import Template
-from stages.tasks.answers import answer_of, document_of
-from stages.tasks.kinds import Task, kind
-from stages.tasks.queries import render
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, iter_jsonl, json_array, jsonl
+from stages.core.prompts import Template
+from stages.core.stage import Knobs, stage
+from stages.kinds.answers import answer_of, document_of
+from stages.kinds.registry import Task, kind
+from stages.kinds.xc.parts.queries import render
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("id", "accepted", "outcome", "response")

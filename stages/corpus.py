@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.support.cli import Knobs, stage
+from stages.core.stage import Knobs, stage
 
 
 class CorpusKnobs(Knobs):
@@ -37,17 +37,17 @@ class CorpusKnobs(Knobs):
 
 @stage("corpus", CorpusKnobs)
 def command(dataset: str, knobs: CorpusKnobs) -> dict:
-    from stages.support import layout
-    from stages.support.files import atomic_directory, write_json, write_jsonl
-    from stages.tasks.splits import near_duplicate_groups, split_of
+    from stages.core import layout
+    from stages.core.files import atomic_directory, write_json, write_jsonl
+    from stages.sources.splits import near_duplicate_groups, split_of
 
     skipped = {"documents": 0, "pairs": 0}
     if knobs.source == "pydoc":
-        from stages.tasks.pydoc import read_pydoc
+        from stages.sources.pydoc import read_pydoc
 
         documents, queries, pairs = read_pydoc()
     else:
-        from stages.tasks.folder import read_folder
+        from stages.sources.folder import read_folder
 
         own = {"source", "val_share", "test_share", "test_queries", "hidden_pairs"}
         options = knobs.model_dump(exclude=own)
@@ -89,7 +89,7 @@ def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], l
 
 def split_queries(queries: list[dict], share: float) -> list[dict]:
     """Each query with its split: `test` for `share` of them, by hash, which no training sees, or `train`."""
-    from stages.support.hashing import stable_unit
+    from stages.core.hashing import stable_unit
 
     return [
         {**query, "split": "test" if stable_unit("query", query["id"]) < share else "train"}
@@ -103,7 +103,7 @@ def split_pairs(queries: list[dict], pairs: list[dict], share: float) -> list[di
     A query keeps at least one pair for training: a hidden one is a label that is missing from a row which is
     not empty, as in a real log.
     """
-    from stages.support.hashing import stable_unit
+    from stages.core.hashing import stable_unit
 
     testing = {query["id"] for query in queries if query["split"] == "test"}
     of_query: dict[str, list[tuple[float, dict]]] = defaultdict(list)

@@ -7,8 +7,8 @@ Fails, and writes nothing, unless adapter, merged, reloaded and PEFT logits agre
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
+from stages.core import layout
+from stages.core.stage import Knobs, stage
 
 
 class ExportKnobs(Knobs):
@@ -21,9 +21,11 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
     from concurrent.futures import ThreadPoolExecutor
     from importlib import import_module
 
-    from stages.student import convert, export, merge, parity
-    from stages.student.weights import load_state
-    from stages.support.files import atomic_directory, fsync, verify_manifest
+    from stages.core.files import atomic_directory, fsync, verify_manifest
+    from stages.student.formats import from_hf as convert
+    from stages.student.formats import merge, parity
+    from stages.student.formats import to_hf as export
+    from stages.student.formats.weights import load_state
 
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from stages.core import layout
+from stages.core.processes import first_process
+from stages.core.stage import stage
 from stages.student.recipe import Recipe
-from stages.support import layout
-from stages.support.cli import stage
-from stages.support.processes import first_process
 
 # They say how the work is laid out, not what is computed: a state is continued whatever they are.
 LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"}
@@ -30,8 +30,8 @@ def command(dataset: str, knobs: FinetuneKnobs) -> dict:
 
     from safetensors.torch import save_file
 
+    from stages.core.files import atomic_directory, write_json, write_jsonl
     from stages.student.train import finetune
-    from stages.support.files import atomic_directory, write_json, write_jsonl
 
     base, tokens = layout.base_model(knobs.base), layout.tokens(dataset)
     work = scratch(dataset, fingerprint(base, tokens, knobs)) if first_process() else layout.SCRATCH
@@ -61,8 +61,8 @@ def command(dataset: str, knobs: FinetuneKnobs) -> dict:
 
 def fingerprint(base: Path, tokens: Path, knobs: FinetuneKnobs) -> str:
     """What a saved state depends on: knobs but LAYOUT, base weights and rows, by content."""
-    from stages.support.files import verify_manifest
-    from stages.support.hashing import sha256_json
+    from stages.core.files import verify_manifest
+    from stages.core.hashing import sha256_json
 
     inputs = [verify_manifest(directory)["files"] for directory in (base, tokens)]
     return sha256_json([knobs.model_dump(exclude=LAYOUT), inputs])[:16]

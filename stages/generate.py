@@ -17,11 +17,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import stage
 from stages.engines.protocol import Decoding
-from stages.support import layout
-from stages.support.cli import stage
-from stages.support.errors import UserError
-from stages.tasks.kinds import Task, kind
+from stages.kinds.registry import Task, kind
 
 BLOCK = 1024  # documents whose prompts are token ids at one time
 
@@ -46,9 +46,9 @@ def command(dataset: str, knobs: GenerateKnobs) -> dict:
 
 def generate(name: str, dataset: str, model: Path, output: Path, knobs: GenerateKnobs) -> dict:
     """Generate with the Hugging Face directory `model` into `output`; returns the metrics."""
-    from stages.engines import items, shared
-    from stages.support.scratch import prune
-    from stages.support.shards import write_shards
+    from stages.core.scratch import prune
+    from stages.core.shards import write_shards
+    from stages.engines.jobs import items, shared
 
     scratch, job = plan(name, dataset, model, knobs)
     place = shared.place_of(scratch)
@@ -67,12 +67,13 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
 
 
 def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple:
-    """Lay the shards out as items (stages/engines/items.py); returns (their directory, the job).
+    """Lay the shards out as items (stages/engines/jobs/items.py); returns (their directory, the job).
 
     Raises UserError where something that the job needs is missing, or a prompt leaves no room for the answer.
     """
-    from stages.engines import items, protocol
-    from stages.support.hashing import sha256_json
+    from stages.core.hashing import sha256_json
+    from stages.engines import protocol
+    from stages.engines.jobs import items
 
     check(f"params.yaml, {name}.{dataset}", model, knobs)
     fingerprint = protocol.model_fingerprint(model)
@@ -105,7 +106,7 @@ def check(where: str, model: Path, knobs: GenerateKnobs) -> None:
 
 
 def grammar_of(dataset: str) -> str:
-    from stages.support.files import read_text
+    from stages.core.files import read_text
 
     path = layout.corpus(dataset) / "grammar.lark"
     if not path.is_file():
@@ -115,11 +116,11 @@ def grammar_of(dataset: str) -> str:
 
 def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
-    from stages.support.files import read_json
-    from stages.support.hashing import stable_integer
-    from stages.support.prompts import Template
-    from stages.support.tokenizer import TextCodec
-    from stages.tasks.queries import render
+    from stages.core.files import read_json
+    from stages.core.hashing import stable_integer
+    from stages.core.prompts import Template
+    from stages.core.tokenizer import TextCodec
+    from stages.kinds.xc.parts.queries import render
 
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
     config = read_json(model / "config.json")
@@ -143,8 +144,8 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
 
 def chosen(dataset: str, share: float) -> Iterator[dict]:
     """The documents to write for: held-out ones, and of those for training and validation a share by hash."""
-    from stages.support.files import iter_jsonl, verify_manifest
-    from stages.support.hashing import stable_unit
+    from stages.core.files import iter_jsonl, verify_manifest
+    from stages.core.hashing import stable_unit
 
     verify_manifest(layout.corpus(dataset))
     fields = ("id", "title", "text", "metadata", "split")
@@ -156,13 +157,14 @@ def chosen(dataset: str, share: float) -> Iterator[dict]:
 
 def run(scratch: Path, place: str, job, todo: list, knobs: GenerateKnobs, label: str) -> None:
     """Finish the items `todo`."""
-    from stages.engines import pool, protocol, shared
+    from stages.engines import protocol
+    from stages.engines.jobs import pool, shared
 
     if knobs.runner == "local":
         protocol.prepare(Path(job.model), job.decoding)
         pool.run_items(scratch, job, todo, knobs.workers, label)
         return
-    from stages.engines import ray_runner
+    from stages.engines.jobs import on_ray as ray_runner
 
     shared.publish(scratch, place, job)
     num_cpus = knobs.threads if knobs.num_cpus is None else knobs.num_cpus

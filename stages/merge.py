@@ -6,8 +6,8 @@ the base's config.json and tokenizer files. The sum is taken in float32 and cast
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
+from stages.core import layout
+from stages.core.stage import Knobs, stage
 
 
 class MergeKnobs(Knobs):
@@ -18,8 +18,9 @@ class MergeKnobs(Knobs):
 def command(dataset: str, knobs: MergeKnobs) -> dict:
     import shutil
 
-    from stages.student import convert, merge
-    from stages.support.files import atomic_directory, verify_manifest
+    from stages.core.files import atomic_directory, verify_manifest
+    from stages.student.formats import from_hf as convert
+    from stages.student.formats import merge
 
     base, adapter = layout.base_model(knobs.base), layout.model(dataset, "adapter")
     verify_manifest(adapter)

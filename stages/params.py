@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from stages.support import layout
-from stages.support.cli import StageCommand, explain, main
-from stages.support.errors import UserError
-from stages.support.layout import PARAMS
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.layout import PARAMS
+from stages.core.stage import StageCommand, explain, main
 from stages.teacher.prices import NO_PRICES, PRICES, price_table
 
 # In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
@@ -27,6 +27,11 @@ STAGES = (
     *("generate", "baseline", "filter", "map", "pack", "xc", "evaluate", "evaluate_calls"),
     *("report", "report_skills"),
 )
+# Where the scripts of stages lie that are not beside this file.
+PLACES = {
+    "stages.kinds.xc": ("corpus_xc", "filter", "map", "pack", "xc", "evaluate"),
+    "stages.kinds.skills": ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls"),
+}
 CORPORA = ("corpus", "corpus_xc", "corpus_briefs", "corpus_skills")  # all of them write data/<dataset>/corpus
 
 
@@ -35,7 +40,7 @@ def read(path: Path) -> dict:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
 
-    from stages.support.files import read_text
+    from stages.core.files import read_text
 
     try:
         blocks = YAML(typ="safe").load(read_text(path)) or {}
@@ -129,7 +134,13 @@ def _check_chains(blocks: dict[str, dict[str, dict]], path: Path) -> None:
 
 
 def command(stage: str) -> StageCommand:
-    return importlib.import_module(f"stages.{stage}").command
+    return importlib.import_module(module(stage)).command
+
+
+def module(stage: str) -> str:
+    """The dotted name of the script of a stage."""
+    place = next((place for place, stages in PLACES.items() if stage in stages), "stages")
+    return f"{place}.{stage}"
 
 
 def nearest(name: str, known) -> str:

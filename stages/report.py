@@ -7,19 +7,20 @@ same commit give the same bytes. Also writes `reports/<dataset>/plots/loss.json`
 
 from pathlib import Path
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, stage
 
-TEMPLATES = Path(__file__).parent / "tasks"
-STYLE = "report_style.css.j2"
+HERE = Path(__file__).parent
+TEMPLATES = (HERE / "reporting", HERE / "kinds/xc/parts", HERE / "kinds/skills")
+STYLE = "style.css.j2"
 SECTIONS = (
-    "report_overview.html.j2",
-    "report_pages.html.j2",
-    "report_calls.html.j2",
-    "report_run.html.j2",
-    "report_labels.html.j2",
-    "report_origin.html.j2",
+    "overview.html.j2",
+    "samples.html.j2",
+    "report.html.j2",
+    "run.html.j2",
+    "labels.html.j2",
+    "origin.html.j2",
 )
 
 
@@ -34,7 +35,7 @@ def command(dataset: str, knobs: ReportKnobs) -> dict:
 
 def write_page(dataset: str) -> dict:
     """Write page and loss plot; returns the figures of the stage. Raises UserError where there is nothing."""
-    from stages.support.files import read_json, read_jsonl, write_json, write_text
+    from stages.core.files import read_json, read_jsonl, write_json, write_text
 
     reports = layout.reports(dataset)
 
@@ -56,7 +57,7 @@ def write_page(dataset: str) -> dict:
 
 def provenance(dataset: str) -> dict:
     """Commit, whether code or settings differ from it, and the md5s in dvc.lock of the dataset's outputs."""
-    from stages.support import versions
+    from stages.core import versions
 
     mine = {
         path: md5
@@ -77,7 +78,8 @@ def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list 
     """The page's HTML, with a section for whatever there are figures of; a pure function."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from stages.tasks import report, report_calls
+    from stages.kinds.skills import report as report_calls
+    from stages.reporting import page as report
 
     strict = {"autoescape": True, "undefined": StrictUndefined, "loader": FileSystemLoader(TEMPLATES)}
     environment = Environment(**strict, trim_blocks=True, lstrip_blocks=True)
@@ -85,7 +87,7 @@ def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list 
     evaluated = figures.get("evaluate") or {}
     teachers = evaluated.get("teacher") or {}
     task = report.task_of(figures)
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         style=STYLE,
         sections=SECTIONS,
         dataset=dataset,

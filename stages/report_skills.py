@@ -4,8 +4,8 @@ Reads `reports/<dataset>/`, the loss curve in `models/<dataset>/adapter/`, dvc.l
 `reports/<dataset>/report.html` and `reports/<dataset>/plots/loss.json`.
 """
 
+from stages.core.stage import stage
 from stages.report import ReportKnobs, write_page
-from stages.support.cli import stage
 
 
 @stage("report_skills", ReportKnobs, figures="report")

@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.support import layout
-from stages.support.cli import Knobs, stage
-from stages.support.errors import UserError
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, stage
 
 SPLITS = ("train", "val")
 IGNORE = -100
@@ -31,8 +31,8 @@ class TokenizeKnobs(Knobs):
 
 @stage("tokenize", TokenizeKnobs)
 def command(dataset: str, knobs: TokenizeKnobs) -> dict:
-    from stages.support.files import atomic_directory, npy_array, read_json
-    from stages.support.tokenizer import TextCodec
+    from stages.core.files import atomic_directory, npy_array, read_json
+    from stages.core.tokenizer import TextCodec
 
     base = layout.base_model(knobs.base)
     codec = TextCodec(base)
@@ -58,7 +58,7 @@ def command(dataset: str, knobs: TokenizeKnobs) -> dict:
 
 def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable]) -> dict:
     """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting."""
-    from stages.tasks.xc_rows import records
+    from stages.core.rows import records
 
     dropped, total = 0, 0
     kept_prompts, kept_answers = array("i"), array("i")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from stages.core.errors import UserError
+from stages.core.tokenizer import TextCodec
 from stages.engines import prompt_words
-from stages.support.errors import UserError
-from stages.support.tokenizer import TextCodec
 
 LITERAL = r'"(?:[^"\\]|\\.)*"'
 CONTENT = r'(?:[^"\\]|\\.)*"'  # of an open text, to its end
@@ -27,7 +27,7 @@ CALL = re.compile(r"[A-Za-z_]\w*\(", re.ASCII)
 
 
 class Constraint:
-    """A grammar of calls (stages/tasks/skill_grammar.py) in the spelling of one tokenizer.
+    """A grammar of calls (stages/kinds/skills/parts/grammar.py) in the spelling of one tokenizer.
 
     `width` is the number of logits. A terminal PROMPT_WORDS stands for words of the prompt, whatever the
     grammar makes of it. Raises UserError where the tokenizer cannot tell two literals apart, or cannot write

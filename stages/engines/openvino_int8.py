@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.support.errors import UserError
-from stages.support.tokenizer import TextCodec
+from stages.core.errors import UserError
+from stages.core.tokenizer import TextCodec
 
 ROWS, LENGTH = 16, 48  # texts that the exact model draws for the comparison, tokens of each
 LARGEST_KL, LEAST_AGREEMENT = 0.01, 0.95

@@ -11,11 +11,11 @@ import shutil
 import warnings
 from pathlib import Path
 
+from stages.core import layout
+from stages.core.files import atomic_directory, write_json
+from stages.core.hashing import sha256_json
 from stages.engines.openvino_int8 import compressed
 from stages.engines.protocol import model_fingerprint
-from stages.support import layout
-from stages.support.files import atomic_directory, write_json
-from stages.support.hashing import sha256_json
 
 VERSION = 1  # of this file's conversion
 

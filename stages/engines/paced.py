@@ -1,6 +1,6 @@
 """Calls of a server of one's own or somebody's, as many at once as it bears, again where it was not ready.
 
-The pace is the collector's (stages/support/pacing.py): calls at once grow while the server keeps up and
+The pace is the collector's (stages/core/pacing.py): calls at once grow while the server keeps up and
 shrink when it has no capacity; Retry-After is honoured; a breaker opens where going on is useless.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import openai
 
-from stages.support.errors import UserError
-from stages.support.pacing import Pacer, pause_s, retry_after_s
+from stages.core.errors import UserError
+from stages.core.pacing import Pacer, pause_s, retry_after_s
 
 RETRIES = 6  # of one call, not counting refusals for want of capacity
 BREAKER = 20  # failures in a row

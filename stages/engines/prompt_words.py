@@ -4,7 +4,7 @@ import json
 import re
 from itertools import groupby
 
-from stages.support.words import in_word
+from stages.core.text import in_word
 
 TERMINAL = re.compile(r"^PROMPT_WORDS: .*$", re.M)
 UNIT = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.S)  # an escape of JSON, or a character

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from stages.support.cli import Knobs
-from stages.support.errors import UserError
+from stages.core.errors import UserError
+from stages.core.stage import Knobs
 
 PACKAGES = {
     "transformers": ("torch", "transformers"),
@@ -157,8 +157,8 @@ def cuda_is_available() -> bool:
 def prepare(directory: Path, decoding: Decoding) -> None:
     """Once, before the workers start: make what they share, and report here what the user can mend."""
     if decoding.engine == "openvino":
+        from stages.core.files import read_json
         from stages.engines.openvino_model import converted
-        from stages.support.files import read_json
 
         model = converted(directory, decoding.weights)
         if decoding.weights == "int8":
@@ -191,7 +191,7 @@ def open_engine(directory: Path, decoding: Decoding) -> Engine:
 
 def model_fingerprint(directory: Path) -> str:
     """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
-    from stages.support.hashing import sha256_file, sha256_json
+    from stages.core.hashing import sha256_file, sha256_json
 
     parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
     files = sorted({file for part in parts for file in Path(directory).glob(part)})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import openai
 
+from stages.core.errors import UserError
+from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import constraint
 from stages.engines.paced import Paced, unreachable
 from stages.engines.protocol import Decoding, Generation, line_means, mean
-from stages.support.errors import UserError
-from stages.support.tokenizer import TextCodec
 
 
 class OpenaiEngine:

@@ -13,11 +13,11 @@ import numpy as np
 import openvino
 import openvino_genai
 
+from stages.core.errors import UserError
+from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Constraint, Row, constraint
 from stages.engines.openvino_model import converted
 from stages.engines.protocol import Decoding, Generation, finished
-from stages.support.errors import UserError
-from stages.support.tokenizer import TextCodec
 
 CACHE_GIB = 2
 IN_FLIGHT = 4  # requests given to openvino, in batches: the more, the fewer passes over the weights

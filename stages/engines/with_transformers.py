@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Row, constraint
 from stages.engines.protocol import Decoding, Generation, finished
-from stages.support.tokenizer import TextCodec
 
 BUCKET = 64  # prompt widths are multiples of this
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from stages.core.errors import UserError
+from stages.core.files import read_json
+from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Constraint, constraint
 from stages.engines.protocol import Decoding, Generation, finished
-from stages.support.errors import UserError
-from stages.support.files import read_json
-from stages.support.tokenizer import TextCodec
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for max_lora_rank
 WINDOW = 4  # requests given to vLLM, in batches

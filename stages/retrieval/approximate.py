@@ -6,9 +6,9 @@ from math import isqrt
 import faiss
 import numpy as np
 
+from stages.core.errors import UserError
 from stages.retrieval.exact import best, cores, exact_scores, threads
 from stages.retrieval.knobs import Search
-from stages.support.errors import UserError
 
 ROWS = 4096  # queries of one search; fixed, because the rounding of scores may depend on it
 ADDED = 1 << 16  # keys added at once
@@ -85,7 +85,7 @@ def graph(keys, k: int, search: Search):
 
 
 def filled(index, keys):
-    from stages.support.progress import Progress
+    from stages.core.progress import Progress
 
     with Progress(len(keys), "building the index", "text") as shown:
         for start in range(0, len(keys), ADDED):

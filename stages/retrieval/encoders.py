@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from stages.core.errors import UserError
 from stages.retrieval.knobs import Encoder
-from stages.support.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def fingerprint(knobs: Encoder) -> str:
     """
     from importlib.metadata import version
 
-    from stages.support.hashing import sha256_file, sha256_json
+    from stages.core.hashing import sha256_file, sha256_json
 
     if knobs.encoder == "tfidf":
         code = [sha256_file(Path(__file__).with_name(name)) for name in ("latent.py", "words.py")]
@@ -92,8 +92,8 @@ def embeddings(
     """
     import numpy as np
 
-    from stages.support.files import write_text
-    from stages.support.progress import Progress
+    from stages.core.files import write_text
+    from stages.core.progress import Progress
 
     count = len(texts) if isinstance(texts, Sized) else count
     if not count:

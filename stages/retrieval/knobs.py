@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.support.cli import Knobs
+from stages.core.stage import Knobs
 
 
 class Encoder(Knobs):

@@ -10,8 +10,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
+from stages.core.errors import UserError
 from stages.retrieval.knobs import Encoder
-from stages.support.errors import UserError
 
 
 class Transformer:

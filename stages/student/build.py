@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from stages.student.litgpt_import import LoRAConfig, LoRALinear, lora_filter, mark_only_lora_as_trainable
-from stages.student.model import Student
+from stages.core.errors import UserError
+from stages.student.fast.model import Student
+from stages.student.formats.litgpt import LoRAConfig, LoRALinear, lora_filter, mark_only_lora_as_trainable
+from stages.student.formats.weights import Unfilled, load_state
 from stages.student.recipe import TARGETS, Recipe
-from stages.student.weights import Unfilled, load_state
-from stages.support.errors import UserError
 
 # What a precision stands for: the format of the weights, and that of the products with frozen ones.
 FORMATS = {

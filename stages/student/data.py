@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.student.loss import IGNORE
-from stages.support.errors import UserError
+from stages.core.errors import UserError
+from stages.student.fast.loss import IGNORE
 
 POOL = 50  # batches that are sorted by length together; more means less padding and less shuffling
 SHARED_PART = 1 / 16  # of a pass's tokens, at least: saving fewer does not pay

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from stages.student.litgpt_import import Fabric
+from stages.core.errors import UserError
+from stages.student.formats.litgpt import Fabric
 from stages.student.recipe import Recipe
-from stages.support.errors import UserError
 
 TIMEOUT = timedelta(minutes=10)  # a process that waits longer for another one ends with an error
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h

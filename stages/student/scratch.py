@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.support.hashing import stable_integer
-from stages.support.progress import Progress
+from stages.core.hashing import stable_integer
+from stages.core.progress import Progress
 
 EOS = "<|endoftext|>"
 POOL = 8
@@ -191,7 +191,7 @@ class Rows:
 
 def new_model(vocabulary: int, layers: int, width: int, heads: int, context: int, seed: int):
     """A GPT-NeoX shaped litgpt model (sequential residuals, tied embeddings), copy-ready."""
-    from stages.student.litgpt_import import GPT, Config
+    from stages.student.formats.litgpt import GPT, Config
 
     config = Config(
         name="scratch",
@@ -243,7 +243,7 @@ def hidden_states(model, ids: torch.Tensor) -> torch.Tensor:
 
 def pretrain(model, rows: Rows, steps: int, lr: float, state_path: Path) -> list[dict]:
     """AdamW with warmup and cosine decay; returns the loss curve. Goes on from `state_path` if it exists."""
-    from stages.support.files import atomic_path
+    from stages.core.files import atomic_path
 
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
@@ -314,7 +314,7 @@ def write_hf(target: Path, model, tokenizer) -> None:
     """The model as a Hugging Face directory, float32, tied embeddings."""
     from transformers import PreTrainedTokenizerFast
 
-    from stages.student import export
+    from stages.student.formats import to_hf as export
 
     eos = tokenizer.token_to_id(EOS)
     target.mkdir(parents=True, exist_ok=True)

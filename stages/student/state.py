@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from stages.student.litgpt_import import Fabric
-from stages.support.files import atomic_path
+from stages.core.files import atomic_path
+from stages.student.formats.litgpt import Fabric
 
 
 @dataclass

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stages.core.errors import UserError
+from stages.core.hashing import stable_integer
+from stages.core.progress import Progress
+from stages.core.tokenizer import TextCodec
 from stages.student.build import build
 from stages.student.data import Plan, TokenRows, micro_batches
 from stages.student.fabric import make_fabric
 from stages.student.recipe import TARGETS, Recipe
 from stages.student.state import State, adapter_of, load, save, trained
-from stages.support.errors import UserError
-from stages.support.hashing import stable_integer
-from stages.support.progress import Progress
-from stages.support.tokenizer import TextCodec
 
 CURVE_POINTS = 500  # at most about this many training losses are kept
 SAMPLE_TOKENS = 32

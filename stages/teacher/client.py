@@ -12,15 +12,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from stages.support.errors import UserError
-from stages.support.pacing import Pacer, pause_s
-from stages.support.progress import Progress
+from stages.core.errors import UserError
+from stages.core.pacing import Pacer, pause_s
+from stages.core.progress import Progress
 from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, open_session
 from stages.teacher.identity import choices_of
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import read_answers
 from stages.teacher.sender import Sender
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 from stages.teacher.tally import Tally
 
 WAITING = 256  # requests that may wait for their retry before no new ones are begun

@@ -4,13 +4,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from stages.support import layout
-from stages.support.errors import UserError
-from stages.support.files import write_json, write_jsonl
-from stages.support.progress import Progress
-from stages.teacher.batch import ask_in_batches
-from stages.teacher.batch_follow import check_free, source_of
-from stages.teacher.batch_store import Batches
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import write_json, write_jsonl
+from stages.core.progress import Progress
+from stages.teacher.batch.follow import check_free, source_of
+from stages.teacher.batch.run import ask_in_batches
+from stages.teacher.batch.store import Batches
 from stages.teacher.client import ask_all
 from stages.teacher.connect import EMBEDDED, endpoint
 from stages.teacher.knobs import CollectKnobs
@@ -19,7 +19,7 @@ from stages.teacher.prices import price_of
 from stages.teacher.projection import Projection
 from stages.teacher.pulled import earlier_outputs
 from stages.teacher.requests import Requests
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 from stages.teacher.tally import Tally
 
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stages.support.errors import UserError
+from demo.teacher.server import embedded
+from stages.core.errors import UserError
 from stages.teacher.endpoint import Endpoint
-from stages.teacher.server import embedded
 
 EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"

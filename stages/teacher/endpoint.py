@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from stages.support.pacing import retry_after_s
+from stages.core.pacing import retry_after_s
 from stages.teacher.outcomes import sound
 
 RETRIED = {408, 409, 425, 429}

@@ -6,7 +6,7 @@ and where the task wants structure `response_format` or `tools`.
 
 import json
 
-from stages.support.hashing import sha256_json
+from stages.core.hashing import sha256_json
 
 FAMILY = "openai/chat.completions"
 LIMITS = ("max_tokens", "max_completion_tokens")  # the old and the new name of the same parameter

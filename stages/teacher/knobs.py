@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from stages.support.cli import HIDDEN, Knobs
-from stages.teacher.batch_queue import Limits
+from stages.core.stage import HIDDEN, Knobs
+from stages.teacher.batch.queue import Limits
 from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
 

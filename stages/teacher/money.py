@@ -4,10 +4,10 @@ import math
 import sqlite3
 import uuid
 
-from stages.support.errors import UserError
+from stages.core.errors import UserError
 from stages.teacher.identity import limit_of
 from stages.teacher.prices import Price
-from stages.teacher.store import Store, utc_now
+from stages.teacher.store.store import Store, utc_now
 
 
 class Budget:

@@ -4,10 +4,10 @@ import json
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stages.support import layout
-from stages.support.cli import explain
-from stages.support.errors import UserError
-from stages.support.hashing import canonical_json
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.hashing import canonical_json
+from stages.core.stage import explain
 from stages.teacher.identity import choices_of, limit_of, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known

@@ -8,7 +8,7 @@ from stages.teacher.outcomes import OUTCOMES, Answer, row_of
 from stages.teacher.prices import Price
 from stages.teacher.requests import Requests
 from stages.teacher.resolve import Policy, resolve
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 from stages.teacher.tally import count_failure
 
 SHOWN = 300  # characters of an example

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.support.errors import UserError
+from stages.core.errors import UserError
 
 LOCK = Path("dvc.lock")
 

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.support.errors import UserError
-from stages.support.files import iter_jsonl
+from stages.core.errors import UserError
+from stages.core.files import iter_jsonl
 from stages.teacher.identity import choices_of, key_of, limit_of
 from stages.teacher.prices import Price
 from stages.teacher.resolve import Policy, resolve
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 from stages.teacher.tokens import rough_tokens
 
 FIELDS = ("id", "request_key", "model", "messages", "params", "prompt_hash")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from stages.teacher.identity import choices_of, key_of, limit_of, with_limit
 from stages.teacher.outcomes import Answer, read_answers
-from stages.teacher.store import Store
+from stages.teacher.store.store import Store
 
 Action = Literal["keep", "drop", "retry"]
 REPAIR = (

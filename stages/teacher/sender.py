@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from stages.support.pacing import Pacer
+from stages.core.pacing import Pacer
 from stages.teacher.endpoint import (
     Endpoint,
     Failure,
@@ -15,7 +15,7 @@ from stages.teacher.endpoint import (
 from stages.teacher.identity import body_of, choices_of, limit_of
 from stages.teacher.money import Budget
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
-from stages.teacher.store import Attempt, Store
+from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
 from stages.teacher.tokens import rough_tokens
 

@@ -5,7 +5,7 @@ import json
 
 from pydantic import BaseModel
 
-from stages.support.hashing import canonical_json
+from stages.core.hashing import canonical_json
 
 SHOWN = 300  # characters of a problem: it may quote the whole answer
 

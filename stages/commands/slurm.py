@@ -1,0 +1,118 @@
+"""Write a Slurm array job that makes the shards of a dataset; `dvc repro` then finds them made.
+
+Run as `python -m stages.slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
+and hand the script to `sbatch`. It has the knobs of generate (or baseline) in params.yaml. Of N tasks, task I
+makes the shards I, I + N, and so on; tasks that have nothing left to do are not in the array. Run it again
+after a job that failed: what is finished stays so.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from stages import params
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import main, valid
+
+SCRIPT = """#!/bin/bash
+{options}
+# {open} of {shards} shards are to be made.
+cd {root} || exit 1
+exec {python} -m stages.commands.shard {place} --part "$SLURM_ARRAY_TASK_ID" --of {tasks}
+"""
+LARGEST_ARRAY = 1000  # Slurm's own limit, unless its MaxArraySize was raised
+
+
+def write(dataset: str, stage: str, tasks: int, at_once: int, options: list[str]) -> Path | None:
+    """Lay the shards out and write the script; None if all of them are made."""
+    from stages.core.files import write_text
+    from stages.engines.jobs import items, shared
+    from stages.generate import plan
+
+    knobs, model = of_params(dataset, stage)
+    scratch, job = plan(stage, dataset, model, knobs)
+    place = shared.place_of(scratch)
+    shared.collect(scratch, place, job)
+    left = [number for number, item in enumerate(job.items) if not items.is_finished(scratch, item)]
+    if not left:
+        return None
+    shared.publish(scratch, place, job)
+    tasks = min(tasks, len(job.items), LARGEST_ARRAY)
+    chosen = {
+        "job-name": f"{stage}-{dataset}",
+        "array": f"{ranges(sorted({number % tasks for number in left}))}%{at_once}",
+        "output": f"{layout.SCRATCH.resolve()}/slurm-{stage}-{dataset}-%a.log",
+    }
+    lines = [*(f"{name}={value}" for name, value in chosen.items()), "requeue", *options]
+    script = layout.SCRATCH / f"slurm-{stage}-{dataset}.sh"
+    text = SCRIPT.format(
+        options="\n".join(f"#SBATCH --{line}" for line in lines),
+        open=len(left),
+        shards=len(job.items),
+        root=shlex.quote(str(Path.cwd())),
+        python=shlex.quote(sys.executable),
+        place=shlex.quote(place),
+        tasks=tasks,
+    )
+    write_text(script, text)
+    return script
+
+
+def of_params(dataset: str, stage: str) -> tuple:
+    """(the knobs of the stage, the model that it runs). Raises UserError."""
+    blocks = params.check()
+    if dataset not in blocks[stage]:
+        raise UserError(
+            f"params.yaml, {stage}: no block for '{dataset}'{params.nearest(dataset, blocks[stage])}"
+        )
+    knobs = valid(params.command(stage).knobs, blocks[stage][dataset], f"params.yaml, {stage}.{dataset}")
+    return knobs, layout.base_model(knobs.base) if stage == "baseline" else layout.model(dataset, "hf")
+
+
+def ranges(numbers: list[int]) -> str:
+    """Ascending numbers as Slurm writes them: 0-3,7,9-10."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+@click.command("slurm", help=__doc__)
+@click.argument("dataset")
+@click.option("--stage", type=click.Choice(["generate", "baseline"]), default="generate", show_default=True)
+@click.option("--tasks", type=click.IntRange(1), default=LARGEST_ARRAY, help="of the array; else one a shard")
+@click.option("--at_once", type=click.IntRange(1), default=50, show_default=True, help="tasks side by side")
+@click.option("--cpus", type=click.IntRange(1), default=2, show_default=True, help="cores of a task")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of a task")
+@click.option("--memory", default="8G", show_default=True, help="of a task")
+@click.option("--time", "limit", default="04:00:00", show_default=True, help="most time of a task")
+@click.option("--sbatch", multiple=True, help="another option of sbatch, as in --sbatch account=mine")
+@main
+def cli(
+    dataset: str,
+    stage: str,
+    tasks: int,
+    at_once: int,
+    cpus: int,
+    gpus: int,
+    memory: str,
+    limit: str,
+    sbatch: tuple[str, ...],
+) -> None:
+    options = [f"cpus-per-task={cpus}", f"mem={memory}", f"time={limit}", *sbatch]
+    options += [f"gres=gpu:{gpus}"] if gpus else []
+    script = write(dataset, stage, tasks, at_once, options)
+    if script is None:
+        print(f"all shards are made; go on with: dvc repro {stage}@{dataset}")
+    else:
+        print(f"submit it with `sbatch {script}`; when it ended, go on with: dvc repro {stage}@{dataset}")
+
+
+if __name__ == "__main__":
+    cli()

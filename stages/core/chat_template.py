@@ -1,0 +1,105 @@
+"""The chat template of a model: what stands around a user's message.
+
+Templates are Jinja, in the environment that Hugging Face documents ("Chat templates" in the documentation of
+transformers) and rendered as `apply_chat_template` of transformers does, without importing it.
+"""
+
+import json
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.files import read_json, read_text
+
+FAILURES = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # of expressions
+MEND = "mend it, or import the base with `chat: false`"
+
+
+class ChatTemplate:
+    """A user's message up to the cue for the answer; `tokens` are what templates name, as `bos_token`.
+
+    Raises UserError for a template that cannot be read.
+    """
+
+    def __init__(self, source: str, where: str, tokens: dict[str, str]):
+        from jinja2 import TemplateSyntaxError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _no_date}
+        self.source, self.where, self.tokens = source, where, tokens
+        try:
+            self.template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise UserError(f"{where}, chat template, line {error.lineno}: {error.message}; {MEND}") from None
+
+    def render(self, message: str) -> str:
+        """The whole prompt for a message. Raises UserError where the template refuses or fails."""
+        from jinja2 import TemplateError
+
+        try:
+            return self.template.render(
+                messages=[{"role": "user", "content": message}],
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self.tokens,
+            )
+        except (*FAILURES, TemplateError) as error:
+            raise UserError(f"{self.where}: the chat template fails: {error}; {MEND}") from None
+
+
+def read_chat_template(directory: Path) -> ChatTemplate | None:
+    """The template of a model directory, or None: chat_template.jinja, else that of tokenizer_config.json.
+
+    Of a list of named templates it is the one called `default`, as in transformers.
+    """
+    file, settings = Path(directory) / "chat_template.jinja", Path(directory) / "tokenizer_config.json"
+    config = read_json(settings) if settings.is_file() else {}
+    named = {key: _content(value) for key, value in config.items() if key.endswith("_token")}
+    tokens = {key: text for key, text in named.items() if isinstance(text, str)}
+    if file.is_file():
+        return ChatTemplate(read_text(file), str(file), tokens)
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+    return ChatTemplate(source, str(settings), tokens) if source else None
+
+
+def _content(token: object) -> object:
+    """A special token's text: it is written as such, or as an object with settings."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _generation_tag() -> type:
+    """The tag that transformers puts around what an assistant said; a prompt shows what is in it."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    return Generation
+
+
+def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _refuse(message: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _no_date(form: str) -> None:
+    _refuse("it asks for today's date (strftime_now), and what is trained must not depend on that")

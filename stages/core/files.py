@@ -1,0 +1,252 @@
+"""Files that are whole or absent: atomic writes, JSON lines, and directories with a manifest."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.hashing import sha256_file
+
+MANIFEST = "manifest.json"
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; fsync and rename it over `path` if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
+    """Write one JSON object a line; returns the number of rows."""
+    count = 0
+    with atomic_path(path) as temporary, jsonl(temporary) as add:
+        for row in rows:
+            add(row)
+            count += 1
+    return count
+
+
+@contextmanager
+def jsonl(path: Path) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that adds a row to `path`. The caller's directory is atomic."""
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        yield lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def json_array(path: Path) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that adds a row to the array in `path`: the bytes of `write_json`, one row in memory.
+
+    The caller's directory is atomic.
+    """
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        before = "["
+
+        def add(row: dict) -> None:
+            nonlocal before
+            text = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+            stream.write(f"{before}\n  {text}")
+            before = ","
+
+        yield add
+        stream.write("\n]\n" if before == "," else "[]\n")
+
+
+@contextmanager
+def npy_array(path: Path, dtype: str) -> Iterator[Callable[[Sequence], None]]:
+    """Yield a function that adds values to the array (n,) in `path`: the bytes of `numpy.save`.
+
+    The caller's directory is atomic.
+    """
+    import numpy as np
+
+    with open(path, "wb") as stream:
+        count = 0
+
+        def write_header() -> None:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(stream, {**header, "shape": (count,)})
+
+        def add(values: Sequence) -> None:
+            nonlocal count
+            stream.write(np.asarray(values, dtype=dtype).tobytes())
+            count += len(values)
+
+        write_header()
+        yield add
+        stream.seek(0)
+        write_header()  # as long as before: the format leaves room for a number of any size
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text; raises UserError that names the file and the first bad line."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}{line}: not valid JSON ({why_no_json(error)})") from None
+
+
+def why_no_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that `json` does not read, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return getattr(error, "msg", "a number with too many digits")  # the one error of Python's own `int`
+
+
+def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
+    """Yield the rows of a JSON-lines file.
+
+    Raises UserError with file, row and field when a line is not UTF-8, not a JSON object, or lacks one of
+    the `required` fields.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    required = tuple(required)
+    with open(path, "rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{raw[error.start]:02x}"
+                raise UserError(
+                    f"{path}, row {number}: {found} is not UTF-8; save the file as UTF-8"
+                ) from None
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, row {number}: not valid JSON ({why_no_json(error)})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
+            for field in required:
+                if field not in row:
+                    raise UserError(
+                        f"{path}, row {number}: field '{field}' is missing; "
+                        f"this row has {', '.join(row) or 'none'}"
+                    )
+            yield row
+
+
+def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict]:
+    return list(iter_jsonl(path, required))
+
+
+@contextmanager
+def atomic_directory(
+    path: Path, producer: str, rows: dict[str, int] | None = None, hashed: dict[str, str] | None = None
+) -> Iterator[Path]:
+    """Yield an empty temporary sibling; on success add its manifest and put it in place of `path`.
+
+    The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows) and the
+    `producer` (a stage name). `hashed` has the sha256 of files that were hashed as they were written. Both
+    dicts may be filled inside the block.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _seal(temporary, producer, rows or {}, hashed)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None) -> None:
+    """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
+    with ThreadPoolExecutor(8) as pool:
+        synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
+        write_manifest(directory, producer, rows, hashed)
+        for each in synced:
+            each.result()
+    fsync(directory)
+
+
+def write_manifest(
+    directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None = None
+) -> None:
+    files = {}
+    for file in sorted(directory.rglob("*")):
+        name = file.relative_to(directory).as_posix()
+        if file.is_file() and name != MANIFEST:
+            sha256 = (hashed or {}).get(name) or sha256_file(file)
+            files[name] = {"sha256": sha256, "bytes": file.stat().st_size}
+            if name in rows:
+                files[name]["rows"] = rows[name]
+    write_json(directory / MANIFEST, {"producer": producer, "files": files})
+
+
+def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict:
+    """Return the manifest of `directory` after checking that its files are exactly those listed.
+
+    Of the files in `sized`, whose contents the caller checks itself, only the size is compared.
+    Raises UserError naming the first missing, extra or altered file.
+    """
+    directory = Path(directory)
+    manifest = read_json(directory / MANIFEST)
+    present = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file()} - {MANIFEST}
+    present = {name for name in present if not Path(name).name == ".gitignore"}
+    redo = f"delete {directory} and run `dvc repro` again"
+    for name, entry in manifest["files"].items():
+        if name not in present:
+            raise UserError(f"{directory / name}: listed in {MANIFEST} but missing; {redo}")
+        if (directory / name).stat().st_size != entry["bytes"]:
+            raise UserError(f"{directory / name}: torn or edited (size is not the one in {MANIFEST}); {redo}")
+        if name not in sized and sha256_file(directory / name) != entry["sha256"]:
+            raise UserError(
+                f"{directory / name}: edited or damaged (checksum differs from {MANIFEST}); {redo}"
+            )
+    for name in sorted(present - set(manifest["files"])):
+        raise UserError(f"{directory / name}: not listed in {MANIFEST} (a stray or duplicated file); {redo}")
+    return manifest

@@ -1,0 +1,100 @@
+"""Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.files import read_text
+
+
+def clip_words(text: str, limit: int) -> str:
+    """The first `limit` words of `text`, line breaks kept."""
+    ends = [match.end() for match in re.finditer(r"\S+", text)][:limit]
+    return text[: ends[-1]] if ends else ""
+
+
+class Template:
+    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
+
+    def __init__(self, path: Path):
+        from jinja2 import StrictUndefined, TemplateSyntaxError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self.path, self.source = Path(path), read_text(path)
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters["words"] = clip_words
+        environment.filters["chars"] = lambda text, limit: text[:limit]
+        environment.filters["oneline"] = lambda text: " ".join(text.split())
+        try:
+            self.template = environment.from_string(self.source)
+        except TemplateSyntaxError as error:
+            raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
+
+    def render(self, **variables) -> str:
+        """Render; the result has no white space at either end. Raises UserError."""
+        from jinja2 import TemplateError
+        from jinja2.sandbox import SecurityError
+
+        try:
+            return self.template.render(**variables).strip()
+        except SecurityError as error:
+            raise UserError(f"{self.path}: not allowed in a prompt: {error}") from None
+        except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            known = ", ".join(sorted(variables))
+            raise UserError(
+                f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
+            ) from None
+
+
+# What a name in braces stands for: the names that the prompts published with SKIM use.
+FIELDS: dict[str, Callable[[dict], object]] = {
+    "url": lambda document: document["metadata"].get("url"),
+    "relevant_queries": lambda document: document["metadata"].get("queries") or "",
+    "title": lambda document: document["title"],
+    "doc_title": lambda document: document["title"],
+    "content": lambda document: document["text"],
+    "doc_body": lambda document: document["text"],
+}
+IN_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+
+
+class BracesTemplate:
+    """A prompt file that is not Jinja: the FIELDS in it are filled in, every other brace is a brace.
+
+    Raises UserError for a name in single braces that is none of the FIELDS: most likely it is misspelt.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.source = Path(path), read_text(path)
+        for found in IN_BRACES.finditer(self.source):
+            if found[1] not in FIELDS:
+                line = self.source[: found.start()].count("\n") + 1
+                raise UserError(
+                    f"{path}, line {line}: no field is called {found[0]}; there are "
+                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/prompts.md)"
+                )
+
+    def render(self, document: dict) -> str:
+        """Fill in; the result has no white space at either end. Raises UserError."""
+
+        def value(found: re.Match) -> str:
+            text = FIELDS[found[1]](document)
+            if isinstance(text, list):
+                text = "\n".join(map(str, text))
+            if not isinstance(text, str):
+                raise UserError(f"{self.path}: document '{document['id']}' has no text for {found[0]}")
+            return text
+
+        return IN_BRACES.sub(value, self.source).strip()
+
+
+def messages(text: str) -> list[dict]:
+    """Chat messages of a rendered prompt: a first line `# System` and a later line `# User` part them."""
+    match = re.match(r"\A# System\n(.*?)^# User\n(.*)\Z", text, flags=re.S | re.M)
+    if not match:
+        return [{"role": "user", "content": text}]
+    system, user = (part.strip() for part in match.groups())
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]

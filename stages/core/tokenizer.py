@@ -1,0 +1,107 @@
+"""One way to turn prompts and answers into token ids, for training and for generation alike."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+from stages.core.chat_template import read_chat_template
+from stages.core.errors import UserError
+from stages.core.files import read_json
+
+
+class TextCodec:
+    """The fast tokenizer of a model directory, without importing transformers.
+
+    If the model has a chat template, a prompt is the user's message of a chat, rendered with it up to where
+    the answer begins; a special token that stands in the message as text gets a space inside, so that no
+    text can end its turn. Else a prompt gets what special tokens the tokenizer's own post-processor puts
+    before text (BOS where the model wants one), never an EOS. An answer ends with EOS and gets nothing else.
+    Because finetuning and every engine use this class, training and inference cannot differ.
+
+    `chat=False` leaves the template of the directory out. Raises UserError for files that are missing or bad.
+    """
+
+    def __init__(self, directory: Path, chat: bool = True):
+        from tokenizers import Tokenizer
+
+        directory = Path(directory)
+        if not (directory / "tokenizer.json").is_file():
+            raise UserError(
+                f"{directory}: no tokenizer.json; a base model needs its tokenizer files "
+                "(tokenizer.json, tokenizer_config.json): copy them beside the weights"
+            )
+        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.eos_id = self._eos_id(directory)
+        self.prefix, self.suffix_length = self._specials()
+        self.chat = read_chat_template(directory) if chat else None
+
+    def _eos_id(self, directory: Path) -> int:
+        """The token that ends an answer: of several that generation stops at, the tokenizer's `eos_token`.
+
+        Instruction models list more than one (Qwen: <|im_end|>, <|endoftext|>); all of their engines stop at
+        each of these.
+        """
+        own = None
+        if (directory / "tokenizer_config.json").is_file():
+            token = read_json(directory / "tokenizer_config.json").get("eos_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            own = self.tokenizer.token_to_id(token) if token is not None else None
+        for name in ("generation_config.json", "config.json"):
+            if (directory / name).is_file():
+                eos = read_json(directory / name).get("eos_token_id")
+                if isinstance(eos, list):
+                    return own if own in eos else eos[0]
+                if eos is not None:
+                    return eos
+        if own is None:
+            raise UserError(f"{directory}: no eos_token_id in config.json or generation_config.json; add it")
+        return own
+
+    def _specials(self) -> tuple[list[int], int]:
+        """Special tokens the post-processor adds before text, and how many it adds after."""
+        encoding = self.tokenizer.encode("a")
+        plain = self.tokenizer.encode("a", add_special_tokens=False).ids
+        extra = len(encoding.ids) - len(plain)
+        for start in range(extra + 1):
+            if encoding.ids[start : start + len(plain)] == plain:
+                return encoding.ids[:start], extra - start
+        raise UserError(
+            "tokenizer.json: the post-processor changes the text's own tokens; this is not supported"
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def prompts(self, texts: list[str]) -> list[list[int]]:
+        """The ids of whole prompts, in the model's chat template if it has one."""
+        if self.chat is None:
+            return self.plain(texts)
+        rendered = [self.chat.render(self._disarmed(text)) for text in texts]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
+
+    def plain(self, texts: list[str]) -> list[list[int]]:
+        """The ids of texts as they are, whatever template there is."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [self.prefix + encoding.ids for encoding in encodings]
+
+    def _disarmed(self, text: str) -> str:
+        while self._special.search(text):  # again: what is left of two that overlap may be another one
+            text = self._special.sub(lambda found: re.sub(r"(\S)", r"\1 ", found[0], count=1), text)
+        return text
+
+    @cached_property
+    def _special(self) -> re.Pattern:
+        """Special tokens in a text, all but those that have less than two characters, blanks not counted."""
+        known = self.tokenizer.get_added_tokens_decoder().values()
+        names = sorted(t.content for t in known if t.special and len("".join(t.content.split())) > 1)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    def answers(self, texts: list[str]) -> list[list[int]]:
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [[*encoding.ids, self.eos_id] for encoding in encodings]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,0 +1,23 @@
+"""The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
+
+from stages.kinds.registry import Task, kind
+
+
+def document_of(row: dict) -> str:
+    """The id of the document that was asked about."""
+    return row.get("document_id", row["id"])
+
+
+def is_first(row: dict) -> bool:
+    """Is it the first of a document's answers? Only that one stands for the teacher on held-out pages."""
+    return not row.get("sample") and not row.get("choice")
+
+
+def answer_of(row: dict, task: Task = "queries"):
+    """What the kind of task reads in an accepted answer. Raises ValueError where it is not in its form."""
+    return kind(task).parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")
+
+
+def lines_of(row: dict, task: Task = "queries") -> list[str]:
+    """The texts in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
+    return kind(task).flat(answer_of(row, task))

@@ -1,0 +1,88 @@
+"""Make the corpus of a dataset of skills: the requests that people accepted, balanced and split.
+
+Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/` and `prompts/<dataset>/decisions.jsonl`; writes
+`data/<dataset>/corpus/documents.jsonl`, sorted by id: one document a request, with the call it stands for in
+its metadata. A test request is new in its wording and in all its values; requests that are new in one of the
+two only are left out (docs/skills.md).
+"""
+
+from collections import Counter
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, stage
+
+
+class CorpusSkillsKnobs(Knobs):
+    unreviewed: Literal["drop", "keep"] = Field(
+        "drop", description="candidates that nobody has decided about: make review"
+    )
+    max_share: float = Field(0.3, gt=0, le=1, description="largest share of a skill in the training requests")
+    test_templates: float = Field(0.2, gt=0, lt=1, description="share of wordings that are held out")
+    test_values: float = Field(0.2, gt=0, lt=1, description="share of values that are held out")
+    val_share: float = Field(0.05, ge=0, lt=0.5, description="share of wordings for validation")
+
+
+@stage("corpus_skills", CorpusSkillsKnobs, figures="corpus")
+def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
+    import shutil
+
+    from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
+    from stages.kinds.skills.parts.corpus import accepted, documents, without_contradictions
+    from stages.kinds.skills.parts.files import read_skills
+    from stages.kinds.skills.parts.held_out import balanced
+    from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
+
+    candidates, skills_directory = layout.candidates(dataset), layout.skills(dataset)
+    verify_manifest(candidates)
+    verify_manifest(skills_directory)
+    skills = read_skills(skills_directory)
+    offered = read_jsonl(
+        candidates / "candidates.jsonl", ("id", "user", "call", "skill", "variety", "origin")
+    )
+    decisions = read_decisions(layout.decisions(dataset), skills)
+    rows, decided = reviewed(offered, decisions, knobs.unreviewed)
+    if not rows:
+        raise UserError(
+            f"{candidates}: none of {len(offered)} candidates is accepted; decide with "
+            f"`make review DATASET={dataset}`, or set corpus_skills.{dataset}.unreviewed to keep"
+        )
+    rows, contradicted = without_contradictions(rows, accepted(decisions))
+    shares = (knobs.test_templates, knobs.test_values, knobs.val_share)
+    rows, mixed = documents(rows, skills, *shares)
+    train, unbalanced = balanced([row for row in rows if row["split"] == "train"], knobs.max_share)
+    staying = {row["id"] for row in train}
+    rows = [row for row in rows if row["split"] != "train" or row["id"] in staying]
+    written: dict[str, int] = {}
+    with atomic_directory(layout.corpus(dataset), "corpus", written) as directory:
+        written["documents.jsonl"] = write_jsonl(directory / "documents.jsonl", rows)
+        shutil.copyfile(skills_directory / "grammar.lark", directory / "grammar.lark")  # for generate
+    splits = Counter(row["split"] for row in rows)
+    if not splits["train"] or not splits["test"]:
+        raise UserError(
+            f"{candidates}: {splits['train']} requests to train and {splits['test']} to test with; more "
+            f"candidates are needed, or another corpus_skills.{dataset}.test_templates and test_values"
+        )
+    of_split = {
+        split: dict(
+            sorted(Counter(row["metadata"]["skill"] for row in rows if row["split"] == split).items())
+        )
+        for split in sorted(splits)
+    }
+    return {
+        "documents": len(rows),
+        "splits": dict(sorted(splits.items())),
+        "skills": of_split,
+        "templates": len({row["metadata"]["template"] for row in rows}),
+        "decisions": dict(sorted(decided.items())),
+        "contradicted": contradicted,
+        "new_in_one_way_only": mixed,
+        "left_out_for_balance": dict(sorted(unbalanced.items())),
+    }
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,168 @@
+"""Score the calls that base, student, student with grammar and teacher answer to held-out requests.
+
+Reads `data/<dataset>/{corpus,skills}/`, `data/<dataset>/responses.jsonl`, `prompts/<dataset>/student.md`,
+`models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/`: `metrics.json` (each
+measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train and test; figures by
+skill, confusions and wrong answers of each system), `samples.json` and `plots/confusion.{json,svg}`.
+The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
+writes gets the spelling of its request. Latency, from one request at a time, is in `metrics.json` alone,
+which therefore differs from run to run.
+docs/calls.md defines the measures.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import stage
+from stages.engines.protocol import Decoding
+
+SAMPLES = 20
+
+
+class EvaluateCallsKnobs(Decoding):
+    engine: Literal["transformers", "openvino", "vllm"] = Field(
+        "transformers", description="see docs/engines.md"
+    )
+    base: str = Field(description="a folder of models/base/")
+    bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
+    seed: int = Field(1, ge=0, description="of the resampling, and of the answers where they are sampled")
+    latency_requests: int = Field(40, ge=0, description="requests that are timed, one at a time")
+    limit: int = Field(0, ge=0, description="held-out requests to score; 0 = all")
+
+
+@stage("evaluate_calls", EvaluateCallsKnobs, figures="evaluate")
+def command(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
+    from stages.core.files import iter_jsonl, verify_manifest, write_json
+    from stages.kinds.skills.parts.files import read_skills
+    from stages.kinds.skills.parts.leaks import leaks
+    from stages.kinds.skills.parts.runs import STUDENTS, run_students
+    from stages.kinds.skills.parts.scoring import details, score
+
+    verify_manifest(layout.corpus(dataset))
+    skills = read_skills(layout.skills(dataset))
+    fields = ("id", "title", "text", "metadata", "split")
+    documents = list(iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields))
+    labels, teachers = taught(dataset)
+    rows = chosen(documents, labels, knobs.limit)
+    if not rows:
+        raise UserError(
+            f"{layout.corpus(dataset)}: no request of split 'test' that the teacher was asked about; look at "
+            f"corpus_skills.{dataset} and prompt.{dataset}.test_documents in params.yaml"
+        )
+    gold = [gold_of(row, skills, dataset) for row in rows]
+    ran = run_students(dataset, knobs, rows, skills, STUDENTS)
+    written = {name: own.texts for name, own in ran.items()} | {
+        "teacher": [labels[row["id"]] for row in rows]
+    }
+    answered = {name: together(rows, gold, texts) for name, texts in written.items()}
+    times = {name: own.latencies_ms for name, own in ran.items()}
+    found = {name: details(own, skills) for name, own in answered.items()}
+    metrics = {
+        name: score(own, skills, knobs.bootstrap, knobs.seed, times.get(name, ()))
+        for name, own in answered.items()
+    }
+    reports, shared = layout.reports(dataset), leaks(documents, skills)
+    write_json(reports / "metrics.json", metrics)
+    write_json(reports / "calls.json", {"leaks": shared, "systems": found})
+    write_json(reports / "samples.json", samples(rows[:SAMPLES], gold, written))
+    plot(dataset, found["student_grammar"]["confusion"])
+    per_skill = {name: own["per_skill"] for name, own in found.items()}
+    return {
+        "task": "skills",
+        "rows": len(rows),
+        "skills_without_rows": without_rows(skills.by_name, per_skill["student"]),
+        "teacher": dict(sorted(teachers.items())),
+        "too_long": {name: own.too_long for name, own in ran.items()},
+        "shared_requests": {name: own["rows"] for name, own in shared["requests"].items()},
+        "per_skill": per_skill,
+    }
+
+
+def taught(dataset: str) -> tuple[dict[str, str], Counter]:
+    """(the teacher's call for each document that it was asked about, how often each model answered)."""
+    from stages.core.files import iter_jsonl
+    from stages.kinds.answers import document_of, is_first
+
+    labels, teachers = {}, Counter()
+    for row in iter_jsonl(layout.responses(dataset), ("id", "accepted", "outcome", "response", "model")):
+        teachers[row["model"]] += 1
+        if is_first(row):
+            labels[document_of(row)] = label(row)
+    return labels, teachers
+
+
+def label(row: dict) -> str:
+    """The teacher's call in a row of responses; "" where it is not accepted, or has not the form of one."""
+    from stages.kinds.answers import lines_of
+
+    try:
+        lines = lines_of(row, "skills") if row["accepted"] else []
+    except ValueError:  # accepted although it is in no form that can be read: as if nothing had come
+        lines = []
+    return lines[0] if lines else ""
+
+
+def chosen(documents: list[dict], labels: dict[str, str], limit: int) -> list[dict]:
+    """The held-out documents with a label, lowest hash first, at most `limit` (0: all)."""
+    from stages.core.hashing import stable_integer
+
+    held_out = [row for row in documents if row["split"] == "test" and row["id"] in labels]
+    return sorted(held_out, key=lambda row: stable_integer("evaluate", row["id"]))[: limit or None]
+
+
+def gold_of(document: dict, skills, dataset: str) -> str:
+    try:
+        skills.checked(document["metadata"]["call"])
+    except ValueError as error:
+        where = layout.corpus(dataset) / "documents.jsonl"
+        raise UserError(f"{where}, document '{document['id']}', metadata.call: {error}") from None
+    return document["metadata"]["call"]
+
+
+def together(rows: list[dict], gold: list[str], texts: list[str]) -> list:
+    from stages.kinds.skills.parts.scoring import Answered
+
+    return [Answered(row["text"], *pair) for row, *pair in zip(rows, gold, texts, strict=True)]
+
+
+def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:
+    """The skills that no held-out request is for, which are in no mean; told on stderr, too."""
+    missing = [name for name in skills if name not in scored]
+    if missing:
+        print(f"evaluate_calls: no held-out request for {', '.join(missing)}", file=sys.stderr)
+    return missing
+
+
+def plot(dataset: str, confusion: dict) -> None:
+    """The confusions of one system: rows for the template of `dvc plots`, and a picture."""
+    from stages.core.files import write_json, write_text
+    from stages.reporting.charts import confusion as chart
+    from stages.reporting.charts import standalone
+
+    plots, gold, answered = layout.reports(dataset) / "plots", confusion["gold"], confusion["answered"]
+    rows = [
+        {"gold": skill, "answered": called}
+        for skill, counts in zip(gold, confusion["counts"], strict=True)
+        for called, count in zip(answered, counts, strict=True)
+        for _ in range(count)
+    ]
+    write_json(plots / "confusion.json", rows)
+    write_text(plots / "confusion.svg", standalone(chart(**confusion, label="right skill and called skill")))
+
+
+def samples(rows: list[dict], gold: list[str], written: dict[str, list[str]]) -> list[dict]:
+    return [
+        {"id": row["id"], "user": row["text"], "gold": gold[place]}
+        | {name: own[place] for name, own in written.items()}
+        for place, row in enumerate(rows)
+    ]
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,95 @@
+"""Briefs: what a teacher is to write examples of, for each skill and variety, about ever other topics."""
+
+from collections.abc import Iterator, Sequence
+
+from stages.core.hashing import stable_integer
+from stages.kinds.skills.parts.schema import Example, Skill, Skills
+from stages.kinds.skills.parts.text_form import signature
+
+VARIETIES = ("positive", "multi", "near_miss", "other")
+TOPICS = 3  # in a brief
+EXAMPLES = 2  # of a skill, where a prompt tells about all skills
+WORDS = {
+    "positive": "requests that a user may make of an assistant for which {name} is the right call",
+    "multi": "requests for which {name} is called with several arguments at once",
+    "near_miss": "requests that look as if they were for {name}, but for which another call is right",
+    "other": (
+        "things that people near a microphone say that are no request to the assistant: talk with others, "
+        "parts of sentences, sounds that were misheard; for all of them {name} is the right call"
+    ),
+}
+
+
+def briefs(
+    skills: Skills,
+    topics: list[str],
+    counts: dict[str, int],
+    examples: int,
+    shown: int,
+    more: Sequence[str] = (),
+) -> Iterator[dict]:
+    """Documents, sorted by id: `counts[variety]` of each variety for each skill that it makes sense for.
+
+    A brief asks for `examples` examples about TOPICS of the topics, and shows `shown` of those there are. The
+    positive ones of a skill come once more for each time that it is in `more`.
+    """
+    common = about(skills)
+    for skill in skills.skills:
+        for variety in sorted(VARIETIES):
+            if not suits(skill, variety):
+                continue
+            times = 1 + (more.count(skill.name) if variety == "positive" else 0)
+            for number in range(counts[variety] * times):
+                name = f"{skill.name}/{variety}/{number:04}"
+                text = f"Write {examples} {WORDS[variety].format(name=f'`{skill.name}`')}."
+                metadata = {
+                    "skill": skill.name,
+                    "variety": variety,
+                    "count": examples,
+                    "topics": drawn(topics, TOPICS, name),
+                    "signature": signature(skill),
+                    "description": skill.description,
+                    "shown": [one.model_dump() for one in shown_to(skill, shown, name)],
+                    **common,
+                }
+                yield {"id": name, "title": skill.name, "text": text, "metadata": metadata, "split": "train"}
+
+
+def about(skills: Skills) -> dict:
+    """What prompts may say of all skills.
+
+    `signatures`, `descriptions` in the same order, `fallback`, and some `examples` [{user, call}] of each.
+    """
+    return {
+        "signatures": [signature(skill) for skill in skills.skills],
+        "descriptions": [skill.description for skill in skills.skills],
+        "fallback": skills.fallback,
+        "examples": [
+            example.model_dump()
+            for skill in skills.skills
+            for example in (skill.prompt_examples or skill.examples)[:EXAMPLES]
+        ],
+    }
+
+
+def request_document(user: str, skills: Skills) -> dict:
+    """The document of a request that is in no corpus: prompts may use the same fields as for one that is."""
+    return {"id": "", "title": "", "text": user, "metadata": about(skills)}
+
+
+def suits(skill: Skill, variety: str) -> bool:
+    if skill.fallback:
+        return variety == "other"
+    return variety == "positive" or variety == "near_miss" or variety == "multi" and len(skill.parameters) > 1
+
+
+def shown_to(skill: Skill, count: int, name: str) -> list[Example]:
+    """Half of them those meant to be shown, the others any: each brief shows others."""
+    meant = drawn(list(skill.prompt_examples), (count + 1) // 2, name)
+    return [*meant, *drawn(list(skill.examples), count - len(meant), name)]
+
+
+def drawn(things: list, count: int, name: str) -> list:
+    """`count` of the things, of lowest hash with the name."""
+    places = sorted(range(len(things)), key=lambda place: stable_integer("drawn", name, place))
+    return [things[place] for place in places[:count]]

@@ -1,0 +1,159 @@
+"""The kind of task "skills": a user's request goes in, one function call comes out.
+
+Pure functions, like those of `queries`. A document is a request: its text is what the user said, and
+`metadata.call` the call that it stands for, where that is known, and `metadata.defaults` the values that mean
+the same as leaving an argument out, where there are any.
+"""
+
+from pydantic import BaseModel, Field
+
+from stages.kinds.skills.parts.calls import Call, Value, parse_call, write_call
+from stages.kinds.skills.parts.match import normalised_match
+from stages.kinds.skills.parts.schema import Skills
+from stages.kinds.skills.parts.verbatim import span
+from stages.kinds.xc.parts.queries import stated
+
+LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
+NO_SCHEMA = Skills(skills=())
+WRAPPING = ("### Assistant:", "Assistant:", "call:")
+
+
+class WrittenExample(BaseModel):
+    """What a user may say, and the call that it stands for."""
+
+    # Docstrings and descriptions are sent to the teacher and are part of the request's key.
+    user: str = Field(description="What the user says, as a person would say or type it")
+    assistant: str = Field(description='The one function call that it stands for, such as name(key="value")')
+
+
+class Examples(BaseModel):
+    """Different examples of requests to an assistant, each with the function call that it stands for."""
+
+    examples: list[WrittenExample] = Field(description="Examples that differ in wording and in values")
+
+
+Answer = Examples
+
+
+def lines(text: str) -> list[tuple[int, str]]:
+    """The calls in a text, one a line, each with its line from 0; a line that is no call is left out."""
+    found = ((number, called(line)) for number, line in enumerate(text.split("\n")))
+    return [(number, write_call(call)) for number, call in found if call]
+
+
+def called(line: str) -> Call | None:
+    """The call in a line, without what models put around it; None where there is none."""
+    line = line.strip().strip("`").strip()
+    for before in WRAPPING:
+        line = line.removeprefix(before).strip()
+    try:
+        return parse_call(line)
+    except ValueError:
+        return None
+
+
+def parse(text: str) -> list[str]:
+    """The calls in a text, each once."""
+    return list(dict.fromkeys(call for _, call in lines(text)))
+
+
+def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[str]:
+    """The calls in a teacher's answer of this form: text, json (of `Examples`) or tool (a list of calls).
+
+    The last line of a text that was cut is left out. Raises ValueError where JSON is not what it should be.
+    """
+    if form == "text":
+        return parse(response.rpartition("\n")[0] if cut else response)
+    found = stated(response, form, Examples)
+    return parse("\n".join(example.assistant for part in found for example in part.examples))
+
+
+def fit(answer: list[str], document: dict) -> list[str]:
+    """The call that the student is to learn: the known one, if this is the teacher's; else the teacher's."""
+    good = [call for call in answer if not reject(call, document)]
+    return [document["metadata"].get("call", call) for call in good[:1]] if len(answer) == 1 else []
+
+
+def flat(answer: list[str]) -> list[str]:
+    """The texts of an answer: its calls."""
+    return answer
+
+
+def output(answer: list[str]) -> str:
+    """The answer as the student is to write it."""
+    return "\n".join(answer)
+
+
+def reject(line: str, document: dict) -> str | None:
+    """Why a call may not be used for this request, or None: no call, or not the one that is known."""
+    call, known = called(line), document["metadata"].get("call")
+    defaults = document["metadata"].get("defaults", {})
+    if call is None:
+        return "not a call"
+    if known is not None:
+        left, right = (_said(own, defaults) for own in (parse_call(known), call))
+        if not normalised_match(left, right, NO_SCHEMA):
+            return "not the call that is known"
+    return None
+
+
+def _said(call: Call, defaults: dict[str, Value]) -> Call:
+    """The call without the arguments that say nothing."""
+
+    def says_something(name: str, value: Value) -> bool:
+        default = defaults.get(name)
+        return value != "" and not (value == default and type(value) is type(default))
+
+    return Call(call.name, {name: own for name, own in call.arguments.items() if says_something(name, own)})
+
+
+def well_formed(line: str) -> bool:
+    """Is it a call?"""
+    return called(line) is not None
+
+
+def understood(text: str, request: str, skills: Skills) -> Call | None:
+    """The call that a student wrote for a request, as it is served and scored; None where it is no call."""
+    call = called(text)
+    return None if call is None else respelled(call, request, skills)
+
+
+def respelled(call: Call, request: str, skills: Skills) -> Call:
+    """The call with the spelling that its words have elsewhere: students of some bases write lower case only.
+
+    Names and the values of an enum are spelt as in the schema; a text value that stands in the request,
+    whatever its case and spacing, as it is there, except that `5 * 7` does not become `5*7`: spaces are the
+    student's unless the words are the same.
+    """
+    skill = _alike(call.name, skills.by_name)
+    if skill is None:
+        return call
+    parameters, arguments = skills.by_name[skill].parameters, {}
+    for name, value in call.arguments.items():
+        own = _alike(name, parameters) or name
+        arguments[own] = _respelled(value, parameters[own], request) if own in parameters else value
+    return Call(skill, arguments)
+
+
+def _respelled(value: Value, parameter, request: str) -> Value:
+    if not isinstance(value, str):
+        return value
+    if parameter.type == "enum":
+        return _alike(value, parameter.values) or value
+    found = span(value, request)
+    if not found:
+        return value
+    there = request[found[0] : found[1]]
+    if there.casefold().split() == value.casefold().split():
+        return there
+    spelt = "".join(there.split())
+    if len(spelt) != len("".join(value.split())):  # ß and ss
+        return value
+    letter = iter(spelt)
+    return "".join(char if char.isspace() else next(letter) for char in value)
+
+
+def _alike(name: str, known) -> str | None:
+    return next((one for one in known if one == name), None) or next(
+        (one for one in known if one.casefold() == name.casefold()), None
+    )

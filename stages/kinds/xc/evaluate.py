@@ -1,0 +1,190 @@
+"""Score what base, student and teacher write for held-out pages, beside copying the page's summary.
+
+Reads `data/<dataset>/{corpus,baseline,generated}/` and `data/<dataset>/responses.jsonl`; writes
+`reports/<dataset>/metrics.json` (each measure of each system with a bootstrap 95% interval over pages),
+`reports/<dataset>/samples.json` (the lines of twenty pages side by side) and `reports/<dataset>/plots/`.
+The pages are those of the held-out split that the teacher was asked about, lowest hash first. Of the corpus
+only what is scored or searched is held in memory.
+docs/evaluation.md defines the measures.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from pydantic import Field
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.hashing import stable_integer
+from stages.core.stage import Knobs, stage
+from stages.kinds.registry import Task
+
+SAMPLES = 20
+BIN = 4  # tokens in a bar of the length histogram
+
+
+class EvaluateKnobs(Knobs):
+    task: Task = Field("queries", description="what was asked for; decides which lines are well-formed")
+    pages: int = Field(300, gt=0, description="held-out pages to score; all there are, if fewer")
+    among: int = Field(
+        0, ge=0, description="pages that retrieval has to find them among; 0 = the whole corpus"
+    )
+    bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
+    seed: int = Field(1, ge=0, description="of the resampling")
+
+
+@stage("evaluate", EvaluateKnobs)
+def command(dataset: str, knobs: EvaluateKnobs) -> dict:
+    from stages.core.files import iter_jsonl, verify_manifest, write_json
+    from stages.evaluation.bootstrap import intervals
+    from stages.kinds.answers import document_of, is_first
+    from stages.kinds.xc.parts.scoring import MEASURES, Scorer
+
+    corpus, responses = layout.corpus(dataset), layout.responses(dataset)
+    verify_manifest(corpus)
+    path, fields = corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
+    answers, teachers = {}, Counter()
+    for row in iter_jsonl(responses, ("id", "accepted", "outcome", "response", "model")):
+        teachers[row["model"]] += 1
+        if is_first(row):
+            answers[document_of(row)] = row
+    names, rivals = choose(iter_jsonl(path, fields), answers, knobs.pages, knobs.among)
+    if not names:
+        raise UserError(
+            f"{responses}: no answer about a held-out page; raise corpus.{dataset}.test_share or "
+            f"prompt.{dataset}.test_documents in params.yaml"
+        )
+    documents = [document for document in iter_jsonl(path, fields) if document["id"] in rivals]
+    by_name = {document["id"]: document for document in documents}
+    pages = [by_name[name] for name in names]
+    base, _, _ = written(layout.baseline(dataset), names)
+    student, generated, tokens = written(layout.generated(dataset), names)
+    outputs = {
+        "base": base,
+        "student": student,
+        "teacher": [taught(answers[name], knobs.task) for name in names],
+        "extractive": [copied(page) for page in pages],
+    }
+    scorer = Scorer(documents, knobs.task)
+    metrics = {}
+    for system, own in outputs.items():
+        scores = [
+            scorer.score(name, output, teacher.lines)
+            for name, output, teacher in zip(names, own, outputs["teacher"], strict=True)
+        ]
+        found = intervals(scores, knobs.bootstrap, knobs.seed)
+        metrics[system] = dict(zip(MEASURES, found, strict=True))
+    reports = layout.reports(dataset)
+    write_json(reports / "metrics.json", metrics)
+    write_json(reports / "samples.json", samples(pages[:SAMPLES], outputs))
+    write_json(reports / "plots" / "metrics.json", bars(metrics))
+    write_json(reports / "plots" / "lengths.json", lengths(tokens))
+    return {
+        "task": knobs.task,
+        "pages": len(pages),
+        "corpus": len(documents),
+        "teacher": dict(sorted(teachers.items())),
+        "generated": generated,
+        "lines_per_page": {
+            system: round(sum(len(output.lines) for output in own) / len(pages), 2)
+            for system, own in outputs.items()
+        },
+    }
+
+
+def choose(
+    documents: Iterable[dict], answers: Collection[str], count: int, among: int = 0
+) -> tuple[list[str], set[str]]:
+    """(the pages to score, these and the documents to find them among), by id.
+
+    The pages are the `count` of lowest hash among the held-out ones that the teacher was asked about. They
+    are to be found among the `among` documents of lowest hash, or all, if that is 0; none without a text.
+    """
+    ranked, asked = [], []
+    for document in documents:
+        if document["split"] == "empty":
+            continue
+        ranked.append((stable_integer("evaluate", document["id"]), document["id"]))
+        if document["split"] == "test" and document["id"] in answers:
+            asked.append(ranked[-1])
+    names = [name for _, name in sorted(asked)[:count]]
+    return names, {name for _, name in sorted(ranked)[: among or None]} | set(names)
+
+
+def written(source: Path, names: list[str]) -> tuple[list, dict, Counter]:
+    """(a model's Output for each page, figures of all that it wrote, how many answers have so many tokens).
+
+    Raises UserError when a page is missing from the generated rows.
+    """
+    from stages.core.shards import iter_generated
+    from stages.kinds.xc.parts.scoring import Output, raw_lines
+
+    wanted: dict[str, list[dict]] = {name: [] for name in names}
+    queries, tokens, seen, last = 0, Counter(), 0, None
+    for row in iter_generated(source):  # sorted by document
+        seen, last = seen + (row["document_id"] != last), row["document_id"]
+        queries += len(row["queries"])
+        tokens[row["generated_tokens"]] += 1
+        if last in wanted:
+            wanted[last].append(row)
+    outputs = []
+    for name, own in wanted.items():
+        if not own:
+            raise UserError(f"{source}: nothing generated for the held-out page {name!r}; run `dvc repro`")
+        lines = [line for row in own for line in raw_lines(row["text"])]
+        outputs.append(Output(lines, sum(row["finish_reason"] == "stop" for row in own) / len(own)))
+    written_tokens = sum(value * rows for value, rows in tokens.items())
+    figures = {"documents": seen, "rows": tokens.total(), "queries": queries, "tokens": written_tokens}
+    return outputs, figures, tokens
+
+
+def taught(answer: dict, task: Task = "queries"):
+    """The teacher's Output: the lines of an accepted answer, nothing for any other."""
+    from stages.kinds.answers import lines_of
+    from stages.kinds.xc.parts.scoring import Output
+
+    try:
+        lines = lines_of(answer, task) if answer["accepted"] else []
+    except ValueError:  # kept although it is cut or in no form: as if nothing had come
+        lines = []
+    return Output(lines, float(answer["outcome"] == "ok"))
+
+
+def copied(page: dict):
+    """The Output of the baseline that copies one line of the page."""
+    from stages.kinds.xc.parts.scoring import Output, summary_line
+
+    return Output([summary_line(page)], 1.0)
+
+
+def samples(pages: list[dict], outputs: dict[str, list]) -> list[dict]:
+    shown = []
+    for place, page in enumerate(pages):
+        lines = {system: own[place].lines for system, own in outputs.items()}
+        shown.append({"id": page["id"], "title": page["title"], "text": page["text"][:400], **lines})
+    return shown
+
+
+def bars(metrics: dict) -> list[dict]:
+    """Rows for `dvc plots`: one a measure and system."""
+    return [
+        {"measure": measure, "system": system, **value}
+        for system, own in metrics.items()
+        for measure, value in own.items()
+        if value is not None
+    ]
+
+
+def lengths(tokens: dict[int, int]) -> list[dict]:
+    """Rows for `dvc plots`: how many answers are how long, by lower edge of the bin."""
+    counts = Counter()
+    for value, rows in tokens.items():
+        counts[value // BIN * BIN] += rows
+    return [
+        {"generated_tokens": edge, "rows": counts[edge]} for edge in range(0, max(counts, default=0) + 1, BIN)
+    ]
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,198 @@
+"""From files in the XC repository's format to the rows of a corpus, streamed."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import orjson
+from scipy.sparse import csr_matrix
+
+from stages.core.errors import UserError
+from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, documents
+from stages.kinds.xc.parts.format.known import KnownQueries
+from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
+from stages.kinds.xc.parts.format.pairs import Ids
+from stages.kinds.xc.parts.format.texts import Survey, duplicates, lines_of, survey
+from stages.sources.splits import split_of
+
+TEXTS = ("trn_X", "tst_X", "Y")
+
+
+@dataclass
+class Source:
+    """A dataset, but for the documents' texts: the rows of its files, its matrices (float32 csr) and filters
+    (int64 (pairs, 2)), keyed by train and test. `ids` are keyed as `texts` are."""
+
+    files: dict[str, Path]
+    points: str
+    texts: dict[str, Survey]
+    trn: csr_matrix
+    tst: csr_matrix
+    filters: dict[str, np.ndarray]
+    warnings: Counter
+    ids: dict[str, Ids]
+
+    @property
+    def documents(self) -> str:
+        """The file whose rows the student writes for."""
+        return "trn_X" if self.points == "documents" else "Y"
+
+    def sizes(self) -> dict[str, int]:
+        """The rows of each file of the corpus."""
+        points, labels = self.texts["trn_X"].rows + self.texts["tst_X"].rows, self.texts["Y"].rows
+        queries, documents = (points, labels) if self.points == "queries" else (labels, points)
+        filters = sum(len(pairs) for pairs in self.filters.values())
+        pairs = int(self.trn.nnz + self.tst.nnz)
+        return {"queries": queries, "documents": documents, "pairs": pairs, "filters": filters}
+
+
+def read_source(files: dict[str, Path], points: str, skip_share: float) -> Source:
+    """Read all but the documents' texts. Raises UserError for what does not fit together; counts warnings."""
+    warnings: Counter = Counter()
+    texts = {name: survey(files[name]) for name in TEXTS}
+    for name, found in texts.items():
+        warnings[f"empty_{name}"] = found.empty
+        first = f"{found.path}, row {found.first_empty}: holds no text"
+        check_share(first, found.empty, found.rows, skip_share)
+    shapes = {name: (texts[name].rows, texts["Y"].rows) for name in ("trn_X", "tst_X")}
+    trn = read_matrix(files["trn_X_Y"], shapes["trn_X"], warnings)
+    tst = read_matrix(files["tst_X_Y"], shapes["tst_X"], warnings)
+    filters = {
+        "train": read_filters(files.get("filter_train"), shapes["trn_X"], warnings),
+        "test": read_filters(files.get("filter_test"), shapes["tst_X"], warnings),
+    }
+    warnings["duplicate_labels"] = duplicates(texts["Y"])
+    warnings["weighted_pairs"] = int((trn.data != 1).sum() + (tst.data != 1).sum())
+    warnings["training_points_without_labels"] = int((np.diff(trn.indptr) == 0).sum())
+    warnings["test_points_without_labels"] = int((np.diff(tst.indptr) == 0).sum())
+    of_labels = np.bincount(trn.indices, minlength=trn.shape[1])
+    warnings["labels_without_training_points"] = int((of_labels == 0).sum())
+    ids = {name: Ids(letter, texts[name].rows) for name, letter in zip(TEXTS, "xty", strict=True)}
+    return Source(files, points, texts, trn, tst, filters, warnings, ids)
+
+
+def check_share(first: str, bad: int, total: int, share: float) -> None:
+    if bad > share * total:
+        raise UserError(f"{first} ({bad:,} of {total:,} rows are like this; skip_share is {share:g})")
+
+
+def query_rows(source: Source, known: KnownQueries | None) -> Iterator[dict]:
+    """The rows of queries.jsonl; the training queries pass by `known`."""
+    for name in ("tst_X", "trn_X") if source.points == "queries" else ("Y",):
+        row, split = 0, "test" if name == "tst_X" else "train"
+        for batch in lines_of(source.files[name]):
+            if known and name == "trn_X":
+                known.see(row, batch)
+            for text in batch:
+                yield {"id": source.ids[name](row), "text": text, "split": split}
+                row += 1
+
+
+@dataclass
+class Tally:
+    """What is counted of the documents while they stream by."""
+
+    splits: Counter = field(default_factory=Counter)
+    words: array = field(default_factory=lambda: array("i"))
+    groups: bytearray = field(default_factory=bytearray)
+    known_queries: int = 0
+    first_empty: str = ""
+
+
+@dataclass
+class Documents:
+    """How documents are made of a source's rows: what is joined, where it is cut, which queries are shown."""
+
+    source: Source
+    metadata: Metadata | None
+    join_on: str | None
+    cutter: Cutter
+    known: KnownQueries | None
+    val_share: float
+    test_share: float
+    tally: Tally = field(default_factory=Tally)
+
+    def rows(self, scratch: Path) -> Iterator[dict]:
+        """The rows of documents.jsonl; `scratch` is a folder for a temporary file."""
+        source = self.source
+        if source.points == "documents":
+            plain = documents(source.files["tst_X"], None, None, scratch, source.warnings)
+            yield from self._rows("tst_X", plain, testing=True)
+        found = documents(
+            source.files[source.documents], self.metadata, self.join_on, scratch, source.warnings
+        )
+        yield from self._rows(source.documents, found, testing=False)
+
+    def _rows(self, name: str, found: Iterable[Document], testing: bool) -> Iterator[dict]:
+        place = 0
+        for batch in self.cutter.batches(found):
+            shown: list[list[str]] = [[] for _ in batch]
+            if self.known:
+                shown = self.known.of(place, [document.queries for document, _ in batch])
+            for (document, text), queries in zip(batch, shown, strict=True):
+                yield self._row(self.source.ids[name](place), document, text, queries, testing)
+                place += 1
+
+    def _row(self, name: str, document: Document, text: str, queries: list[str], testing: bool) -> dict:
+        metadata, tally, words = document.metadata, self.tally, text.split()
+        split = "xc_test" if testing else "train" if text else "empty"
+        if queries:
+            metadata["queries"] = queries
+            tally.known_queries += len(queries)
+        if document.line != " ".join([document.title, *words] if document.title else words):
+            metadata["line"] = document.line
+        if split == "train":
+            group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
+            metadata["group"] = group.hex()
+            split = split_of(metadata["group"], self.val_share, self.test_share)
+            tally.groups += group
+            tally.words.append(len(words))
+        elif split == "empty":
+            tally.first_empty = tally.first_empty or document.if_empty
+        tally.splits[split] += 1
+        return {"id": name, "title": document.title, "text": text, "metadata": metadata, "split": split}
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> int:
+    """Write one JSON object a line, as rows come; returns their number. The caller's directory is atomic."""
+    count = 0
+    with open(path, "wb", buffering=1 << 20) as stream:
+        for row in rows:
+            stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    return count
+
+
+def statistics(source: Source, made: Documents, pair_splits: dict[str, int]) -> dict:
+    """The metrics of the stage."""
+    tally, sizes = made.tally, source.sizes()
+    tests = source.texts["tst_X"].rows
+    shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
+    words = np.frombuffer(tally.words, dtype=np.int32)
+    _, groups = np.unique(np.frombuffer(bytes(tally.groups), dtype="<u8"), return_counts=True)
+    return {
+        "points": source.points,
+        "training_points": source.texts["trn_X"].rows,
+        "test_points": tests,
+        "labels": source.texts["Y"].rows,
+        "documents": sizes["documents"],
+        "splits": {split: tally.splits[split] for split in ("train", "val", "test", "xc_test", "empty")},
+        "queries": sizes["queries"],
+        "test_queries": tests if source.points == "queries" else 0,
+        "pairs": sizes["pairs"],
+        "pair_splits": pair_splits,
+        "filters": {split: len(pairs) for split, pairs in source.filters.items()},
+        "known_queries": tally.known_queries,
+        "cut": {"by_chars": made.cutter.counts["by_chars"], "by_tokens": made.cutter.counts["by_tokens"]},
+        "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()}
+        if len(words)
+        else None,
+        "groups": len(groups),
+        "largest_group": int(groups.max(initial=0)),
+        "duplicate_share": round(float(groups[groups > 1].sum()) / max(len(words), 1), 4),
+        "warnings": {name: count for name, count in sorted(source.warnings.items()) if count},
+    }

@@ -1,0 +1,204 @@
+"""Label matrices and filter pairs of the XC repository's format, checked against the texts they belong to.
+
+A matrix is points × labels: `.npz` (scipy), text ("rows columns", then `label:value …` for each row, as
+pyxclib reads it) or the lists `target_ind` of `trn.json.gz`. Filters are lines of `row column`: pairs that
+are left out of evaluation.
+"""
+
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix, load_npz
+
+from stages.core import rows as xc_rows
+from stages.core.errors import UserError
+
+ROWS_AT_ONCE = 1 << 12  # of text written: their pairs take 200 bytes each meanwhile
+
+
+def read_matrix(path: Path, shape: tuple[int, int], warnings: Counter) -> csr_matrix:
+    """A canonical float32 csr matrix of `shape`, (points, labels).
+
+    A pair that is named twice is kept once, at its larger value, and a pair of value 0 is dropped; both are
+    counted in `warnings` under `duplicate_pairs` and `zero_pairs`. Raises UserError with file, row and field
+    for a shape that is not the texts', an index out of range, and a value that is negative or not finite.
+    """
+    if path.suffix == ".npz":
+        matrix = _read_npz(path)
+        _check_shape(path, "its shape is", matrix.shape, shape)
+        starts, columns, values = matrix.indptr, matrix.indices, matrix.data
+    elif ".json" in path.suffixes:
+        starts, columns, values = _read_targets(path)
+        _check_shape(path, "it has", (len(starts) - 1, shape[1]), shape)
+    else:
+        starts, columns, values = _read_text(path, shape)
+    with np.errstate(over="ignore"):
+        values = np.asarray(values, dtype=np.float32)
+    _check_pairs(path, starts, columns, values, shape)
+    rows = np.repeat(np.arange(shape[0]), np.diff(starts))
+    return _canonical(rows, columns, values, shape, warnings)
+
+
+def _read_npz(path: Path) -> csr_matrix:
+    try:
+        matrix = load_npz(path)  # without pickle: scipy never allows it
+        if matrix.format != "csr":
+            raise UserError(f"{path}: a '{matrix.format}' matrix; save it as csr: matrix.tocsr()")
+        return matrix
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a whole scipy sparse matrix ({why}); save it with save_npz") from None
+
+
+def _read_text(path: Path, shape: tuple[int, int]) -> tuple:
+    """(starts, columns, values) of label:value lines under a header."""
+    counts: list[int] = []
+    columns: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    for first, batch in xc_rows.lines(path):
+        if first == 1:
+            _check_header(path, batch[0], shape)
+            batch, first = batch[1:], 2
+        own_columns: list[int] = []
+        own_values: list[float] = []
+        for row, line in enumerate(batch, start=first):
+            pairs = line.split()
+            counts.append(len(pairs))
+            for pair in pairs:
+                label, _, value = pair.partition(":")
+                try:
+                    own_columns.append(int(label))
+                    own_values.append(float(value))
+                except ValueError:
+                    raise UserError(
+                        f"{path}, row {row}: expected label:value, found {pair[:40]!r}; lines of "
+                        "'row column' pairs are read from filter files only: save the matrix as .npz"
+                    ) from None
+        columns.append(_whole(own_columns, path, first))
+        values.append(np.array(own_values, dtype=np.float64))
+    if not counts and not columns:
+        raise UserError(f"{path}: empty; expected a first line of 'rows columns'")
+    if len(counts) != shape[0]:
+        raise UserError(f"{path}: {len(counts):,} rows under the header, which says {shape[0]:,}")
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+    return starts, np.concatenate(columns), np.concatenate(values)
+
+
+def _check_header(path: Path, line: str, shape: tuple[int, int]) -> None:
+    words = line.split()
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        raise UserError(f"{path}, row 1: expected a header 'rows columns', found {line[:40]!r}")
+    _check_shape(path, "its header says", (int(words[0]), int(words[1])), shape)
+
+
+def _check_shape(path: Path, found: str, got: tuple[int, int], expected: tuple[int, int]) -> None:
+    if tuple(got) != tuple(expected):
+        raise UserError(
+            f"{path}: {found} {got[0]:,} points × {got[1]:,} labels, but the texts have "
+            f"{expected[0]:,} points × {expected[1]:,} labels; are they of the same dataset?"
+        )
+
+
+def _read_targets(path: Path) -> tuple:
+    """(starts, columns, values) of the lists `target_ind` (and `target_rel`, where given)."""
+    counts: list[int] = []
+    columns: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    for first, batch in xc_rows.records(path):
+        own_columns: list[int] = []
+        own_values: list[float] = []
+        for row, record in enumerate(batch, start=first):
+            labels = record.get("target_ind")
+            if not isinstance(labels, list):
+                has = ", ".join(record) or "no fields"
+                raise UserError(f"{path}, row {row}: field 'target_ind' is not a list (this row has {has})")
+            relevance = record.get("target_rel", [1.0] * len(labels))
+            if not isinstance(relevance, list) or len(relevance) != len(labels):
+                raise UserError(f"{path}, row {row}: field 'target_rel' is not as long as 'target_ind'")
+            if not {*map(type, labels)} <= {int} or not {*map(type, relevance)} <= {int, float}:
+                raise UserError(f"{path}, row {row}: 'target_ind' and 'target_rel' must hold numbers only")
+            counts.append(len(labels))
+            own_columns += labels
+            own_values += relevance
+        columns.append(_whole(own_columns, path, first))
+        values.append(np.array(own_values, dtype=np.float64))
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+    return starts, np.concatenate([np.empty(0, np.int64), *columns]), np.concatenate([np.empty(0), *values])
+
+
+def _whole(numbers: list[int], path: Path, first: int) -> np.ndarray:
+    try:
+        return np.array(numbers, dtype=np.int64)
+    except OverflowError:
+        raise UserError(f"{path}, row {first} or later: a label of more than 18 digits") from None
+
+
+def _check_pairs(path: Path, starts, columns, values, shape: tuple[int, int]) -> None:
+    """Raise UserError for the first index or value that cannot be."""
+    if len(columns) != len(values) or starts[-1] != len(columns) or (np.diff(starts) < 0).any():
+        raise UserError(f"{path}: indptr, indices and data do not fit together; save it again")
+    header = 2 if path.suffix in (".txt", ".gz") and ".json" not in path.suffixes else 1
+    for wrong, what in (
+        ((columns < 0) | (columns >= shape[1]), f"label {{}} is out of range: there are {shape[1]:,} labels"),
+        (~np.isfinite(values), "the value of label {} is not a finite number"),
+        (values < 0, "the value of label {} is negative"),
+    ):
+        if wrong.any():
+            place = int(np.flatnonzero(wrong)[0])
+            row = int(np.searchsorted(starts, place, side="right")) - 1 + header
+            raise UserError(f"{path}, row {row}: {what.format(int(columns[place]))} (labels count from 0)")
+
+
+def _canonical(rows, columns, values, shape: tuple[int, int], warnings: Counter) -> csr_matrix:
+    if not values.all():
+        kept = values != 0
+        warnings["zero_pairs"] += int((~kept).sum())
+        rows, columns, values = rows[kept], columns[kept], values[kept]
+    keys = rows * shape[1] + columns
+    if (keys[1:] <= keys[:-1]).any():
+        order = np.lexsort((-values, keys))
+        keys, values = keys[order], values[order]
+        kept = np.ones(len(keys), dtype=bool)
+        kept[1:] = keys[1:] != keys[:-1]
+        warnings["duplicate_pairs"] += int((~kept).sum())
+        keys, values = keys[kept], values[kept]
+    rows, columns = np.divmod(keys, max(shape[1], 1))
+    starts = np.searchsorted(rows, np.arange(shape[0] + 1))
+    return csr_matrix((values, columns, starts), shape=shape)
+
+
+def read_filters(path: Path | None, shape: tuple[int, int], warnings: Counter) -> np.ndarray:
+    """int64 (pairs, 2) of (row, column), sorted, each once; none without a file. Raises UserError."""
+    found: list[tuple[int, int]] = []
+    for first, batch in xc_rows.lines(path) if path else ():
+        for row, line in enumerate(batch, start=first):
+            words = line.split()
+            if len(words) != 2 or not all(word.isdecimal() for word in words):
+                raise UserError(f"{path}, row {row}: expected 'row column', found {line[:40]!r}")
+            point, label = int(words[0]), int(words[1])
+            if point >= shape[0] or label >= shape[1]:
+                raise UserError(
+                    f"{path}, row {row}: the pair {point} {label} is out of range: there are {shape[0]:,} "
+                    f"points and {shape[1]:,} labels (they count from 0)"
+                )
+            found.append((point, label))
+    pairs = np.unique(np.array(found, dtype=np.int64).reshape(-1, 2), axis=0)
+    warnings["duplicate_filters"] += len(found) - len(pairs)
+    return pairs
+
+
+def text_form(matrix: csr_matrix) -> Iterator[str]:
+    """The pieces of the text form, which pyxclib (and so Renee) reads: labels of a row ascend."""
+    yield f"{matrix.shape[0]} {matrix.shape[1]}\n"
+    for start in range(0, matrix.shape[0], ROWS_AT_ONCE):
+        bounds = matrix.indptr[start : start + ROWS_AT_ONCE + 1].tolist()
+        columns = matrix.indices[bounds[0] : bounds[-1]].tolist()
+        values = matrix.data[bounds[0] : bounds[-1]].tolist()
+        pairs = [f"{column}:{value:.5f}" for column, value in zip(columns, values, strict=True)]
+        ends = [bound - bounds[0] for bound in bounds]
+        rows = (pairs[a:b] for a, b in zip(ends, ends[1:], strict=False))
+        yield "".join(" ".join(row) + "\n" for row in rows)

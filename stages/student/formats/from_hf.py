@@ -1,0 +1,282 @@
+"""A Hugging Face directory as a litgpt checkpoint, from its own config.json: no hub, no list of names."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stages.core.errors import UserError
+from stages.core.files import read_json, write_json
+from stages.core.tokenizer import TextCodec
+from stages.student.formats.litgpt import Config, from_hf, save_config
+from stages.student.formats.weights import Unfilled, blocks, create_state, load_state
+
+# Besides the weights and config.json, everything transformers may need beside them. Of these, litgpt's own
+# copying leaves out the chat template and half of the tokenizer files.
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+FAMILIES = {
+    "gpt_neox": "pythia",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2.5",
+    "qwen3": "Qwen3",
+    "phi3": "Phi-3",
+}
+HEADS = {"gpt_neox": "embed_out.weight"}
+EMBEDDINGS = {"gpt_neox": "gpt_neox.embed_in.weight"}
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # litgpt's names
+
+
+def head_key(hf: dict) -> str:
+    """The name of the output head's weight in Hugging Face files."""
+    return HEADS.get(hf["model_type"], "lm_head.weight")
+
+
+def litgpt_config(hf: dict, where: str = "config.json") -> Config:
+    """litgpt's Config of a model of one of the FAMILIES, from its transformers config.
+
+    Raises UserError for another architecture, or for a setting that litgpt cannot express.
+    """
+    family = hf.get("model_type")
+    if family not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UserError(f"{where}: model_type {family!r} is not supported; use a base model of type {known}")
+
+    def expect(key: str, default, *allowed) -> None:
+        if hf.get(key, default) not in allowed:
+            raise UserError(f"{where}: {key} = {hf[key]!r} is not supported, only {allowed[0]!r}")
+
+    heads = hf["num_attention_heads"]
+    config = {
+        "name": f"{FAMILIES[family]}-local",  # litgpt's own tools choose the weight map by this prefix
+        "block_size": _context(hf),
+        "n_layer": hf["num_hidden_layers"],
+        "n_embd": hf["hidden_size"],
+        "n_head": heads,
+        "intermediate_size": hf["intermediate_size"],
+        "vocab_size": hf["vocab_size"],
+        "padded_vocab_size": hf["vocab_size"],
+        **_rope(hf, where),
+    }
+    if family == "gpt_neox":
+        expect("attention_bias", True, True)
+        expect("hidden_act", "gelu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+        return Config(
+            **config,
+            norm_eps=hf.get("layer_norm_eps", 1e-5),
+            parallel_residual=hf.get("use_parallel_residual", True),
+            gelu_approximate="none" if hf.get("hidden_act", "gelu") == "gelu" else "tanh",
+            bias=True,
+            attn_bias=True,
+        )
+    expect("hidden_act", "silu", "silu")
+    expect("use_sliding_window", False, False)
+    expect("mlp_bias", False, False)
+    if family != "qwen2":
+        expect("attention_bias", False, False)
+    return Config(
+        **config,
+        n_query_groups=hf.get("num_key_value_heads") or heads,
+        head_size=hf.get("head_dim") or hf["hidden_size"] // heads,
+        norm_class_name="RMSNorm",
+        norm_eps=hf.get("rms_norm_eps", 1e-6),
+        norm_qk=family == "qwen3",
+        parallel_residual=False,
+        bias=False,
+        attn_bias=family == "qwen2",
+        mlp_class_name="LLaMAMLP",
+    )
+
+
+def _context(hf: dict) -> int:
+    """Positions a model may be used with: up to its sliding window, litgpt computes the same attention."""
+    windowed = hf["model_type"] in ("mistral", "phi3") and hf.get("sliding_window")
+    return min(hf["max_position_embeddings"], windowed or hf["max_position_embeddings"])
+
+
+def _rope(hf: dict, where: str) -> dict:
+    """Rotary settings, as transformers 5 writes them (rope_parameters) and as earlier releases did."""
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    share = rope.get("partial_rotary_factor", hf.get("rotary_pct", hf.get("partial_rotary_factor")))
+    if share is None:
+        share = 0.25 if hf["model_type"] == "gpt_neox" else 1.0
+    base = rope.get("rope_theta") or hf.get("rope_theta") or hf.get("rotary_emb_base") or 10000
+    settings = {"rope_base": int(base), "rotary_percentage": float(share)}
+    if kind == "linear":
+        settings["rope_adjustments"] = {"factor": rope["factor"]}
+    elif kind == "llama3":
+        names = ("factor", "low_freq_factor", "high_freq_factor")
+        original = rope["original_max_position_embeddings"]
+        settings["rope_adjustments"] = {**{n: rope[n] for n in names}, "original_max_seq_len": original}
+    elif kind != "default":
+        raise UserError(f"{where}: rope_type {kind!r} is not supported; use default, linear or llama3")
+    return settings
+
+
+def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
+    """litgpt's state of Hugging Face `weights`; a tied head is the same tensor as the embedding."""
+    if hf.get("tie_word_embeddings"):
+        # Some files carry a tied head all the same; transformers would ignore it.
+        weights = {name: value for name, value in weights.items() if name != head_key(hf)}
+    state: dict[str, torch.Tensor] = {}
+    copy = {
+        "gpt_neox": lambda: from_hf.copy_weights_gpt_neox(config, state, weights),
+        "llama": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
+        "mistral": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
+        "phi3": lambda: from_hf.copy_weights_phi(config, {}, state, weights),
+        "qwen2": lambda: from_hf.copy_weights_qwen_2_5(config, {}, state, weights),
+        "qwen3": lambda: from_hf.copy_weights_qwen_3(config, {}, state, weights),
+    }
+    try:
+        copy[hf["model_type"]]()
+    except KeyError as error:
+        raise UserError(f"weights: unexpected tensor {error} for model_type {hf['model_type']!r}") from None
+    if hf.get("tie_word_embeddings"):
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    return state
+
+
+def read_weights(directory: Path) -> dict[str, torch.Tensor]:
+    """All weights of a directory, memory-mapped.
+
+    safetensors are preferred over pickled files, never mixed with them.
+    """
+    for pattern, load in (("*.safetensors", load_file), ("pytorch_model*.bin", _load_pickled)):
+        files = sorted(Path(directory).glob(pattern))
+        if files:
+            return {name: tensor for file in files for name, tensor in load(file).items()}
+    raise UserError(f"{directory}: no model.safetensors or pytorch_model.bin; copy the weights there")
+
+
+def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
+    # files of before torch 1.6 are no zip archives, and cannot be mapped
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+
+
+def mapped_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
+    """A litgpt model of class `kind` that holds the very tensors of `state`, ready to run."""
+    with Unfilled():
+        model = kind(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def read_hf_config(directory: Path) -> dict:
+    return read_json(Path(directory) / "config.json")
+
+
+def dtype_name(state: dict[str, torch.Tensor]) -> str:
+    return str(state["transformer.wte.weight"].dtype).removeprefix("torch.")
+
+
+def copy_companions(source: Path, target: Path, chat: bool = True) -> None:
+    """Copy tokenizer files and generation_config.json; a missing generation_config.json is made.
+
+    Without `chat`, any chat template is left behind.
+    """
+    for name in COMPANIONS:
+        if (Path(source) / name).is_file() and (chat or not name.startswith("chat_template")):
+            shutil.copyfile(Path(source) / name, target / name)
+    settings = target / "tokenizer_config.json"
+    if not chat and "chat_template" in (config := read_json(settings)):
+        write_json(settings, {key: value for key, value in config.items() if key != "chat_template"})
+    if not (target / "generation_config.json").is_file():
+        hf = read_hf_config(source)
+        ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id") if hf.get(key) is not None}
+        write_json(target / "generation_config.json", {"_from_model_config": True, **ids})
+
+
+def import_base(source: Path, target: Path, chat: bool = True) -> dict:
+    """Write in `target` (an existing directory) the model of `source` as both kinds of checkpoint.
+
+    Without `chat` it is a model of plain text, even if it comes with a chat template.
+    Returns its figures. Raises UserError when the tokenizer, weights or config are missing or do not fit.
+    """
+    source = Path(source)
+    hf = read_hf_config(source)
+    config = litgpt_config(hf, str(source / "config.json"))
+    codec = TextCodec(source, chat)
+    codec.prompts(["a message"])  # a template that refuses is told before anything is read
+    if not (source / "tokenizer_config.json").is_file():
+        raise UserError(f"{source}: no tokenizer_config.json; copy it beside tokenizer.json")
+    if codec.vocabulary_size > config.padded_vocab_size:
+        raise UserError(
+            f"{source / 'tokenizer.json'}: {codec.vocabulary_size} tokens, but the model embeds "
+            f"{config.padded_vocab_size}; this tokenizer belongs to another model"
+        )
+    weights = read_weights(source)
+    _check_shapes(to_litgpt({n: v.to("meta") for n, v in weights.items()}, hf, config), config, source)
+    _write_litgpt(target, weights, hf, config)
+    whole = {name: value.contiguous() for name, value in weights.items()}
+    save_file(whole, target / "model.safetensors", {"format": "pt"})
+    state = load_state(target)
+    write_json(target / "config.json", {**hf, "dtype": dtype_name(state)})
+    copy_companions(source, target, chat)
+    return figures(state, hf, config)
+
+
+def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, config: Config) -> None:
+    """lit_model.pth and model_config.yaml of Hugging Face `weights`, converted a block at a time."""
+    embedding = EMBEDDINGS.get(hf["model_type"], "model.embed_tokens.weight")
+    own = {EMBEDDING: embedding, HEAD: head_key(hf)}
+    meta = to_litgpt({name: value.to("meta") for name, value in weights.items()}, hf, config)
+    like = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in meta.items()}
+    if hf.get("tie_word_embeddings"):
+        like[HEAD] = like[EMBEDDING]
+    create_state(target, like)
+    for block in blocks(weights):
+        # litgpt's functions ask for the embedding whatever they convert
+        found = to_litgpt({name: weights[name] for name in (embedding, *block)}, hf, config)
+        state = load_state(target, shared=True)
+        for name, value in found.items():
+            if name not in own or own[name] in block:
+                state[name].copy_(value)
+    save_config(config, target)
+
+
+def save_litgpt(target: Path, state: dict[str, torch.Tensor], config: Config) -> None:
+    """Write lit_model.pth and model_config.yaml. The directory must be a fresh one: nothing stale is kept."""
+    torch.save(state, target / "lit_model.pth")
+    save_config(config, target)
+
+
+def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
+    storages = {value.data_ptr(): value.numel() for value in state.values()}
+    return {
+        "family": hf["model_type"],
+        "parameters": sum(storages.values()),
+        "layers": config.n_layer,
+        "width": config.n_embd,
+        "context": config.block_size,
+        "vocabulary": config.padded_vocab_size,
+        "tied": bool(hf.get("tie_word_embeddings")),
+        "dtype": dtype_name(state),
+    }
+
+
+def _check_shapes(state: dict[str, torch.Tensor], config: Config, source: Path) -> None:
+    from stages.student.formats.litgpt import GPT
+
+    with Unfilled():
+        wanted = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
+    for name in sorted(set(wanted) | set(state)):
+        found = tuple(state[name].shape) if name in state else None
+        if found != wanted.get(name):
+            raise UserError(
+                f"{source}: weights and config.json disagree: {name} is {found}, expected {wanted.get(name)}"
+            )

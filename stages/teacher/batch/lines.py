@@ -1,0 +1,100 @@
+"""The lines of the files that go to a Batch API and come from it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.core.hashing import canonical_json
+from stages.teacher.endpoint import Endpoint, Failure, judge, short
+from stages.teacher.identity import body_of
+from stages.teacher.outcomes import filtered, read_usage, sound
+
+PATH = "/v1/chat/completions"
+MISSING = "missing from batch"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a batch brought for one request.
+
+    `status` is that of HTTP, None where the request was not executed; `raw` and `usage` are of the body of a
+    200, `error` is what came instead: {"code", "message"}.
+    """
+
+    key: str
+    status: int | None = None
+    raw: str | None = None
+    usage: dict | None = None
+    request_id: str | None = None
+    error: dict = field(default_factory=dict)
+
+    @property
+    def is_missing(self) -> bool:
+        return self.error.get("code") == MISSING
+
+
+def input_line(request: dict) -> bytes:
+    line = {"custom_id": request["request_key"], "method": "POST", "url": PATH, "body": body_of(request)}
+    return json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter) -> Iterator[Result]:
+    """One Result for each of `keys`, the missing ones last. Only custom_id tells a line's request.
+
+    Lines that are torn, repeated (the first one counts) or of no request among `keys` are counted in `odd`.
+    """
+    known = set(keys)
+    left = set(known)
+    for path in paths:
+        with open(path, "rb") as stream:
+            for line in stream:
+                result = _result(line)
+                if result is not None and result.key in left:
+                    left.discard(result.key)
+                    yield result
+                elif line.strip():
+                    odd["torn" if result is None else "repeated" if result.key in known else "unknown"] += 1
+    odd["missing"] += len(left)
+    for key in sorted(left):
+        yield Result(key, error={"code": MISSING, "message": "the provider returned no line for it"})
+
+
+def _result(text: bytes) -> Result | None:
+    """None for what is no line of a result."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
+        return None
+    key, response = line["custom_id"], line.get("response")
+    if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
+        return Result(key, error=_dict(line.get("error")))
+    status, body, request_id = response["status_code"], response.get("body"), response.get("request_id")
+    request_id = sound(request_id) if isinstance(request_id, str) else None
+    if status != 200 and filtered(body) is None:
+        error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
+        return Result(key, status, request_id=request_id, error=error)
+    # A lone surrogate has no UTF-8, but its escape is the same JSON.
+    raw = canonical_json(body).encode("utf-8", "backslashreplace").decode("utf-8")
+    return Result(key, status, raw, read_usage(_dict(body).get("usage")), request_id)
+
+
+def _dict(value) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def judge_result(result: Result, end: Endpoint, model: str) -> Failure:
+    """What a result that is no answer means for its request and for the run."""
+    code, message = (sound(result.error.get(name) or "") for name in ("code", "message"))
+    message = message or "no reason given"
+    if result.status is None:
+        code = code or "no answer"
+        return Failure(code, f"{end.base_url}, in a batch: {code}: {short(message, end)}", retry=True)
+    import httpx2
+    import openai
+
+    response = httpx2.Response(result.status, request=httpx2.Request("POST", end.base_url))
+    return judge(openai.APIStatusError(message, response=response, body=result.error), end, model)

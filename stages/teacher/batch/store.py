@@ -1,0 +1,181 @@
+"""Batches as the store knows them: the requests in each, how far it has come, what it brought."""
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from stages.teacher.batch.lines import Result, judge_result
+from stages.teacher.endpoint import Endpoint
+from stages.teacher.money import settle_batch
+from stages.teacher.prices import Price
+from stages.teacher.store.store import Attempt, Store, insert_attempts, utc_now
+
+OPEN = ("intended", "uploaded", "submitted")
+COLUMNS = "name, state, source, dataset, model, price, rows, intended_at, file_id, batch_id, status"
+AT_ONCE = 500  # answers in memory while a batch is stored
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`name` is ours, the ids are the provider's.
+
+    `file_id` is known in state uploaded, `batch_id` in state submitted; `status` says how a batch ended that
+    is collected or void.
+    """
+
+    name: str
+    state: str
+    source: str
+    dataset: str
+    model: str
+    price: str | None
+    rows: int
+    intended_at: str
+    file_id: str | None
+    batch_id: str | None
+    status: str | None
+
+
+class Batches:
+    """The batches in a store. One is open until it is `collected` or `void`; then its requests are free."""
+
+    def __init__(self, store: Store):
+        self.store, self.folder = store, store.path.parent / "batches"
+
+    def open(self) -> list[Batch]:
+        return self._select(f"state IN {OPEN}")
+
+    def get(self, name: str) -> Batch:
+        return self._select("name = ?", name)[0]
+
+    def _select(self, where: str, *values) -> list[Batch]:
+        query = f"SELECT {COLUMNS} FROM batches WHERE {where} ORDER BY intended_at, name"
+        return [Batch(*row) for row in self.store.reader.execute(query, values)]
+
+    def keys(self, name: str) -> list[str]:
+        query = "SELECT request_key FROM batch_rows WHERE batch = ?"
+        return [key for (key,) in self.store.reader.execute(query, (name,))]
+
+    def of(self, key: str) -> set[str]:
+        """The names of all batches, open or not, that a request was ever in."""
+        query = "SELECT batch FROM batch_rows WHERE request_key = ?"
+        return {name for (name,) in self.store.reader.execute(query, (key,))}
+
+    def holding(self, keys: Iterable[str]) -> list[Batch]:
+        """The open batches with any of these requests."""
+        batches = {batch.name: batch for batch in self.open()}
+        found = {name for key in keys for name in self.of(key) & batches.keys()} if batches else ()
+        return [batch for name, batch in batches.items() if name in found]
+
+    def request(self, key: str) -> dict:
+        """A request that was ever in a batch."""
+        query = "SELECT request FROM requests WHERE request_key = ?"
+        return {**json.loads(self.store.reader.execute(query, (key,)).fetchone()[0]), "request_key": key}
+
+    # Files
+
+    def file(self, name: str, kind: str = "input") -> Path:
+        return self.folder / f"{name}.{kind}.jsonl"
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[BinaryIO | None]:
+        """The batch's input file, locked; None while another process has it.
+
+        Whoever submits or collects a batch has its file locked. The lock dies with the process, so an open
+        batch whose file is free and that was not submitted was left by one that died.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.file(name), "ab+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield file
+
+    def clean(self, name: str) -> None:
+        """Remove the batch's files, and what killed downloads left."""
+        for path in self.folder.glob(f"*{name}.*"):
+            path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove the files of all batches that are over, but for those that another process has."""
+        names = {path.name.rsplit(".", 2)[0] for path in self.folder.glob("*.*.jsonl")}
+        for name in names - {batch.name for batch in self.open()}:
+            with self.claim(name) as claimed:
+                if claimed:
+                    self.clean(name)
+
+    # Events
+
+    def note(self, name: str, event: str, **detail) -> None:
+        """Durable on return."""
+        with self.store.transaction() as writer:
+            insert_event(writer, name, event, detail)
+
+    def void(self, name: str, status: str, reason: str = "", refund: bool = True) -> None:
+        """Give up an open batch: its requests are free, and with `refund` its money too."""
+        with self.store.transaction() as writer:
+            if self.get(name).state in OPEN:
+                insert_event(writer, name, "void", {"status": status, "reason": reason})
+                if refund:
+                    settle_batch(writer, name, 0.0)
+
+    def collect(
+        self, batch: Batch, status: str, results: Iterator[Result], odd: Counter, end: Endpoint
+    ) -> float | None:
+        """Store the results, what they cost, and that they are stored: all or nothing, before they are read.
+
+        Returns the dollars, None where another process was faster. `results` fills `odd` as it is consumed.
+        """
+        price = Price.recorded(batch.price) if batch.price else None
+        dollars = 0.0
+        with self.store.transaction() as writer:
+            if self.get(batch.name).state != "submitted":
+                return None
+            while some := list(islice(results, AT_ONCE)):
+                insert_attempts(writer, [attempt_of(result, batch, end) for result in some])
+                dollars += sum(self._cost(result, price) for result in some)
+            settle_batch(writer, batch.name, dollars)
+            insert_event(writer, batch.name, "collected", {"status": status, **+odd})
+        return dollars
+
+    def _cost(self, result: Result, price: Price | None) -> float:
+        """What may have been billed unseen counts in full."""
+        if price is None or result.status not in (None, 200) or result.raw is None and not result.is_missing:
+            return 0.0
+        known = price.dollars(result.usage, batch=True)
+        return price.worst(self.request(result.key), batch=True) if known is None else known
+
+
+def attempt_of(result: Result, batch: Batch, end: Endpoint) -> Attempt:
+    return Attempt(
+        result.key,
+        end.base_url,
+        status=result.status,
+        error=judge_result(result, end, batch.model).kind if result.raw is None else None,
+        raw=result.raw,
+        dataset=batch.dataset,
+        mode="batch",
+        request_id=result.request_id,
+        price=batch.price,
+    )
+
+
+def insert_event(writer, name: str, event: str, detail: dict) -> None:
+    writer.execute(
+        "INSERT INTO batch_events (batch, at, event, detail) VALUES (?, ?, ?, ?)",
+        (name, utc_now(), event, json.dumps(detail)),
+    )
+
+
+def insert_row(writer, name: str, key: str) -> bool:
+    """Put a request in a batch; False where it is in there."""
+    query = "INSERT OR IGNORE INTO batch_rows (batch, request_key) VALUES (?, ?)"
+    return writer.execute(query, (name, key)).rowcount == 1

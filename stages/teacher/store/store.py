@@ -1,0 +1,187 @@
+"""The permanent store of teacher answers: one sqlite file for all datasets, append-only, never cleaned.
+
+Every attempt is one row, written before its body is parsed: it is the answer and the ledger line in one, with
+the price of the day, so that the `ledger` view can tell tokens and dollars. Online requests and batches share
+it. Several processes may use it at once. It must lie on a local disk (sqlite's WAL mode needs that).
+"""
+
+import errno
+import fcntl
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.files import iter_jsonl
+from stages.core.hashing import canonical_json, sha256_json
+from stages.teacher.identity import limit_of, question_key
+from stages.teacher.outcomes import OUTCOMES, imported, read_answers
+from stages.teacher.store.schema import MIGRATIONS, VERSION
+
+WAIT_S = 120
+FIELDS = "request_key at source seconds status error raw dataset mode request_id price foreign_spend".split()
+REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
+CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request sent once. `raw` is the body of a 200, else None; `price` the JSON of its Price or None."""
+
+    request_key: str
+    source: str  # base_url, or 'import'
+    seconds: float | None = None
+    status: int | None = None  # of HTTP; None when no answer came
+    error: str | None = None  # class of the failure; None when a body came
+    raw: str | None = None
+    dataset: str | None = None
+    mode: str = "online"  # online, batch or import
+    request_id: str | None = None
+    price: str | None = None
+    at: str | None = None  # UTC; None = now
+    foreign_spend: bool = False  # somebody else's money: it came with an import
+
+
+class Store:
+    """Append attempts, look answers up. `append` may run in another thread than the rest."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer, self.reader = self.connect(), self.connect()
+
+    def connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None)
+        # Two processes that switch a new file to WAL together get "locked" at once, whatever the timeout.
+        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > VERSION:
+                    raise UserError(
+                        f"{self.path}: written by a newer version of this project; update your checkout"
+                    )
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")  # paid for: survives a power cut too
+                for script in MIGRATIONS[version:]:
+                    connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+            except sqlite3.DatabaseError as error:
+                connection.close()  # a traceback would keep it, and with it the lock of a failed migration
+                raise UserError(
+                    f"{self.path}: cannot be opened ({error}); if it is damaged, move it away: "
+                    "it is filled again from responses.jsonl"
+                ) from None
+        return connection
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.writer.close()
+        self.reader.close()
+
+    @contextmanager
+    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        """The writing connection in a transaction of its own; durable afterwards.
+
+        Raises OSError (ENOSPC) when the disk is full.
+        """
+        try:
+            self.writer.execute(begin)
+            with self.writer:
+                yield self.writer
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OSError(errno.ENOSPC, "disk full", str(self.path)) from None
+            raise
+
+    def append(self, attempts: Iterable[Attempt], requests: Iterable[dict] = ()) -> None:
+        """Save all in one transaction, with the requests (each with its `request_key`) that they answer."""
+        attempts, requests = list(attempts), list(requests)
+        with self.transaction() as writer:
+            insert_requests(writer, requests)
+            insert_attempts(writer, attempts)
+
+    def bodies(self, request: dict) -> list[str]:
+        """The raw body of each stored answer to `request` itself, oldest first."""
+        query = "SELECT raw FROM attempts WHERE request_key = ? AND raw IS NOT NULL ORDER BY id"
+        return [raw for (raw,) in self.reader.execute(query, (request["request_key"],))]
+
+    def other_limits(self, request: dict) -> list[tuple[str, int | None]]:
+        """(raw body, limit) of each answer to the same question under another limit on tokens."""
+        query = (
+            "SELECT raw, token_limit FROM requests JOIN attempts USING (request_key) "
+            "WHERE question_key = ? AND request_key != ? AND raw IS NOT NULL ORDER BY attempts.id"
+        )
+        return self.reader.execute(query, (question_key(request), request["request_key"])).fetchall()
+
+    def knows(self, key: str) -> int:
+        """How many bodies are stored for a request key."""
+        query = "SELECT count(*) FROM attempts WHERE request_key = ? AND raw IS NOT NULL"
+        return self.reader.execute(query, (key,)).fetchone()[0]
+
+    def _answered(self, request: dict) -> bool:
+        return any(read_answers(raw, {"params": {}}) is not None for raw in self.bodies(request))
+
+    def spent(self, dataset: str) -> float:
+        """Dollars of `dataset` in the ledger so far, as far as they are known."""
+        query = "SELECT coalesce(sum(dollars), 0) FROM ledger WHERE dataset = ? AND NOT foreign_spend"
+        return self.reader.execute(query, (dataset,)).fetchone()[0]
+
+    def refill(self, responses: Path) -> int:
+        """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests."""
+        fields = ("request_key", "outcome", "response", "usage", "model")
+        known = set(OUTCOMES) - {"error"}
+        new: dict[str, list[dict]] = {}
+        for row in iter_jsonl(responses, fields):
+            if row["outcome"] in known and not self._answered(row):
+                new.setdefault(row["request_key"], []).append(row)
+        stubs = [
+            {name: rows[0][name] for name in ("request_key", "question_key", "token_limit", "model")}
+            for rows in new.values()
+            if "question_key" in rows[0]
+        ]
+        self.append(
+            (Attempt(key, "import", raw=imported(rows), mode="import") for key, rows in new.items()), stubs
+        )
+        return len(new)
+
+
+def insert_requests(writer: sqlite3.Connection, requests: Iterable[dict]) -> None:
+    """Remember requests by key. One without `messages` is a stub, known by its keys alone."""
+    fields = "request_key, question_key, token_limit, model, request"
+    known = "ON CONFLICT (request_key) DO UPDATE SET request = excluded.request WHERE request IS NULL"
+    writer.executemany(
+        f"INSERT INTO requests ({fields}) VALUES (?, ?, ?, ?, ?) {known}",
+        [_request_row(request) for request in requests],
+    )
+
+
+def _request_row(request: dict) -> tuple:
+    key = request["request_key"]
+    if "messages" not in request:
+        return key, request["question_key"], request["token_limit"], request["model"], None
+    kept = {name: request[name] for name in REQUEST if request.get(name) is not None}
+    return key, question_key(request), limit_of(request), request["model"], canonical_json(kept)
+
+
+def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> None:
+    now, rows = utc_now(), []
+    for attempt in attempts:
+        row = {name: getattr(attempt, name) for name in FIELDS} | {"at": attempt.at or now}
+        rows.append((*row.values(), checksum(row)))
+    marks = ", ".join("?" * (len(FIELDS) + 1))
+    writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
+
+
+def utc_now() -> str:
+    """The time as the store has it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def checksum(attempt: dict) -> str:
+    """sha256 of what an attempt is: by it damage is found, and an import knows what is here already."""
+    return sha256_json([attempt[name] for name in CHECKED])

@@ -1,0 +1,118 @@
+"""Push here, pull there: the default local remote through make, and the real S3 protocol through dvc-s3."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.workspace import ROOT
+
+pytestmark = pytest.mark.slow
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
+GRAPH = """
+stages:
+  make:
+    foreach: {one: {}, two: {}}
+    do:
+      cmd:
+        - mkdir -p data/${key}/out reports/${key}
+        - echo ${key} | tee data/${key}/out/a.txt > reports/${key}/make.json
+      outs:
+        - data/${key}/out
+      metrics:
+        - reports/${key}/make.json
+"""
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def sh(directory: Path, *command: str, **env: str) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=directory, env={**os.environ, "PATH": path, **env}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project with this one's DVC configuration and Makefile, and two built outputs."""
+    directory = tmp_path / "project"
+    for name in (
+        ".dvc/config",
+        ".dvc/.gitignore",
+        ".dvcignore",
+        ".gitignore",
+        "Makefile",
+        "requirements.lock",
+    ):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, directory / name)
+    (directory / "dvc.yaml").write_text(GRAPH)
+    sh(directory, "git", "init", "-q", "-b", "main")
+    sh(directory, "dvc", "repro", "-q")
+    sh(directory, *GIT, "add", "-A")
+    assert "data/" not in sh(directory, "git", "diff", "--cached", "--name-only")
+    sh(directory, *GIT, "commit", "-qm", "built")
+    return directory
+
+
+def set_up(directory: Path) -> None:
+    """Let make find the environment of this test in place of installing one."""
+    sums = sh(directory, "cksum", "requirements.lock").split()[0]
+    (directory / ".venv/bin").mkdir(parents=True)
+    (directory / ".venv/bin/dvc").symlink_to(Path(sys.executable).parent / "dvc")
+    (directory / f".venv/lock-{sums}").touch()
+
+
+def pulled(directory: Path) -> bool:
+    texts = [directory / f"data/{key}/out/a.txt" for key in ("one", "two")]
+    return [text.read_text() for text in texts if text.is_file()] == ["one\n", "two\n"]
+
+
+def test_make_push_and_pull_between_two_clones(project):
+    clone = project.parent / "clone"
+    sh(project, "git", "clone", "-q", ".", str(clone))
+    for directory in (project, clone):
+        set_up(directory)
+    sh(project, "make", "push")
+    assert (project.parent / "retort-remote/files/md5").is_dir()
+    assert not pulled(clone)
+    sh(clone, "make", "pull")
+    assert pulled(clone)
+    assert sh(clone, "git", "status", "--porcelain") == ""
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def test_push_and_pull_through_s3(project, s3):
+    import boto3
+
+    client = boto3.client(
+        "s3", endpoint_url=s3, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+    )
+    client.create_bucket(Bucket="retort")
+    sh(project, "dvc", "remote", "add", "-d", "s3", "s3://retort/store")
+    sh(project, "dvc", "remote", "modify", "s3", "endpointurl", s3)
+    sh(project, "dvc", "push", **S3_KEYS)
+    stored = {item["Key"] for item in client.list_objects_v2(Bucket="retort")["Contents"]}
+    assert len(stored) == 4 and all(key.startswith("store/files/md5/") for key in stored)
+    sh(project, *GIT, "commit", "-qam", "an S3 remote")
+    clone = project.parent / "clone"
+    sh(project, "git", "clone", "-q", ".", str(clone))
+    sh(clone, "dvc", "pull", **S3_KEYS)
+    assert pulled(clone)

@@ -1,0 +1,463 @@
+"""The corpus stage: formats, bad input, splits that leak nothing, and the same bytes whatever the order."""
+
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
+from stages.corpus import command, merge_queries, show_known, split_pairs, split_queries
+from stages.sources.splits import near_duplicate_groups, split_of
+
+FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
+CORPUS = Path("data/d/corpus")
+WORDS = [f"word{number}" for number in range(3000)]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("source").mkdir()
+
+
+def page(number: int, words: int = 40) -> dict:
+    text = " ".join(random.Random(number).choices(WORDS, k=words))
+    return {"id": f"p{number:04}", "title": f"Page {number}", "text": text, "topic": number % 7}
+
+
+def corpus(*options: str) -> int:
+    return run(*options).exit_code
+
+
+def run(*options: str):
+    return CliRunner().invoke(command, ["d", "--source", "folder", "--path", "source", *options])
+
+
+def rows(name: str) -> list[dict]:
+    return read_jsonl(CORPUS / f"{name}.jsonl")
+
+
+def refused(*parts: str, options: tuple = ()) -> None:
+    """The stage refuses with exit code 2 and one line that holds every part, and leaves no output behind."""
+    result = run(*options)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert len(result.stderr.strip().splitlines()) == 1
+    for part in parts:
+        assert part in result.stderr
+    assert not CORPUS.exists() and not Path("reports/d/corpus.json").exists()
+
+
+# --- formats
+
+
+def save(kind: str, name: str, records: list[dict]) -> None:
+    path = Path("source") / f"{name}.{kind}"
+    if kind == "jsonl":
+        write_jsonl(path, records)
+    elif kind == "json":
+        path.write_text(json.dumps(records, indent=1))
+    else:
+        import pandas
+
+        frame = pandas.DataFrame(records)
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_every_format_gives_the_same_documents(kind):
+    pages = [page(number) for number in range(30)]
+    pages[3]["text"] = 'Line one, with a comma\nand "quotes"\u2028 é – 漢字'
+    save(kind, "documents", pages)
+    save(kind, "queries", [{"query": "first  page", "document_id": "p0001"}])
+    assert corpus() == 0
+    documents = rows("documents")
+    assert [(d["id"], d["title"], d["text"]) for d in documents] == [
+        (p["id"], p["title"], p["text"]) for p in pages
+    ]
+    assert {str(d["metadata"]["topic"]) for d in documents} == set("0123456")
+    assert [query["text"] for query in rows("queries")] == ["first page"]
+    assert rows("pairs")[0]["document_id"] == "p0001"
+    manifest = verify_manifest(CORPUS)
+    assert manifest["producer"] == "corpus" and manifest["files"]["documents.jsonl"]["rows"] == 30
+
+
+def test_json_lines_under_the_name_json():
+    Path("source/documents.json").write_text('\ufeff{"text": "one two"}\n{"text": "three four"}\n')
+    assert corpus() == 0 and len(rows("documents")) == 2
+
+
+def test_without_id_and_title_a_hash_and_the_first_words_stand_in():
+    text = " ".join(f"w{number}" for number in range(30))
+    save("csv", "documents", [{"text": text}, {"text": "short one"}, {"text": text}])
+    assert corpus() == 0
+    by_title = {document["title"]: document for document in rows("documents")}
+    assert set(by_title) == {" ".join(text.split()[:12]), "short one"}
+    assert all(len(document["id"]) == 16 for document in by_title.values())
+
+
+def test_dotted_fields_walk_lists():
+    save(
+        "jsonl",
+        "docs",
+        [{"meta": {"key": 7}, "body": "a text here"}, {"meta": {"key": 8}, "body": "another"}],
+    )
+    asked = {"questions": ["what is a", "what is b"], "gold": [{"m": {"s": 7}}, {"m": {"s": 8}}]}
+    save("jsonl", "asked_1", [asked])
+    save("jsonl", "asked_2", [{"questions": "WHAT is a", "gold": {"m": {"s": 8}}}])
+    fields = "--documents docs.jsonl --queries asked_*.jsonl --id_field meta.key --text_field body"
+    assert corpus(*fields.split(), "--query_field", "questions", "--document_field", "gold.m.s") == 0
+    assert [document["id"] for document in rows("documents")] == ["7", "8"]
+    assert rows("documents")[0]["metadata"]["meta"] == {"key": 7}
+    assert len(rows("queries")) == 2  # "WHAT is a" is "what is a"
+    assert len(rows("pairs")) == 4
+    assert read_json(Path("reports/d/corpus.json"))["pairs"] == 4
+
+
+def test_parquet_dates_become_text():
+    import datetime
+
+    save("parquet", "documents", [{"text": "some text", "day": datetime.date(2020, 2, 1)}])
+    assert corpus() == 0 and rows("documents")[0]["metadata"]["day"] == "2020-02-01"
+
+
+def test_long_csv_fields_are_read():
+    save("csv", "documents", [{"text": "word " * 60_000}])
+    assert corpus() == 0
+
+
+@pytest.mark.parametrize("repeated", ["join", "parts"])
+def test_rows_with_the_same_id(repeated):
+    save(
+        "jsonl",
+        "documents",
+        [{"id": "a", "text": "part one"}, {"id": "b", "text": "whole"}, {"id": "a", "text": "two"}],
+    )
+    save("jsonl", "queries", [{"query": "about a", "document_id": "a"}])
+    assert corpus("--repeated_id", repeated) == 0
+    documents = rows("documents")
+    pairs = {pair["document_id"] for pair in rows("pairs")}
+    if repeated == "join":
+        assert [(d["id"], d["text"]) for d in documents] == [("a", "part one\n\ntwo"), ("b", "whole")]
+        assert pairs == {"a"}
+    else:
+        parts = [document for document in documents if document["metadata"].get("part_of") == "a"]
+        assert {part["text"] for part in parts} == {"part one", "two"} and len(documents) == 3
+        assert len({part["metadata"]["group"] for part in parts}) == 1
+        assert pairs == {part["id"] for part in parts}
+
+
+# --- bad input
+
+
+def test_no_path():
+    result = CliRunner().invoke(command, ["d"])
+    assert result.exit_code == 2 and "set it to the folder" in result.stderr
+
+
+def test_no_such_folder():
+    Path("source").rmdir()
+    refused("source: no such folder", "set `path`")
+
+
+def test_empty_folder():
+    refused("source/documents.*: no such file", "`documents`", "holds: no files")
+
+
+def test_glob_without_match():
+    save("jsonl", "docs", [page(1)])
+    refused("source/pages*.jsonl: no such file", "holds: docs.jsonl", options=("--documents", "pages*.jsonl"))
+    wanted = ("--documents", "docs.jsonl", "--queries", "q.jsonl")
+    refused("source/q.jsonl: no such file", "`queries`", options=wanted)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_zero_documents(kind):
+    Path(f"source/documents.{kind}").write_text({"jsonl": "\n", "json": "[]", "csv": "id,text\n"}[kind])
+    refused("source/documents.*: zero documents in 0 rows")
+
+
+def test_unknown_kind_of_file():
+    Path("source/documents.xlsx").write_text("x")
+    refused("source/documents.xlsx: cannot read", ".jsonl, .json, .parquet, .csv")
+
+
+def test_not_a_parquet_file():
+    Path("source/documents.parquet").write_text("id,text")
+    refused("source/documents.parquet: not a Parquet file")
+
+
+def test_duplicate_ids():
+    save("jsonl", "documents", [page(1), page(2), {**page(3), "id": "p0001"}])
+    refused(
+        "documents.jsonl, row 3", "'p0001' is already used in source/documents.jsonl, row 1", "repeated_id"
+    )
+
+
+def test_duplicate_ids_of_the_same_text():
+    save("jsonl", "documents", [page(1), page(1)])
+    refused("documents.jsonl, row 2", "'p0001' is already used")
+
+
+def test_empty_id():
+    save("csv", "documents", [{"id": "", "text": "a text"}])
+    refused("documents.csv, row 1", "field 'id' is empty")
+
+
+def test_empty_text():
+    save("jsonl", "documents", [page(1), {**page(2), "text": " \n"}])
+    refused("documents.jsonl, row 2", "field 'text' holds no text", "1 of 2", "skip_share is 0.01")
+    assert corpus("--skip_share", "0.5") == 0
+    assert len(rows("documents")) == 1
+    assert read_json(Path("reports/d/corpus.json"))["skipped"] == {"documents": 1, "pairs": 0}
+
+
+def test_only_empty_texts():
+    save("jsonl", "documents", [{"text": " "}])
+    refused("zero documents", options=("--skip_share", "1"))
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "parts"),
+    [
+        ({"body": "x"}, (), ("field 'text' is missing", "this row has body", "set text_field")),
+        ({"text": "x"}, ("--id_field", "key"), ("field 'key' is missing", "set id_field")),
+        ({"text": "x"}, ("--title_field", "name"), ("field 'name' is missing", "set title_field")),
+        ({"text": {"a": "x"}}, ("--text_field", "text.b"), ("field 'text.b' is missing",)),
+        ({"text": 1.5}, (), ("field 'text' is a number, expected text",)),
+        ({"text": None}, (), ("field 'text' is null, expected text",)),
+        ({"text": True}, (), ("field 'text' is true or false, expected text",)),
+        ({"text": {"a": 1}}, (), ("field 'text' is an object, expected text",)),
+        ({"text": ["x", "y"]}, (), ("field 'text' holds 2 values, expected one",)),
+        ({"text": "half \ud83d"}, (), ("'\\ud83d'", "half of a character")),
+    ],
+)
+def test_bad_fields(row, options, parts):
+    Path("source/documents.jsonl").write_text(json.dumps(row) + "\n")
+    refused("source/documents.jsonl, row 1", *parts, options=options)
+
+
+def test_bad_row_number_counts_blank_lines():
+    Path("source/documents.jsonl").write_text('{"text": "x y"}\n\n{"txt": "x"}\n')
+    refused("source/documents.jsonl, row 3: field 'text' is missing")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_not_utf8(kind):
+    raw = {
+        "jsonl": b'{"text": "a"}\n{"text": "caf\xe9"}\n',
+        "json": b'[\n"caf\xe9"]',
+        "csv": b"text\ncaf\xe9\n",
+    }
+    Path(f"source/documents.{kind}").write_bytes(raw[kind])
+    refused(
+        f"source/documents.{kind}, {'row' if kind == 'jsonl' else 'line'} 2: byte 0xe9 is not UTF-8",
+        "save the file",
+    )
+
+
+def test_broken_json():
+    Path("source/documents.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    refused("source/documents.jsonl, row 2: not valid JSON")
+    Path("source/documents.jsonl").write_text('{"text": "a"}\n["a"]\n')
+    refused("source/documents.jsonl, row 2: expected an object with fields, found a list")
+
+
+@pytest.mark.parametrize(("line", "fields"), [("a,b,c", "more"), ("a", "fewer")])
+def test_csv_rows_of_another_width(line, fields):
+    Path("source/documents.csv").write_text(f"id,text\n1,fine\n{line}\n")
+    refused(f"source/documents.csv, row 2: {fields} fields than the header")
+
+
+def test_query_about_an_unknown_document():
+    save("jsonl", "documents", [page(1), page(2)])
+    asked = [{"query": "known", "document_id": "p0001"}, {"query": "lost", "document_id": "p0009"}]
+    save("jsonl", "queries", asked)
+    refused(
+        "queries.jsonl, row 2", "field 'document_id' names the document 'p0009'", "1 of 2", "document_field"
+    )
+    assert corpus("--skip_share", "0.5") == 0
+    assert len(rows("pairs")) == 1
+    assert read_json(Path("reports/d/corpus.json"))["skipped"] == {"documents": 0, "pairs": 1}
+
+
+def test_queries_lack_a_field():
+    save("jsonl", "documents", [page(1)])
+    save("jsonl", "queries", [{"question": "x y", "document_id": "p0001"}])
+    refused("queries.jsonl, row 1: field 'query' is missing", "set query_field")
+
+
+def test_an_unknown_knob_value():
+    save("jsonl", "documents", [page(1)])
+    refused("test_share", "less than 0.5", options=("--test_share", "0.9"))
+
+
+def test_a_refused_run_leaves_the_earlier_corpus():
+    save("jsonl", "documents", [page(1), page(2)])
+    assert corpus() == 0
+    before = (CORPUS / "documents.jsonl").read_bytes()
+    save("jsonl", "documents", [page(1), page(1)])
+    assert run().exit_code == 2
+    assert (CORPUS / "documents.jsonl").read_bytes() == before
+    verify_manifest(CORPUS)
+
+
+# --- determinism and splits
+
+
+def with_near_duplicates() -> list[dict]:
+    """300 pages, a third of them with an edited copy and some with an exact one under another id."""
+    pages = [page(number, words=60) for number in range(300)]
+    copies = []
+    for number, original in enumerate(pages[:100]):
+        words = original["text"].split()
+        words[number % 50 : number % 50 + 6] = ["other", "text"]
+        copies.append({**original, "id": f"copy{number:03}", "text": " ".join(words)})
+    exact = [{**original, "id": f"exact{number}"} for number, original in enumerate(pages[50:60])]
+    return pages + copies + exact
+
+
+@pytest.mark.parametrize("options", [(), ("--repeated_id", "parts")])
+def test_same_bytes_whatever_the_row_order(options):
+    records = [{**one, "id": one["id"][-2:] if options else one["id"]} for one in with_near_duplicates()]
+    asked = [{"query": f"Query {n % 40}", "document_id": one["id"]} for n, one in enumerate(records)]
+    asked += [{"query": f"query {n}", "document_id": records[n]["id"]} for n in range(40)]
+    seen = set()
+    for seed in (1, 2):
+        random.Random(seed).shuffle(records)
+        random.Random(seed).shuffle(asked)
+        save("jsonl", "documents", records)
+        save("jsonl", "queries", asked)
+        assert corpus(*options) == 0
+        files = (*sorted(CORPUS.iterdir()), Path("reports/d/corpus.json"))
+        seen.add(tuple(file.read_bytes() for file in files))
+    assert len(seen) == 1
+    assert [row["id"] for row in rows("documents")] == sorted(row["id"] for row in rows("documents"))
+
+
+def test_no_near_duplicate_crosses_a_split():
+    save("jsonl", "documents", with_near_duplicates())
+    assert corpus("--test_share", "0.3", "--val_share", "0.2") == 0
+    documents = {document["id"]: document for document in rows("documents")}
+    for number in range(100):
+        assert documents[f"copy{number:03}"]["split"] == documents[f"p{number:04}"]["split"]
+    for number in range(10):
+        assert documents[f"exact{number}"]["split"] == documents[f"p{number + 50:04}"]["split"]
+    shares = {split: sum(d["split"] == split for d in documents.values()) / 410 for split in ("val", "test")}
+    assert 0.2 < shares["test"] < 0.4 and 0.1 < shares["val"] < 0.3
+    metrics = read_json(Path("reports/d/corpus.json"))
+    assert metrics["groups"] == 300 and metrics["largest_group"] == 3
+    assert metrics["near_duplicate_share"] == round(210 / 410, 4) and sum(metrics["splits"].values()) == 410
+
+
+def test_groups_are_exactly_the_links_of_all_pairs():
+    """MinHash finds what comparing every pair finds, on pages that overlap by every amount."""
+    generator, pages = random.Random(5), []
+    for _ in range(60):
+        base = generator.choices(WORDS, k=80)
+        cut = generator.randrange(5, 80)
+        pages += [base, base[:cut] + generator.choices(WORDS, k=80 - cut)]
+    documents = [{"id": f"{n:03}", "text": " ".join(words), "metadata": {}} for n, words in enumerate(pages)]
+    shingles = [{tuple(words[at : at + 4]) for at in range(len(words) - 3)} for words in pages]
+    groups = near_duplicate_groups(documents)
+    linked = 0
+    for a in range(len(pages)):
+        for b in range(a):
+            jaccard = len(shingles[a] & shingles[b]) / len(shingles[a] | shingles[b])
+            linked += jaccard >= 0.3
+            assert (groups[a] == groups[b]) == (jaccard >= 0.3)
+    assert 20 < linked < 60
+
+
+def test_shared_boilerplate_does_not_link_pages():
+    boilerplate = " ".join(WORDS[:30])
+    documents = [{**page(n, words=70), "metadata": {}} for n in range(200)]
+    for document in documents:
+        document["text"] += " " + boilerplate
+    assert len(set(near_duplicate_groups(documents))) == 200
+
+
+def test_new_documents_do_not_move_old_ones():
+    old = with_near_duplicates()
+    save("jsonl", "documents", old)
+    corpus("--test_share", "0.3")
+    before = {document["id"]: document["split"] for document in rows("documents")}
+    save("jsonl", "documents", [{**page(number), "id": f"a{number}"} for number in range(1000, 1300)] + old)
+    corpus("--test_share", "0.3")
+    after = {document["id"]: document["split"] for document in rows("documents")}
+    assert before.items() <= after.items() and len(after) == len(before) + 300
+
+
+def test_split_follows_the_shares():
+    splits = [split_of(f"group {number}", 0.03, 0.05) for number in range(20_000)]
+    first = {split: splits.index(split) for split in ("train", "val", "test")}
+    assert first == {"train": 0, "val": 60, "test": 27}  # models were trained on these
+    assert 0.045 < splits.count("test") / 20_000 < 0.055 and 0.026 < splits.count("val") / 20_000 < 0.034
+    assert all(split_of(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
+
+
+def test_queries_that_differ_in_case_are_one():
+    queries = [
+        {"id": "b", "text": "Sort  an array"},
+        {"id": "a", "text": "sort an array"},
+        {"id": "c", "text": "else"},
+    ]
+    pairs = [{"query_id": key, "document_id": name} for key, name in (("b", "x"), ("a", "y"), ("a", "x"))]
+    merged, kept = merge_queries(queries, pairs)
+    assert merged == [{"id": "a", "text": "sort an array"}, {"id": "c", "text": "else"}]
+    assert kept == [{"query_id": "a", "document_id": "x"}, {"query_id": "a", "document_id": "y"}]
+
+
+def test_test_queries_and_hidden_pairs():
+    pairs = [{"query_id": f"q{n // 3}", "document_id": f"d{n}"} for n in range(3000)]
+    pairs += [{"query_id": f"single{n}", "document_id": "d0"} for n in range(1000)]
+    names = sorted({pair["query_id"] for pair in pairs})
+    queries = split_queries([{"id": name, "text": name} for name in names], 0.2)
+    testing = {query["id"] for query in queries if query["split"] == "test"}
+    assert 0.17 < len(testing) / len(queries) < 0.23
+    by_query = defaultdict(list)
+    rows = split_pairs(queries, pairs, 0.4)
+    for row in rows:
+        by_query[row["query_id"]].append(row["split"])
+    assert all(set(by_query[name]) == {"test"} for name in testing)
+    training = [splits for name, splits in by_query.items() if name not in testing]
+    assert all("train" in splits and "test" not in splits for splits in training)
+    several = [split for splits in training if len(splits) > 1 for split in splits]
+    assert 0.33 < several.count("hidden") / len(several) < 0.4  # a little less: each keeps one
+    assert split_pairs(queries, pairs[::-1], 0.4) == rows
+    assert not any(row["split"] == "hidden" for row in split_pairs(queries, pairs, 0.0))
+
+
+def test_prompts_are_shown_training_queries_only():
+    documents = [{"id": "d", "metadata": {"queries": ["a", "b", "c"]}}, {"id": "e", "metadata": {}}]
+    queries = [{"id": name, "text": name} for name in "abc"]
+    pairs = [
+        {"query_id": query, "document_id": "d", "split": split}
+        for query, split in zip("abc", ("train", "hidden", "test"), strict=True)
+    ]
+    show_known(documents, queries, pairs)
+    assert [document["metadata"] for document in documents] == [{"queries": ["a"]}, {}]
+
+
+# --- real data
+
+
+@pytest.mark.skipif(not FAIRE.is_dir(), reason="the faire data is not beside the repository")
+def test_faire_loads_with_its_own_blocks():
+    import yaml
+
+    blocks = yaml.safe_load((Path(__file__).parents[2] / "prompts/faire/params.yaml").read_text())
+    knobs = {**blocks["corpus"]["faire"], "path": str(FAIRE)}
+    options = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
+    result = CliRunner().invoke(command, ["d", *options])
+    assert result.exit_code == 0, result.output
+    metrics = read_json(Path("reports/d/corpus.json"))
+    assert metrics["documents"] == 963 and metrics["skipped"] == {"documents": 1, "pairs": 0}
+    assert metrics["queries"] > 700 and all(metrics["splits"].values())
+    articles = defaultdict(set)
+    for document in rows("documents"):
+        articles[document["metadata"].get("part_of", document["id"])].add(document["split"])
+    assert len(articles) == 249 and all(len(splits) == 1 for splits in articles.values())

@@ -1,0 +1,267 @@
+"""From a Hugging Face directory to a litgpt checkpoint: same function, same tokens, clear refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from stages.base import BaseKnobs
+from stages.base import command as base
+from stages.base_hub import BaseHubKnobs
+from stages.base_hub import command as base_hub
+from stages.core.errors import UserError
+from stages.core.files import verify_manifest
+from stages.core.tokenizer import TextCodec
+from stages.student.formats import from_hf as convert
+from stages.student.formats import parity
+from stages.student.formats import to_hf as export
+from tests.helpers.tiny import KINDS, tiny_model
+from tests.helpers.workspace import ROOT
+
+CASES = [(kind, tied) for kind in KINDS for tied in (False, True)]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(("kind", "tied"), CASES)
+def test_base_is_both_kinds_of_checkpoint_and_back(tmp_path, kind, tied):
+    tiny_model(tmp_path / "src", kind, tied)
+    found = base.run("m", BaseKnobs(path="src"))
+    directory = tmp_path / "models/base/m"
+    verify_manifest(directory)
+    assert found["parity"]["litgpt_transformers"] < 1e-5 and found["tied"] is tied
+    hf, state = convert.read_hf_config(directory), convert.load_state(directory)
+    config = convert.litgpt_config(hf)
+    back, source = export.hf_weights(state, hf, config), convert.read_weights(tmp_path / "src")
+    assert back.keys() == source.keys()
+    assert all(torch.equal(back[name], source[name]) for name in source)
+    shared = state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()
+    assert shared is tied
+
+
+def test_scratch_layout_round_trip(tmp_path):
+    """The shipped base: GPT-NeoX, serial residuals, partial rotary, tied; its config is written by us."""
+    tiny_model(tmp_path / "src", "pythia", tied=True, vocab=600)
+    directory = tmp_path / "src"
+    config = convert.litgpt_config(convert.read_hf_config(directory))
+    state = convert.to_litgpt(convert.read_weights(directory), convert.read_hf_config(directory), config)
+    (tmp_path / "out").mkdir()
+    hf = export.neox_config(config, tied=True, eos_id=1, bos_id=0)
+    export.write_hf(tmp_path / "out", state, hf, config, directory)
+    ids = torch.arange(2, 40)[None]
+    again, first = (parity.hf_logits(parity.reload(d), ids) for d in (tmp_path / "out", directory))
+    assert parity.difference(again, first) == 0.0
+    assert convert.litgpt_config(convert.read_hf_config(tmp_path / "out")) == config
+
+
+def test_parity_notices_a_wrong_setting(tmp_path):
+    """The gate can fail: a rotary share that differs from the one trained with is caught at import."""
+    tiny_model(tmp_path / "src", "pythia")
+    base.run("m", BaseKnobs(path="src"))
+    file = tmp_path / "models/base/m/model_config.yaml"
+    file.write_text(file.read_text().replace("rotary_percentage: 0.25", "rotary_percentage: 0.5"))
+    with pytest.raises(UserError, match="litgpt and transformers logits differ"):
+        parity.check_base(tmp_path / "models/base/m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("pythia", {"model_type": "mamba"}, "model_type 'mamba' is not supported"),
+        ("pythia", {"attention_bias": False}, "attention_bias = False"),
+        ("pythia", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
+        ("llama", {"mlp_bias": True}, "mlp_bias = True"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True"),
+        ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn'"),
+        ("qwen3", {"num_hidden_layers": 3}, "weights and config.json disagree"),
+        ("llama", {"intermediate_size": 96}, "weights and config.json disagree"),
+        ("llama", {"vocab_size": 300}, "this tokenizer belongs to another model"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused(tmp_path, kind, changes, message):
+    tiny_model(tmp_path / "src", kind)
+    edit(tmp_path / "src/config.json", **changes)
+    with pytest.raises(UserError, match=message):
+        base.run("m", BaseKnobs(path="src"))
+    assert not (tmp_path / "models/base/m").exists()
+
+
+def test_old_style_configs_are_read():
+    """Released checkpoints carry the names of earlier transformers: rotary_pct, rope_theta, rope_scaling."""
+    neox = {
+        "model_type": "gpt_neox",
+        "num_attention_heads": 4,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "max_position_embeddings": 128,
+        "vocab_size": 100,
+    }
+    config = convert.litgpt_config({**neox, "rotary_pct": 0.5, "rotary_emb_base": 5000})
+    assert (config.rotary_percentage, config.rope_base, config.parallel_residual) == (0.5, 5000, True)
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    config = convert.litgpt_config(
+        {**neox, "model_type": "llama", "rope_theta": 500000.0, "rope_scaling": scaling}
+    )
+    assert config.rope_base == 500000 and config.rope_adjustments["original_max_seq_len"] == 64
+    assert config.rotary_percentage == 1.0 and config.n_query_groups == 4
+
+
+def test_stale_and_truncated_checkpoints_are_replaced(tmp_path):
+    """litgpt's tools take an existing lit_model.pth for finished, even a torn one; here it is made anew."""
+    tiny_model(tmp_path / "src", "llama")
+    (tmp_path / "src/lit_model.pth").write_bytes(b"torn")
+    base.run("m", BaseKnobs(path="src"))
+    file = tmp_path / "models/base/m/lit_model.pth"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="lit_model.pth: missing or damaged"):
+        convert.load_state(file.parent)
+    base.run("m", BaseKnobs(path="src"))
+    assert file.read_bytes() == whole
+
+
+def test_pickled_and_sharded_weights(tmp_path):
+    from safetensors.torch import save_file
+
+    source = tiny_model(tmp_path / "src", "qwen2")
+    weights = convert.read_weights(source)
+    (source / "model.safetensors").unlink()
+    torch.save(weights, source / "pytorch_model.bin")
+    first = base.run("m", BaseKnobs(path="src"))
+    names = sorted(weights)
+    save_file({n: weights[n] for n in names[::2]}, source / "model-00001-of-00002.safetensors")
+    save_file({n: weights[n] for n in names[1::2]}, source / "model-00002-of-00002.safetensors")
+    torch.save({"not": torch.zeros(1)}, source / "pytorch_model.bin")  # must not be mixed in
+    assert base.run("m", BaseKnobs(path="src")) == first
+    assert sorted(convert.read_weights(tmp_path / "models/base/m")) == names
+
+
+def test_every_tokenizer_file_comes_along(tmp_path):
+    source = tiny_model(tmp_path / "src", "pythia")
+    (source / "special_tokens_map.json").write_text("{}")
+    base.run("m", BaseKnobs(path="src"))
+    for name in ("chat_template.jinja", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "models/base/m" / name).read_bytes() == (source / name).read_bytes()
+    assert json.loads((tmp_path / "models/base/m/generation_config.json").read_text())["eos_token_id"] == 1
+
+
+@pytest.mark.parametrize("where", ["a file of its own", "tokenizer_config.json"])
+def test_a_chat_template_can_be_left_behind(tmp_path, where):
+    source, target = tiny_model(tmp_path / "src", "pythia"), tmp_path / "models/base/m"
+    template = source / "chat_template.jinja"
+    if where == "tokenizer_config.json":
+        config = json.loads((source / where).read_text()) | {"chat_template": template.read_text()}
+        (source / where).write_text(json.dumps(config))
+        template.unlink()
+    base.run("m", BaseKnobs(path="src"))
+    assert TextCodec(target).chat.render("hello") == "hello\n"
+    base.run("m", BaseKnobs(path="src", chat=False))
+    assert TextCodec(target).chat is None and not (target / "chat_template.jinja").exists()
+    kept = json.loads((target / "tokenizer_config.json").read_text())
+    assert "chat_template" not in kept and kept["eos_token"] == "<|end|>"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_chat_template_of_the_hub_can_be_left_behind(tmp_path, monkeypatch, chat):
+    source = tiny_model(tmp_path / "src", "pythia")
+    monkeypatch.setattr("stages.base_hub.download", lambda name, knobs: source)
+    base_hub.run("m", BaseHubKnobs(id="org/tiny", revision="0" * 40, chat=chat))
+    assert (TextCodec(tmp_path / "models/base/m").chat is not None) == chat
+
+
+def test_a_chat_template_that_fails_is_told_before_anything_is_made(tmp_path):
+    source = tiny_model(tmp_path / "src", "pythia")
+    (source / "chat_template.jinja").write_text("{{ raise_exception('two users only') }}")
+    with pytest.raises(UserError, match=r"chat_template.jinja.*two users only.*`chat: false`"):
+        base.run("m", BaseKnobs(path="src"))
+    base.run("m", BaseKnobs(path="src", chat=False))
+
+
+def run_stage(*arguments, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_base_without_tokenizer_is_one_line_and_exit_2(tmp_path):
+    source = tiny_model(tmp_path / "src", "pythia")
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match="no tokenizer_config.json"):
+        base.run("m", BaseKnobs(path="src"))
+    (source / "tokenizer.json").unlink()
+    done = run_stage("stages.base", "m", "--path", "src")
+    assert done.returncode == 2, done.stderr
+    last = [line for line in done.stderr.splitlines() if line][-1]
+    assert last.startswith("error: ") and "no tokenizer.json" in last and "Traceback" not in done.stderr
+
+
+def test_import_is_light_and_leaves_no_stub():
+    code = (
+        "import sys, stages.student.formats.litgpt as l\n"
+        "names = ('transformers', 'sklearn', 'torchmetrics', 'torch._dynamo', 'sympy')\n"
+        "heavy = [name for name in names if name in sys.modules]\n"
+        "assert not heavy, heavy\n"
+        "import importlib.util as u; assert u.find_spec('torchmetrics').origin and l.LoRAGPT\n"
+        "import torch; from lightning.fabric.wrappers import _unwrap_compiled as plain\n"
+        "layer = torch.nn.Linear(2, 2); assert plain(layer)[0] is layer\n"
+        "compiled = torch.compile(layer); assert plain(compiled)[0] is layer is not compiled\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_import_falls_back_when_the_stub_is_too_small():
+    code = (
+        "import sys, types, pathlib\n"
+        "source = pathlib.Path('stages/student/formats/litgpt.py').read_text()\n"
+        "assert 'stub.MetricCollection' in source\n"
+        "module = types.ModuleType('changed')\n"
+        "exec(source.replace('stub.MetricCollection', 'stub.Unknown'), module.__dict__)\n"
+        "assert module.LoRAGPT and sys.modules['torchmetrics'].MeanMetric\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hub_revision_must_be_a_commit():
+    with pytest.raises(UserError, match="'main' is not a commit hash"):
+        base_hub.run("m", BaseHubKnobs(id="org/tiny", revision="main"))
+
+
+@pytest.mark.slow
+def test_hub_offline_and_from_the_cache(tmp_path):
+    """Offline without a cached snapshot is a clear error; with one, the real client finds it."""
+    revision, hub = "0123456789abcdef" * 2 + "01234567", tmp_path / "hub"
+    command = ("stages.base_hub", "m", "--id", "org/tiny", "--revision", revision)
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
+    done = run_stage(*command, **environment)
+    assert done.returncode == 2 and "hub cannot be reached" in done.stderr, done.stderr
+    snapshot = hub / "models--org--tiny/snapshots" / revision
+    shutil.copytree(tiny_model(tmp_path / "src", "qwen3", tied=True), snapshot)
+    done = run_stage(*command, **environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "reports/m/base_hub.json").read_text())
+    assert found["revision"] == revision and found["family"] == "qwen3"

@@ -1,0 +1,290 @@
+"""The store: append-only, shared, durable, and refilled from pulled answers that DVC has deleted."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stages.collect import CollectKnobs, command
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.teacher.identity import key_of, request_key
+from stages.teacher.resolve import Policy, resolve
+from stages.teacher.store import store as store_module
+from stages.teacher.store.schema import MIGRATIONS, ONE, VERSION
+from stages.teacher.store.store import Attempt, Store
+from tests.helpers.teacher_server import Teacher, make_requests, responses
+
+ROOT = Path(__file__).resolve().parents[2]
+RAW = '{"choices": [{"message": {"content": "%s"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, \
+"completion_tokens": 1}, "model": "m"}'
+WRITER = """
+import sys
+from pathlib import Path
+from stages.teacher.store.store import Attempt, Store
+with Store(Path("s/store.sqlite")) as store:
+    for n in range(100):
+        store.append([Attempt(f"{sys.argv[1]}-{n}", "test", status=200, raw=sys.argv[2])])
+"""
+
+
+def request(word: str = "hi") -> dict:
+    row = {"model": "m", "messages": [{"role": "user", "content": word}], "params": {"max_tokens": 9}}
+    return {**row, "request_key": key_of(row)}
+
+
+def answer(store: Store, row: dict) -> str | None:
+    """The text that counts as the answer, or None."""
+    found = resolve(row, store, Policy({})).answer
+    return found and found.response
+
+
+def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
+    messages = [{"role": "user", "content": "hi"}]
+    key = request_key("m", messages, {"temperature": 0.5, "max_tokens": 9})
+    assert key == request_key("m", [{"content": "hi", "role": "user"}], {"max_tokens": 9, "temperature": 0.5})
+    others = [
+        request_key("m2", messages, {"temperature": 0.5, "max_tokens": 9}),
+        request_key("m", [{"role": "system", "content": "hi"}], {"temperature": 0.5, "max_tokens": 9}),
+        request_key("m", messages, {"temperature": 0.6, "max_tokens": 9}),
+        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, sample=1),
+        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, tools=[{}]),
+        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, schema={}),
+        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, family="other"),
+    ]
+    assert len({key, *others}) == 8
+
+
+def test_first_answer_counts_and_what_is_no_answer_does_not(tmp_path):
+    row = request()
+    key = row["request_key"]
+    with Store(tmp_path / "s.sqlite") as store:
+        assert answer(store, row) is None
+        store.append([Attempt(key, "u", 1.0, 500, "500"), Attempt(key, "u", 1.0, 200, raw="<html>")], [row])
+        assert answer(store, row) is None
+        for text in ("one", "two"):
+            store.append([Attempt(key, "u", 1.0, 200, raw=RAW % text)])
+        assert answer(store, row) == "one" and store.bodies(row) == ["<html>", RAW % "one", RAW % "two"]
+    with Store(tmp_path / "s.sqlite") as store:  # it outlives its process
+        assert answer(store, row) == "one"
+        ledger = store.reader.execute("SELECT status, error, prompt_tokens FROM ledger").fetchall()
+        assert ledger == [(500, "500", None), (200, None, None), (200, None, 3), (200, None, 3)]
+        for change in ("DELETE FROM attempts", "UPDATE attempts SET raw = ''"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                store.writer.execute(change)
+
+
+@pytest.mark.slow
+def test_many_processes_open_and_write_at_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(n), RAW % n], cwd=tmp_path, env=environment)
+        for n in range(6)
+    ]
+    assert [process.wait() for process in running] == [0] * 6
+    with Store(tmp_path / "s/store.sqlite") as store:
+        bodies = [store.bodies({"request_key": f"{n}-{i}"}) for n in range(6) for i in range(100)]
+    assert bodies == [[RAW % n] for n in range(6) for _ in range(100)]
+
+
+def test_stores_that_cannot_be_used(tmp_path):
+    path = tmp_path / "s.sqlite"
+    path.write_text("this is no database, but a text file of some length" * 50)
+    with pytest.raises(UserError, match=r"s\.sqlite: cannot be opened .*move it away"):
+        Store(path)
+    path.unlink()
+    with Store(path) as store:
+        store.writer.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(UserError, match="newer version"):
+        Store(path)
+
+
+def test_disk_full_is_an_oserror_and_earlier_answers_stay(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        store.append([Attempt("k", "u", raw=RAW % "one")])
+        pages = store.writer.execute("PRAGMA page_count").fetchone()[0]
+        store.writer.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match="disk full") as caught:
+            store.append([Attempt("k2", "u", raw=RAW % ("x" * 100_000))])
+        assert caught.value.filename == str(tmp_path / "s.sqlite")
+        assert store.bodies({"request_key": "k"}) == [RAW % "one"] and not store.knows("k2")
+
+
+# Stores of earlier versions
+
+LEDGER_ONE = """
+CREATE VIEW ledger AS SELECT id, request_key, at, source, seconds, status, error,
+    CASE WHEN json_valid(raw) THEN json_extract(raw, '$.usage.prompt_tokens') END AS prompt_tokens
+FROM attempts WHERE source != 'import';
+"""
+OLD_IMPORT = '{"object": "retort.imported", "outcome": "ok", "response": "kept", "usage": null, "model": "m"}'
+DIES = """
+import os, sqlite3
+from pathlib import Path
+from stages.teacher.store import store
+from stages.teacher.store.schema import ONE, TWO
+
+class Connection(sqlite3.Connection):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.create_function("die", 0, lambda: os.kill(os.getpid(), 9))
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)
+store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW ledger", "SELECT die(); CREATE VIEW ledger"))
+store.Store(Path("s.sqlite"))
+"""
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch) -> Path:
+    """A store of version 1, with an answer, a failure and an answer taken over."""
+    monkeypatch.chdir(tmp_path)
+    keys = [request(word)["request_key"] for word in ("one", "two", "three")]
+    with closing(sqlite3.connect("s.sqlite")) as connection:
+        connection.executescript(f"PRAGMA journal_mode = WAL; {ONE} {LEDGER_ONE}")
+        connection.executemany(
+            "INSERT INTO attempts (request_key, at, source, seconds, status, error, raw) "
+            "VALUES (?, '2024-05-01T10:00:00.000+00:00', ?, 1.5, ?, ?, ?)",
+            [
+                (keys[0], "http://u/v1", 200, None, RAW % "eins"),
+                (keys[1], "http://u/v1", 500, "500", None),
+                (keys[2], "import", None, None, OLD_IMPORT),
+            ],
+        )
+        connection.commit()
+    return tmp_path / "s.sqlite"
+
+
+def test_a_store_of_version_1_keeps_all_its_answers(old):
+    for _ in range(2):
+        with Store(old) as store:
+            assert store.reader.execute("PRAGMA user_version").fetchone() == (VERSION,)
+            texts = [answer(store, request(word)) for word in ("one", "two", "three")]
+            assert texts == ["eins", None, "kept"]
+            query = "SELECT at, status, prompt_tokens, dollars, dataset FROM ledger"
+            at = "2024-05-01T10:00:00.000+00:00"
+            assert store.reader.execute(query).fetchall() == [
+                (at, 200, 3, None, None),
+                (at, 500, None, 0.0, None),
+            ]
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                store.writer.execute("UPDATE attempts SET dataset = 'd'")
+
+
+def test_a_migration_that_fails_changes_nothing(old, monkeypatch):
+    monkeypatch.setattr(store_module, "MIGRATIONS", (ONE, f"{MIGRATIONS[1]} CREATE TABLE attempts (id);"))
+    with pytest.raises(UserError, match="cannot be opened .*already exists"):
+        Store(old)
+    monkeypatch.undo()
+    test_a_store_of_version_1_keeps_all_its_answers(old)
+
+
+def test_a_migration_that_is_killed_changes_nothing(old):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", DIES], cwd=old.parent, env=environment).returncode == -9
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert len(connection.execute("SELECT * FROM attempts").fetchall()[0]) == 8  # its columns
+    test_a_store_of_version_1_keeps_all_its_answers(old)
+
+
+# A pulled clone
+
+
+def dvc(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": ".dvc/site",
+        },
+    )
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True
+    )
+
+
+def ran(process: subprocess.CompletedProcess) -> str:
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+@pytest.mark.slow
+def test_a_pulled_clone_without_network_or_key_reuses_answers_that_dvc_has_deleted(tmp_path, monkeypatch):
+    """The upstream changes: DVC deletes responses.jsonl and only then runs collect, whose store is empty."""
+    python = f"{sys.executable} -m stages.collect d --api_key_env NO_SUCH_KEY --base_url"
+    first = tmp_path / "first"
+    first.mkdir()
+    monkeypatch.chdir(first)
+    rows = make_requests("d", 20)
+    requests = layout.requests("d").read_text().splitlines(keepends=True)
+    git("init", "-q")
+    Path(".gitignore").write_text("data/teacher\ndata/d/corpus\nreports\n/data/d/responses.jsonl\n")
+    ran(dvc("init", "-q"))
+    ran(dvc("remote", "add", "-q", "-d", "there", str(tmp_path / "remote")))
+    ran(dvc("cache", "dir", str(tmp_path / "first-cache")))
+    with Teacher().running() as url:
+        Path("dvc.yaml").write_text(
+            f"stages:\n  collect:\n    foreach: {{d: {{}}}}\n    do:\n      cmd: {python} {url}\n"
+            "      deps:\n        - data/${key}/requests.jsonl\n"
+            "      outs:\n        - data/${key}/responses.jsonl\n"
+        )
+        monkeypatch.setenv("NO_SUCH_KEY", "here-it-is")
+        ran(dvc("repro"))
+    before = layout.responses("d").read_bytes()
+    ran(dvc("push"))
+    git("add", "-A")
+    git("commit", "-qm", "answers")
+
+    clone = tmp_path / "clone"
+    git("clone", "-q", str(first), str(clone))
+    shutil.copy(first / ".dvc/config", clone / ".dvc/config")
+    monkeypatch.chdir(clone)
+    monkeypatch.delenv("NO_SUCH_KEY")
+    ran(dvc("cache", "dir", str(tmp_path / "clone-cache")))  # a cache elsewhere is found as well
+    ran(dvc("pull"))
+    shutil.rmtree(tmp_path / "remote")
+    assert layout.responses("d").read_bytes() == before and not layout.STORE.exists()
+    layout.requests("d").write_text("".join(requests[1:]))  # a page has gone: the dependency changed
+    told = ran(dvc("repro"))
+    assert "20 answers taken over from" in told and "clone-cache" in told and "0 to ask" in told
+    assert responses("d") == [row for row in map(_loads, before.splitlines()) if row["id"] != rows[0]["id"]]
+    layout.requests("d").write_text("".join(requests))
+    assert "20 answers stored, 0 to ask" in ran(dvc("repro"))
+    assert layout.responses("d").read_bytes() == before
+
+    shutil.rmtree(layout.STORE.parent)  # and where nothing was pulled, the way to mend it is told
+    shutil.rmtree(tmp_path / "clone-cache")
+    layout.responses("d").unlink()
+    process = dvc("repro")
+    assert (
+        process.returncode != 0 and "`dvc pull data/d/responses.jsonl` saves asking again" in process.stderr
+    )
+    assert "set NO_SUCH_KEY" in process.stderr and "Traceback" not in process.stderr
+
+
+def _loads(line: bytes) -> dict:
+    import json
+
+    return json.loads(line)
+
+
+def test_a_damaged_responses_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_requests("d", 10)
+    layout.responses("d").write_text('{"id": "p001"}\n')
+    with pytest.raises(UserError, match=r"responses\.jsonl, row 1: field 'request_key' is missing"):
+        command.run("d", CollectKnobs())
