@@ -94,9 +94,8 @@ def main() -> None:
 
     from stages.core import layout
     from stages.core.files import iter_jsonl
-    from stages.core.prompts import Template
+    from stages.core.prompts import Template, render
     from stages.core.tokenizer import TextCodec
-    from stages.kinds.xc.parts.queries import render
 
     documents = layout.corpus(given.dataset) / "documents.jsonl"
     if not documents.is_file():

@@ -19,11 +19,10 @@ from pydantic import Field
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, json_array, jsonl
-from stages.core.prompts import Template
+from stages.core.prompts import Template, render
 from stages.core.stage import Knobs, stage
 from stages.kinds.answers import answer_of, document_of
 from stages.kinds.registry import Task, kind
-from stages.kinds.xc.parts.queries import render
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("id", "accepted", "outcome", "response")

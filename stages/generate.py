@@ -46,7 +46,7 @@ def command(dataset: str, knobs: GenerateKnobs) -> dict:
 
 def generate(name: str, dataset: str, model: Path, output: Path, knobs: GenerateKnobs) -> dict:
     """Generate with the Hugging Face directory `model` into `output`; returns the metrics."""
-    from stages.core.scratch import prune
+    from stages.core.files import prune
     from stages.core.shards import write_shards
     from stages.engines.jobs import items, shared
 
@@ -118,9 +118,8 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
     from stages.core.files import read_json
     from stages.core.hashing import stable_integer
-    from stages.core.prompts import Template
+    from stages.core.prompts import Template, render
     from stages.core.tokenizer import TextCodec
-    from stages.kinds.xc.parts.queries import render
 
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
     config = read_json(model / "config.json")

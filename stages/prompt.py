@@ -20,10 +20,9 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
 from stages.core.hashing import canonical_json, sha256_text, stable_integer
-from stages.core.prompts import BracesTemplate, Template, messages
+from stages.core.prompts import BracesTemplate, Template, messages, render
 from stages.core.stage import Knobs, stage
 from stages.kinds.registry import Task, kind
-from stages.kinds.xc.parts.queries import render
 from stages.teacher.identity import choices_of, key_of, limit_of
 from stages.teacher.prices import price_of
 from stages.teacher.structured import json_answer, tool_answer, tool_choice

@@ -11,17 +11,12 @@ same at any temperature and seed, and tell no probabilities. By hand:
 
 import asyncio
 import json
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import click
 
-from stages.core.errors import UserError
 from stages.core.hashing import sha256_json
 from stages.core.prompts import clip_words
 
@@ -157,32 +152,6 @@ def make_app(answer: Callable[[list[dict]], str]):
     app = web.Application(client_max_size=64 * 2**20)
     app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models)])
     return app
-
-
-@contextmanager
-def embedded() -> Iterator[str]:
-    """Run the server in a process of its own; yields its base_url.
-
-    The process ends when its standard input does, so it cannot outlive this one, not even after `kill -9`;
-    a session of its own keeps Ctrl-C from it while answers in flight are waited for.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "demo.teacher.server", "--port", "0", "--until-eof"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
-    )
-    try:
-        ready = process.stdout.readline()
-        if not ready:
-            raise UserError("the embedded teacher did not start; its error is above")
-        yield json.loads(ready)["base_url"]
-    finally:
-        process.stdin.close()
-        process.wait()
 
 
 async def serve(app, port: int, until_eof: bool) -> None:

@@ -81,7 +81,7 @@ def prompt_of(template, known: dict, text: str, title: str | None, metadata: dic
     """
     from jinja2 import StrictUndefined
 
-    from stages.kinds.xc.parts.queries import render
+    from stages.core.prompts import render
 
     given = StrictUndefined(hint="no 'title' is given with the request") if title is None else title
     return render(template, {"id": "", "title": given, "text": text, "metadata": known | metadata})

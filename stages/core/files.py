@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -250,3 +251,13 @@ def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict:
     for name in sorted(present - set(manifest["files"])):
         raise UserError(f"{directory / name}: not listed in {MANIFEST} (a stray or duplicated file); {redo}")
     return manifest
+
+
+def prune(scratch: Path, used: set[Path]) -> None:
+    """Remove the directories of other fingerprints, and the files in `scratch` that are not `used`."""
+    pattern = re.compile(re.escape(scratch.name[:-16]) + "[0-9a-f]{16}")
+    for other in scratch.parent.iterdir():
+        if other != scratch and pattern.fullmatch(other.name):
+            shutil.rmtree(other)
+    for path in set(scratch.iterdir()) - used:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

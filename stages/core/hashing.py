@@ -45,3 +45,12 @@ def stable_unit(*parts) -> float:
 def shard_of(document_id: str, shards: int) -> int:
     """The shard of a document: a hash of its id, so new documents never move old ones."""
     return stable_integer("shard", document_id) % shards
+
+
+def model_fingerprint(directory: Path) -> str:
+    """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
+    from stages.core.hashing import sha256_file, sha256_json
+
+    parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
+    files = sorted({file for part in parts for file in Path(directory).glob(part)})
+    return sha256_json({file.name: sha256_file(file) for file in files})

@@ -98,3 +98,8 @@ def messages(text: str) -> list[dict]:
         return [{"role": "user", "content": text}]
     system, user = (part.strip() for part in match.groups())
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def render(template: Template | BracesTemplate, document: dict) -> str:
+    """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
+    return template.render(document={key: document[key] for key in ("id", "title", "text", "metadata")})

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.files import atomic_directory, write_json
-from stages.core.hashing import sha256_json
+from stages.core.hashing import model_fingerprint, sha256_json
 from stages.engines.openvino_int8 import compressed
-from stages.engines.protocol import model_fingerprint
 
 VERSION = 1  # of this file's conversion
 

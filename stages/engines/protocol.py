@@ -3,27 +3,16 @@
 Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are decoded by it.
 """
 
-import os
-import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from stages.core.errors import UserError
 from stages.core.stage import Knobs
-
-PACKAGES = {
-    "transformers": ("torch", "transformers"),
-    "openvino": ("openvino", "openvino-genai", "torch", "transformers"),  # torch: conversion
-    "vllm": ("vllm",),
-    "openai": ("openai",),
-}
 
 
 class Decoding(Knobs):
@@ -119,93 +108,3 @@ def line_means(logprobs: Sequence[float], ends: list[int]) -> list[float | None]
 def mean(logprobs: Sequence[float]) -> float | None:
     """To four places: what engines agree on. None where there is nothing."""
     return round(fmean(logprobs), 4) + 0.0 if logprobs else None
-
-
-def resolve(decoding: Decoding) -> Decoding:
-    """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
-    if decoding.weights == "int8" and decoding.engine != "openvino":
-        raise UserError(f"weights: int8 is openvino's; engine {decoding.engine} has exact weights only")
-    if decoding.adapter and decoding.engine != "vllm":
-        raise UserError(f"adapter: true is vllm's; engine {decoding.engine} serves the merged student only")
-    # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
-    single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
-    if decoding.precision == "bf16" and single:
-        raise UserError("engine openvino needs two CPU threads for precision bf16; raise threads, or set f32")
-    if decoding.precision != "auto":
-        return decoding
-    fast = False
-    if decoding.engine == "openvino":
-        import openvino
-
-        fast = not single and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    elif decoding.engine in ("transformers", "vllm"):
-        fast = cuda_is_available()
-    return decoding.model_copy(update={"precision": "bf16" if fast else "f32"})
-
-
-def cuda_is_available() -> bool:
-    """As torch says, which is not imported (1.5 s) where it was built for the CPU alone."""
-    from importlib.metadata import version
-
-    if version("torch").endswith("+cpu"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def prepare(directory: Path, decoding: Decoding) -> None:
-    """Once, before the workers start: make what they share, and report here what the user can mend."""
-    if decoding.engine == "openvino":
-        from stages.core.files import read_json
-        from stages.engines.openvino_model import converted
-
-        model = converted(directory, decoding.weights)
-        if decoding.weights == "int8":
-            told = read_json(model / "drift.json")
-            print(
-                f"openvino: int8 weights of {directory}: mean KL {told['kl']} nats a token, "
-                f"likeliest token the same for {told['agreement']:.1%}",
-                file=sys.stderr,
-            )
-    elif decoding.engine == "vllm":
-        from stages.engines.with_vllm import adapter_of, require
-
-        require()
-        if decoding.adapter:
-            adapter_of(Path(directory))
-
-
-def open_engine(directory: Path, decoding: Decoding) -> Engine:
-    """Load the model of a Hugging Face `directory`; `decoding` went through `resolve`."""
-    if decoding.engine == "transformers":
-        from stages.engines.with_transformers import TransformersEngine as Chosen
-    elif decoding.engine == "openvino":
-        from stages.engines.with_openvino import OpenvinoEngine as Chosen
-    elif decoding.engine == "vllm":
-        from stages.engines.with_vllm import VllmEngine as Chosen
-    else:
-        from stages.engines.with_openai import OpenaiEngine as Chosen
-    return Chosen(Path(directory), decoding)
-
-
-def model_fingerprint(directory: Path) -> str:
-    """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
-    from stages.core.hashing import sha256_file, sha256_json
-
-    parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
-    files = sorted({file for part in parts for file in Path(directory).glob(part)})
-    return sha256_json({file.name: sha256_file(file) for file in files})
-
-
-def engine_versions(decoding: Decoding) -> dict[str, str]:
-    """Versions of the packages that make the engine: another version may give other bits."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in PACKAGES[decoding.engine]:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found

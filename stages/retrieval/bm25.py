@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.retrieval.words import tokens
+from stages.core.text import tokens
 
 K1, B = 0.82, 0.68  # the setting tuned on MS MARCO passages (Anserini); Lucene's variant of the formula
 

@@ -57,10 +57,12 @@ def fingerprint(knobs: Encoder) -> str:
     """
     from importlib.metadata import version
 
+    from stages.core import text
     from stages.core.hashing import sha256_file, sha256_json
+    from stages.retrieval import latent
 
     if knobs.encoder == "tfidf":
-        code = [sha256_file(Path(__file__).with_name(name)) for name in ("latent.py", "words.py")]
+        code = [sha256_file(Path(module.__file__)) for module in (latent, text)]
         versions = [version(name) for name in ("scikit-learn", "scipy", "numpy", "PyStemmer")]
         return sha256_json(["tfidf", knobs.dims, BLOCK, code, versions])
     import torch

@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
 from stages.core.errors import UserError
-from stages.retrieval.words import tokens
+from stages.core.text import tokens
 
 FEW = 100  # texts; among more, a word of one text alone relates it to nothing
 NOISE = 1e-5  # of the largest singular value; float32 leaves less than 1e-6 where there is none

@@ -1,10 +1,13 @@
 """From the knobs of a dataset to an endpoint: its address, its key, the embedded teacher if that is it."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from demo.teacher.server import embedded
 from stages.core.errors import UserError
 from stages.teacher.endpoint import Endpoint
 
@@ -38,3 +41,29 @@ def _key(name: str, url: str, where: str) -> str:
             f"or set {where}.api_key_env to '' for a server that needs none"
         )
     return key
+
+
+@contextmanager
+def embedded() -> Iterator[str]:
+    """Run the server in a process of its own; yields its base_url.
+
+    The process ends when its standard input does, so it cannot outlive this one, not even after `kill -9`;
+    a session of its own keeps Ctrl-C from it while answers in flight are waited for.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo.teacher.server", "--port", "0", "--until-eof"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        ready = process.stdout.readline()
+        if not ready:
+            raise UserError("the embedded teacher did not start; its error is above")
+        yield json.loads(ready)["base_url"]
+    finally:
+        process.stdin.close()
+        process.wait()

@@ -1,9 +1,10 @@
 """Answers with structure: how a request asks for one, and whether a message obeys what was asked."""
 
-import functools
 import json
+from functools import lru_cache
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from stages.core.hashing import canonical_json
 
@@ -90,8 +91,29 @@ def _problem_with_json(text, schema: dict) -> str | None:
     return f"{where}: {error.message}" if where else error.message
 
 
-@functools.cache
+@lru_cache
 def _validator(schema: str):
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(json.loads(schema))
+
+
+Stated = TypeVar("Stated", bound=BaseModel)
+
+
+class Call(BaseModel, Generic[Stated]):
+    """A tool call: `responses.jsonl` holds a list of them."""
+
+    arguments: Stated
+
+
+def stated(response: str, form: str, answer: type[Stated]) -> list[Stated]:
+    """The structured answers in a response: json is one, tool a list of calls; else ValueError."""
+    if form == "json":
+        return [answer.model_validate_json(response)]
+    return [call.arguments for call in calls_of(answer).validate_json(response)]
+
+
+@lru_cache
+def calls_of(answer: type[Stated]) -> TypeAdapter:
+    return TypeAdapter(list[Call[answer]])  # made once: that costs far more than to read an answer

@@ -8,8 +8,7 @@ import pytest
 from stages.commands import serve
 from stages.core import layout
 from stages.core.files import write_json
-from stages.core.prompts import Template
-from stages.kinds.xc.parts.queries import render
+from stages.core.prompts import Template, render
 from tests.helpers.student_server import BERLIN, MODEL, Saying, chat, refusal, student, talk
 
 

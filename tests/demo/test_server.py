@@ -12,15 +12,16 @@ import pytest
 
 from demo.teacher import categories as category_rules
 from demo.teacher import queries as rules
-from demo.teacher.server import complete, embedded
+from demo.teacher.server import complete
 from stages.collect import CollectKnobs, command
 from stages.core import layout
 from stages.core.hashing import sha256_json
-from stages.core.prompts import BracesTemplate, Template, messages
+from stages.core.prompts import BracesTemplate, Template, messages, render
 from stages.kinds.xc.parts import categories
 from stages.kinds.xc.parts.categories import Categories
-from stages.kinds.xc.parts.queries import Queries, render
+from stages.kinds.xc.parts.queries import Queries
 from stages.teacher import structured
+from stages.teacher.connect import embedded
 from stages.teacher.structured import json_answer, tool_answer
 from tests.helpers.teacher_server import Teacher, fake_answer, make_requests, responses
 from tests.helpers.xc_fixture import wiki_made
@@ -228,7 +229,7 @@ def test_its_process_ends_with_its_parent():
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{url}/models", timeout=10)
     script = (
-        "import os, signal; from demo.teacher.server import embedded\n"
+        "import os, signal; from stages.teacher.connect import embedded\n"
         "with embedded() as url:\n    print(url, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     url = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip()

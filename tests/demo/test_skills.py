@@ -13,13 +13,12 @@ from demo.teacher.server import complete
 from demo.teacher.skills_label import label
 from demo.teacher.skills_numbers import digits, duration, expression, spell
 from demo.teacher.skills_write import PARAMETERS, call_of, example
-from stages.core.prompts import Template, messages
+from stages.core.prompts import Template, messages, render
 from stages.kinds.skills.parts.briefs import about, briefs
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skill, together
 from stages.kinds.skills.parts.task import Examples
-from stages.kinds.xc.parts.queries import render
 from stages.teacher.structured import problem_with, tool_answer
 from tests.helpers.workspace import ROOT
 

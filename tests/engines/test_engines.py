@@ -13,7 +13,8 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
-from stages.engines.protocol import Decoding, finished, open_engine, prepare, resolve
+from stages.engines.load import open_engine, prepare, resolve
+from stages.engines.protocol import Decoding, finished
 from tests.helpers.tiny import KINDS, WORDS, tiny_model
 from tests.helpers.workspace import ROOT
 

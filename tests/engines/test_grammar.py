@@ -11,8 +11,9 @@ import pytest
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Constraint, Row, constraint
+from stages.engines.load import open_engine
 from stages.engines.prompt_words import chunks
-from stages.engines.protocol import Decoding, open_engine
+from stages.engines.protocol import Decoding
 from stages.kinds.skills.parts.calls import Call, write_call
 from stages.kinds.skills.parts.grammar import lark
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together

@@ -8,9 +8,10 @@ import pytest
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.engines import openvino_int8
+from stages.engines.load import open_engine, resolve
 from stages.engines.openvino_int8 import compress, drift, rounded
 from stages.engines.openvino_model import convert, converted
-from stages.engines.protocol import Decoding, open_engine, resolve
+from stages.engines.protocol import Decoding
 from tests.helpers.tiny import tiny_model
 
 

@@ -10,7 +10,8 @@ import pytest
 from stages.core import pacing
 from stages.core.errors import UserError
 from stages.engines import paced
-from stages.engines.protocol import Decoding, open_engine
+from stages.engines.load import open_engine
+from stages.engines.protocol import Decoding
 from tests.helpers.tiny import tiny_tokenizer
 
 

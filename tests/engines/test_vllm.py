@@ -9,7 +9,8 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.engines import with_vllm
-from stages.engines.protocol import Decoding, open_engine, resolve
+from stages.engines.load import open_engine, resolve
+from stages.engines.protocol import Decoding
 from tests.helpers.tiny import tiny_tokenizer
 
 

@@ -14,9 +14,9 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_jsonl, write_jsonl
 from stages.core.hashing import canonical_json, sha256_text, stable_integer
-from stages.core.prompts import Template, messages
+from stages.core.prompts import Template, messages, render
 from stages.kinds.xc.parts.categories import Categories
-from stages.kinds.xc.parts.queries import Queries, render
+from stages.kinds.xc.parts.queries import Queries
 from stages.prompt import PromptKnobs, choose, write_by_id
 from stages.prompt import command as prompt
 from stages.teacher import tokens

@@ -28,7 +28,8 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, read_jsonl, write_json, write_jsonl
 from stages.core.hashing import shard_of
 from stages.core.stage import Knobs
-from stages.engines.protocol import Decoding, open_engine
+from stages.engines.load import open_engine
+from stages.engines.protocol import Decoding
 
 BLOCK = 1024  # documents sorted into items at one time
 JOB = "job.json"

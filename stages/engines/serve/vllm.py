@@ -8,7 +8,8 @@ from pathlib import Path
 
 from stages.core.chat_template import ChatTemplate
 from stages.core.tokenizer import TextCodec
-from stages.engines.protocol import Decoding, cuda_is_available
+from stages.engines.load import cuda_is_available
+from stages.engines.protocol import Decoding
 
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'
 

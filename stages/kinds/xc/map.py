@@ -107,8 +107,8 @@ def rewrites(filtered: Path) -> Iterator[str]:
 
 def add_neighbours(found, dataset: str, knobs: MapKnobs) -> None:
     """Encode both sides, and add the nearest queries of each synthetic text to `found`."""
+    from stages.core.files import prune
     from stages.core.progress import Progress
-    from stages.core.scratch import prune
     from stages.retrieval.neighbours import neighbours
 
     scratch, files = kept(dataset, knobs)

@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house, monkeypatch):
     torn = next(iter(saved))
     torn.write_bytes(saved[torn] + b'{"document_id": "doc-0')
 
-    monkeypatch.setattr("stages.core.scratch.prune", lambda scratch, used: None)
+    monkeypatch.setattr("stages.core.files.prune", lambda scratch, used: None)
     metrics = generate.run("d", GenerateKnobs(**knobs))
     assert shard_bytes() == whole and metrics["rows"] == 40
     parts = Path("data/.work").glob("generate-d-*/*.part")

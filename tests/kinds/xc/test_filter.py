@@ -12,10 +12,11 @@ import pytest
 from stages.core import files
 from stages.core.errors import UserError
 from stages.core.shards import write_generated
+from stages.core.text import tokens
 from stages.kinds.xc.filter import FilterKnobs
 from stages.kinds.xc.filter import command as stage
-from stages.kinds.xc.parts.filters import SAMPLES, below_share, near_repeated, pages, repeated, shingles
-from stages.retrieval.words import tokens
+from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
+from stages.sources.near import near_repeated, shingles
 
 OFF = {"well_formed": False, "copies": False, "duplicates": False}
 

@@ -3,11 +3,11 @@
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.prompts import Template
+from stages.core.prompts import Template, render
+from stages.core.text import content_words
 from stages.kinds.registry import kind
 from stages.kinds.xc.parts import queries
 from stages.kinds.xc.parts.queries import (
-    content_words,
     from_url,
     lines,
     mentions_name,
@@ -15,7 +15,6 @@ from stages.kinds.xc.parts.queries import (
     parse,
     parse_answer,
     reject,
-    render,
     well_formed,
 )
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.hashing import sha256_json
+from stages.core.text import letters
 from stages.kinds.skills.parts.calls import parse_call, write_call
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.task import Examples
 from stages.kinds.skills.parts.verbatim import span
-from stages.kinds.xc.parts.filters import near_repeated
-from stages.kinds.xc.parts.queries import letters, stated
+from stages.sources.near import near_repeated
+from stages.teacher.structured import stated
 
 LITERAL = 0.5  # of a parameter's values: if more stand in the request as they are, all are expected to
 

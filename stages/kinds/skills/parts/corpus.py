@@ -2,12 +2,12 @@
 
 from collections import Counter
 
+from stages.core.text import letters
 from stages.kinds.skills.parts.briefs import about
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.candidates import content
 from stages.kinds.skills.parts.held_out import split_of, template, values
 from stages.kinds.skills.parts.schema import Skills
-from stages.kinds.xc.parts.queries import letters
 
 
 def accepted(decisions: dict[str, dict]) -> set[tuple[str, str]]:

@@ -9,14 +9,13 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_text
 from stages.core.hashing import stable_integer
-from stages.core.prompts import Template
+from stages.core.prompts import Template, render
 from stages.core.tokenizer import TextCodec
 from stages.engines import protocol
 from stages.engines.protocol import Decoding
 from stages.kinds.skills.parts.calls import write_call
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.task import understood
-from stages.kinds.xc.parts.queries import render
 
 STUDENTS = ("base", "student", "student_grammar")
 

@@ -11,7 +11,7 @@ from stages.kinds.skills.parts.calls import Call, Value, parse_call, write_call
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.verbatim import span
-from stages.kinds.xc.parts.queries import stated
+from stages.teacher.structured import stated
 
 LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
 NO_SCHEMA = Skills(skills=())

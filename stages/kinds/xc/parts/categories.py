@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel, Field
 
-from stages.kinds.xc.parts.queries import MARKUP, MAX_CHARS, WORD, WRAPPING, content_words, is_known, stated
+from stages.core.text import WORD, content_words
+from stages.kinds.xc.parts.queries import MARKUP, MAX_CHARS, WRAPPING, is_known
+from stages.teacher.structured import stated
 
 Tree = dict[str, list[str]]
 Key = tuple[int, int, int]  # how far in a line stands: indentation, marker, 0 for one in bold or with a colon

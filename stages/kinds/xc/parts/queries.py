@@ -6,22 +6,15 @@ and the measures are held to one rule.
 
 import re
 from functools import lru_cache
-from typing import Generic, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field
 
-from stages.core.prompts import BracesTemplate, Template
+from stages.core.text import WORD, content_words, letters
+from stages.teacher.structured import stated
 
 LEFT_OUT = None  # `fit` leaves out rejected lines only
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
-WORD = re.compile(r"[^\W_]+")
-STOP_WORDS = frozenset(
-    """a about all an and any are as at be between by can do does each for from get give given has have how i
-    if in into is it its me my no not of on one or our over same so some such than that the their them then
-    there these they this those to up use used using via was we what when where which while who why will with
-    within without you your""".split()
-)
 GLUE = frozenset("a an and at by for from in of on or the to with".split())
 LEAST_RUN = 8  # letters of a query's words that stand together inside a longer word of a URL
 BULLET = re.compile(r"^(?:[-*+•–—·>]+\s+|\(?\d{1,3}[.):]\s+|q(?:uery|uestion)?\s*\d{1,3}\s*[.:)]\s+)+", re.I)
@@ -29,9 +22,6 @@ WRAPPING = (("**", "**"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
 MARKUP = re.compile(r"```|<\||</?[a-z]+>|\*\*|^[#<>|{}\[\]*`-]|\]\(|https?://|:$", re.I)
 ROLES = "system|user|assistant|human|ai|document|page|passage|title|quer(?:y|ies)|question|answer|q|a"
 ROLE = re.compile(rf"^(?:{ROLES})\s*\d*:", re.I)
-
-
-Stated = TypeVar("Stated", bound=BaseModel)
 
 
 class Queries(BaseModel):
@@ -42,29 +32,6 @@ class Queries(BaseModel):
 
 
 Answer = Queries
-
-
-class Call(BaseModel, Generic[Stated]):
-    """A tool call: `responses.jsonl` holds a list of them."""
-
-    arguments: Stated
-
-
-def stated(response: str, form: str, answer: type[Stated]) -> list[Stated]:
-    """The structured answers in a response: json is one, tool a list of calls; else ValueError."""
-    if form == "json":
-        return [answer.model_validate_json(response)]
-    return [call.arguments for call in calls_of(answer).validate_json(response)]
-
-
-@lru_cache
-def calls_of(answer: type[Stated]) -> TypeAdapter:
-    return TypeAdapter(list[Call[answer]])  # made once: that costs far more than to read an answer
-
-
-def render(template: Template | BracesTemplate, document: dict) -> str:
-    """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
-    return template.render(document={key: document[key] for key in ("id", "title", "text", "metadata")})
 
 
 def lines(text: str) -> list[tuple[int, str]]:
@@ -124,11 +91,6 @@ def known_texts(document: dict) -> tuple[str, ...]:
 @lru_cache(maxsize=1 << 10)
 def known_letters(texts: tuple[str, ...]) -> frozenset[str]:
     return frozenset(map(letters, texts))
-
-
-def letters(text: str) -> str:
-    """The letters and digits of a text, in one case, without anything between them."""
-    return "".join(WORD.findall(text.casefold()))
 
 
 def from_url(line: str, url: str) -> bool:
@@ -202,11 +164,6 @@ def well_formed(line: str) -> bool:
     repeats = any(a == b for a, b in zip(words, words[1:], strict=False))
     pairs = list(zip(words, words[1:], strict=False))
     return not repeats and not any(a == b for a, b in zip(pairs, pairs[2:], strict=False))
-
-
-def content_words(line: str) -> list[str]:
-    """Lower-case words of letters and digits, less stop words; `read_csv` and `np.sum` give two each."""
-    return [word for word in WORD.findall(line.lower()) if word not in STOP_WORDS]
 
 
 def own_name(document: dict) -> str:

@@ -7,10 +7,10 @@ Lines are judged raw, as they were written: no repeats dropped, no bullets cut. 
 from dataclasses import dataclass
 from functools import lru_cache
 
+from stages.core.text import content_words, plain_words, stems, tokens
 from stages.kinds.registry import Task, kind
-from stages.kinds.xc.parts.queries import content_words, mentions_name
+from stages.kinds.xc.parts.queries import mentions_name
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.words import plain_words, stems, tokens
 
 MEASURES = (
     "format_validity",

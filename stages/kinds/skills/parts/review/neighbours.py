@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from stages.core.text import letters
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.verbatim import span
-from stages.kinds.xc.parts.queries import letters
 
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 LEAST, SHOWN = 0.5, 4

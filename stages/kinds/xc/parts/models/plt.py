@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stages.retrieval.words import tokens
+from stages.core.text import tokens
 
 BLOCK = 10_000  # points predicted at once: napkinxc returns Python lists
 

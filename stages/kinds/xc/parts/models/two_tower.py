@@ -18,9 +18,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from stages.core.errors import UserError
+from stages.core.text import tokens
 from stages.retrieval.latent import LatentSemantic
 from stages.retrieval.neighbours import nearest
-from stages.retrieval.words import tokens
 
 STATIC = "static"
 UNKNOWN = "[UNK]"

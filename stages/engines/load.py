@@ -1,0 +1,93 @@
+"""Choose, prepare and open an engine: the one place that knows all of them."""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.engines.protocol import Decoding, Engine
+
+PACKAGES = {
+    "transformers": ("torch", "transformers"),
+    "openvino": ("openvino", "openvino-genai", "torch", "transformers"),  # torch: conversion
+    "vllm": ("vllm",),
+    "openai": ("openai",),
+}
+
+
+def resolve(decoding: Decoding) -> Decoding:
+    """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
+    if decoding.weights == "int8" and decoding.engine != "openvino":
+        raise UserError(f"weights: int8 is openvino's; engine {decoding.engine} has exact weights only")
+    if decoding.adapter and decoding.engine != "vllm":
+        raise UserError(f"adapter: true is vllm's; engine {decoding.engine} serves the merged student only")
+    # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
+    single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
+    if decoding.precision == "bf16" and single:
+        raise UserError("engine openvino needs two CPU threads for precision bf16; raise threads, or set f32")
+    if decoding.precision != "auto":
+        return decoding
+    fast = False
+    if decoding.engine == "openvino":
+        import openvino
+
+        fast = not single and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    elif decoding.engine in ("transformers", "vllm"):
+        fast = cuda_is_available()
+    return decoding.model_copy(update={"precision": "bf16" if fast else "f32"})
+
+
+def cuda_is_available() -> bool:
+    """As torch says, which is not imported (1.5 s) where it was built for the CPU alone."""
+    if version("torch").endswith("+cpu"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def prepare(directory: Path, decoding: Decoding) -> None:
+    """Once, before the workers start: make what they share, and report here what the user can mend."""
+    if decoding.engine == "openvino":
+        from stages.core.files import read_json
+        from stages.engines.openvino_model import converted
+
+        model = converted(directory, decoding.weights)
+        if decoding.weights == "int8":
+            told = read_json(model / "drift.json")
+            print(
+                f"openvino: int8 weights of {directory}: mean KL {told['kl']} nats a token, "
+                f"likeliest token the same for {told['agreement']:.1%}",
+                file=sys.stderr,
+            )
+    elif decoding.engine == "vllm":
+        from stages.engines.with_vllm import adapter_of, require
+
+        require()
+        if decoding.adapter:
+            adapter_of(Path(directory))
+
+
+def open_engine(directory: Path, decoding: Decoding) -> Engine:
+    """Load the model of a Hugging Face `directory`; `decoding` went through `resolve`."""
+    if decoding.engine == "transformers":
+        from stages.engines.with_transformers import TransformersEngine as Chosen
+    elif decoding.engine == "openvino":
+        from stages.engines.with_openvino import OpenvinoEngine as Chosen
+    elif decoding.engine == "vllm":
+        from stages.engines.with_vllm import VllmEngine as Chosen
+    else:
+        from stages.engines.with_openai import OpenaiEngine as Chosen
+    return Chosen(Path(directory), decoding)
+
+
+def engine_versions(decoding: Decoding) -> dict[str, str]:
+    """Versions of the packages that make the engine: another version may give other bits."""
+    found = {}
+    for package in PACKAGES[decoding.engine]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found
