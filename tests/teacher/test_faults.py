@@ -23,7 +23,8 @@ from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.teacher import sender
 from stages.teacher.identity import key_of, with_limit
 from stages.teacher.money import Budget
-from stages.teacher.store.store import Store, insert_attempts, store
+from stages.teacher.store import store
+from stages.teacher.store.store import Store, insert_attempts
 from tests.helpers.rate_limits import Limits
 from tests.helpers.teacher_server import (
     Reply,
