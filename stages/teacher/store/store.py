@@ -22,7 +22,7 @@ from stages.teacher.outcomes import OUTCOMES, imported, read_answers
 from stages.teacher.store.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
-FIELDS = "request_key at source seconds status error raw dataset mode request_id price foreign_spend".split()
+FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
 
@@ -42,7 +42,6 @@ class Attempt:
     request_id: str | None = None
     price: str | None = None
     at: str | None = None  # UTC; None = now
-    foreign_spend: bool = False  # somebody else's money: it came with an import
 
 
 class Store:
@@ -84,13 +83,13 @@ class Store:
         self.reader.close()
 
     @contextmanager
-    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """The writing connection in a transaction of its own; durable afterwards.
 
         Raises OSError (ENOSPC) when the disk is full.
         """
         try:
-            self.writer.execute(begin)
+            self.writer.execute("BEGIN IMMEDIATE")
             with self.writer:
                 yield self.writer
         except sqlite3.OperationalError as error:
@@ -183,5 +182,5 @@ def utc_now() -> str:
 
 
 def checksum(attempt: dict) -> str:
-    """sha256 of what an attempt is: by it damage is found, and an import knows what is here already."""
+    """sha256 of what an attempt is, by which damage is detected."""
     return sha256_json([attempt[name] for name in CHECKED])
