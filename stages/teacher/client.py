@@ -104,7 +104,7 @@ class _Run:
 
     def _stop(self, why: str | None = None) -> None:
         self.fatal = self.fatal or why
-        self.stopping = self.sender.closed = True
+        self.stopping = True
         self._wake()
 
     # The dispatcher

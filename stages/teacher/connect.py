@@ -13,7 +13,7 @@ from stages.teacher.endpoint import Endpoint
 
 EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"
-PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience hedge_after".split()
+PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience".split()
 
 
 @contextmanager

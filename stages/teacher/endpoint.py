@@ -28,7 +28,6 @@ class Endpoint:
     tpm: float = 0
     breaker: int = 20
     patience: float = 600.0
-    hedge_after: float = 0.0
 
 
 @dataclass(frozen=True)

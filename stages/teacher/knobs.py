@@ -39,9 +39,6 @@ class CollectKnobs(Knobs):
     )
     breaker: int = Field(20, gt=0, description="failures in a row (5xx, timeouts, resets) that stop the run")
     patience: float = Field(600.0, gt=0, description="seconds of nothing but 429 that stop the run")
-    hedge_after: float = Field(
-        0, ge=0, description="seconds after which a slow request is sent again; 0 = never"
-    )
     max_dollars: float = Field(0, ge=0, description="cap on all that this dataset ever spends; 0 = none")
     min_accept: float = Field(0.8, ge=0, le=1, description="least share of accepted answers")
     on_length: Action = Field("drop", description="answer cut at max_tokens; retry: with retry_max_tokens")

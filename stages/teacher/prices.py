@@ -1,4 +1,4 @@
-"""The price table of params.yaml, and what a request can cost at worst."""
+"""The price table of params.yaml; the tokens of a request, about and at most; what it can cost at worst."""
 
 import json
 
@@ -11,7 +11,10 @@ from stages.core.stage import explain
 from stages.teacher.identity import choices_of, limit_of, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
+BYTES_PER_TOKEN = 4  # about, of English
+FRAME = 4  # tokens that a chat template puts around a message, about
 FRAME_TOKENS = 16  # more than any chat template puts around a message
+TOKEN_COUNT = f"bytes / {BYTES_PER_TOKEN}"  # how `rough_tokens` counts, for messages and metrics
 
 
 class ModelPrice(BaseModel):
@@ -63,10 +66,18 @@ class Price:
         return (most_input_tokens(request) * self.price.input + out * self.price.output) / 1e6 * share
 
 
+def rough_tokens(request: dict) -> float:
+    """The input tokens of a request, about: for estimates and for pacing, never for the cap."""
+    structure = [request[name] for name in ("tools", "response_format") if request.get(name)]
+    texts = [*texts_of(request), *map(json.dumps, structure)]
+    size = sum(len(text.encode()) for text in texts)
+    return size / BYTES_PER_TOKEN + FRAME * len(request["messages"])
+
+
 def most_input_tokens(request: dict) -> int:
     """A bound no tokenizer exceeds: the bytes of what is sent, and a frame for each message."""
-    extra = [request[name] for name in ("tools", "response_format") if request.get(name)]
-    size = len(json.dumps(extra).encode()) if extra else 0
+    structure = [request[name] for name in ("tools", "response_format") if request.get(name)]
+    size = len(json.dumps(structure).encode()) if structure else 0
     return size + FRAME_TOKENS + sum(len(text.encode()) + FRAME_TOKENS for text in texts_of(request))
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import Price
+from stages.teacher.prices import Price, rough_tokens
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
-from stages.teacher.tokens import rough_tokens
 
 FIELDS = ("id", "request_key", "model", "messages", "params", "prompt_hash")
 

@@ -1,4 +1,4 @@
-"""Send one request: hedged or not, saved before it is read, settled with budget and pacing."""
+"""Send one request: its answer is saved before it is read, and settled with budget and pacing."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from stages.teacher.endpoint import (
 from stages.teacher.identity import body_of, choices_of, limit_of
 from stages.teacher.money import Budget
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
+from stages.teacher.prices import rough_tokens
 from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
-from stages.teacher.tokens import rough_tokens
 
 
 class Sender:
@@ -26,7 +26,6 @@ class Sender:
     def __init__(self, session, endpoint: Endpoint, store: Store, budget: Budget, pacer: Pacer, tally: Tally):
         self.session, self.endpoint, self.store = session, endpoint, store
         self.budget, self.pacer, self.tally = budget, pacer, tally
-        self.closed = False  # nothing new may be sent
         self.unsaved: list[tuple[Attempt, dict]] = []
         self.writing = asyncio.Lock()
 
@@ -45,31 +44,7 @@ class Sender:
         return self.budget.price.worst(request) if self.budget.price else 0.0
 
     async def send(self, request: dict) -> list[str] | Failure:
-        """The outcomes of the answer, or the failure.
-
-        Where an answer takes longer than `hedge_after` seconds, the request is sent once more, and what comes
-        first is taken.
-        """
-        if not self.endpoint.hedge_after:
-            return await self._attempt(request)
-        running = {asyncio.create_task(self._attempt(request))}
-        result = None
-        try:
-            done, _ = await asyncio.wait(running, timeout=self.endpoint.hedge_after)
-            if not done and not self.closed and self.wait_s(request) <= 0 and self.admit(request):
-                self.tally.hedged += 1
-                running.add(asyncio.create_task(self._attempt(request)))
-            while running and not isinstance(result, list):
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                results = [task.result() for task in done]
-                result = next((found for found in results if isinstance(found, list)), results[0])
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        return result
-
-    async def _attempt(self, request: dict) -> list[str] | Failure:
+        """The outcomes of the answer, or the failure. Either is stored, durably, before it is read."""
         import aiohttp
 
         end, model, began = self.endpoint, request["model"], time.monotonic()

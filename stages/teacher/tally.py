@@ -23,7 +23,6 @@ class Tally:
     attempts: int = 0
     refused: int = 0
     retried: int = 0
-    hedged: int = 0
     dollars: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: dict[str, dict] = field(default_factory=dict)
@@ -34,7 +33,7 @@ class Tally:
         count_failure(self.failures, kind, 1, [{"id": request["id"], "message": message}])
 
     def add(self, other: "Tally") -> None:
-        for name in ("attempts", "refused", "retried", "hedged", "dollars"):
+        for name in ("attempts", "refused", "retried", "dollars"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.outcomes.update(other.outcomes)
         self.given_up |= other.given_up
@@ -53,5 +52,5 @@ class Tally:
         return {f"error: {kind}": entry for kind, entry in sorted(self.failures.items())}
 
     def figures(self) -> dict:
-        names = ("attempts", "refused", "retried", "hedged")
+        names = ("attempts", "refused", "retried")
         return {**{name: getattr(self, name) for name in names}, "dollars": round(self.dollars, 6)}

@@ -26,7 +26,7 @@ SCRIPTS = sorted(
 HEAVY = (
     "torch transformers litgpt lightning pandas numpy sklearn scipy openai mlflow pyarrow dvc ruamel".split()
 )
-HEAVY += ["jsonschema", "tiktoken"]
+HEAVY += ["jsonschema"]
 HELP = """
 import runpy, sys
 names, heavy = sys.argv[1].split(), sys.argv[2].split()
