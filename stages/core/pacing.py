@@ -9,6 +9,7 @@ holds no more than the limit.
 import random
 import re
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from math import inf
 
@@ -41,9 +42,10 @@ class Allowance:
     """What the server's last word on one of its limits (`requests` or `tokens`) leaves us."""
 
     def __init__(self, kind: str):
-        self.kind, self.left, self.full_at = kind, None, 0.0
+        self.kind, self.full_at = kind, 0.0
+        self.left: float | None = None  # None: the server named no limit
 
-    def hear(self, headers, now: float, unheard: float) -> None:
+    def hear(self, headers: Mapping[str, str], now: float, unheard: float) -> None:
         """`unheard` is what was sent and is not answered yet: the server may not have counted it."""
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.kind}"))
         if remaining is None or not 0 <= remaining < inf:  # -1 is how some say that there is no limit
@@ -105,7 +107,7 @@ class Pacer:
         for allowance, units in zip(self.allowances, (1, tokens), strict=True):
             allowance.take(units)
 
-    def over(self, tokens: float, headers, now: float | None = None) -> None:
+    def over(self, tokens: float, headers: Mapping[str, str], now: float | None = None) -> None:
         """A request is no longer in flight. `headers` may be empty."""
         now = time.monotonic() if now is None else now
         self.in_flight -= 1
@@ -151,7 +153,7 @@ def pause_s(attempt: int, retry_after: float | None) -> float:
     return min(FIRST_PAUSE_S * 2 ** min(attempt, 16), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
 
 
-def retry_after_s(headers) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds asked for by `retry-after-ms` or `retry-after` (a number or an HTTP date)."""
     try:
         if "retry-after-ms" in headers:
@@ -175,8 +177,8 @@ def duration_s(text: str | None) -> float | None:
     return sum(float(count) * units[unit] for count, unit in parts) if parts else None
 
 
-def _number(text) -> float | None:
+def _number(text: str | None) -> float | None:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return None if text is None else float(text)
+    except ValueError:
         return None
