@@ -16,7 +16,7 @@ from math import inf
 FIRST_CONCURRENCY = 8
 DECREASE, DECREASE_EVERY_S = 0.75, 1.0
 MARGIN = 0.995  # of a rate is used: clocks and networks jitter
-CATCH_UP_S = 0.05  # what a late wake-up may be made good for
+CATCH_UP_S = 0.05  # a late wake-up may catch up by so much
 STORM = 3  # failures in a row, with no answer between them, concern everybody
 LONGEST_RESET_S = 86_400  # what is longer is no duration but a point in time
 REFUSALS = 10  # and so many refusals: single ones may concern one request only

@@ -160,7 +160,7 @@ def salvage(store: Store) -> tuple[Damage, Path]:
                 "`python -m stages.collect DATASET --forget`"
             )
     if copy.exists():
-        raise UserError(f"{copy} exists: move it away, it is the copy that an earlier SALVAGE made")
+        raise UserError(f"{copy} exists: move it away, it is the copy of an earlier SALVAGE")
     store.writer.execute("VACUUM INTO ?", (str(copy),))
     with store.transaction() as writer:
         writer.execute("DROP TRIGGER IF EXISTS no_delete")
