@@ -371,6 +371,17 @@ def test_without_a_price_dollars_are_unknown_and_a_cap_is_refused():
             run(url, max_dollars=1)
 
 
+def test_a_cap_is_refused_where_any_request_has_no_limit():
+    make_requests("d", 10)
+    priced()
+    unlimited = {"temperature": 0.7}
+    rewrite(lambda row: row if word_of(row) != "word7" else {**row, "params": unlimited})
+    teacher = Teacher()
+    with teacher.running() as url, pytest.raises(UserError, match="requests that limit their tokens"):
+        run(url, max_dollars=1)
+    assert teacher.calls == 0
+
+
 @pytest.mark.slow
 def test_the_cap_holds_under_concurrency_faults_kills_and_resumes():
     make_requests("d", 400)
