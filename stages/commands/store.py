@@ -107,7 +107,7 @@ def _cap(cap: dict) -> str:
     if cap["other"] > 0:
         text += (
             f"; ${cap['other']:,.4f} of it is no known cost: held by runs that still go or were killed, "
-            "or for attempts whose cost nobody told"
+            "or for attempts of unknown cost"
         )
     return text
 

@@ -39,14 +39,17 @@ class Rate:
 
 
 class Allowance:
-    """What the server's last word on one of its limits (`requests` or `tokens`) leaves us."""
+    """How much of one of the server's limits (`requests` or `tokens`) is left, by its latest headers."""
 
     def __init__(self, kind: str):
         self.kind, self.full_at = kind, 0.0
         self.left: float | None = None  # None: the server named no limit
 
     def hear(self, headers: Mapping[str, str], now: float, unheard: float) -> None:
-        """`unheard` is what was sent and is not answered yet: the server may not have counted it."""
+        """Read the headers of a reply.
+
+        `unheard` is what was sent and is not answered yet: the server may not have counted it.
+        """
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.kind}"))
         if remaining is None or not 0 <= remaining < inf:  # -1 is how some say that there is no limit
             self.left = None
@@ -134,7 +137,10 @@ class Pacer:
             self.not_before = max(self.not_before, now + retry_after)
 
     def failed(self, sent_at: float, now: float | None = None) -> None:
-        """The server or the way to it broke. What was in flight when that began tells nothing new later."""
+        """A request sent at `sent_at` failed, by the server or on the way to it.
+
+        Requests that were in flight when failures began are not counted: they met the same failure.
+        """
         now = time.monotonic() if now is None else now
         if self.failed_in_a_row and sent_at < self.failing_since:
             return

@@ -139,7 +139,7 @@ async def _cancel(mine: list[Batch], endpoint: Endpoint, batches: Batches, poll:
 
 
 async def _is_stopped(provider: Provider, batches: Batches, name: str) -> bool:
-    """Take a batch one step further to its end."""
+    """Stop a batch, or store what it had done once it has stopped; False where more is to be waited for."""
     with batches.claim(name) as claimed:
         if not claimed:  # another process submits or collects it now
             return False

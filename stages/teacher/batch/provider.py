@@ -34,7 +34,7 @@ SLACK_S = 3600  # between our clock and the provider's
 
 
 class Refused(UserError):
-    """A batch was certainly not made."""
+    """The provider certainly did not make the batch."""
 
 
 class _Failed(Exception):
