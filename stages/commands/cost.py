@@ -30,14 +30,16 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
         raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
     made: list[tuple[str, list[str]]] = []
     stages: list[str] = []
+    listed: set[str] = set()
     for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
         stage, name = target.split("@")
         if stage != "*":
             stages.append(target)
             continue
         chain = [f"{stage.name}@{name}" for stage in params.stages_of(name, blocks)]
-        stages += [one for one in chain[: chain.index(f"{ASKS}@{name}") + 1] if one not in stages]
-        made.append((name, stages))
+        wanted = [*stages, *chain[: chain.index(f"{ASKS}@{name}") + 1]]
+        made.append((name, [stage for stage in dict.fromkeys(wanted) if stage not in listed]))
+        listed.update(wanted)
         if not layout.responses(name).is_file():
             break
         stages = []

@@ -35,13 +35,12 @@ def project(tmp_path_factory) -> Workspace:
 
 def test_from_skill_files_to_scores(project):
     output = project.run("stages", "build", "otto")
-    blocks = project.params()
-    chain = [stage for stage in params.STAGES if "otto" in blocks[stage]]
+    chain = project.chain("otto")
     assert [name for name in ran(output) if name.endswith("@otto")] == [f"{stage}@otto" for stage in chain]
     assert set(chain) >= set(OF_SKILLS) - {"corpus_briefs"}
 
     reports = project.directory / "reports/otto"
-    metrics = read_json(reports / "metrics.json")
+    metrics = read_json(reports / "figures/metrics.json")
     assert tuple(metrics) == SYSTEMS
     for system in SYSTEMS:
         for measure in (
