@@ -5,7 +5,7 @@ Writes data/DATASET/generated/: K Parquet shards, a document's shard being a has
 Held-out documents always, those for training and validation by `share`; `n` samples each, a seed for every
 (document, sample). Finished rows are kept in scratch under a fingerprint of model, decoding and the shard's
 own prompts: a killed run goes on where it was, and a new document renews its shard alone. With runner ray the
-shards are finished on a Ray cluster (docs/machines.md).
+shards are finished on a Ray cluster (docs/guide/machines.md).
 """
 
 import sys
@@ -33,7 +33,7 @@ class GenerateKnobs(Decoding):
     n: int = Field(1, ge=1, description="samples a document")
     seed: int = Field(0, ge=0)
     grammar: bool = Field(False, description="hold answers to the grammar of the dataset's skills")
-    runner: Literal["local", "ray"] = Field("local", description="where shards are made: docs/machines.md")
+    runner: Literal["local", "ray"] = Field("local", description="who makes shards: docs/guide/machines.md")
     workers: int = Field(1, ge=1, description="local: processes, each with its own copy of the model")
     num_cpus: float | None = Field(None, ge=0, description="ray: cores set aside for a worker; threads")
     num_gpus: float = Field(0, ge=0, description="ray: GPUs set aside for a worker")

@@ -147,7 +147,7 @@ def loaded(student, model: Path):
 )
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/serving.md."
+    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/guide/serving.md."
 )
 @click.option("--grammar", is_flag=True, help="Hold every answer to the grammar of the dataset's calls.")
 @click.option("--precision", default="auto", show_default=True, help="auto, f32 or bf16.")

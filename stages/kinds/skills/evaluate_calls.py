@@ -7,7 +7,7 @@ skill, confusions and wrong answers of each system), `samples.json` and `plots/c
 The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
 writes gets the spelling of its request. Latency, from one request at a time, is in `metrics.json` alone,
 which therefore differs from run to run.
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import sys
@@ -27,7 +27,7 @@ SAMPLES = 20
 
 class EvaluateCallsKnobs(Decoding):
     engine: Literal["transformers", "openvino", "vllm"] = Field(
-        "transformers", description="see docs/engines.md"
+        "transformers", description="see docs/guide/engines.md"
     )
     base: str = Field(description="a folder of models/base/")
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")

@@ -2,7 +2,7 @@
 
 Reads `data/<dataset>/xc/` and nothing else; writes `reports/<dataset>/xc.json`, with the same measures for
 both matrices, their difference with a paired bootstrap 95% interval over test points, and all of it by how
-frequent labels are; and `reports/<dataset>/plots/xc.json`. docs/xc.md defines measures and models.
+frequent labels are; and `reports/<dataset>/plots/xc.json`. docs/kinds/xc/gain.md defines measures and models.
 """
 
 import sys
