@@ -1,6 +1,6 @@
 """Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
 
-Run as `python -m stages.serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
+Run as `python -m stages serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
 put into prompts/DATASET/student.md, as in training; a student of skills answers with a call. With vLLM and
 CUDA, `vllm serve` serves what it can serve alike; all else goes to a small server on the engines of this
 project. The first line of standard output tells the address, once requests are answered.
