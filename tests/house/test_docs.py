@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.helpers.workspace import ROOT
 
@@ -93,3 +94,10 @@ def test_every_page_is_in_the_index():
 def test_every_kind_has_a_page():
     kinds = [path.parent.name for path in (ROOT / "stages/kinds").glob("*/__init__.py")]
     assert [name for name in kinds if not (ROOT / f"docs/kinds/{name}.md").exists()] == []
+
+
+def test_every_stage_is_in_the_picture_of_the_graph():
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+    page = (ROOT / "docs/dev/architecture.md").read_text("utf-8")
+    picture = page[: page.index("## The folders")]
+    assert not [name for name in stages if not re.search(rf"\b{name}\b", picture)]
