@@ -71,7 +71,7 @@ def one_document(project: Workspace) -> dict:
     before = set(project.directory.glob(SHARDS))
     project.add_document("alpha", "permutation")
     whole, output = timed(
-        project, "stages.commands.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED)
+        project, "stages.core.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED)
     )
     (made,) = set(project.directory.glob(SHARDS)) - before
     assert all(f"Running stage '{stage}@alpha'" in output for stage in ADDED), output

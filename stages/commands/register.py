@@ -29,7 +29,7 @@ def register(dataset: str, alias: str) -> str:
     except MlflowException:
         client.create_registered_model(dataset)
     tags = {"dvc.path": student, "dvc.md5": md5, "git.commit": versions.git("rev-parse", "HEAD") or "none"}
-    metrics = layout.reports(dataset) / "metrics.json"
+    metrics = layout.figures(dataset) / "metrics.json"
     if metrics.is_file():
         tags |= {
             k: f"{v:.4f}"

@@ -1,8 +1,10 @@
-"""DVC's own command line, with less work for each stage of a large graph: `python -m stages.commands.dvc`.
+"""DVC's own command line, with less work for each stage of a large graph: `python -m stages.core.dvc`.
 
 DVC rewrites dvc.lock after every stage, and reads it for that with the parser that keeps comments and the
 layout of lines: half a second for 129 stages. It writes dvc.lock itself, with neither, so the parser in C is
 enough and gives the same bytes. Other files, which people write, are read as ever.
+
+A debt: it replaces a private function of the pinned DVC. It goes as soon as DVC itself reads its lock so.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""stages.commands.dvc: DVC itself, and the same files."""
+"""stages.core.dvc: DVC itself, and the same files."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def repeated(directory, module):
 
 def test_files_are_those_that_dvc_writes(tmp_path):
     plain = repeated(tmp_path / "plain", "dvc")
-    assert repeated(tmp_path / "quick", "stages.commands.dvc") == plain
+    assert repeated(tmp_path / "quick", "stages.core.dvc") == plain
     assert plain[1].count(b"2.txt") == 2
 
 
