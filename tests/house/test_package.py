@@ -5,7 +5,8 @@ import tomllib
 
 from tests.helpers.workspace import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT, TOOLS = CONFIG["project"], CONFIG["tool"]
 EXTRAS = PROJECT["optional-dependencies"]
 NOT_LOCKED = {"bitsandbytes", "mypy", "pre-commit", "vllm"}  # for a GPU, or for people who work on the code
 
@@ -25,3 +26,16 @@ def test_requirements_are_those_of_the_locked_set():
 def test_the_python_version_is_that_of_the_lock():
     assert "--python-version 3.11" in (ROOT / "requirements.in").read_text("utf-8")
     assert PROJECT["requires-python"] == ">=3.11"
+
+
+def test_files_that_are_no_code_are_in_the_package():
+    """Templates and phrases lie beside the code: a wheel without them would fail when they are read."""
+    patterns = TOOLS["setuptools"]["package-data"]
+    for top in ("stages", "demo"):
+        packed = {path for pattern in patterns[top] for path in (ROOT / top).glob(pattern)}
+        files = {
+            path for path in (ROOT / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert {path for path in files if path.suffix != ".py"} <= packed
+        folders = {path.parent for path in files if path.suffix == ".py"}
+        assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
