@@ -179,7 +179,7 @@ def make_replay(command: list[str]) -> None:
             items.finish(directory, item, job, Path(job.model))
 
     items.engine, pool.run_items = lambda *_: Replay(), run_items
-    generate.command(command)
+    generate(command)
 
 
 def prepare(folder: Path) -> None:

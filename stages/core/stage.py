@@ -3,7 +3,8 @@
 A stage is a module with one function, `run(dataset, knobs) -> metrics`, or `(metrics, figures of this run)`:
 metrics must follow from the inputs; figures may not, and go to the timings; None leaves no figures. Its
 knobs, one pydantic model, live in a light module apart, so that `--help` and the check of params never import
-the stage itself. The command validates, runs, writes `reports/<dataset>/figures/<stage>.json` (deterministic figures) and
+the stage itself. The command validates, runs, writes `reports/<dataset>/figures/<stage>.json`
+(deterministic figures) and
 `reports/<dataset>/figures/time/<stage>.json` (seconds, peak memory, what else differs from run to run), and
 logs both to MLflow.
 """

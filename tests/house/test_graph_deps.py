@@ -63,8 +63,8 @@ def test_every_stage_keeps_to_the_same_shape(stage):
     assert entry["foreach"] == f"${{{stage}}}"
     assert entry["do"]["cmd"] == f"python -m {params.module(stage)} ${{key}} ${{item}}"
     figures = STANDS_IN.get(stage, stage)
-    assert f"reports/${{key}}/time/{figures}.json" in entry["do"]["outs"]
-    assert f"reports/${{key}}/{figures}.json" in entry["do"]["metrics"]
+    assert f"reports/${{key}}/figures/time/{figures}.json" in entry["do"]["outs"]
+    assert f"reports/${{key}}/figures/{figures}.json" in entry["do"]["metrics"]
     if STANDS_IN.get(stage, stage) != "report":
         assert not [dep for dep in entry["do"]["deps"] if "/time/" in dep], "only the report may read timings"
 

@@ -171,7 +171,7 @@ def test_shipped_params_are_valid(project):
 def test_a_slip_in_params_is_one_line(project, before, after, message):
     spoil(project, before, after)
     done = subprocess.run(
-        [sys.executable, "-m", "stages.params"],
+        [sys.executable, "-m", "stages", "params"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -8,15 +8,14 @@ import pytest
 from demo.teacher import queries as rules
 from stages import params
 from stages.commands import build, new
-from stages.convert import ConvertKnobs
-from stages.convert import command as convert
+from stages.convert import run as convert
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl
 from stages.core.stage import valid
 from stages.kinds.xc.parts import categories, queries
-from stages.prompt import PromptKnobs
-from stages.prompt import command as prompt
+from stages.knobs import ConvertKnobs, PromptKnobs
+from stages.prompt import run as prompt
 from tests.helpers.workspace import OF_SKILLS
 from tests.helpers.xc_fixture import EMPTY, orcas_made, wiki_made
 
@@ -164,7 +163,7 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
     names = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
     scores = {"student": dict.fromkeys(names, interval) | {"hit_at_10_nameless": None}}
     scores["base"] = dict.fromkeys(names, dict.fromkeys(interval))
-    write_json(layout.reports("d") / "metrics.json", scores)
+    write_json(layout.figures("d") / "metrics.json", scores)
     assert build.headline("d").splitlines()[1].split() == ["student", "0.500", "–", "0.500", "0.500", "0.500"]
     assert build.headline("d").splitlines()[2].split() == ["base", *"–––––"]
     figures = {
@@ -172,7 +171,7 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
         "augmented": {"R@10": 0.31},
         "difference": {"R@10": {"mean": 0.06, "low": 0.04, "high": 0.08}},
     }
-    write_json(layout.reports("d") / "xc.json", {"plt": figures})
+    write_json(layout.figures("d") / "xc.json", {"plt": figures})
     assert build.headline("d").splitlines()[-2:] == [
         "plt: R@10 0.250 with the known labels, 0.310 with the mapped ones too (+0.040 to +0.080)",
         "report: reports/d/report.html",
@@ -186,7 +185,7 @@ def chain(dataset: str, documents: list[dict], task: str) -> tuple[dict, list[di
     """Prompt, answer and convert; returns convert's metrics and all rows."""
     with atomic_directory(layout.corpus(dataset), "corpus") as target:
         write_jsonl(target / "documents.jsonl", documents)
-    prompt.run(dataset, PromptKnobs(template=f"prompts/{dataset}/teacher.md", task=task))
+    prompt(dataset, PromptKnobs(template=f"prompts/{dataset}/teacher.md", task=task))
     answers = [
         {
             "id": row["id"],
@@ -198,7 +197,7 @@ def chain(dataset: str, documents: list[dict], task: str) -> tuple[dict, list[di
         for row in read_jsonl(layout.requests(dataset))
     ]
     write_jsonl(layout.responses(dataset), answers)
-    metrics = convert.run(dataset, ConvertKnobs(task=task))
+    metrics = convert(dataset, ConvertKnobs(task=task))
     folder = layout.litgpt_data(dataset)
     return metrics, [row for split in ("train", "val", "test") for row in read_json(folder / f"{split}.json")]
 

@@ -56,7 +56,7 @@ def project(tmp_path_factory) -> Workspace:
 def test_from_the_files_to_the_gain(project, dataset):
     folder = project.directory
     source = MAKERS[dataset](folder / "data/sources" / dataset)
-    output = project.run("stages.commands.build", dataset)
+    output = project.run("stages", "build", dataset)
     blocks = project.params()
     chain = [stage for stage in params.STAGES if stage not in params.BASES and dataset in blocks[stage]]
     assert [name for name in ran(output) if name.endswith(f"@{dataset}")] == [f"{s}@{dataset}" for s in chain]
