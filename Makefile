@@ -41,7 +41,7 @@ serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: ma
 slurm: $(LOCK) ## write a Slurm array job for a dataset's shards: make slurm DATASET=d ARGS="--gpus 1"
 	@python -m stages slurm $(or $(DATASET),pydoc) $(ARGS)
 
-push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
+push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md)
 	@dvc push
 
 pull: $(LOCK) ## fetch outputs from the remote

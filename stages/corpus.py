@@ -1,7 +1,7 @@
 """Read a dataset and split it: documents, queries and observed (query, document) pairs.
 
 Reads the installed packages (`source: pydoc`) or a folder of JSONL, JSON, Parquet or CSV files
-(`source: folder`, see docs/datasets.md). Writes `data/<dataset>/corpus/` with documents.jsonl, queries.jsonl,
+(`source: folder`: docs/guide/datasets.md). Writes `data/<dataset>/corpus/`: documents.jsonl, queries.jsonl,
 pairs.jsonl, shape.json and a manifest, sorted by id: the same bytes whatever the order of the source rows.
 Near-duplicate documents share a split; a document's split is a hash of its group, so new documents do not
 move old ones unless they join their group.

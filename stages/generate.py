@@ -5,7 +5,7 @@ Writes data/DATASET/generated/: K Parquet shards, a document's shard being a has
 Held-out documents always, those for training and validation by `share`; `n` samples each, a seed for every
 (document, sample). Finished rows are kept in scratch under a fingerprint of model, decoding and the shard's
 own prompts: a killed run goes on where it was, and a new document renews its shard alone. With runner ray the
-shards are finished on a Ray cluster (docs/machines.md).
+shards are finished on a Ray cluster (docs/guide/machines.md).
 """
 
 import sys

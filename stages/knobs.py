@@ -132,7 +132,7 @@ class GenerateKnobs(Decoding):
     n: int = Field(1, ge=1, description="samples a document")
     seed: int = Field(0, ge=0)
     grammar: bool = Field(False, description="hold answers to the grammar of the dataset's skills")
-    runner: Literal["local", "ray"] = Field("local", description="where shards are made: docs/machines.md")
+    runner: Literal["local", "ray"] = Field("local", description="who makes shards: docs/guide/machines.md")
     workers: int = Field(1, ge=1, description="local: processes, each with its own copy of the model")
     num_cpus: float | None = Field(None, ge=0, description="ray: cores set aside for a worker; threads")
     num_gpus: float = Field(0, ge=0, description="ray: GPUs set aside for a worker")

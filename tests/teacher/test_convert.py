@@ -85,7 +85,7 @@ def test_more_documents_only_add_requests():
 def test_prompt_errors_name_file_and_variable():
     write_corpus("d", 20)
     write_prompts("d", teacher="{{ document.body }}")
-    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/prompts\.md"):
+    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/guide/prompts\.md"):
         prompt("d", PromptKnobs(template=TEACHER))
     layout.prompt("d", "teacher").write_bytes(b"{{ document.text }}\n\xff\xfe")
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md, line 2: byte 0xff is not UTF-8"):

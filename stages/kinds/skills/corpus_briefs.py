@@ -1,7 +1,7 @@
 """Write the briefs that ask a teacher for examples of requests: the documents of a dataset of its own.
 
 Reads `data/<skills>/skills/` and a file of topics; writes `data/<dataset>/corpus/documents.jsonl`, sorted by
-id: for each skill so many briefs of each variety (docs/skills.md), each with topics and examples of its own,
+id: for each skill so many briefs of each variety (docs/kinds/skills.md), with topics and examples of its own,
 so that a larger number adds briefs and changes none.
 """
 

@@ -3,7 +3,7 @@
 Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/` and `prompts/<dataset>/decisions.jsonl`; writes
 `data/<dataset>/corpus/documents.jsonl`, sorted by id: one document a request, with the call it stands for in
 its metadata. A test request is new in its wording and in all its values; requests that are new in one of the
-two only are left out (docs/skills.md).
+two only are left out (docs/kinds/skills.md).
 """
 
 import shutil

@@ -7,7 +7,7 @@ skill, confusions and wrong answers of each system), `samples.json` and `plots/c
 The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
 writes gets the spelling of its request. Latency, from one request at a time, is in `metrics.json` alone,
 which therefore differs from run to run.
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import sys

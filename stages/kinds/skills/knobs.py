@@ -49,7 +49,7 @@ class CorpusSkillsKnobs(Knobs):
 
 class EvaluateCallsKnobs(Decoding):
     engine: Literal["transformers", "openvino", "vllm"] = Field(
-        "transformers", description="see docs/engines.md"
+        "transformers", description="see docs/guide/engines.md"
     )
     base: str = Field(description="a folder of models/base/")
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")

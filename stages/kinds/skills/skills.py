@@ -1,6 +1,6 @@
 """Read the skills of a dataset: the functions that its student may call, with examples of what users say.
 
-Reads skill files (text or YAML, docs/skills.md); writes `data/<dataset>/skills/`: `skills.json`,
+Reads skill files (text or YAML, docs/kinds/skills.md); writes `data/<dataset>/skills/`: `skills.json`,
 `examples.jsonl` (each example with file and line), `grammar.lark` and `grammar.gbnf` (every valid call and
 nothing else) and a manifest. Every example is held to the schema.
 """

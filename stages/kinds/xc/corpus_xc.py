@@ -1,6 +1,6 @@
 """Read a dataset in the format of the extreme classification repository: documents, queries and pairs.
 
-Reads a folder (trn_X.txt, tst_X.txt, Y.txt, label matrices, metadata: docs/xc-format.md); writes
+Reads a folder (trn_X.txt, tst_X.txt, Y.txt, label matrices, metadata: docs/kinds/xc/format.md); writes
 `data/<dataset>/corpus/` as the corpus stage does, with filters.jsonl where the source has filter pairs. Ids
 are row numbers, so that sorted by id is the source's order. Everything is streamed; the texts of documents
 are cut with the tokenizer of the model that will read them. Exact duplicates share a split; near-duplicates,

@@ -5,7 +5,7 @@ Reads `data/<dataset>/{corpus,baseline,generated}/` and `data/<dataset>/response
 pages), `samples.json` (the lines of twenty pages side by side) and `plots/` beside it.
 The pages are those of the held-out split that the teacher was asked about, lowest hash first. Of the corpus
 only what is scored or searched is held in memory.
-docs/evaluation.md defines the measures.
+docs/kinds/xc/evaluation.md defines the measures.
 """
 
 from collections import Counter

@@ -4,7 +4,7 @@ Reads data/DATASET/corpus/, data/DATASET/generated/ and prompts/DATASET/student.
 data/DATASET/filtered/: documents.txt (ids; those that may be written for, and the empty ones, in the order of
 the corpus), raw_rewrites.txt (one text a line) and start_indices.npy (document i owns the lines from start[i]
 to start[i + 1]); reports/DATASET/figures/filter_samples.json shows some of the texts that each filter
-dropped. The filters work in the order of their knobs, each on what the ones before it left: docs/filters.md.
+dropped. The filters work in the order of their knobs, each on what is left: docs/kinds/xc/filters.md.
 """
 
 from collections.abc import Callable, Iterator

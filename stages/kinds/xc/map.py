@@ -6,7 +6,7 @@ trn_X_Y.npz without the latter; X.txt and Y.txt (ids of rows and columns). Step 
 direction: a synthetic query leads to queries like it, which are new points of its document's label; a
 synthetic label to labels like it, which are new labels of its document. Vectors are kept in scratch under a
 fingerprint of encoder and texts: a stopped run goes on where it was. What is counted, and how, is in
-docs/mapping.md.
+docs/kinds/xc/mapping.md.
 """
 
 import sys

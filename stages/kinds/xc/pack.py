@@ -3,7 +3,7 @@
 Reads `data/<dataset>/corpus/` and `data/<dataset>/mapped/`; writes `data/<dataset>/xc/`: the texts, one a
 line; the label matrices as .npz and as text, before (`trn_X_Y`) and after mapping (`trn_X_Y_skim`), and of
 the test; the filter pairs. Renee and DEXML read the folder as it is: each finds the names it expects, which
-docs/xc-format.md lists. Rows and columns are in the order of the corpus.
+docs/kinds/xc/format.md lists. Rows and columns are in the order of the corpus.
 """
 
 import shutil

@@ -2,7 +2,7 @@
 
 Reads `data/<dataset>/xc/` and nothing else; writes `reports/<dataset>/figures/xc.json`, with the same
 measures for both matrices, their difference with a paired bootstrap 95% interval over test points, and all of
-it by how frequent labels are; and `plots/xc.json` beside it. docs/xc.md defines measures and models.
+it by how frequent labels are; and `plots/xc.json` beside it. docs/kinds/xc/gain.md defines both.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How good the lines written for a page are: one number a page for every measure; see docs/evaluation.md.
+"""How good the lines of a page are: one number a page for every measure; see docs/kinds/xc/evaluation.md.
 
 Lines are judged raw, as they were written: no repeats dropped, no bullets cut. The one-line summary that
 `extractive` copies tops what rewards copying (retrieval, groundedness), so it stands beside every system.
