@@ -1,10 +1,10 @@
 """Score the students of a dataset of skills on the rows of any file: `{user, answer}` or `{input, output}`.
 
-Run as `python -m stages.evaluate_rows DATASET --rows FILE --out SCORES`, with models and decoding as in the
+Run as `python -m stages evaluate_rows DATASET --rows FILE --out SCORES`, with models and decoding as in the
 block evaluate_calls of params.yaml. Writes one JSON file: measures, figures by skill and confusions of each
 system, and what each answered to each row. Rows whose own call breaks the schema are counted and left out.
 The embedded teacher is asked, too; another one only on `--teacher`, under the dataset's `max_dollars`, and
-what it answers is not kept. docs/calls.md defines the measures.
+what it answers is not kept. docs/kinds/skills/calls.md defines the measures.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
 
-Run as `python -m stages.serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
+Run as `python -m stages serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
 put into prompts/DATASET/student.md, as in training; a student of skills answers with a call. With vLLM and
 CUDA, `vllm serve` serves what it can serve alike; all else goes to a small server on the engines of this
 project. The first line of standard output tells the address, once requests are answered.
@@ -147,7 +147,7 @@ def loaded(student, model: Path):
 )
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/serving.md."
+    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/guide/serving.md."
 )
 @click.option("--grammar", is_flag=True, help="Hold every answer to the grammar of the dataset's calls.")
 @click.option("--precision", default="auto", show_default=True, help="auto, f32 or bf16.")

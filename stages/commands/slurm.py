@@ -1,6 +1,6 @@
 """Write a Slurm array job that makes the shards of a dataset; `dvc repro` then finds them made.
 
-Run as `python -m stages.slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
+Run as `python -m stages slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
 and hand the script to `sbatch`. It has the knobs of generate (or baseline) in params.yaml. Of N tasks, task I
 makes the shards I, I + N, and so on; tasks that have nothing left to do are not in the array. Run it again
 after a job that failed: what is finished stays so.

@@ -47,7 +47,7 @@ class Template:
         except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             known = ", ".join(sorted(variables))
             raise UserError(
-                f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
+                f"{self.path}: {error}; a prompt can use: {known} (see docs/guide/prompts.md)"
             ) from None
 
 
@@ -76,7 +76,7 @@ class BracesTemplate:
                 line = self.source[: match.start()].count("\n") + 1
                 raise UserError(
                     f"{path}, line {line}: no field is called {match[0]}; there are "
-                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/prompts.md)"
+                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/guide/prompts.md)"
                 )
 
     def render(self, document: Mapping[str, Any]) -> str:

@@ -112,17 +112,17 @@ class TrainingRow(TypedDict):
 
 
 class GeneratedRow(TypedDict):
-    """A row of a generated shard: `queries` are the lines of `text` that are well-formed.
+    """A row of a generated shard, but for one column: what was parsed out of `text`, a list of texts.
 
-    `logprob` is the mean over the tokens of the text, `line_logprobs` over those of each of the queries.
+    The task names that column (`Task.column`, such as queries). `logprob` is the mean over the tokens of the
+    text, `line_logprobs` over those of each of its lines.
     """
 
     document_id: str
     sample: int
     text: str
-    queries: list[str]
     finish_reason: str
     prompt_tokens: int
     generated_tokens: int
     logprob: float | None
-    line_logprobs: list[float] | None
+    line_logprobs: list[float | None] | None

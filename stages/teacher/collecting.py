@@ -49,7 +49,7 @@ def collect(
         projection = Projection(requests, store, policy, price)
         write_jsonl(target, projection.rows())
         spent = store.spent(dataset) if price else None
-    report = layout.reports(dataset) / "failures.json"
+    report = layout.figures(dataset) / "failures.json"
     write_json(report, {**projection.failures, **tally.failed()})
     say(f"{len(requests):,} rows: {projection.summary()}")
     metrics = projection.metrics()

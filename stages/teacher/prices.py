@@ -92,7 +92,7 @@ def price_table(block: object, where: str) -> PriceTable:
     try:
         return PriceTable.model_validate(block)
     except ValidationError as error:
-        raise UserError(f"{explain(error, where)} (the fields are in docs/teacher.md)") from None
+        raise UserError(f"{explain(error, where)} (the fields are in docs/guide/teacher.md)") from None
 
 
 def price_of(model: str) -> Price | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from stages.collect import CollectKnobs, command
+from stages.collect import run as run_collect
 from stages.commands.store import cli
 from stages.core import layout, pacing
 from stages.teacher.batch.store import insert_event, insert_row
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.prices import price_of
 from stages.teacher.store.schema import ONE
@@ -29,7 +30,7 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def collect(url: str, dataset: str = "d", **knobs) -> dict:
-    return command.run(dataset, CollectKnobs(base_url=url, api_key_env="", **knobs))[0]
+    return run_collect(dataset, CollectKnobs(base_url=url, api_key_env="", **knobs))[0]
 
 
 def run(*arguments: str) -> Result:

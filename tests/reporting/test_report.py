@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from stages import report
 from stages.core import layout
@@ -14,9 +13,11 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.core.shards import write_generated
 from stages.kinds.xc import evaluate, filter, map, pack, xc
+from stages.kinds.xc.knobs import EvaluateKnobs
 from stages.kinds.xc.parts.queries import parse
 from stages.kinds.xc.parts.scoring import MEASURES
 from stages.reporting.page import SYSTEMS
+from tests.helpers.cli import invoke
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 TOPICS = "arrays matrices tables plots graphs trees kernels signals clusters images models dates".split()
@@ -69,7 +70,7 @@ def row(name, text, reason):
 
 
 def run(stage, **knobs):
-    result = CliRunner().invoke(stage.command, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
+    result = invoke(stage, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
     return result
@@ -108,7 +109,7 @@ def test_broken_shards_are_refused_by_name(dataset, harm):
         shutil.copyfile(shard, shard.with_name(named))
     result = run(evaluate)
     assert result.exit_code == 2 and named in result.output and "Traceback" not in result.output
-    assert not (layout.reports(dataset) / "metrics.json").exists()
+    assert not (layout.figures(dataset) / "metrics.json").exists()
 
 
 def test_evaluate_end_to_end(dataset):
@@ -149,7 +150,7 @@ def test_report_is_whole_escaped_and_repeatable(dataset):
     whole_chain()
     curve = [{"step": 0, "val_loss": 5.0, "lr": 0.0}, {"step": 1, "train_loss": 4.0, "lr": 1.0}]
     write_jsonl(layout.model(dataset, "adapter") / "curve.jsonl", curve)
-    write_json(layout.reports(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
+    write_json(layout.figures(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
     assert run(report).exit_code == 0
     path = layout.reports(dataset) / "report.html"
     page = path.read_text()
@@ -157,7 +158,7 @@ def test_report_is_whole_escaped_and_repeatable(dataset):
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", page)
     assert re.findall("<h2>(.*?)</h2>", page) == HEADINGS
     assert "stand-in for an LLM" in page
-    assert json.loads((layout.reports(dataset) / "plots" / "loss.json").read_text()) == curve[1:]
+    assert json.loads((layout.figures(dataset) / "plots" / "loss.json").read_text()) == curve[1:]
     run(report)
     assert path.read_text() == page
 
@@ -305,4 +306,4 @@ def test_charts_have_what_they_are_given():
 def test_missing_manifest_is_a_user_error(dataset):
     (layout.corpus(dataset) / "manifest.json").unlink()
     with pytest.raises(UserError, match="manifest.json: no such file"):
-        evaluate.command.run(dataset, evaluate.EvaluateKnobs())
+        evaluate.run(dataset, EvaluateKnobs())

@@ -15,8 +15,9 @@ from stages.core.hashing import canonical_json, sha256_text, stable_integer
 from stages.core.prompts import Template, messages, render
 from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
-from stages.prompt import PromptKnobs, choose, write_by_id
-from stages.prompt import command as prompt
+from stages.knobs import PromptKnobs
+from stages.prompt import choose, write_by_id
+from stages.prompt import run as prompt
 from stages.teacher.identity import body_of, key_of
 from stages.teacher.prices import FRAME, most_input_tokens, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer
@@ -34,7 +35,7 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def rows_with(**knobs) -> list[dict]:
-    prompt.run("d", PromptKnobs(**{"template": TEACHER, **knobs}))
+    prompt("d", PromptKnobs(**{"template": TEACHER, **knobs}))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
     assert all(row["request_key"] == key_of(row) for row in rows)
@@ -72,7 +73,7 @@ def test_samples_are_requests_and_choices_share_one():
 
 
 def test_requests_and_answers_are_counted():
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
+    metrics = prompt("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
     assert metrics["requests"] == {"train": 16, "val": 2, "test": 1}
     assert (metrics["answers"], metrics["distinct_requests"]) == (55, 19)
     assert metrics["most_output_tokens"] == (18 * 3 + 1) * 10

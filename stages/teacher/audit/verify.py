@@ -157,7 +157,7 @@ def salvage(store: Store) -> tuple[Damage, Path]:
         if open_batch := store.reader.execute(in_batches, key).fetchone():
             raise UserError(
                 f"{store.path}: a damaged request is in the open batch {open_batch[0]}; give that up first: "
-                "`python -m stages.collect DATASET --forget`"
+                "`python -m stages collect DATASET --forget`"
             )
     if copy.exists():
         raise UserError(f"{copy} exists: move it away, it is the copy of an earlier SALVAGE")

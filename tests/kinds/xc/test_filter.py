@@ -13,8 +13,8 @@ from stages.core import files
 from stages.core.errors import UserError
 from stages.core.shards import write_generated
 from stages.core.text import tokens
-from stages.kinds.xc.filter import FilterKnobs
-from stages.kinds.xc.filter import command as stage
+from stages.kinds.xc.filter import run as stage
+from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
 from stages.sources.near import near_repeated, shingles
 
@@ -60,7 +60,7 @@ def make(documents: list[dict], rows: list[dict], shards: int = 3) -> None:
 
 def run(**knobs) -> tuple[dict[str, list[str]], dict]:
     """Runs the stage; the texts left for each document, and its metrics, after checks that always hold."""
-    metrics = stage.run("d", FilterKnobs(**knobs))
+    metrics = stage("d", FilterKnobs(**knobs))
     directory = Path("data/d/filtered")
     files.verify_manifest(directory)
     assert sorted(path.name for path in directory.iterdir()) == [
@@ -72,7 +72,7 @@ def run(**knobs) -> tuple[dict[str, list[str]], dict]:
     assert starts.dtype == np.int64 and starts[0] == 0 and starts[-1] == len(texts) == metrics["kept"]
     assert (np.diff(starts) >= 0).all() and len(starts) == len(names) + 1 == metrics["documents"] + 1
     assert metrics["lines"] == metrics["kept"] + sum(metrics["dropped"].values())
-    samples = json.loads(Path("reports/d/filter_samples.json").read_text())
+    samples = json.loads(Path("reports/d/figures/filter_samples.json").read_text())
     assert {name: len(own) for name, own in samples.items()} == {
         name: min(count, SAMPLES) for name, count in metrics["dropped"].items()
     }

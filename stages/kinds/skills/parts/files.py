@@ -191,6 +191,6 @@ def _as_text(skill: Skill) -> str:
     if problems or _with_examples(read, said) != skill:
         raise UserError(
             f"the skill '{skill.name}' cannot be said in the text form, which has no way to write some of "
-            "its texts (docs/skills.md): keep YAML"
+            "its texts (docs/kinds/skills.md): keep YAML"
         )
     return text

@@ -1,6 +1,6 @@
 """How good answered calls are: measures with intervals, figures by skill, which skills are mixed up.
 
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import ast

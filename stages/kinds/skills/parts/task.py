@@ -7,6 +7,7 @@ the same as leaving an argument out, where there are any.
 
 from pydantic import BaseModel, Field
 
+from stages.kinds.kind import Task
 from stages.kinds.skills.parts.calls import Call, Value, parse_call, write_call
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skills
@@ -30,9 +31,6 @@ class Examples(BaseModel):
     """Different examples of requests to an assistant, each with the function call that it stands for."""
 
     examples: list[WrittenExample] = Field(description="Examples that differ in wording and in values")
-
-
-Answer = Examples
 
 
 def lines(text: str) -> list[tuple[int, str]]:
@@ -157,3 +155,20 @@ def _alike(name: str, known) -> str | None:
     return next((one for one in known if one == name), None) or next(
         (one for one in known if one.casefold() == name.casefold()), None
     )
+
+
+TASK = Task(
+    name="skills",
+    column="calls",
+    Answer=Examples,
+    lines=lines,
+    parse=parse,
+    parse_answer=parse_answer,
+    fit=fit,
+    flat=flat,
+    output=output,
+    well_formed=well_formed,
+    reject=reject,
+    left_out=LEFT_OUT,
+    subject=lambda document: document["metadata"]["skill"],
+)
