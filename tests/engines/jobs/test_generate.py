@@ -16,11 +16,12 @@ from stages.baseline import run as baseline
 from stages.core import files, layout
 from stages.core.errors import UserError
 from stages.core.hashing import sha256_json, shard_of, stable_unit
-from stages.core.shards import iter_generated, read_generated, shard_name, write_generated
+from stages.core.shards import iter_generated, shard_name
 from stages.generate import plan, work
 from stages.generate import run as generate
 from stages.knobs import BaselineKnobs, GenerateKnobs
 from tests.helpers.completions import completions, decoding
+from tests.helpers.shards import read_generated, write_generated
 from tests.helpers.tiny import WORDS, tiny_model
 
 DECODING = {
