@@ -40,9 +40,8 @@ class EvaluateCallsKnobs(Decoding):
 def command(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
     from stages.core.files import iter_jsonl, verify_manifest, write_json
     from stages.kinds.skills.parts.files import read_skills
-    from stages.kinds.skills.parts.leaks import leaks
     from stages.kinds.skills.parts.runs import STUDENTS, run_students
-    from stages.kinds.skills.parts.scoring import details, score
+    from stages.kinds.skills.parts.scoring import details, leaks, score
 
     verify_manifest(layout.corpus(dataset))
     skills = read_skills(layout.skills(dataset))

@@ -7,8 +7,7 @@ from stages.convert import command as convert
 from stages.core import layout
 from stages.core.files import write_jsonl
 from stages.kinds.skills.parts import task as kind
-from stages.kinds.skills.parts.calls import Call, parse_call
-from stages.kinds.skills.parts.verbatim import span
+from stages.kinds.skills.parts.calls import Call, parse_call, span
 from tests.kinds.skills.test_corpus import SKILLS
 
 
