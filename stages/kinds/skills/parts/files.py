@@ -29,7 +29,7 @@ BOM = "\ufeff"  # that editors on Windows put before a text
 
 
 class Source(NamedTuple):
-    """What was read: the skills, their examples, and how many lines or examples were `mended` or `left out`."""
+    """What was read: skills, examples, and how many lines or examples were `mended` or `left out`."""
 
     skills: Skills
     examples: list[SourceExample]

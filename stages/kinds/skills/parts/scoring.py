@@ -1,4 +1,4 @@
-"""How good answered calls are: measures with intervals, which skills are mixed up, what test shares with train.
+"""How good answered calls are: measures, which skills are mixed up, what test shares with training.
 
 docs/calls.md defines the measures.
 """

@@ -79,7 +79,7 @@ def wording(user: str, text: str, skills: Skills) -> Wording:
 
 
 class Neighbours:
-    """Near neighbours of a candidate that have another kind of call: where two people would label differently.
+    """Near neighbours of a candidate with another kind of call: where two people would label differently.
 
     Every one is compared: 20,000 take some 10 ms.
     """
