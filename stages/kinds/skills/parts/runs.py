@@ -20,11 +20,12 @@ from stages.kinds.skills.parts.task import in_own_spelling
 STUDENTS = ("base", "student", "student_grammar")
 
 
-class RunKnobs(Protocol):
+class EvaluationKnobs(Protocol):
     """What the knobs of the stage evaluate_calls say, besides the fields of Decoding."""
 
     base: str  # a folder of models/base/
     seed: int
+    bootstrap: int  # resamples behind each interval
     latency_requests: int  # that are timed, one at a time
 
     def model_dump(self, *, include: set[str]) -> dict: ...
@@ -46,7 +47,11 @@ class Asked(NamedTuple):
 
 
 def run_students(
-    dataset: str, knobs: RunKnobs, rows: Sequence[RequestDocument], skills: Skills, names: Iterable[str]
+    dataset: str,
+    knobs: EvaluationKnobs,
+    rows: Sequence[RequestDocument],
+    skills: Skills,
+    names: Iterable[str],
 ) -> dict[str, Ran]:
     """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request.
 

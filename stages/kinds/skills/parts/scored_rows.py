@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from stages.core import layout
 from stages.core.errors import UserError
@@ -20,7 +20,7 @@ from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.rows import LeftOut, RequestDocument
-from stages.kinds.skills.parts.runs import RunKnobs, run_students
+from stages.kinds.skills.parts.runs import EvaluationKnobs, run_students
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import Answered, by_skill, confusion, score
 from stages.teacher.collecting import ask
@@ -49,12 +49,6 @@ class GoldRequest(NamedTuple):
 class RowsOfFile(NamedTuple):
     requests: list[GoldRequest]
     skipped_lines: list[int]  # numbers of those that are no JSON, from 1
-
-
-class ScoringKnobs(RunKnobs, Protocol):
-    """What the knobs of the stage evaluate_calls say, to run students and to score them."""
-
-    bootstrap: int  # resamples behind each interval
 
 
 TeacherOf = Callable[[list[RequestDocument]], list[str]]  # requests → the teacher's call for each
@@ -131,7 +125,7 @@ def judged(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldRe
 
 
 def evaluate(
-    dataset: str, file: Path, knobs: ScoringKnobs, systems: list[str], teacher: TeacherOf | None
+    dataset: str, file: Path, knobs: EvaluationKnobs, systems: list[str], teacher: TeacherOf | None
 ) -> dict:
     """The scores of the systems (of runs.STUDENTS) and of the teacher, if it is to be asked, as written.
 
@@ -159,11 +153,11 @@ def evaluate(
         "lines_skipped": len(read.skipped_lines),
         "systems": {
             name: {
-                **score(own, skills, knobs.bootstrap, knobs.seed, times.get(name, ())),
-                "per_skill": by_skill(own, skills),
-                "confusion": confusion(own, skills),
+                **score(answers, skills, knobs.bootstrap, knobs.seed, times.get(name, ())),
+                "per_skill": by_skill(answers, skills),
+                "confusion": confusion(answers, skills),
             }
-            for name, own in answered.items()
+            for name, answers in answered.items()
         },
         "predictions": [
             {"user": row.user, "gold": row.gold} | {name: texts[place] for name, texts in written.items()}

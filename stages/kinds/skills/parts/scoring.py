@@ -163,7 +163,8 @@ def leaks(documents: Iterable[RequestDocument], skills: Skills) -> dict:
         "duplicates_in_test": repeated(letters(row["text"]) or row["text"] for row in test),
         "templates": shared(templates(test), templates(train)),
         "values": {
-            name: shared(own, train_values.get(name, set())) for name, own in values(test, skills).items()
+            name: shared(test_values, train_values.get(name, set()))
+            for name, test_values in values(test, skills).items()
         },
     }
 
@@ -185,7 +186,7 @@ def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict
             pairs["spelling"].append([text, spelling[letters(text)]])
         elif similarity >= NEAR:
             pairs["near"].append([text, other])
-    return {name: {"rows": len(own), "first": own[:FIRST]} for name, own in pairs.items()}
+    return {name: {"rows": len(alike), "first": alike[:FIRST]} for name, alike in pairs.items()}
 
 
 def nearest(texts: Sequence[str], others: Sequence[str]) -> list[tuple[float, str]]:
