@@ -2,7 +2,7 @@
 
 A dataset of ORCAS's shape is made in a folder, from a fixed seed: pages with a URL, a title, 60 to 200 words
 and an observed query each (at most --observed: neighbours cost synthetic times observed texts, which
-docs/scale.md reckons apart). Then the stages' own commands run in that folder. What costs money or a GPU is
+docs/guide/scale.md reckons apart). Then the stages run in that folder. What costs money or a GPU is
 replayed. The teacher's answers come into the store by its own import: `store` is the import, and `collect`
 finds all answers there. The rows of `generate` come from a student that answers at once, and lie in its
 scratch files when it is measured: it lays out its shards, finds them finished, parses and writes them.
@@ -96,7 +96,7 @@ def texts(seed: int, count: int, least: int, most: int) -> Iterator[list[str]]:
 
 
 def make_source(rows: int, observed: int) -> None:
-    """The dataset in the format of docs/xc-format.md, in the working directory."""
+    """The dataset in the format of docs/kinds/xc/format.md, in the working directory."""
     import numpy as np
     import orjson
     from scipy.sparse import csr_matrix, save_npz
@@ -179,7 +179,7 @@ def make_replay(command: list[str]) -> None:
             items.finish(directory, item, job, Path(job.model))
 
     items.engine, pool.run_items = lambda *_: Replay(), run_items
-    generate.command(command)
+    generate(command)
 
 
 def prepare(folder: Path) -> None:

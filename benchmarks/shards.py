@@ -72,7 +72,8 @@ def measure(engine: str, rounds: int) -> dict:
     from stages.core import layout
     from stages.engines import protocol
     from stages.engines.jobs import items, pool
-    from stages.generate import GenerateKnobs, plan
+    from stages.generate import plan
+    from stages.knobs import GenerateKnobs
 
     knobs = GenerateKnobs(
         engine=engine, precision="f32", threads=1, shards=SHARDS, max_new_tokens=TOKENS, batch_size=32

@@ -1,6 +1,6 @@
 """Turn skill files into the other form: text into YAML, or YAML into text.
 
-Run as `python -m stages.convert_skills SOURCE FOLDER [--to yaml|text] [--lenient]`. SOURCE is a file or a
+Run as `python -m stages convert_skills SOURCE FOLDER [--to yaml|text] [--lenient]`. SOURCE is a file or a
 folder; each skill becomes a file of its name in FOLDER. No file is overwritten.
 """
 

@@ -1,36 +1,23 @@
 """Score the students of a dataset of skills on the rows of any file: `{user, answer}` or `{input, output}`.
 
-Run as `python -m stages.evaluate_rows DATASET --rows FILE --out SCORES`, with models and decoding as in the
+Run as `python -m stages evaluate_rows DATASET --rows FILE --out SCORES`, with models and decoding as in the
 block evaluate_calls of params.yaml. Writes one JSON file: measures, figures by skill and confusions of each
 system, and what each answered to each row. Rows whose own call breaks the schema are counted and left out.
 The embedded teacher is asked, too; another one only on `--teacher`, under the dataset's `max_dollars`, and
-what it answers is not kept. docs/calls.md defines the measures.
+what it answers is not kept. docs/kinds/skills/calls.md defines the measures.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from stages import params
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, main, valid
-from stages.kinds.skills.evaluate_calls import EvaluateCallsKnobs, label
-from stages.teacher.knobs import CollectKnobs
+from stages.core.stage import main
 
 SYSTEMS = ("base", "student", "student_grammar")
-
-StageKnobs = TypeVar("StageKnobs", bound=Knobs)
-
-
-def block(blocks: dict, dataset: str, stage: str, knobs: type[StageKnobs]) -> StageKnobs:
-    """The knobs of a stage. Raises UserError where the dataset has none."""
-    if dataset not in blocks.get(stage, {}):
-        known = params.nearest(dataset, blocks.get(stage, {}))
-        raise UserError(f"params.yaml, {stage}: no block for '{dataset}'{known}")
-    return valid(knobs, blocks[stage][dataset], f"params.yaml, {stage}.{dataset}")
 
 
 def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
@@ -40,11 +27,12 @@ def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
     """
     from stages.core.hashing import sha256_text
     from stages.core.prompts import Template
+    from stages.kinds.skills.evaluate_calls import label
     from stages.kinds.skills.parts.scored_rows import ask_once
-    from stages.prompt import PromptKnobs, asked_of, requests_for
+    from stages.prompt import asked_of, requests_for
 
-    prompting = block(blocks, dataset, "prompt", PromptKnobs).model_copy(update={"samples": 1, "n": 1})
-    knobs = block(blocks, dataset, "collect", CollectKnobs).model_copy(update={"mode": "online"})
+    prompting = params.knobs_of(dataset, "prompt", blocks).model_copy(update={"samples": 1, "n": 1})
+    knobs = params.knobs_of(dataset, "collect", blocks).model_copy(update={"mode": "online"})
     template = Template(Path(prompting.template))
 
     def requests() -> Iterator[dict]:
@@ -92,8 +80,8 @@ def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None)
     from stages.core.files import write_json
     from stages.kinds.skills.parts import scored_rows
 
-    blocks = params.load()
-    knobs = block(blocks, dataset, "evaluate_calls", EvaluateCallsKnobs)
+    blocks = params.blocks()
+    knobs = params.knobs_of(dataset, "evaluate_calls", blocks)
     asking = asks_embedded(blocks, dataset) if teacher is None else teacher
     ask = (lambda documents: ask_teacher(dataset, blocks, documents)) if asking else None
     scores = scored_rows.evaluate(dataset, rows, knobs, names, ask)

@@ -1,6 +1,6 @@
 """Make the exported student of a dataset a version of an MLflow model: a pointer, never a copy.
 
-Run as `python -m stages.register DATASET [--alias NAME]`. The version's source is models/<dataset>/hf/; its
+Run as `python -m stages register DATASET [--alias NAME]`. The version's source is models/<dataset>/hf/; its
 tags say which content that was (the md5 in dvc.lock) and which commit, so that
 `dvc get . models/<dataset>/hf --rev COMMIT` brings it back. The alias moves to the new version.
 """
@@ -30,7 +30,7 @@ def register(dataset: str, alias: str) -> str:
     except MlflowException:
         client.create_registered_model(dataset)
     tags = {"dvc.path": student, "dvc.md5": md5, "git.commit": versions.git("rev-parse", "HEAD") or "none"}
-    metrics = layout.reports(dataset) / "metrics.json"
+    metrics = layout.figures(dataset) / "metrics.json"
     if metrics.is_file():
         figures = tracking.flat(read_json(metrics)["student"])
         tags |= {name: f"{value:.4f}" for name, value in figures.items() if name.endswith(".mean")}

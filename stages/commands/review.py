@@ -1,6 +1,6 @@
 """Review the candidates of a dataset: accept, edit or reject them, on a local web page or in a spreadsheet.
 
-Run as `python -m stages.review otto` (`make review DATASET=otto`): serves the page on 127.0.0.1 until it is
+Run as `python -m stages review otto` (`make review DATASET=otto`): serves the page on 127.0.0.1 until it is
 interrupted. With --export, candidates and decisions are written to a CSV file; with --import, the decisions
 in such a file are taken in, all or none. Decisions go to `prompts/<dataset>/decisions.jsonl`, in git; the
 stage corpus_skills reads them.

@@ -1,28 +1,32 @@
 """Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
 
-Run as `python -m stages.serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
+Run as `python -m stages serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
 put into prompts/DATASET/student.md, as in training; a student of skills answers with a call. With vLLM and
 CUDA, `vllm serve` serves what it can serve alike; all else goes to a small server on the engines of this
 project. The first line of standard output tells the address, once requests are answered.
 """
 
+import importlib
 from collections.abc import Iterable
 
 import click
 
 from stages import params
-from stages.core.stage import main, valid
-from stages.engines.serve.form import Form
+from stages.core.stage import main
+from stages.engines.serve.student import Served
+from stages.kinds.registry import KINDS
 
 ENGINES = ("openvino", "transformers", "vllm")
 SAMPLING = {"temperature", "top_k", "top_p", "frequency_penalty", "max_new_tokens"}
 
 
-def form_of(dataset: str) -> Form:
-    """How its kind of task has the student of a dataset asked and read; the plain form for other kinds."""
-    from stages.kinds.skills.parts import serving  # the one place here that knows a kind
+def served(dataset: str) -> Served:
+    """How its kind of task has the student of a dataset asked and read; as plain text where no kind says.
 
-    return serving.form_of(dataset) or Form()
+    A kind knows its datasets by their files: a student may be served where no params.yaml is.
+    """
+    modules = (importlib.import_module(kind.serving) for kind in KINDS if kind.serving)
+    return next(filter(None, (module.served(dataset) for module in modules)), Served())
 
 
 def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
@@ -30,12 +34,10 @@ def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
 
     Nothing where no params.yaml or no such block is there. Raises UserError for a block that is not valid.
     """
-    blocks = params.load() if params.PARAMS.is_file() else {}
+    blocks = params.blocks() if params.PARAMS.is_file() else {}
     for stage in stages:
         if dataset in blocks.get(stage, {}):
-            where = f"params.yaml, {stage}.{dataset}"
-            knobs = valid(params.command(stage).knobs, blocks[stage][dataset], where)
-            return knobs.model_dump(include=SAMPLING)
+            return params.knobs_of(dataset, stage, blocks).model_dump(include=SAMPLING)
     return {}
 
 
@@ -46,7 +48,7 @@ def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
 )
 @click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/serving.md."
+    "--engine", type=click.Choice(ENGINES), help="Default: vllm with CUDA; else see docs/guide/serving.md."
 )
 @click.option("--grammar", is_flag=True, help="Hold every answer to the grammar of the dataset's calls.")
 @click.option("--precision", default="auto", show_default=True, help="auto, f32 or bf16.")
@@ -58,10 +60,14 @@ def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
 def cli(dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes):
     from stages.engines.serve import start
 
-    form = form_of(dataset)
+    of_kind = served(dataset)
     given = {name: size for name, size in sizes.items() if size is not None}
-    decoding = {"precision": precision, **usual_decoding(dataset, (form.evaluated_by, "generate")), **given}
-    start.run(start.Wanted(dataset, host, port, engine, grammar, decoding), form)
+    decoding = {
+        "precision": precision,
+        **usual_decoding(dataset, (of_kind.evaluated_by, "generate")),
+        **given,
+    }
+    start.run(start.Wanted(dataset, host, port, engine, grammar, decoding), of_kind)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write a Slurm array job that makes the shards of a dataset; `dvc repro` then finds them made.
 
-Run as `python -m stages.slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
+Run as `python -m stages slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
 and hand the script to `sbatch`. It has the knobs of generate (or baseline) in params.yaml. Of N tasks, task I
 makes the shards I, I + N, and so on; tasks that have nothing left to do are not in the array. Run it again
 after a job that failed: what is finished stays so.
@@ -14,8 +14,7 @@ import click
 
 from stages import params
 from stages.core import layout
-from stages.core.errors import UserError
-from stages.core.stage import Knobs, main, valid
+from stages.core.stage import main
 
 SCRIPT = """#!/bin/bash
 {options}
@@ -36,7 +35,7 @@ def write(dataset: str, stage: str, tasks: int, at_once: int, options: list[str]
     from stages.engines.jobs import items, shared
     from stages.generate import plan
 
-    knobs = knobs_of(dataset, stage)
+    knobs = params.knobs_of(dataset, stage, params.check())
     model = layout.base_model(knobs.base) if stage == "baseline" else layout.model(dataset, "hf")
     scratch, job = plan(stage, dataset, model, knobs)
     place = shared.place_of(scratch)
@@ -64,16 +63,6 @@ def write(dataset: str, stage: str, tasks: int, at_once: int, options: list[str]
     )
     write_text(script, text)
     return script
-
-
-def knobs_of(dataset: str, stage: str) -> Knobs:
-    """The knobs of the stage in params.yaml. Raises UserError where it has no block for the dataset."""
-    blocks = params.check()
-    if dataset not in blocks[stage]:
-        raise UserError(
-            f"params.yaml, {stage}: no block for '{dataset}'{params.nearest(dataset, blocks[stage])}"
-        )
-    return valid(params.command(stage).knobs, blocks[stage][dataset], f"params.yaml, {stage}.{dataset}")
 
 
 def ranges(numbers: list[int]) -> str:

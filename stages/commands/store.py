@@ -1,6 +1,6 @@
 """Show the answer store and check it; give its answers to another machine, or take some in.
 
-Run as `python -m stages.store` (`make store`): what data/teacher/store.sqlite holds, what it cost, and
+Run as `python -m stages store` (`make store`): what data/teacher/store.sqlite holds, what it cost, and
 whether all of it is as it was written; exit code 2 where it is not. With --export, all of it, or only what
 the requests of DATASET need, is written to a file; with --import, what such a file has and the store lacks
 is added. What was imported was paid elsewhere: it counts neither as spent here nor against caps.

@@ -261,3 +261,16 @@ def prune(scratch: Path, used: set[Path]) -> None:
             shutil.rmtree(other)
     for path in set(scratch.iterdir()) - used:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds ({} where that is nothing). Raises UserError with the line of a mistake."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        return YAML(typ="safe").load(read_text(path)) or {}
+    except MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        hint = "; put a value with a colon in quotes" if "':'" in str(error.problem) else ""
+        raise UserError(f"{path}{where}: not valid YAML ({error.problem}){hint}") from None

@@ -45,7 +45,7 @@ class Template:
         except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             known = ", ".join(sorted(variables))
             raise UserError(
-                f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
+                f"{self.path}: {error}; a prompt can use: {known} (see docs/guide/prompts.md)"
             ) from None
 
 
@@ -74,7 +74,7 @@ class BracesTemplate:
                 line = self.source[: found.start()].count("\n") + 1
                 raise UserError(
                     f"{path}, line {line}: no field is called {found[0]}; there are "
-                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/prompts.md)"
+                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/guide/prompts.md)"
                 )
 
     def render(self, document: dict) -> str:

@@ -19,7 +19,7 @@ class Decoding(Knobs):
     """Everything that an engine's answer depends on, besides model, prompt and seed."""
 
     engine: Literal["transformers", "openvino", "vllm", "openai"] = Field(
-        "openvino", description="see docs/engines.md"
+        "openvino", description="see docs/guide/engines.md"
     )
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens, EOS included")
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: the likeliest token, always")
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """Yield one Generation a prompt in the order they finish; `index` is the prompt's place.
 
         `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else. `grammar` is
-        the Lark text that every answer has to obey (docs/grammar.md). Raises UserError where it cannot.
+        the Lark text that answers obey (docs/kinds/skills/grammar.md). Raises UserError where it cannot.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The CPU engine: openvino-genai continuous batching with a paged key/value cache and prefix caching.
 
 Rows have their own seeds. In f32 they came out the same whatever their neighbours in every test so far; in
-bf16 a neighbour can flip a near tie (docs/engines.md): take the transformers engine where that matters.
+bf16 a neighbour can flip a near tie (docs/guide/engines.md): take the transformers engine where that matters.
 """
 
 from collections import defaultdict

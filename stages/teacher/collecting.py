@@ -38,7 +38,7 @@ def collect(dataset: str, knobs: CollectKnobs, asking: bool = True) -> tuple[dic
         projection = Projection(requests, store, policy, price)
         write_jsonl(target, projection.rows())
         ledger = store.spent(dataset) if price else None
-    report = layout.reports(dataset) / "failures.json"
+    report = layout.figures(dataset) / "failures.json"
     write_json(report, {**projection.failures, **tally.failed()})
     say(f"{len(requests):,} rows: {projection.told()}")
     metrics = projection.metrics()

@@ -77,7 +77,7 @@ def price_table(block, where: str) -> PriceTable:
     try:
         return PriceTable.model_validate(block)
     except ValidationError as error:
-        raise UserError(f"{explain(error, where)} (docs/teacher.md tells the fields)") from None
+        raise UserError(f"{explain(error, where)} (docs/guide/teacher.md tells the fields)") from None
 
 
 def price_of(model: str) -> Price | None:

@@ -27,13 +27,13 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     import numpy as np
 
     from stages.engines import load, with_transformers
-    from stages.tokenize import TokenizeKnobs
-    from stages.tokenize import command as tokenize
+    from stages.knobs import TokenizeKnobs
+    from stages.tokenize import run as tokenize
 
     served = student()
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
-        served = start.student_of("d", served.sampling, False, serve.form_of("d"))
+        served = start.student_of("d", served.sampling, False, serve.served("d"))
     layout.base_model("m").parent.mkdir(parents=True)
     layout.base_model("m").symlink_to(MODEL.resolve())
     texts = ["What is the weather in  New York?", "größer <|end|> \n and {{ text }} ", "lamp"]
@@ -43,7 +43,7 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
         rows.append({"id": str(number), "instruction": render(template, document), "output": "other()"})
     for split in ("train", "val"):
         write_json(layout.litgpt_data("d") / f"{split}.json", rows)
-    tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
     ids, labels, offsets = (
         np.load(layout.tokens("d") / f"train.{name}.npy") for name in ("ids", "labels", "offsets")
     )

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from stages.collect import CollectKnobs, command
+from stages.collect import run as run_collect
 from stages.commands.store import cli
 from stages.core import layout, pacing
 from stages.core.files import write_jsonl
 from stages.teacher.audit.packing import pack
 from stages.teacher.audit.verify import attempts_in
 from stages.teacher.identity import key_of
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.prices import price_of
 from stages.teacher.store.schema import ONE
@@ -64,7 +65,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def collect(url: str, dataset: str = "d", **knobs) -> dict:
-    return command.run(dataset, CollectKnobs(base_url=url, api_key_env="", **knobs))[0]
+    return run_collect(dataset, CollectKnobs(base_url=url, api_key_env="", **knobs))[0]
 
 
 def run(*arguments: str) -> Result:

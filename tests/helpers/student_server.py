@@ -42,7 +42,7 @@ class Saying:
 def student(prompt=None, skills=True, constrain=False):
     make_project("d", skills=skills, **({"prompt": prompt} if prompt else {}))
     return start.student_of(
-        "d", Decoding(engine="transformers", threads=1, batch_size=2), constrain, serve.form_of("d")
+        "d", Decoding(engine="transformers", threads=1, batch_size=2), constrain, serve.served("d")
     )
 
 

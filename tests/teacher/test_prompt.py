@@ -17,8 +17,9 @@ from stages.core.hashing import canonical_json, sha256_text, stable_integer
 from stages.core.prompts import Template, messages, render
 from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
-from stages.prompt import PromptKnobs, choose, write_by_id
-from stages.prompt import command as prompt
+from stages.knobs import PromptKnobs
+from stages.prompt import choose, write_by_id
+from stages.prompt import run as prompt
 from stages.teacher import tokens
 from stages.teacher.identity import body_of, key_of
 from stages.teacher.structured import json_answer, tool_answer
@@ -36,7 +37,7 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def rows_with(**knobs) -> list[dict]:
-    prompt.run("d", PromptKnobs(**{"template": TEACHER, **knobs}))
+    prompt("d", PromptKnobs(**{"template": TEACHER, **knobs}))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
     assert all(row["request_key"] == key_of(row) for row in rows)
@@ -74,7 +75,7 @@ def test_samples_are_requests_and_choices_share_one():
 
 
 def test_requests_and_answers_are_counted():
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
+    metrics = prompt("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
     assert metrics["requests"] == {"train": 16, "val": 2, "test": 1}
     assert (metrics["answers"], metrics["distinct_requests"]) == (55, 19)
     assert metrics["most_output_tokens"] == (18 * 3 + 1) * 10
@@ -314,7 +315,7 @@ def test_tiktoken_counts_where_it_knows_the_model(monkeypatch):
     schema = {"type": "json_schema"}
     more = {"messages": [{"role": "user", "content": "ab"}], "response_format": schema}
     assert count(more) == 1 + 4 + len(json.dumps(schema))
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o-mini"))
+    metrics = prompt("d", PromptKnobs(template=TEACHER, model="gpt-4o-mini"))
     assert metrics["token_count"] == method
     assert metrics["estimated_input_tokens"] == 10 * (len("Write queries.") + len("About word1") + 2 * 4)
 
@@ -333,7 +334,7 @@ def test_no_table_is_an_approximation_that_says_so(monkeypatch, error):
     monkeypatch.setattr(tiktoken, "get_encoding", fails)
     count, method = tokens.counter("gpt-4o")
     assert count is tokens.rough_tokens and method == f"bytes / 4: no table for tiktoken ({error.__name__})"
-    assert prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o"))["token_count"] == method
+    assert prompt("d", PromptKnobs(template=TEACHER, model="gpt-4o"))["token_count"] == method
 
 
 def test_a_download_that_hangs_is_not_waited_for(monkeypatch):

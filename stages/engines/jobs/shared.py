@@ -84,7 +84,7 @@ def read_job(place: str) -> items.Job:
     if not fs.exists(f"{root}/{items.JOB}"):
         raise UserError(
             f"{place}: {socket.gethostname()} sees no {items.JOB} there; the machines have to share this "
-            f"directory, or set {VARIABLE} to a path or a URL that they share (docs/machines.md)"
+            f"directory, or set {VARIABLE} to a path or a URL that they share (docs/guide/machines.md)"
         )
     return items.Job(**json.loads(fs.cat_file(f"{root}/{items.JOB}")))
 

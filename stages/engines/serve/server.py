@@ -22,8 +22,8 @@ from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body
-from stages.engines.serve.form import Reading
 from stages.engines.serve.queue import EngineQueue
+from stages.engines.serve.student import Reading
 
 GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 4 * 2**20  # bytes

@@ -21,9 +21,9 @@ from stages.core.tokenizer import TextCodec
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
 from stages.engines.serve import vllm
-from stages.engines.serve.form import Form
 from stages.engines.serve.queue import EngineQueue
 from stages.engines.serve.server import Student, reserved, serve
+from stages.engines.serve.student import Served
 
 WARM_UP = "hello"
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
@@ -45,16 +45,16 @@ class Wanted(NamedTuple):
     decoding: dict
 
 
-def run(wanted: Wanted, form: Form) -> None:
+def run(wanted: Wanted, served: Served) -> None:
     """Serve until SIGTERM or SIGINT; with vllm this process becomes `vllm serve` where that answers alike.
 
     Raises UserError where student, prompt, grammar or engine is missing, and for a port that is taken.
     """
     address = reserved(wanted.host, wanted.port)  # before anything that takes long
-    engine = wanted.engine or ("vllm" if vllm.available() else cpu_engine(form))
+    engine = wanted.engine or ("vllm" if vllm.available() else cpu_engine(served))
     sizes = ALONE if engine == "transformers" else TOGETHER
     decoding = load.resolve(valid(Decoding, {"engine": engine, **sizes, **wanted.decoding}, "serve"))
-    student = student_of(wanted.dataset, decoding, wanted.constrain, form)
+    student = student_of(wanted.dataset, decoding, wanted.constrain, served)
     if engine == "vllm":
         try:
             command = vllm_command(student, wanted.host, wanted.port)
@@ -66,14 +66,14 @@ def run(wanted: Wanted, form: Form) -> None:
     asyncio.run(serve(student, queue, address))
 
 
-def cpu_engine(form: Form) -> str:
+def cpu_engine(served: Served) -> str:
     """The fast one, which has no grammars; transformers for a dataset that has one."""
-    return "transformers" if form.grammar and form.grammar.is_file() else "openvino"
+    return "transformers" if served.grammar and served.grammar.is_file() else "openvino"
 
 
-def student_of(dataset: str, decoding: Decoding, constrain: bool, form: Form) -> Student:
+def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served) -> Student:
     """What is to be served. Raises UserError where the student, its prompt or its grammar is missing."""
-    model, grammar = layout.model(dataset, "hf"), form.grammar
+    model, grammar = layout.model(dataset, "hf"), served.grammar
     if not (model / "config.json").is_file():
         raise UserError(f"{model}: no exported student; make it with `make {dataset}`")
     has_grammar = grammar is not None and grammar.is_file()
@@ -86,8 +86,8 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, form: Form) ->
         codec=TextCodec(model),
         context=read_json(model / "config.json")["max_position_embeddings"],
         sampling=decoding,
-        render=partial(prompt_of, template, form.metadata),
-        read=form.read,
+        render=partial(prompt_of, template, served.metadata),
+        read=served.read,
         grammar=read_text(grammar) if has_grammar else None,
         grammar_file=grammar,
         constrain=constrain,

@@ -100,7 +100,7 @@ def check_free(held: list[Batch], source: str | None) -> None:
     raise UserError(
         f"nothing was sent: some of these requests are in open batches ({listed([b.name for b in held])}). "
         f"Fetch their answers with mode: batch and base_url: {first.source}, or stop them with "
-        f"`python -m stages.collect {first.dataset} --cancel`"
+        f"`python -m stages collect {first.dataset} --cancel`"
     )
 
 

@@ -68,10 +68,10 @@ def test_the_grammar_is_the_datasets_or_the_requests():
         chat(held, engine, extra_body={"grammar": given})
         assert engine.asked[-1][3] == expected
     layout.skills("d").joinpath("grammar.lark").unlink()
-    bare = start.student_of("d", served.sampling, False, serve.form_of("d"))
+    bare = start.student_of("d", served.sampling, False, serve.served("d"))
     assert "grammar.lark" in refusal(bare, extra_body={"grammar": True}).body["message"]
     with pytest.raises(UserError, match="grammar.lark"):
-        start.student_of("d", served.sampling, True, serve.form_of("d"))
+        start.student_of("d", served.sampling, True, serve.served("d"))
     bad = [{"role": "user", "content": "bad grammar"}]
     assert "nonsense" in refusal(served, bad, extra_body={"grammar": "x"}).body["message"]
 
@@ -143,7 +143,7 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
     make_project("d", kind, prompt, skills=False)
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
-    served = start.student_of("d", Decoding(engine="vllm"), False, serve.form_of("d"))
+    served = start.student_of("d", Decoding(engine="vllm"), False, serve.served("d"))
     command = start.vllm_command(served, "127.0.0.1", 8001)
     assert command[:3] == ["vllm", "serve", "models/d/hf"] and command[command.index("--port") + 1] == "8001"
     with open(command[command.index("--chat-template") + 1]) as file:

@@ -20,6 +20,7 @@ from stages.kinds.skills.parts.corpus import (
     without_contradictions,
 )
 from stages.kinds.skills.parts.schema import Example, Parameter, Skill, together
+from tests.helpers.cli import invoke
 
 TEXT = Parameter()
 SKILLS = together(
@@ -251,7 +252,6 @@ def test_documents_have_the_defaults_of_their_skill():
 
 
 def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
-    from click.testing import CliRunner
 
     from stages.kinds.skills import candidates, corpus_briefs, corpus_skills, skills
     from stages.kinds.skills.parts.files import written
@@ -265,7 +265,7 @@ def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
         (tmp_path / "files" / f"{skill.name}.yaml").write_text(written(skill, ".yaml"))
 
     def run(stage, *arguments):
-        done = CliRunner().invoke(stage.command, arguments)
+        done = invoke(stage, arguments)
         return done.exit_code, done.output
 
     assert run(skills, "d", "--path", "files")[0] == 0

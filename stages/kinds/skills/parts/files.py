@@ -200,7 +200,7 @@ def _as_text(skill: Skill) -> str:
     if again.problems or again.skill is None or _with_examples(again.skill, again.examples) != skill:
         raise UserError(
             f"the skill '{skill.name}' cannot be said in the text form, which has no way to write some of "
-            "its texts (docs/skills.md): keep YAML"
+            "its texts (docs/kinds/skills.md): keep YAML"
         )
     return text
 

@@ -1,6 +1,6 @@
 """When an answered call is the right one: as the reference compares, exactly, or by normalised values.
 
-docs/calls.md has every rule with examples.
+docs/kinds/skills/calls.md has every rule with examples.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """How good answered calls are: measures, which skills are mixed up, what test shares with training.
 
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import ast

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, Field
 
+from stages.kinds.kind import Task
 from stages.kinds.skills.parts.calls import (
     Call,
     Value,
@@ -40,9 +41,6 @@ class Examples(BaseModel):
     """Different examples of requests to an assistant, each with the function call that it stands for."""
 
     examples: list[WrittenExample] = Field(description="Examples that differ in wording and in values")
-
-
-Answer = Examples
 
 
 def lines(text: str) -> list[tuple[int, str]]:
@@ -170,3 +168,20 @@ def _alike(name: str, known: Iterable[str]) -> str | None:
     """The known name that is this one, or else the first that differs in case only."""
     alike = [other for other in known if other.casefold() == name.casefold()]
     return name if name in alike else next(iter(alike), None)
+
+
+TASK = Task(
+    name="skills",
+    column="calls",
+    Answer=Examples,
+    lines=lines,
+    parse=parse,
+    parse_answer=parse_answer,
+    fit=fit,
+    flat=flat,
+    output=output,
+    well_formed=well_formed,
+    reject=reject,
+    left_out=LEFT_OUT,
+    subject=lambda document: document["metadata"]["skill"],
+)

@@ -1,4 +1,4 @@
-"""Which synthetic texts are not worth mapping: one function a filter, in the order of docs/filters.md."""
+"""Which texts are not worth mapping: one function a filter, in the order of docs/kinds/xc/filters.md."""
 
 import shutil
 from array import array

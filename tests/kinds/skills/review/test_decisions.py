@@ -293,7 +293,7 @@ def test_neighbours_have_another_kind_of_call():
 
 def run(*arguments: str, root: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "stages.commands.review", *arguments],
+        [sys.executable, "-m", "stages", "review", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
