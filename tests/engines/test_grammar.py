@@ -14,10 +14,9 @@ from stages.engines.grammar import Constraint, Row, constraint
 from stages.engines.load import open_engine
 from stages.engines.prompt_words import chunks
 from stages.engines.protocol import Decoding
-from stages.kinds.skills.parts.calls import Call, write_call
+from stages.kinds.skills.parts.calls import Call, is_verbatim, write_call
 from stages.kinds.skills.parts.grammar import lark
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
-from stages.kinds.skills.parts.verbatim import is_verbatim
 from tests.helpers.tiny import WORDS, tiny_config, tiny_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "models/shipped/small"

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -22,23 +23,18 @@ from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
+from stages.engines.serve.student import Reading
 
 GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 4 * 2**20  # bytes
-
-
-class Reading(NamedTuple):
-    """What a student's text says: as text and, where it calls one, the function's name and arguments."""
-
-    content: str
-    function: tuple[str, dict] | None
 
 
 class Student(NamedTuple):
     """What is served. `read` is None for a student that calls no functions.
 
     `render(text, title, metadata)` gives the prompt and `read(text, request)` what the student said with a
-    text; both may raise UserError. `grammar` is that of all calls, which `constrain` uses unasked.
+    text; both may raise UserError. `grammar` is the text of the file `grammar_file`, None where that is not
+    there; `constrain` uses it unasked.
     """
 
     name: str
@@ -48,6 +44,7 @@ class Student(NamedTuple):
     render: Callable[[str, str | None, dict], str]
     read: Callable[[str, str], Reading] | None = None
     grammar: str | None = None
+    grammar_file: Path | None = None
     constrain: bool = False
 
 
@@ -121,10 +118,9 @@ def _grammar(body: Body, student: Student) -> str | None:
     """The Lark text that the answer has to obey: the body's word counts, else how the server was started."""
     wanted = student.constrain if body.grammar is None else body.grammar
     if wanted is True and student.grammar is None:
+        missing = f" ({student.grammar_file})" if student.grammar_file else ""
         raise Refused(
-            f"{student.name} has no grammar (data/{student.name}/skills/grammar.lark); leave `grammar` out, "
-            "or give a Lark text",
-            "grammar",
+            f"{student.name} has no grammar{missing}; leave `grammar` out, or give a Lark text", "grammar"
         )
     return student.grammar if wanted is True else f"{wanted}\n" if wanted else None
 
