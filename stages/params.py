@@ -19,7 +19,7 @@ from stages.core.stage import StageCommand, explain, main
 from stages.teacher.prices import NO_PRICES, PRICES, price_table
 
 # In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
-BASES = ("base", "base_hub", "base_scratch")
+BASES = ("base", "base_hub")
 STAGES = (
     *BASES,
     *("corpus", "corpus_xc", "skills", "corpus_briefs", "candidates", "corpus_skills"),

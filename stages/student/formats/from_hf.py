@@ -249,12 +249,6 @@ def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, conf
     save_config(config, target)
 
 
-def save_litgpt(target: Path, state: dict[str, torch.Tensor], config: Config) -> None:
-    """Write lit_model.pth and model_config.yaml. The directory must be a fresh one: nothing stale is kept."""
-    torch.save(state, target / "lit_model.pth")
-    save_config(config, target)
-
-
 def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
     storages = {value.data_ptr(): value.numel() for value in state.values()}
     return {

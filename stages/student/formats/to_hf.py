@@ -75,32 +75,6 @@ def write_hf(
     return sha256
 
 
-def neox_config(config: Config, tied: bool, eos_id: int, bos_id: int | None = None) -> dict:
-    """transformers' GPT-NeoX config of a litgpt Config of that shape; inverse of `convert.litgpt_config`."""
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "model_type": "gpt_neox",
-        "vocab_size": config.padded_vocab_size,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.block_size,
-        "hidden_act": "gelu" if config.gelu_approximate == "none" else "gelu_pytorch_tanh",
-        "layer_norm_eps": config.norm_eps,
-        "attention_bias": True,
-        "use_parallel_residual": config.parallel_residual,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": float(config.rope_base),
-            "partial_rotary_factor": config.rotary_percentage,
-        },
-        "tie_word_embeddings": tied,
-        "bos_token_id": eos_id if bos_id is None else bos_id,
-        "eos_token_id": eos_id,
-    }
-
-
 def write_peft(target: Path, base: Path, adapter: Path, config: LoRAConfig) -> None:
     """The adapter in PEFT's format, for `PeftModel.from_pretrained(base, target)`."""
     from peft import LoraConfig
