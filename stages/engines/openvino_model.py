@@ -12,23 +12,22 @@ import warnings
 from pathlib import Path
 
 from stages.core import layout
-from stages.core.files import atomic_directory, write_json
+from stages.core.files import atomic_directory
 from stages.core.hashing import model_fingerprint, sha256_json
-from stages.engines.openvino_int8 import compressed
 
 VERSION = 1  # of this file's conversion
 
 
-def converted(directory: Path, weights: str = "exact") -> Path:
-    """The converted model of `directory`, made if it is not there; older ones of the same kind go.
+def converted(directory: Path) -> Path:
+    """The directory in scratch of the converted model of a Hugging Face `directory`, which is made if absent.
 
-    With `weights` int8 there is a drift.json in it, too: how far its predictions are from the exact ones'.
+    Conversions of earlier weights of the same `directory` are removed.
     """
     import openvino
 
     directory = Path(directory)
     key = sha256_json([model_fingerprint(directory), openvino.__version__, VERSION])[:16]
-    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-{'int8-' if weights == 'int8' else ''}"
+    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-"
     target = layout.SCRATCH / (prefix + key)
     layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     with open(layout.SCRATCH / f".{prefix}lock", "w") as lock:
@@ -36,8 +35,6 @@ def converted(directory: Path, weights: str = "exact") -> Path:
         if not target.is_dir():
             with atomic_directory(target, "openvino") as temporary:
                 graph = convert(directory)
-                if weights == "int8":
-                    write_json(temporary / "drift.json", compressed(graph, directory)._asdict())
                 openvino.save_model(graph, temporary / "openvino_model.xml", compress_to_fp16=False)
                 shutil.copy(directory / "config.json", temporary)
             for old in layout.SCRATCH.iterdir():

@@ -37,12 +37,6 @@ class Decoding(Knobs):
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"
     )
-    weights: Literal["exact", "int8"] = Field(
-        "exact", description="int8: openvino with eight-bit weights, refused where that changes predictions"
-    )
-    adapter: bool = Field(
-        False, description="vllm: the base model with models/DATASET/peft, in place of the merged student"
-    )
     batch_size: int = Field(
         32, ge=1, description="rows a worker decodes together (openvino: times 4); openai: calls in flight"
     )

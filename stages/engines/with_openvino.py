@@ -38,7 +38,7 @@ class OpenvinoEngine:
             "INFERENCE_NUM_THREADS": decoding.threads,
             "ENABLE_CPU_PINNING": False,  # pinned workers would share the first cores
         }
-        model = converted(directory, decoding.weights)
+        model = converted(directory)
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
         self.codec, self.directory, self.decoding = TextCodec(directory), directory, decoding
 

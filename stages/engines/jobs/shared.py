@@ -42,16 +42,9 @@ def place_of(directory: Path) -> str:
 
 
 def publish(directory: Path, place: str, job: items.Job) -> None:
-    """Copy to the place what workers need: the model, the items that are open, and last the job.
-
-    Raises UserError for a job that needs more than one model.
-    """
+    """Copy to the place what workers need: the model, the items that are open, and last the job."""
     if place == str(directory.resolve()):
         return
-    if job.decoding.adapter:
-        raise UserError(
-            f"adapter: true needs the base model, too, which {VARIABLE} does not carry; set false"
-        )
     fs, root = url_to_fs(place)
     model = f"models/{job.fingerprint[:16]}/hf"
     read = [path for path in Path(job.model).iterdir() if path.suffix in MODEL_FILES]
