@@ -1,10 +1,14 @@
-"""Choose, prepare and open an engine: the one place that knows all of them."""
+"""Choose, prepare and open an engine: the one place that knows all of them.
+
+Light until an engine is opened: an engine's packages take seconds to import, and only one is needed.
+"""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stages.core.errors import UserError
+from stages.core.files import read_json
 from stages.engines.protocol import Decoding, Engine
 
 PACKAGES = {
@@ -43,7 +47,7 @@ def cuda_is_available() -> bool:
 
 
 def prepare(directory: Path, decoding: Decoding) -> None:
-    """Once, before the workers start: make what they share, and report here what the user can mend."""
+    """Make what all workers share, once, before they start. Raises UserError for a missing package."""
     if decoding.engine == "openvino":
         from stages.engines.openvino_model import converted
 
@@ -69,10 +73,20 @@ def open_engine(directory: Path, decoding: Decoding) -> Engine:
 
 def engine_versions(decoding: Decoding) -> dict[str, str]:
     """Versions of the packages that make the engine: another version may give other bits."""
-    found = {}
+    versions = {}
     for package in PACKAGES[decoding.engine]:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "missing"
-    return found
+            versions[package] = "missing"
+    return versions
+
+
+def context_of(directory: Path) -> int:
+    """Tokens that the model of a Hugging Face `directory` may read and write together. Raises UserError."""
+    file = Path(directory) / "config.json"
+    config = read_json(file)
+    context = config.get("max_position_embeddings") or config.get("n_positions")
+    if context is None:
+        raise UserError(f"{file}: no max_position_embeddings; add the length of the context")
+    return context

@@ -31,7 +31,7 @@ class VllmEngine:
         self._load(constrained=False)
 
     def _load(self, constrained: bool) -> None:
-        """vLLM wants the tokenizer for a grammar, and knows its backend from the start."""
+        """Load the engine; for grammars it needs the tokenizer and a backend, which it takes at its start."""
         self.constrained, extra = constrained, {}
         if constrained:
             from vllm.config import StructuredOutputsConfig
@@ -86,9 +86,9 @@ class VllmEngine:
         )
 
     def _answer(self, output, ids: list[list[int]], held: Constraint | None) -> Generation:
-        index, (made,) = int(output.request_id), output.outputs
-        tokens = list(made.token_ids)
-        logprobs = [near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)]
+        index, (completion,) = int(output.request_id), output.outputs
+        tokens = list(completion.token_ids)
+        logprobs = [near[token].logprob for token, near in zip(tokens, completion.logprobs, strict=True)]
         answer = finished(self.codec, index, ids[index], tokens, logprobs)
         return answer._replace(text=held.restored(answer.text)) if held else answer
 
