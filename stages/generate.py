@@ -71,14 +71,14 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple:
 
     Raises UserError where something that the job needs is missing, or a prompt leaves no room for the answer.
     """
-    from stages.core.hashing import sha256_json
-    from stages.engines import protocol
+    from stages.core.hashing import model_fingerprint, sha256_json
+    from stages.engines import load, protocol
     from stages.engines.jobs import items
 
     check(f"params.yaml, {name}.{dataset}", model, knobs)
-    fingerprint = protocol.model_fingerprint(model)
-    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
-    versions, grammar = protocol.engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
+    fingerprint = model_fingerprint(model)
+    decoding = load.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    versions, grammar = load.engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
     basis = [fingerprint, decoding.model_dump(), versions, grammar, protocol.Generation._fields]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
     found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
@@ -116,16 +116,13 @@ def grammar_of(dataset: str) -> str:
 
 def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
-    from stages.core.files import read_json
     from stages.core.hashing import stable_integer
     from stages.core.prompts import Template, render
     from stages.core.tokenizer import TextCodec
+    from stages.engines.load import context_of
 
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
-    config = read_json(model / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(f"{model / 'config.json'}: no max_position_embeddings; add the length of the context")
+    context = context_of(model)
     documents = chosen(dataset, knobs.share)
     while block := list(islice(documents, BLOCK)):
         prompts = [render(template, document) for document in block]
@@ -156,11 +153,11 @@ def chosen(dataset: str, share: float) -> Iterator[dict]:
 
 def run(scratch: Path, place: str, job, todo: list, knobs: GenerateKnobs, label: str) -> None:
     """Finish the items `todo`."""
-    from stages.engines import protocol
+    from stages.engines import load
     from stages.engines.jobs import pool, shared
 
     if knobs.runner == "local":
-        protocol.prepare(Path(job.model), job.decoding)
+        load.prepare(Path(job.model), job.decoding)
         pool.run_items(scratch, job, todo, knobs.workers, label)
         return
     from stages.engines.jobs import on_ray as ray_runner

@@ -16,7 +16,7 @@ import click
 from stages import params
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text, write_text
+from stages.core.files import read_text, write_text
 from stages.core.stage import main, valid
 from stages.engines.protocol import Decoding
 
@@ -50,6 +50,7 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool):
     """What is to be served. Raises UserError where the student, its prompt or its grammar is missing."""
     from stages.core.prompts import Template
     from stages.core.tokenizer import TextCodec
+    from stages.engines.load import context_of
     from stages.engines.serve.server import Student
     from stages.kinds.skills.parts.briefs import about
     from stages.kinds.skills.parts.files import read_skills
@@ -65,7 +66,7 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool):
     return Student(
         dataset,
         TextCodec(model),
-        read_json(model / "config.json")["max_position_embeddings"],
+        context_of(model),
         decoding,
         partial(prompt_of, Template(layout.prompt(dataset, "student")), known),
         reader(skills) if skills else None,
@@ -124,10 +125,10 @@ def vllm_command(student, host: str, port: int) -> list[str]:
 
 def loaded(student, model: Path):
     """The engine, after its first answers: what is made once is not for the first client to wait for."""
-    from stages.engines import protocol
+    from stages.engines import load
 
-    protocol.prepare(model, student.sampling)
-    engine = protocol.open_engine(model, student.sampling)
+    load.prepare(model, student.sampling)
+    engine = load.open_engine(model, student.sampling)
     room = min(student.sampling.max_new_tokens, student.context // 2)
     usual = student.sampling.model_copy(update={"max_new_tokens": room})
     for grammar in (None, student.grammar):
@@ -159,7 +160,7 @@ def loaded(student, model: Path):
 def cli(dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes):
     import asyncio
 
-    from stages.engines import protocol
+    from stages.engines.load import resolve
     from stages.engines.serve import queue as server_queue
     from stages.engines.serve import server
     from stages.engines.serve import vllm as vllm_server
@@ -169,7 +170,7 @@ def cli(dataset: str, host: str, port: int, engine: str | None, grammar: bool, p
     usual = usual_decoding(dataset) | (ALONE if chosen == "transformers" else TOGETHER)
     given = {name: size for name, size in sizes.items() if size is not None}
     knobs = {"engine": chosen, "precision": precision, **usual, **given}
-    decoding = protocol.resolve(valid(Decoding, knobs, "serve"))
+    decoding = resolve(valid(Decoding, knobs, "serve"))
     student = student_of(dataset, decoding, grammar)
     if chosen == "vllm":
         try:

@@ -25,7 +25,7 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     """The same request through convert's renderer and the tokenize stage, and through the server."""
     import numpy as np
 
-    from stages.engines import protocol, with_transformers
+    from stages.engines import load, with_transformers
     from stages.tokenize import TokenizeKnobs
     from stages.tokenize import command as tokenize
 
@@ -54,7 +54,7 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     monkeypatch.setattr(
         with_transformers, "finished", lambda *given: (seen.append(given[2]), finished(*given))[1]
     )
-    engine = protocol.open_engine(MODEL, served.sampling)
+    engine = load.open_engine(MODEL, served.sampling)
 
     async def ask(client):
         for text in texts:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text
+from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.tokenizer import TextCodec
-from stages.engines import protocol
+from stages.engines import load
 from stages.engines.protocol import Decoding
 from stages.kinds.skills.parts.calls import write_call
 from stages.kinds.skills.parts.schema import Skills
@@ -33,7 +33,7 @@ def run_students(dataset: str, knobs, rows: Sequence[dict], skills: Skills, name
 
     `knobs` are those of the stage evaluate_calls. Raises UserError for a model that is not there.
     """
-    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    decoding = load.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     template, found = Template(layout.prompt(dataset, "student")), {}
     prompts = [render(template, row) for row in rows]
     seeds = [stable_integer("sample", knobs.seed, row["id"], 0) >> 1 for row in rows]
@@ -74,12 +74,7 @@ def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[
 
 def _fitting(directory: Path, prompts: list[str], decoding: Decoding) -> list[bool]:
     """Does a prompt leave room for the longest answer?"""
-    config = read_json(directory / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(
-            f"{directory / 'config.json'}: no max_position_embeddings; add the length of the context"
-        )
+    context = load.context_of(directory)
     lengths = map(len, TextCodec(directory).prompts(prompts))
     return [length + decoding.max_new_tokens <= context for length in lengths]
 
@@ -90,14 +85,14 @@ def _generate(
     """(texts in the order of `asked`, milliseconds of the first `timed`) for each grammar."""
     if not asked:
         return {name: ([], []) for name in grammars}
-    protocol.prepare(directory, decoding)
-    engine, texts, latencies = protocol.open_engine(directory, decoding), {}, {}
+    load.prepare(directory, decoding)
+    engine, texts, latencies = load.open_engine(directory, decoding), {}, {}
     prompts, seeds = zip(*asked, strict=True)
     for name, grammar in grammars.items():
         made = engine.generate([*prompts], decoding, [*seeds], grammar=grammar)
         texts[name] = [one.text for one in sorted(made, key=lambda one: one.index)]
     alone = decoding.model_copy(update={"batch_size": 1})
-    engine = protocol.open_engine(directory, alone) if timed else engine
+    engine = load.open_engine(directory, alone) if timed else engine
     for name, grammar in grammars.items():
         warm_up = asked[: min(timed, 1)]
         times = [_timed(engine, one, alone, grammar) for one in [*warm_up, *asked[:timed]]]
