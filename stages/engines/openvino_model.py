@@ -3,6 +3,9 @@
 What openvino-genai asks for: inputs input_ids, attention_mask, position_ids and beam_idx, output logits, and
 the cache as state that beam_idx reorders. The model's own code is traced, so every architecture follows whose
 attention goes through `scaled_dot_product_attention`. The result is derived data and lies in scratch.
+
+torch and transformers are imported by what converts alone: workers find the model converted, and would wait
+seconds for both.
 """
 
 import fcntl
@@ -10,6 +13,10 @@ import re
 import shutil
 import warnings
 from pathlib import Path
+
+import openvino
+from openvino import opset13 as op
+from openvino._offline_transformations import apply_make_stateful_transformation
 
 from stages.core import layout
 from stages.core.files import atomic_directory
@@ -23,8 +30,6 @@ def converted(directory: Path) -> Path:
 
     Conversions of earlier weights of the same `directory` are removed.
     """
-    import openvino
-
     directory = Path(directory)
     key = sha256_json([model_fingerprint(directory), openvino.__version__, VERSION])[:16]
     prefix = f"openvino-{'-'.join(directory.parts[-2:])}-"
@@ -45,10 +50,7 @@ def converted(directory: Path) -> Path:
 
 def convert(directory: Path):
     """Trace the model of `directory` in float32; returns a stateful openvino.Model."""
-    import openvino
     import torch
-    from openvino import opset13 as op
-    from openvino._offline_transformations import apply_make_stateful_transformation
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -104,7 +106,11 @@ def convert(directory: Path):
 
 
 def _step(model):
-    """A module: one forward pass with the cache as plain tensors in and out, the causal mask spelt out."""
+    """A torch module to trace: one forward pass of `model`, with its cache as plain tensors in and out.
+
+    Inputs: ids and positions (rows, new), mask (rows, all), and keys and values (rows, heads, past, size) of
+    each layer. Outputs: logits, then the longer keys and values. The causal mask is spelt out.
+    """
     import torch
 
     class Past:
