@@ -403,7 +403,7 @@ def test_openvino_makes_only_those_again_that_break_the_grammar(models, tmp_path
     assert asked == [prompts]  # a model with random weights breaks it always
     ends = obeying[1][0].index(engine.codec.eos_id) + 1
     free[1] = tuple(made[:ends] for made in obeying[1])
-    engine._made = lambda *_: iter(free.items())
+    engine._decoded = lambda *_: iter(free.items())
     assert answers(engine, prompts, sampling, [0] * 3, [0, 1, 2]) == expected
     assert asked[1] == [prompts[0], prompts[2]]
     free[1] = tuple(made[: ends - 1] for made in obeying[1])  # cut off before its end
