@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
 from stages.corpus import command, merge_queries, show_known, split_pairs, split_queries
-from stages.sources.splits import near_duplicate_groups, split_of
+from stages.sources.near import near_duplicate_groups
+from stages.sources.splits import split_of
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
 CORPUS = Path("data/d/corpus")

@@ -9,6 +9,7 @@ import regex
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.match import normal_value
 from stages.kinds.skills.parts.schema import Skills
+from stages.sources import near
 
 FIRST = 5  # examples of each kind
 NEAR = 0.8  # least Jaccard similarity of letter trigrams
@@ -61,21 +62,13 @@ def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict:
 
 def nearest(texts: Sequence[str], others: Sequence[str]) -> list[tuple[float, str]]:
     """For each text (Jaccard similarity of letter trigrams, the most similar of the others)."""
-    import numpy as np
-    from sklearn.feature_extraction.text import CountVectorizer
+    return near.nearest(texts, others, trigrams)
 
-    if not texts or not others:
-        return [(0.0, "")] * len(texts)
-    trigrams = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3), binary=True, preprocessor=letters)
-    trigrams.fit(["abc", *others, *texts])  # `abc`: texts without a letter alone would be no vocabulary
-    left, right = trigrams.transform(texts), trigrams.transform(others)
-    sizes, found = np.asarray(right.sum(axis=1)).ravel(), []
-    for row in left:  # one at a time: all at once is rows × rows
-        common = (row @ right.T).toarray().ravel()
-        union = row.sum() + sizes - common
-        scores = np.divide(common, union, out=np.zeros(len(sizes)), where=union > 0)
-        found.append((float(scores.max()), others[int(scores.argmax())]))
-    return found
+
+def trigrams(text: str) -> set[str]:
+    """The runs of three letters of each word, with a space before and after it."""
+    words = letters(text).split()
+    return {f" {word} "[start : start + 3] for word in words for start in range(len(word))}
 
 
 def repeated(texts: Iterable[str]) -> dict:

@@ -18,6 +18,7 @@ from stages.core.progress import progress
 from stages.core.prompts import Template, render
 from stages.core.text import plain_words
 from stages.kinds.xc.parts.queries import known_texts
+from stages.sources.near import near_repeated as near_repeated  # the filter stage takes all filters from here
 
 if TYPE_CHECKING:
     import numpy as np
