@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.core.errors import UserError
 from stages.core.text import tokens
-from stages.retrieval.latent import LatentSemantic
+from stages.retrieval.encoders import LatentSemantic
 from stages.retrieval.neighbours import nearest
 
 STATIC = "static"
