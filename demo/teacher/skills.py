@@ -269,7 +269,7 @@ class Teacher:
             said = re.sub(r"[.,]\.$", ".", said)
         else:
             said = said.lower() if style == "heard" or chance.random() < 0.6 else said
-            said = re.sub(r"[?.!,](?= |$)", "", said)
+            said = re.sub(r"[?.!,](?= |$)" if style == "heard" else "[?.!,]+$", "", said)
             said = re.sub(r"(?<=\w)'(?=\w)", "", said) if style == "careless" and chance.random() < 0.4 else said
         return said, phrase.skill, respelt(value, said) if value and slots[:1] != ["sum"] else value
 
