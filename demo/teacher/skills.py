@@ -153,7 +153,9 @@ class Teacher:
                 continue
             own = sum(len(part or "") for name, part in match.groupdict().items() if self.book.slots[name].closed)
             score = len(line) - sum(len(part or "") for part in match.groups()) + own
-            if best and score <= best[2] or phrase.skill == "other" and 2 * score < len(line):
+            if phrase.skill == "other":  # its loose lists take in anything
+                score = 2 * score - len(line)
+            if score <= (best[2] if best else -1 if phrase.skill != "other" else 0):
                 continue
             values = {}
             for name, part in match.groupdict().items():
