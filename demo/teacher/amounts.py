@@ -3,7 +3,6 @@
 import functools
 import random
 import re
-from collections.abc import Callable
 
 from demo.teacher.phrases import Book, Node, parse, text_of
 
@@ -12,13 +11,14 @@ ONES = (
     "seventeen eighteen nineteen"
 ).split()
 TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+ORDINALS = {"two": "second", "three": "third", "five": "fifth", "2": "2nd", "3": "3rd"}
 SMALLER = {"week": ("day", 7), "day": ("hour", 24), "hour": ("minute", 60), "minute": ("second", 60)}
 UNIT = r"(weeks?|days?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b"
 NUMBER = r"-?\d+(?:\.\d+)?"
 
 
 def spell(number: str, chance: random.Random) -> str:
-    """The words of a number below a million, such as 2506 or 12.5; some of the ways that there are to say it."""
+    """The words of a number below a million, such as 2506 or 12.5, in one of the ways to say it."""
     whole, _, places = number.partition(".")
     if places:
         return f"{spell(whole, chance)} point {' '.join(ONES[int(digit)] for digit in places)}"
@@ -64,9 +64,13 @@ class Amounts:
             [(re.compile(words), plain) for words, plain in durations[name].items()]
             for name in ("reads", "reads_digits")
         ]
-        self.said: dict[str, list[Node]] = {name: [parse(own.strip()) for own in durations[name].split(";")] for name in ("said", "length")}
+        self.said: dict[str, list[Node]] = {
+            name: [parse(own.strip()) for own in durations[name].split(";")] for name in ("said", "length")
+        }
         self.sums = {
-            kind: [(parse(said), re.compile(self._regex(parse(said))), python) for said, python in rows.items()]
+            kind: [
+                (parse(said), re.compile(self._regex(parse(said))), python) for said, python in rows.items()
+            ]
             for kind, rows in arithmetic.items()
         }
         self.computed = functools.cache(self._computed)
@@ -96,13 +100,14 @@ class Amounts:
     def expression(self, text: str) -> str | None:
         """The Python of spoken arithmetic: five percent of forty → 0.05 * 40; None for what is none."""
         said = digits(text.lower().strip(" .?!"))
-        said = re.sub(r"(\*\*|[-+*/^%x×÷()!])(?=[\d( ]|$)", r" \1 ", re.sub(r"(?<!\w)-(?=\d)", "minus", said))
+        said = re.sub(r"([()])", r" \1 ", re.sub(r"(?:^minus|\bnegative) (?=\d)", "-", said))
+        said = re.sub(r"(?<=[\d)])\s*(\*\*|[-+*/^%x×÷!]|(?<=\d)(?:st|nd|rd|th))(?=[-\d( ]|$)", r" \1 ", said)
         said = re.sub(r"(?<![\d.])[.,]|[,.](?!\d)|[?=:]|\b(?:the|a|an)\b|\bexactly\b", " ", said)
-        python = self.computed(" ".join(said.replace("minus", "minus ").split()))
+        python = self.computed(" ".join(re.sub(r"\b(?:st|nd|rd)\b", "th", said).split()))
         return None if python is None or re.fullmatch(NUMBER, python) else python
 
     def _computed(self, said: str) -> str | None:
-        """The Python of words that are cleaned: of a number, or by the phrases, which may stand in each other."""
+        """The Python of cleaned words: a number, or a phrase, in which others may stand for its numbers."""
         if re.fullmatch(NUMBER, said):
             return said
         if (inside := re.fullmatch(r"\( ([^()]+) \)", said)) and (python := self.computed(inside[1])):
@@ -110,7 +115,9 @@ class Amounts:
         for kind, rows in self.sums.items():
             for _, regex, python in rows:
                 match = regex.fullmatch(f"{said} ")
-                parts = {name: self.computed(part) for name, part in match.groupdict().items()} if match else {}
+                parts = (
+                    {name: self.computed(part) for name, part in match.groupdict().items()} if match else {}
+                )
                 if parts and None not in parts.values():
                     return _filled(python, parts, kind == "functions")
         return None
@@ -137,9 +144,13 @@ class Amounts:
             if letter in "abr" and chance.random() < 0.12:
                 more, nested = self.write_sum(chance, spoken)
                 if not re.search(r"randint|\bat\b|how", more + nested):
-                    said, parts[letter] = re.sub(rf"#{letter}", f"the {more}" if more[0] in "sdpq" else more, said), nested
+                    said, parts[letter] = (
+                        re.sub(rf"#{letter}", f"the {more}" if more[0] in "sdpq" else more, said),
+                        nested,
+                    )
                     continue
             said = said.replace(f"#{letter}", as_said(number, chance, spoken))
+        said = re.sub(r"(\w+) th\b", lambda mark: ORDINALS.get(mark[1], f"{mark[1]}th"), said)
         if spoken and "(" in said:
             return self.write_sum(chance, spoken)
         python = _filled(python, parts, kind == "functions")
@@ -149,7 +160,11 @@ class Amounts:
     def write_duration(self, chance: random.Random, spoken: bool, name: str) -> tuple[str, str]:
         """(a duration as it is said, as it is written out), or one as it stands before a noun."""
         said = text_of(self.book.write(chance.choice(self.said[name]), chance, str))
-        said = re.sub("#(.)", lambda mark: as_said(drawn({"n": "t"}.get(mark[1], mark[1]), chance), chance, spoken), said)
+        said = re.sub(
+            "#(.)",
+            lambda mark: as_said(drawn({"n": "t"}.get(mark[1], mark[1]), chance), chance, spoken),
+            said,
+        )
         said = re.sub(r"\b(1|one|a) (minute|second|hour|day|week)s", r"\1 \2", said)
         meant = self.duration(said)
         return (said, meant) if meant else self.write_duration(chance, spoken, name)
@@ -159,7 +174,9 @@ def _filled(python: str, parts: dict[str, str], apart: bool) -> str:
     """A phrase's Python with its numbers; what is no number stands in brackets if it is to be kept apart."""
     filled = {name: f"({part})" if apart and " " in part else part for name, part in parts.items()}
     if "p" in parts:
-        filled["p"] = f"{float(parts['p']) / 100:.10g}" if re.fullmatch(NUMBER, parts["p"]) else f"{filled['p']} / 100"
+        filled["p"] = (
+            f"{float(parts['p']) / 100:.10g}" if re.fullmatch(NUMBER, parts["p"]) else f"{filled['p']} / 100"
+        )
     python = re.sub(r"#(\w)", lambda mark: filled[mark[1]], python)
     return re.sub(r"\b(sqrt|factorial)\(\((.*)\)\)$", r"\1(\2)", python)
 

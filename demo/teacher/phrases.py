@@ -1,11 +1,10 @@
 """Phrases that write requests at random and read them again: the small language of skills.yaml.
 
-`(a|b)` is one of these, `[a]` may be left out, `{name}` is a phrase of the list of that name, `<slot>` a value.
-A phrase is a tree that `Book.write` walks; `Book.regex` makes a regular expression of it, which reads a request
-without its case, punctuation and apostrophes (`Words`).
+`(a|b)` is one of these, `[a]` may be left out, `{name}` is a phrase of the list of that name, `<slot>` is a
+value. A phrase is a tree that `Book.write` walks; `Book.regex` makes a regular expression of it, which reads
+a request without its case, punctuation and apostrophes (`Words`).
 """
 
-import functools
 import random
 import re
 from collections.abc import Callable
@@ -45,9 +44,11 @@ def _choices(marks: list[str], place: int, closing: str) -> tuple[Node, int]:
             node, place = _choices(marks, place + 1, ")" if mark == "(" else "]")
             parts.append(node if mark == "(" else ("maybe", node))
         elif mark in ("{", "<"):
+            if marks[place + 2 : place + 3] != [{"{": "}", "<": ">"}[mark]]:
+                raise ValueError(f"brackets do not match: {''.join(marks)}")
             parts.append(("list" if mark == "{" else "slot", marks[place + 1]))
             place += 2
-        elif mark:
+        elif mark and mark not in ")]}>":
             parts.append(("words", mark))
         else:
             raise ValueError(f"brackets do not match: {''.join(marks)}")
@@ -73,7 +74,7 @@ class Slot(NamedTuple):
 
 
 class Book(NamedTuple):
-    """Lists of phrases by name, and slots. `loose` lists are read as any few words; `coined` may be made up."""
+    """Lists of phrases by name, and slots. `loose` lists are read as any words; of `coined` some are new."""
 
     lists: dict[str, list[Node]]
     slots: dict[str, Slot]
@@ -110,7 +111,9 @@ class Book(NamedTuple):
         if kind == "list" and inner in self.loose:
             return "((?:[^ ]+ ){1,8}?)"  # a group, so that it counts as read but loosely
         choices = {self.regex(choice) for choice in (self.lists[inner] if kind == "list" else inner)}
-        return f"(?:{'|'.join(sorted(choices, key=lambda choice: (-len(choice), choice)))})"  # the longest first
+        return (
+            f"(?:{'|'.join(sorted(choices, key=lambda choice: (-len(choice), choice)))})"  # the longest first
+        )
 
     def first_words(self, node: Node) -> set[str]:
         """The words that a phrase may begin with: "*" for any, "" if it may be empty."""
@@ -164,12 +167,11 @@ class Words:
     def line(self, first: int, stop: int) -> str:
         return "".join(f"{word} " for word in self.plain[first:stop])
 
+    def said(self, place: int) -> str:
+        """A word as it was written, with the marks beside it."""
+        return self.text[slice(*self.outer[place])]
+
     def original(self, first: int, stop: int, outer: bool = False) -> str:
-        """The text from one word to before another as it was written, with the marks at its ends if `outer`."""
+        """The text from a word to before another as it was written; `outer`: with the marks at its ends."""
         places = self.outer if outer else self.inner
         return self.text[places[first][0] : places[stop - 1][1]]
-
-
-@functools.cache
-def compiled(source: str) -> re.Pattern:
-    return re.compile(source)
