@@ -17,7 +17,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_yaml
 from stages.core.layout import DVC, PARAMS
-from stages.core.stage import Stage, explain, main
+from stages.core.stage import Knobs, Stage, explain, main
 from stages.kinds import registry
 from stages.kinds.kind import Blocks
 from stages.kinds.registry import KINDS, nearest
@@ -137,7 +137,7 @@ def check() -> dict[str, dict[str, dict]]:
     return params.blocks
 
 
-def checked(stage: Stage, values: dict, where: str):
+def checked(stage: Stage, values: dict, where: str) -> Knobs:
     """The knobs of one block. Raises UserError."""
     fields = stage.knobs.model_fields
     for key, value in values.items():
@@ -198,6 +198,13 @@ def stages_of(dataset: str, blocks: Blocks) -> list[Stage]:
 
 def datasets(blocks: Blocks) -> list[str]:
     return sorted({name for stage in STAGES if stage not in BASE_STAGES for name in blocks[stage]})
+
+
+def knobs_of(dataset: str, stage: str, blocks: Blocks) -> Knobs:
+    """The knobs of a stage for a dataset. Raises UserError where it has no block, or a wrong one."""
+    if dataset not in blocks[stage]:
+        raise UserError(f"{PARAMS}, {stage}: no block for '{dataset}'{nearest(dataset, blocks[stage])}")
+    return checked(STAGES[stage], blocks[stage][dataset], f"{PARAMS}, {stage}.{dataset}")
 
 
 @click.command(help=__doc__)

@@ -46,12 +46,11 @@ def declared(dataset: str, blocks: dict) -> list[Path]:
 
 
 def read_figures(dataset: str, files: list[Path]) -> tuple[dict[str, object], dict[str, dict]]:
-    """(the figures by file name, the timings by stage in the chain's order)."""
-    timings = layout.figures(dataset) / "time"
-    return (
-        {path.stem: read_json(path) for path in files if path.parent != timings},
-        {path.stem: read_json(path) for path in files if path.parent == timings},
-    )
+    """(the figures by file name, such as "plots/lengths"; the timings by stage of the chain)."""
+    folder = layout.figures(dataset)
+    timings = {path.stem: read_json(path) for path in files if path.parent.name == "time"}
+    others = (path for path in files if path.parent.name != "time")
+    return {path.relative_to(folder).with_suffix("").as_posix(): read_json(path) for path in others}, timings
 
 
 def kind_report(dataset: str, blocks: dict, figures: dict) -> Report:

@@ -13,9 +13,8 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
 from stages.kinds.skills.knobs import CorpusSkillsKnobs
-from stages.kinds.skills.parts.corpus import accepted, documents, without_contradictions
+from stages.kinds.skills.parts.corpus import accepted, balanced, documents, without_contradictions
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.held_out import balanced
 from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
 
 

@@ -21,9 +21,8 @@ from stages.core.hashing import stable_integer
 from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.leaks import leaks
 from stages.kinds.skills.parts.runs import STUDENTS, run_students
-from stages.kinds.skills.parts.scoring import Answered, details, score
+from stages.kinds.skills.parts.scoring import Answered, details, leaks, score
 from stages.kinds.skills.parts.task import TASK
 from stages.reporting.charts import confusion as chart
 from stages.reporting.charts import standalone

@@ -28,7 +28,7 @@ BY_SKILL = (("right_skill", "skill"), ("ast_match", "equal tree"))
 
 def report(figures: dict) -> Report:
     """The sections of the page, from the figures of the stages by file name."""
-    metrics, evaluated = figures.get("metrics") or {}, figures.get("evaluate")
+    metrics, evaluated = figures.get("metrics") or {}, figures.get("evaluate") or {}
     shown = calls(figures)
     return Report(
         words="the function call that a request stands for",
@@ -37,7 +37,7 @@ def report(figures: dict) -> Report:
         share_of="examples",
         funnel=funnel(figures),
         measures=MEASURES,
-        measured_on=MEASURED_ON.format(rows=evaluated["rows"]) if evaluated else "",
+        measured_on=MEASURED_ON.format(rows=evaluated["rows"]) if metrics else "",
         headline=HEADLINE,
         shown="student_grammar" if "student_grammar" in metrics else "student",
         results=[Section("kinds/skills/report.html.j2", {"calls": shown})] if shown else [],

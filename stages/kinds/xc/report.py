@@ -39,7 +39,7 @@ def report(figures: dict) -> Report:
         noun=task,
         funnel=funnel(figures, task),
         measures=MEASURES,
-        measured_on=measured_on(evaluated) if evaluated else "",
+        measured_on=measured_on(evaluated) if figures.get("metrics") else "",
         headline=HEADLINE,
         tiles=tiles(figures, task),
         results=[Section("kinds/xc/samples.html.j2", shown)],

@@ -9,13 +9,14 @@ import pytest
 from stages.core import files, layout
 from stages.core.errors import UserError
 from stages.core.hashing import shard_of
-from stages.core.shards import read_generated, write_generated, write_shards
+from stages.core.shards import write_shards
 from stages.engines.jobs import items, shared
 from stages.engines.protocol import Decoding, Generation
 from stages.generate import generate, plan
 from stages.generate import run as stage
 from stages.knobs import GenerateKnobs
 from tests.helpers.completions import completions, decoding, make_project, write_corpus
+from tests.helpers.shards import read_generated, write_generated
 
 MODEL = Path("models/d/hf")
 

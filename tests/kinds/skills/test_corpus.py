@@ -10,8 +10,15 @@ from stages.core.files import read_jsonl, write_jsonl
 from stages.kinds.skills.parts.briefs import briefs, request_document
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.candidates import content, from_teacher, gather
-from stages.kinds.skills.parts.corpus import accepted, documents, without_contradictions
-from stages.kinds.skills.parts.held_out import balanced, split_of, template, values
+from stages.kinds.skills.parts.corpus import (
+    accepted,
+    balanced,
+    documents,
+    split_of,
+    template,
+    values,
+    without_contradictions,
+)
 from stages.kinds.skills.parts.schema import Example, Parameter, Skill, together
 from tests.helpers.cli import invoke
 

@@ -137,8 +137,8 @@ def test_the_grammar_writes_calls_in_the_spelling_of_the_request(house):
 
 
 def test_written_calls_are_read_as_in_serving():
-    from stages.kinds.skills.parts.runs import in_own_spelling
     from stages.kinds.skills.parts.schema import Parameter, Skill, together
+    from stages.kinds.skills.parts.task import in_own_spelling
 
     parameters = {"location": Parameter(optional=True)}
     known = together([Skill(name="Weather", description="", parameters=parameters)])

@@ -6,8 +6,7 @@ from stages.convert import run as convert
 from stages.core import layout
 from stages.core.files import write_jsonl
 from stages.kinds.skills.parts import task as kind
-from stages.kinds.skills.parts.calls import Call, parse_call
-from stages.kinds.skills.parts.verbatim import span
+from stages.kinds.skills.parts.calls import Call, parse_call, span
 from stages.knobs import ConvertKnobs
 from tests.kinds.skills.test_corpus import SKILLS
 

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 
 from stages.core import files
 from stages.core.errors import UserError
-from stages.core.shards import write_generated
 from stages.core.text import tokens
 from stages.kinds.xc.filter import run as stage
 from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
 from stages.sources.near import near_repeated, shingles
+from tests.helpers.shards import write_generated
 
 OFF = {"well_formed": False, "copies": False, "duplicates": False}
 
@@ -102,13 +103,16 @@ def test_without_filters_all_texts_are_laid_out_in_the_order_of_the_corpus(house
 
 
 def test_malformed_texts_go_by_the_rules_of_the_task(house, monkeypatch):
-    from stages.kinds.xc.parts import queries
+    from stages.kinds.xc.parts.tasks import TASKS
 
     reasons = {"bad line": "too bad", "ugly line": "ugly", "worse line": "too bad"}
     seen = []
-    monkeypatch.setattr(
-        queries, "reject", lambda text, own: (seen.append((text, own["id"])), reasons.get(text))[1]
-    )
+
+    def reject(text, own):
+        seen.append((text, own["id"]))
+        return reasons.get(text)
+
+    monkeypatch.setitem(TASKS, "queries", replace(TASKS["queries"], reject=reject))
     make([document("a")], [row("a", "bad line", "good line", "ugly line", "worse line")])
     kept, metrics = run(copies=False, duplicates=False)
     assert kept == {"a": ["good line"]} and ("good line", "a") in seen

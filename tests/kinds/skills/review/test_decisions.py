@@ -27,7 +27,7 @@ from stages.kinds.skills.parts.review.decisions import (
     reviewed,
     save_decisions,
 )
-from stages.kinds.skills.parts.review.neighbours import Neighbours
+from stages.kinds.skills.parts.review.server import Neighbours
 from stages.kinds.skills.parts.schema import Parameter, Skill, together
 from tests.helpers.workspace import ROOT
 
