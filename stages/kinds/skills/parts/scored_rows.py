@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
@@ -131,7 +131,7 @@ def evaluate(
 
     Raises UserError for rows or models that cannot be read.
     """
-    skills, read = read_skills(layout.skills(dataset)), read_rows(file)
+    skills, read = read_skills(places.skills(dataset)), read_rows(file)
     rows, left_out = judged(read.requests, skills)
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")

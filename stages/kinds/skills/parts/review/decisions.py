@@ -16,6 +16,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, read_jsonl, write_text
 from stages.core.hashing import canonical_json
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.calls import parse_call, write_call
 from stages.kinds.skills.parts.candidates import candidate_id, content
 from stages.kinds.skills.parts.rows import Candidate, Decision
@@ -52,7 +53,7 @@ class Rejected(UserError):
 
 
 def candidates_file(dataset: str) -> Path:
-    return layout.candidates(dataset) / "candidates.jsonl"
+    return places.candidates(dataset) / "candidates.jsonl"
 
 
 def read_candidates(dataset: str) -> list[Candidate]:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.text import letters
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.calls import parse_call, span
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
@@ -110,7 +110,7 @@ class Material:
 
     def __init__(self, dataset: str):
         self.version = version(*sources(dataset))
-        self.skills = read_skills(layout.skills(dataset))
+        self.skills = read_skills(places.skills(dataset))
         self.candidates = read_candidates(dataset)
         self.by_id = {row["id"]: row for row in self.candidates}
 
@@ -121,7 +121,7 @@ class Material:
 
 def sources(dataset: str) -> tuple[Path, Path]:
     """The files that Material is read from."""
-    return candidates_file(dataset), layout.skills(dataset) / "skills.json"
+    return candidates_file(dataset), places.skills(dataset) / "skills.json"
 
 
 def version(*paths: Path) -> str:
@@ -134,7 +134,7 @@ class Review:
     """The handlers. Files are read again when they have changed; every save goes to the file at once."""
 
     def __init__(self, dataset: str):
-        self.dataset, self.path, self.material = dataset, layout.decisions(dataset), Material(dataset)
+        self.dataset, self.path, self.material = dataset, places.decisions(dataset), Material(dataset)
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BYTES, middlewares=[guard])
