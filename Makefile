@@ -53,9 +53,8 @@ ui: $(LOCK) ## open MLflow on the runs so far
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
 	@python -m stages register $(or $(DATASET),pydoc)
 
-store: $(LOCK) ## show and check the answer store; EXPORT=file [DATASET=name] or IMPORT=file shares its answers
-	@python -m stages store $(DATASET) $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)") \
-	  $(if $(SALVAGE),--salvage)
+store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damaged rows, after a copy
+	@python -m stages store $(if $(SALVAGE),--salvage)
 
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \

@@ -21,9 +21,8 @@ from stages.core.prompts import BracesTemplate, Template, messages, render
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import price_of
+from stages.teacher.prices import TOKEN_COUNT, price_of, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
-from stages.teacher.tokens import counter
 
 
 def choose(documents: Iterable[dict], limits: dict[str, int]) -> tuple[dict[str, set[str]], int]:
@@ -99,13 +98,12 @@ class Estimate:
 
     def __init__(self, model: str):
         self.model, self.tokens_in, self.tokens_out, self.keys = model, 0.0, 0, set()
-        self.count, self.method = counter(model)
 
     def add(self, request: dict) -> None:
         key = bytes.fromhex(request["request_key"])
         if key not in self.keys:
             self.keys.add(key)
-            self.tokens_in += self.count(request)
+            self.tokens_in += rough_tokens(request)
             self.tokens_out += choices_of(request) * limit_of(request)
 
     def figures(self) -> dict:
@@ -115,7 +113,7 @@ class Estimate:
         return {
             "distinct_requests": len(self.keys),
             "estimated_input_tokens": tokens_in,
-            "token_count": self.method,
+            "token_count": TOKEN_COUNT,
             "most_output_tokens": self.tokens_out,
             "most_dollars": None if most is None else round(most, 4),
             "price_version": price and price.version,
@@ -126,7 +124,7 @@ def told(cost: dict, model: str) -> str:
     """The estimate in words."""
     dollars = f"unknown (params.yaml has no price of '{model}')"
     if cost["most_dollars"] is not None:
-        dollars = f"at most ${cost['most_dollars']:,.2f} (prices: {cost['price_version']})"
+        dollars = f"about ${cost['most_dollars']:,.2f} at most (prices: {cost['price_version']})"
     return (
         f"({cost['distinct_requests']:,} distinct), about {cost['estimated_input_tokens']:,} input tokens "
         f"({cost['token_count']}), at most {cost['most_output_tokens']:,} output tokens; cost {dollars}"

@@ -46,7 +46,7 @@ def declared(dataset: str, blocks: dict) -> list[Path]:
 
 
 def read_figures(dataset: str, files: list[Path]) -> tuple[dict[str, object], dict[str, dict]]:
-    """(the figures by file name, such as "plots/lengths"; the timings by stage, in the order of the chain)."""
+    """(the figures by file name, such as "plots/lengths"; the timings by stage of the chain)."""
     folder = layout.figures(dataset)
     timings = {path.stem: read_json(path) for path in files if path.parent.name == "time"}
     others = (path for path in files if path.parent.name != "time")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stages.commands import dvc
+from stages.core import dvc
 from tests.helpers.workspace import ROOT
 
 STAGES = """stages:  # a comment

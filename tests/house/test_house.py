@@ -20,7 +20,7 @@ from stages.kinds.registry import KINDS
 from tests.helpers.workspace import ROOT
 
 HEAVY = "torch transformers litgpt lightning pandas numpy sklearn scipy openai mlflow pyarrow dvc".split()
-HEAVY += ["jsonschema", "tiktoken", "matplotlib", "faiss", "datasketch"]
+HEAVY += ["jsonschema", "matplotlib", "faiss", "datasketch"]
 HELP = """
 import sys
 from stages.__main__ import cli

@@ -60,7 +60,8 @@ def start(url: str, dataset="d", *flags: str, **environment) -> subprocess.Popen
         [
             sys.executable,
             "-m",
-            "stages.collect",
+            "stages",
+            "collect",
             dataset,
             "--base_url",
             url,

@@ -1,4 +1,4 @@
-"""The collector against a faulty server: outcomes and policies, storms, rates, caps, hedges, other forms."""
+"""The collector against a faulty server: outcomes and policies, storms, rates, caps, other forms."""
 
 import errno
 import json
@@ -132,16 +132,6 @@ def test_a_second_ctrl_c_while_answers_are_being_saved_loses_none(monkeypatch):
         answered = teacher.calls
     statuses = [status for (status,) in ledger("status")]
     assert len(statuses) == answered and statuses.count(200) >= 8
-
-
-def test_a_hedge_that_loses_while_it_is_saved_is_kept(monkeypatch):
-    make_requests("d", 10)
-    monkeypatch.setattr(store, "insert_attempts", slow_insert)
-    teacher = Teacher(delay=0.2)
-    with teacher.running() as url:
-        metrics, figures = run(url, hedge_after=0.1)
-    assert metrics["outcomes"] == {"ok": 10} and figures["hedged"] > 0
-    assert len(ledger("id")) == figures["attempts"]
 
 
 def test_what_breaks_the_dispatcher_waits_for_what_is_in_flight(monkeypatch):
@@ -382,6 +372,17 @@ def test_without_a_price_dollars_are_unknown_and_a_cap_is_refused():
             run(url, max_dollars=1)
 
 
+def test_a_cap_is_refused_where_any_request_has_no_limit():
+    make_requests("d", 10)
+    priced()
+    unlimited = {"temperature": 0.7}
+    rewrite(lambda row: row if word_of(row) != "word7" else {**row, "params": unlimited})
+    teacher = Teacher()
+    with teacher.running() as url, pytest.raises(UserError, match="requests that limit their tokens"):
+        run(url, max_dollars=1)
+    assert teacher.calls == 0
+
+
 @pytest.mark.slow
 def test_the_cap_holds_under_concurrency_faults_kills_and_resumes():
     make_requests("d", 400)
@@ -452,18 +453,13 @@ def test_a_cap_in_params_is_not_lost_by_hand():
             assert code == 0 or "caps d at $3: run `dvc repro collect@d`, or give" in process.stderr
 
 
-def test_bodies_that_answer_nothing_are_retried_and_given_up_even_when_hedged():
+def test_bodies_that_answer_nothing_are_retried_and_given_up():
     make_requests("d", 10)
     html = Reply("<html>", content_type="text/html")
-    teacher = Teacher(lambda body, seen: 0.25 if seen == 1 else html if word_of(body) == "word1" else None)
+    teacher = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
     with teacher.running() as url:
-        metrics, _ = run(url, hedge_after=0.1, retries=2, on_blank="retry", repair=True)
-    assert metrics["outcomes"] == {"ok": 9, "error": 1} or metrics["outcomes"] == {"ok": 10}
-    html_always = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
-    rewrite(lambda row: {**row, "sample": 5})
-    with html_always.running() as url:
-        metrics, _ = run(url, hedge_after=5, retries=2, on_blank="retry", repair=True)
-    assert metrics["outcomes"] == {"ok": 9, "error": 1} and html_always.calls == 9 + 3
+        metrics, _ = run(url, retries=2, on_blank="retry", repair=True)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1} and teacher.calls == 9 + 3
     assert read_json(layout.figures("d") / "failures.json")["error: not a completion"]["count"] == 1
 
 
@@ -619,19 +615,7 @@ def test_choices_and_samples_share_what_they_can():
     assert by_id["p004#1"]["problem"] == "1 of 2 choices came"
 
 
-# Hedges, providers, provenance
-
-
-def test_a_straggler_is_sent_again_and_the_first_answer_counts():
-    make_requests("d", 10)
-    priced()
-    teacher = Teacher(lambda body, seen: 4.0 if word_of(body) == "word3" and seen == 1 else None)
-    began = time.monotonic()
-    with teacher.running() as url:
-        metrics, figures = run(url, hedge_after=0.3)
-        assert metrics["outcomes"] == {"ok": 10} and time.monotonic() - began < 2
-    assert figures["hedged"] == 1 and figures["attempts"] == teacher.calls == 11
-    assert ("cancelled", None) in ledger("error, dollars")
+# Providers, provenance
 
 
 def test_azure_and_its_key():

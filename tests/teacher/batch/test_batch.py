@@ -361,7 +361,7 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     assert len(teacher.submitted) == 5 and teacher.calls == 5 and len(responses("d")) == 10
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
-        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, Limits(), shown)
+        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, limits=Limits(), shown=shown)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
