@@ -16,13 +16,13 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl, prune, read_json, read_text, verify_manifest
+from stages.core.files import iter_jsonl, prune, read_text, verify_manifest
 from stages.core.hashing import model_fingerprint, sha256_json, stable_integer, stable_unit
 from stages.core.prompts import Template, render
 from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
-from stages.engines.load import engine_versions, prepare, resolve
+from stages.engines.load import context_of, engine_versions, prepare, resolve
 from stages.engines.protocol import Decoding, Generation
 from stages.kinds import registry
 from stages.kinds.kind import Task
@@ -99,10 +99,7 @@ def grammar_of(dataset: str) -> str:
 def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
-    config = read_json(model / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(f"{model / 'config.json'}: no max_position_embeddings; add the length of the context")
+    context = context_of(model)
     documents = chosen(dataset, knobs.share)
     while block := list(islice(documents, BLOCK)):
         prompts = [render(template, document) for document in block]

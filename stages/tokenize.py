@@ -13,9 +13,10 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, npy_array, read_json
+from stages.core.files import atomic_directory, npy_array
 from stages.core.rows import records
 from stages.core.tokenizer import TextCodec
+from stages.engines.load import context_of
 from stages.knobs import TokenizeKnobs
 
 SPLITS = ("train", "val")
@@ -26,7 +27,7 @@ ARRAYS = {"ids": "int32", "labels": "int32", "offsets": "int64"}  # ids and labe
 def run(dataset: str, knobs: TokenizeKnobs) -> dict:
     base = layout.base_model(knobs.base)
     codec = TextCodec(base)
-    context = read_json(base / "config.json")["max_position_embeddings"]
+    context = context_of(base)
     if knobs.max_length > context:
         raise UserError(
             f"params.yaml, tokenize.{dataset}.max_length: {knobs.max_length} is more than the context of "
@@ -36,21 +37,24 @@ def run(dataset: str, knobs: TokenizeKnobs) -> dict:
     with atomic_directory(layout.tokens(dataset), producer="tokenize", rows=counts) as directory:
         for split in SPLITS:
             with ExitStack() as stack:
-                arrays = {
+                append = {
                     name: stack.enter_context(npy_array(directory / f"{split}.{name}.npy", dtype))
                     for name, dtype in ARRAYS.items()
                 }
                 source = layout.litgpt_data(dataset) / f"{split}.json"
-                metrics[split] = encode(source, codec, knobs, arrays)
+                metrics[split] = encode(source, codec, knobs, append)
             counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
     return metrics
 
 
-def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable]) -> dict:
-    """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting."""
+def encode(source: Path, codec, knobs: TokenizeKnobs, append: dict[str, Callable]) -> dict:
+    """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting.
+
+    `append` has, for each of ARRAYS, the function that adds values to it.
+    """
     dropped, total = 0, 0
     kept_prompts, kept_answers = array("i"), array("i")
-    arrays["offsets"]([0])
+    append["offsets"]([0])
     for first, rows in records(source):
         for number, row in enumerate(rows, start=first):
             for name in ("id", "instruction", "output"):
@@ -80,7 +84,7 @@ def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable
             kept_answers.append(len(answer))
         total += len(ids)
         for name, values in (("ids", ids), ("labels", labels), ("offsets", offsets)):
-            arrays[name](values)
+            append[name](values)
     return {
         "rows": len(kept_prompts),
         "dropped_overlong": dropped,

@@ -7,8 +7,9 @@ import faiss
 import numpy as np
 
 from stages.core.errors import UserError
-from stages.retrieval.exact import best, cores, exact_scores, threads
+from stages.core.progress import Progress
 from stages.retrieval.knobs import Search
+from stages.retrieval.neighbours import best, cores, exact_scores, threads
 
 ROWS = 4096  # queries of one search; fixed, because the rounding of scores may depend on it
 ADDED = 1 << 16  # keys added at once
@@ -31,8 +32,8 @@ def approximate(queries, keys, k: int, search: Search) -> Iterator[tuple[int, np
 
         def look(start: int) -> tuple[int, np.ndarray, np.ndarray]:
             part = np.asarray(queries[start : start + ROWS])
-            _, found = index.search(part.astype(np.float32), wanted)
-            return start, *ordered(part, keys, found, k)
+            _, candidates = index.search(part.astype(np.float32), wanted)
+            return start, *ordered(part, keys, candidates, k)
 
         chunk = ROWS * cores()
         for first in range(0, len(queries), chunk):
@@ -44,11 +45,11 @@ def one_openmp_thread() -> None:
 
 
 def ordered(
-    queries: np.ndarray, keys: np.ndarray, found: np.ndarray, k: int
+    queries: np.ndarray, keys: np.ndarray, candidates: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` best by exact scores of the keys `found` (queries, candidates); -1 is none."""
-    rows, places = np.nonzero(found >= 0)
-    columns = found[rows, places]
+    """The `k` best by exact scores of the keys `candidates` (queries, candidates); -1 is none."""
+    rows, places = np.nonzero(candidates >= 0)
+    columns = candidates[rows, places]
     scores = exact_scores(queries, keys, rows, columns)
     order, rank = best(rows, columns, scores, k)
     indices = np.full((len(queries), k), -1, dtype=np.int32)
@@ -85,8 +86,6 @@ def graph(keys, k: int, search: Search):
 
 
 def filled(index, keys):
-    from stages.core.progress import Progress
-
     with Progress(len(keys), "building the index", "text") as shown:
         for start in range(0, len(keys), ADDED):
             part = np.asarray(keys[start : start + ADDED], dtype=np.float32)

@@ -2,6 +2,11 @@
 
 from collections.abc import Sequence
 
+import bm25s
+import numpy as np
+from bm25s.stopwords import STOPWORDS_EN
+from bm25s.tokenization import Tokenized
+
 from stages.core.text import tokens
 
 K1, B = 0.82, 0.68  # the setting tuned on MS MARCO passages (Anserini); Lucene's variant of the formula
@@ -11,20 +16,16 @@ class Bm25:
     """An index (bm25s, numpy) over texts: stems with identifier parts, less Lucene's stop words."""
 
     def __init__(self, texts: Sequence[str]):
-        import bm25s
-        from bm25s.stopwords import STOPWORDS_EN
-        from bm25s.tokenization import Tokenized
-
         self.vocabulary: dict[str, int] = {}
         stop, number = frozenset(STOPWORDS_EN), self.vocabulary.setdefault
         ids = [[number(t, len(self.vocabulary)) for t in tokens(text) if t not in stop] for text in texts]
         self.index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
         self.index.index(Tokenized(ids=ids, vocab=self.vocabulary), show_progress=False)
 
-    def scores(self, query: str):
+    def scores(self, query: str) -> np.ndarray:
         """float32 (texts,): the score of every text; zeros where no word is shared."""
-        found = [self.vocabulary[t] for t in tokens(query) if t in self.vocabulary]
-        return self.index.get_scores_from_ids(found)
+        known = [self.vocabulary[t] for t in tokens(query) if t in self.vocabulary]
+        return self.index.get_scores_from_ids(known)
 
     def rank(self, query: str, target: int) -> int:
         """The 1-based rank of text `target`; ties count against it: it is the last of its score."""

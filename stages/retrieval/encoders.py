@@ -9,17 +9,27 @@ on: name the scratch directory after it and the files that the texts come from.
 """
 
 from collections.abc import Iterable, Sized
-from itertools import islice
+from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
+import numpy as np
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from threadpoolctl import threadpool_limits
+
+from stages.core import text
 from stages.core.errors import UserError
+from stages.core.files import write_text
+from stages.core.hashing import sha256_file, sha256_json
+from stages.core.progress import Progress
+from stages.core.text import tokens
 from stages.retrieval.knobs import Encoder
 
-if TYPE_CHECKING:
-    import numpy as np
-
 BLOCK = 4096  # texts encoded between two records of progress; part of the fingerprint, it shapes the batches
+FEW = 100  # texts; among more, a word of one text alone relates it to nothing
+NOISE = 1e-5  # of the largest singular value; float32 leaves less than 1e-6 where there is none
 
 Side = Literal["synthetic", "observed"]
 
@@ -27,8 +37,45 @@ Side = Literal["synthetic", "observed"]
 class Model(Protocol):
     dims: int
 
-    def encode(self, texts: list[str], side: Side) -> "np.ndarray":
+    def encode(self, texts: list[str], side: Side) -> np.ndarray:
         """float32 (texts, dims), rows of length 1; 0 for a text of which the model knows no word."""
+
+
+class LatentSemantic:
+    """Sublinear TF-IDF over stems and identifier parts, reduced to `dims` by a truncated SVD.
+
+    Latent semantic analysis (Deerwester et al. 1990).
+    """
+
+    def __init__(self, dims: int, fit: Iterable[str]):
+        """Fit on the stream `fit`: the same bytes on any number of cores.
+
+        Raises UserError if its texts have no words, or more than FEW of them share none.
+        """
+        rest = iter(fit)
+        head = list(islice(rest, FEW + 1))
+        least = 2 if len(head) > FEW else 1
+        self.vectorizer = TfidfVectorizer(analyzer=tokens, min_df=least, sublinear_tf=True, dtype=np.float32)
+        try:
+            matrix = self.vectorizer.fit_transform(chain(head, rest))
+        except ValueError:
+            raise UserError("the documents and queries share no words to build TF-IDF from") from None
+        # all of a small matrix's rank: with less, few texts may have a word that no axis keeps
+        rank = min(dims, *matrix.shape)
+        self.components, self.dims = None, matrix.shape[1]
+        if rank > 1:
+            with threadpool_limits(1):  # sums in another order differ in the last bits
+                svd = TruncatedSVD(rank, algorithm="randomized", random_state=0).fit(matrix)
+            # axes without a value are noise: texts said twice have fewer axes than texts
+            real = svd.singular_values_ > svd.singular_values_[0] * NOISE
+            self.components, self.dims = np.ascontiguousarray(svd.components_[real].T), int(real.sum())
+
+    def encode(self, texts: list[str], side: str) -> np.ndarray:
+        """float32 (texts, dims): rows of length 1, or 0 without a known word; sides are alike."""
+        weights = self.vectorizer.transform(texts)
+        vectors = weights.toarray() if self.components is None else weights @ self.components
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
 def load(knobs: Encoder, fit: Iterable[str]) -> Model:
@@ -37,6 +84,7 @@ def load(knobs: Encoder, fit: Iterable[str]) -> Model:
     Raises UserError for a model or weights that cannot be loaded, and for knobs that TF-IDF does not have.
     """
     if knobs.encoder != "tfidf":
+        # PyTorch, which TF-IDF does without
         from stages.retrieval.transformer import Transformer
 
         return Transformer(knobs)
@@ -45,8 +93,6 @@ def load(knobs: Encoder, fit: Iterable[str]) -> Model:
             raise UserError(
                 f"{name}: {getattr(knobs, name)!r} is for a model; encoder `tfidf` has no use for it"
             )
-    from stages.retrieval.latent import LatentSemantic
-
     return LatentSemantic(knobs.dims, fit)
 
 
@@ -55,17 +101,11 @@ def fingerprint(knobs: Encoder) -> str:
 
     A hub id stands for itself: a model that is published anew under the same id is not noticed.
     """
-    from importlib.metadata import version
-
-    from stages.core import text
-    from stages.core.hashing import sha256_file, sha256_json
-    from stages.retrieval import latent
-
     if knobs.encoder == "tfidf":
-        code = [sha256_file(Path(module.__file__)) for module in (latent, text)]
+        code = [sha256_file(Path(file)) for file in (__file__, text.__file__)]
         versions = [version(name) for name in ("scikit-learn", "scipy", "numpy", "PyStemmer")]
         return sha256_json(["tfidf", knobs.dims, BLOCK, code, versions])
-    import torch
+    import torch  # as above
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(knobs.encoder)
@@ -73,8 +113,8 @@ def fingerprint(knobs: Encoder) -> str:
     contents = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
     weights = sha256_file(_existing(knobs.weights)) if knobs.weights else None
     versions = [version(name) for name in ("sentence-transformers", "transformers", "torch")]
-    own = knobs.model_dump(include=set(Encoder.model_fields) - {"dims", "weights"})
-    return sha256_json([own, contents, weights, device, BLOCK, versions])
+    shaping = knobs.model_dump(include=set(Encoder.model_fields) - {"dims", "weights"})
+    return sha256_json([shaping, contents, weights, device, BLOCK, versions])
 
 
 def _existing(path: str) -> Path:
@@ -85,23 +125,18 @@ def _existing(path: str) -> Path:
 
 def embeddings(
     model: Model, texts: Iterable[str], side: Side, path: Path, count: int | None = None
-) -> "np.ndarray":
+) -> np.ndarray:
     """The vectors of `texts` as a read-only float16 memmap (texts, dims) of the file `path` (.npy).
 
     Written block by block; a run that was stopped goes on after the last whole block, with the same bytes.
     The caller's `path` must stand for these texts and this model. `count` is the number of texts where
     `texts` is a stream. Texts that occur again within a block are encoded once.
     """
-    import numpy as np
-
-    from stages.core.files import write_text
-    from stages.core.progress import Progress
-
     count = len(texts) if isinstance(texts, Sized) else count
     if not count:
         return np.zeros((0, model.dims), dtype=np.float16)
-    if (made := finished(path)) is not None:
-        return made
+    if (stored := finished(path)) is not None:
+        return stored
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _recorded(path)
     stored = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, (count, model.dims))
@@ -123,10 +158,8 @@ def embeddings(
     return np.load(path, mmap_mode="r")
 
 
-def finished(path: Path) -> "np.ndarray | None":
+def finished(path: Path) -> np.ndarray | None:
     """The vectors in `path` if they are all there."""
-    import numpy as np
-
     if not _recorded(path):
         return None
     stored = np.load(path, mmap_mode="r")

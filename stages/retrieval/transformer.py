@@ -59,13 +59,15 @@ def load_weights(model: SentenceTransformer, path: Path) -> None:
     UserError unless each tensor of the model is there, in its shape.
     """
     stored = {_current(name): tensor for name, tensor in _state_dict(path).items()}
-    own = model.state_dict()
-    first = next(iter(own))
-    found = [name.removesuffix(first) for name in stored if re.search(rf"(^|\.){re.escape(first)}$", name)]
-    if len(found) != 1:
-        raise UserError(f"weights: {path}: expected one tensor called …{first}, found {len(found)}; {LAYOUT}")
-    prefix = found[0]
-    for name, tensor in own.items():
+    state = model.state_dict()
+    first = next(iter(state))
+    prefixes = [name.removesuffix(first) for name in stored if re.search(rf"(^|\.){re.escape(first)}$", name)]
+    if len(prefixes) != 1:
+        raise UserError(
+            f"weights: {path}: expected one tensor called …{first}, found {len(prefixes)}; {LAYOUT}"
+        )
+    prefix = prefixes[0]
+    for name, tensor in state.items():
         if prefix + name not in stored:
             raise UserError(f"weights: {path}: no tensor {prefix + name}; was it trained from another model?")
         if stored[prefix + name].shape != tensor.shape:
@@ -73,7 +75,7 @@ def load_weights(model: SentenceTransformer, path: Path) -> None:
             raise UserError(
                 f"weights: {path}: {prefix + name} is {shapes[0]}, the model's own is {shapes[1]}"
             )
-    model.load_state_dict({name: stored.pop(prefix + name) for name in own})
+    model.load_state_dict({name: stored.pop(prefix + name) for name in state})
     _add_projection(model, stored, path)
     if stored:
         names = ", ".join(sorted(stored)[:5])

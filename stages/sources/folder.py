@@ -48,17 +48,17 @@ def read_folder(
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; set `path` to the folder that holds the documents")
-    found, empty, of_id = 0, [], defaultdict(list)
+    count, empty, of_id = 0, [], defaultdict(list)
     for where, row in _rows(_files(folder, documents, "documents")):
-        found += 1
+        count += 1
         document = _document(where, row, id_field, text_field, title_field)
         if document["text"]:
             of_id[document["id"]].append((where, document))
         else:
             empty.append(f"{where}: field '{text_field}' holds no text; fill it or delete the row")
-    _check_skipped(empty, found, skip_share)
+    _check_skipped(empty, count, skip_share)
     if not of_id:
-        raise UserError(f"{folder / documents}: zero documents in {found:,} rows; put your documents there")
+        raise UserError(f"{folder / documents}: zero documents in {count:,} rows; put your documents there")
     kept, parts = _resolve_repeats(of_id, repeated_id)
 
     asked, pairs, named, unknown = {}, [], 0, []
@@ -69,7 +69,7 @@ def read_folder(
         named += len(about)
         unknown += [
             f"{where}: field '{document_field}' names the document {name!r}, which is not in {documents}; "
-            "mend the row, or set document_field and id_field to fields that match"
+            "fix the row, or set document_field and id_field to fields that match"
             for name in about
             if name not in parts
         ]
@@ -93,16 +93,17 @@ def _resolve_repeats(of_id: dict[str, list], repeated: str) -> tuple[list[dict],
     """The documents, and for each id of the source the ids of its documents."""
     documents, parts = [], {}
     for name, rows in of_id.items():
-        own = [document for _, document in rows]
-        hashed = name == _text_id(own[0]["text"])  # the same text twice, without ids, is one document
-        if len(own) > 1 and repeated == "error" and not hashed:
+        same_id = [document for _, document in rows]
+        hashed = name == _text_id(same_id[0]["text"])  # the same text twice, without ids, is one document
+        if len(same_id) > 1 and repeated == "error" and not hashed:
             raise UserError(
                 f"{rows[1][0]}: the document id {name!r} is already used in {rows[0][0]}; make ids unique, "
                 "or set repeated_id to 'join' (one document of all its rows) or 'parts' (each row a document)"
             )
-        if len(own) > 1 and repeated == "join" and not hashed:
-            own = [{**own[0], "text": "\n\n".join(document["text"] for document in own)}]
-        distinct = {document["text"]: document for document in sorted(own, key=canonical_json, reverse=True)}
+        if len(same_id) > 1 and repeated == "join" and not hashed:
+            same_id = [{**same_id[0], "text": "\n\n".join(document["text"] for document in same_id)}]
+        ordered = sorted(same_id, key=canonical_json, reverse=True)
+        distinct = {document["text"]: document for document in ordered}
         if len(distinct) > 1:
             for text, part in distinct.items():
                 part["id"] = f"{name}#{_text_id(text)[:8]}"
@@ -136,7 +137,7 @@ def _single(where: str, row: dict, field: str, knob: str) -> str:
     values = _texts(where, row, field, knob)
     if len(values) != 1:
         raise UserError(
-            f"{where}: field '{field}' holds {len(values)} values, expected one; mend it or set {knob}"
+            f"{where}: field '{field}' holds {len(values)} values, expected one; fix it or set {knob}"
         )
     return values[0]
 
@@ -155,7 +156,7 @@ def _texts(where: str, row: dict, field: str, knob: str) -> list[str]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, str | int):
             kind = KINDS.get(type(value), type(value).__name__)
-            raise UserError(f"{where}: field '{field}' is {kind}, expected text; mend the row or set {knob}")
+            raise UserError(f"{where}: field '{field}' is {kind}, expected text; fix the row or set {knob}")
     return [str(value) for value in values]
 
 
@@ -197,10 +198,14 @@ def _json_lines(file: Path) -> Iterator[tuple[int, object]]:
                 if raw.strip():
                     yield number, json.loads(raw.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                byte = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-                raise UserError(f"{file}, row {number}: {byte}; save the file as UTF-8") from None
+                raise _not_utf8(f"{file}, row {number}", error) from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{file}, row {number}: not valid JSON ({error.msg})") from None
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
+    byte = error.object[error.start]
+    return UserError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8")
 
 
 def _json(file: Path) -> Iterator[tuple[int, object]]:

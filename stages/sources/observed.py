@@ -8,7 +8,8 @@ import numpy as np
 
 from stages.core.files import write_json, write_jsonl
 from stages.core.hashing import stable_unit
-from stages.sources.splits import near_duplicate_groups, split_of
+from stages.sources.near import near_duplicate_groups
+from stages.sources.splits import split_of
 
 
 class Shares(NamedTuple):

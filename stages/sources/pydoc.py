@@ -50,11 +50,12 @@ def read_pydoc() -> tuple[list[dict], list[dict], list[dict]]:
 
 def _public_objects() -> list[tuple[str, list[str], str, str]]:
     """(shortest name, all names, kind, docstring) of each public object."""
-    found: dict[int, tuple[object, str, list[str]]] = {}
+    objects: dict[int, tuple[object, str, list[str]]] = {}
 
     def offer(name: str, value) -> None:
         if isinstance(inspect.getdoc(value), str):
-            found.setdefault(id(value), (value, inspect.cleandoc(inspect.getdoc(value)), []))[2].append(name)
+            doc = inspect.cleandoc(inspect.getdoc(value))
+            objects.setdefault(id(value), (value, doc, []))[2].append(name)
 
     for module in _modules():
         for name, value in vars(module).items():
@@ -70,7 +71,7 @@ def _public_objects() -> list[tuple[str, list[str], str, str]]:
                     ):
                         offer(f"{module.__name__}.{name}.{attribute}", member)
     pages = []
-    for value, doc, names in found.values():
+    for value, doc, names in objects.values():
         kind = (
             "class" if inspect.isclass(value) else "property" if isinstance(value, property) else "function"
         )
@@ -85,11 +86,11 @@ def _modules() -> Iterator:
         for package in PACKAGES:
             root = importlib.import_module(package)
             yield root
-            for found in pkgutil.walk_packages(root.__path__, package + ".", onerror=lambda name: None):
-                if SKIPPED_MODULES.search(found.name):
+            for module in pkgutil.walk_packages(root.__path__, package + ".", onerror=lambda name: None):
+                if SKIPPED_MODULES.search(module.name):
                     continue
                 try:
-                    yield importlib.import_module(found.name)
+                    yield importlib.import_module(module.name)
                 except (
                     ImportError,
                     RuntimeError,
@@ -129,8 +130,8 @@ def clean(text: str) -> str:
     return re.sub(r"\n\n(Notes|Returns|Parameters)\Z", "", text)
 
 
-def _sorted_set(found: re.Match) -> str:
-    return "arguments " + ", ".join(sorted(re.findall(r"'(\w+)'", found[0])))
+def _sorted_set(printed: re.Match) -> str:
+    return "arguments " + ", ".join(sorted(re.findall(r"'(\w+)'", printed[0])))
 
 
 def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[dict], list[dict]]:
@@ -161,10 +162,10 @@ def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[di
 
 def _resolve(name: str, source: str, by_name: dict[str, list[str]]) -> str | None:
     """The full name that `name` means on the page `source`: the one that shares the longest path with it."""
-    found = by_name.get(name, [])
+    candidates = by_name.get(name, [])
 
     def shared(page: str) -> int:
         same = [a == b for a, b in zip(page.split("."), source.split("."), strict=False)]
         return same.index(False) if False in same else len(same)
 
-    return min(found, key=lambda page: (-shared(page), page.count("."), page), default=None)
+    return min(candidates, key=lambda page: (-shared(page), page.count("."), page), default=None)

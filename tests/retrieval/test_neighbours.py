@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.core.errors import UserError
-from stages.retrieval import exact
+from stages.retrieval import neighbours as module
 from stages.retrieval.knobs import Search
 from stages.retrieval.neighbours import nearest, neighbours
 
@@ -52,10 +52,10 @@ def assert_exact(queries, keys, k):
 @pytest.fixture(params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 def coarse(request, monkeypatch):
     """Both number types, on whatever machine; small blocks, so that there are many."""
-    monkeypatch.setattr(exact, "coarse_type", lambda: request.param)
-    monkeypatch.setattr(exact, "ROWS", 64)
-    monkeypatch.setattr(exact, "TILE", 1024)
-    monkeypatch.setattr(exact, "PARTS", 2)
+    monkeypatch.setattr(module, "coarse_type", lambda: request.param)
+    monkeypatch.setattr(module, "ROWS", 64)
+    monkeypatch.setattr(module, "TILE", 1024)
+    monkeypatch.setattr(module, "PARTS", 2)
     return request.param
 
 
@@ -66,13 +66,13 @@ def test_exact_equals_brute_force(coarse, make, k):
 
 
 def test_a_crowd_is_thinned_out_before_it_fills_the_memory(coarse, monkeypatch):
-    monkeypatch.setattr(exact, "PENDING", 500)
+    monkeypatch.setattr(module, "PENDING", 500)
     most = []
-    settle = exact.Candidates._settle
+    settle = module.Candidates._settle
     monkeypatch.setattr(
-        exact.Candidates, "_settle", lambda part: (settle(part), most.append(len(part.found[0][0])))
+        module.Candidates, "_settle", lambda part: (settle(part), most.append(len(part.gathered[0][0])))
     )
-    monkeypatch.setattr(exact, "TILE", 256)
+    monkeypatch.setattr(module, "TILE", 256)
     keys = crowded(3000, 32, 1)
     keys[200:2600:2] = keys[3]
     assert_exact(np.concatenate([keys[:4], crowded(60, 32, 0)]), keys, 7)
@@ -109,7 +109,7 @@ def test_results_depend_neither_on_threads_nor_on_blocks(monkeypatch):
     plain = nearest(queries, keys, 10)
     for rows, tile, parts, prepared, cores in ((32, 256, 1, 0, {0}), (64, 2048, 3, 1 << 30, {0, 1, 2})):
         for name, value in (("ROWS", rows), ("TILE", tile), ("PARTS", parts), ("PREPARED", prepared)):
-            monkeypatch.setattr(exact, name, value)
+            monkeypatch.setattr(module, name, value)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
         for part, same in zip(nearest(queries, keys, 10), plain, strict=True):
             np.testing.assert_array_equal(part, same)
@@ -130,7 +130,7 @@ def test_no_queries():
 
 def test_equal_scores_of_a_dense_row_go_by_index():
     scores = np.array([[1, 3, 3, 3, 2], [0, 0, 0, 0, 0], [5, 4, 3, 2, 1]], dtype=np.float64)
-    indices, values = exact.top_k(scores, 2)
+    indices, values = module.top_k(scores, 2)
     assert indices.tolist() == [[1, 2], [0, 1], [0, 1]]
     assert values.tolist() == [[3, 3], [0, 0], [5, 4]]
 

@@ -51,7 +51,7 @@ class Student(NamedTuple):
 def make_app(student: Student, queue: EngineQueue) -> web.Application:
     """The application; requests wait in `queue`, which somebody has to run."""
 
-    async def made(body: Body, prompt: str, ids: list[int]) -> tuple[str, str, dict]:
+    async def answered(body: Body, prompt: str, ids: list[int]) -> tuple[str, str, dict]:
         """(what the student wrote, why it ended, the tokens used)."""
         sampling = body.sampling(student.sampling, len(ids), student.context)
         answer = await queue.answer(prompt, sampling, body.drawn_seed(), _grammar(body, student))
@@ -64,7 +64,7 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
         if tools is not None and student.read is None:
             raise Refused(f"the student of {student.name} has no skills, and calls no functions", "tools")
         prompt = student.render(asked, body.title, body.metadata or {})
-        text, reason, usage = await made(body, prompt, student.codec.prompts([prompt])[0])
+        text, reason, usage = await answered(body, prompt, student.codec.prompts([prompt])[0])
         message = {"role": "assistant", "content": text, "refusal": None}
         if student.read is not None:
             message["content"], function = student.read(text, asked)
@@ -84,7 +84,7 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
 
     async def completions(request: web.Request) -> web.StreamResponse:
         body = read_body(CompletionBody, await _json(request, student.name))
-        text, reason, usage = await made(body, body.prompt, student.codec.prompts([body.prompt])[0])
+        text, reason, usage = await answered(body, body.prompt, student.codec.prompts([body.prompt])[0])
         head = _head("text_completion", student.name)
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
         if body.stream:
@@ -93,10 +93,10 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
 
     async def models(request: web.Request) -> web.Response:
         entry = {"id": student.name, "object": "model", "created": 0, "owned_by": "retort"}
-        wanted = request.match_info.get("name")
-        if wanted not in (None, student.name):
+        name = request.match_info.get("name")
+        if name not in (None, student.name):
             raise _unknown_model(student.name)
-        return web.json_response(entry if wanted else {"object": "list", "data": [entry]})
+        return web.json_response(entry if name else {"object": "list", "data": [entry]})
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -200,13 +200,13 @@ def _problem(status: int, message: str, param: str | None = None, code: str = "i
 
 def reserved(host: str, port: int) -> socket.socket:
     """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
         raise unusable(host, port, error) from None
-    return found
+    return bound
 
 
 def unusable(host: str, port: int, error: Exception) -> UserError:

@@ -23,6 +23,7 @@ from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts import filters
 from stages.kinds.xc.parts.filters import Sieve, answers, joined
 from stages.kinds.xc.parts.tasks import TASKS
+from stages.sources.near import near_repeated
 
 FIELDS = ("id", "title", "text", "metadata", "split")
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
@@ -93,7 +94,7 @@ def of_document(dataset: str, knobs: FilterKnobs) -> dict[str, Callable]:
     if knobs.duplicates:
         chosen["duplicates"] = lambda texts, _: filters.repeated(texts)
     if knobs.near_duplicates:
-        chosen["near_duplicates"] = lambda texts, _: filters.near_repeated(texts, knobs.near_duplicates)
+        chosen["near_duplicates"] = lambda texts, _: near_repeated(texts, knobs.near_duplicates)
     return chosen
 
 

@@ -15,7 +15,7 @@ import pytest
 from stages.baseline import run as baseline
 from stages.core import files, layout
 from stages.core.errors import UserError
-from stages.core.hashing import sha256_json, shard_of, stable_unit
+from stages.core.hashing import model_fingerprint, sha256_json, shard_of, stable_unit
 from stages.core.shards import iter_generated, shard_name
 from stages.generate import plan, work
 from stages.generate import run as generate
@@ -150,13 +150,13 @@ def test_only_documents_that_may_be_written_for_are(house, monkeypatch):
 
 @pytest.mark.slow
 def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(house, monkeypatch):
-    from stages.engines import protocol
+    from stages.engines import load, protocol
     from stages.engines.jobs import items
 
     model, knobs = layout.model("d", "hf"), GenerateKnobs(**{**DECODING, "n": 1}, shards=1, task="categories")
     asked = protocol.Decoding(**knobs.model_dump(include=set(protocol.Decoding.model_fields)))
-    decoding = protocol.resolve(asked)
-    before = [protocol.model_fingerprint(model), decoding.model_dump(), protocol.engine_versions(decoding)]
+    decoding = load.resolve(asked)
+    before = [model_fingerprint(model), decoding.model_dump(), load.engine_versions(decoding)]
     scratch, job = plan("generate", "d", model, knobs)
     stale = Path(f"data/.work/generate-d-{sha256_json(before)[:16]}/{items.finished_name(job.items[0])}")
     own = list(items.todo(scratch, job.items[0].key))

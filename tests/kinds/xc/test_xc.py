@@ -1,6 +1,7 @@
 """What new labels bring: measures against napkinxc's, both models on small problems, and the stage."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,6 +157,24 @@ class TestTree:
         np.testing.assert_array_equal(found[1], found[2])
 
 
+def transformer_of(texts: list[str], folder: Path) -> str:
+    """A small BERT that knows the words of `texts`, as a sentence-transformers directory."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for t in texts for w in t.split()})]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    bert = str(folder / "bert")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16).save_pretrained(bert)
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(1)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)).save_pretrained(bert)
+    path = str(folder / "model")
+    SentenceTransformer(modules=[Transformer(bert), Pooling(32)], device="cpu").save(path)
+    return path
+
+
 def settings(**changes) -> two_tower.Settings:
     given = {"tower": "static", "dims": 64, "words": 8, "epochs": 6, "batch_size": 8, "lr": 0.03, "seed": 1}
     return two_tower.Settings(**{**given, **changes})
@@ -212,26 +231,26 @@ class TestTower:
         assert found.shape == (12, 3) and found[:, 0].tolist() == list(range(12))
 
     def test_a_transformer_is_finetuned(self, tmp_path):
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-        from transformers import BertConfig, BertModel, BertTokenizerFast
-
         texts, train, labels = problem()
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for t in texts for w in t.split()})]
-        (tmp_path / "vocab.txt").write_text("\n".join(words))
-        folder = str(tmp_path / "bert")
-        BertTokenizerFast(vocab=str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(folder)
-        size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        torch.manual_seed(1)
-        BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)).save_pretrained(
-            folder
-        )
-        path = str(tmp_path / "model")
-        SentenceTransformer(modules=[Transformer(folder), Pooling(32)], device="cpu").save(path)
+        path = transformer_of(texts, tmp_path)
         how = settings(tower=path, lr=3e-3, epochs=12)
         first, second = (two_tower.predict(texts, train, labels, texts[18:], 3, how) for _ in range(2))
         np.testing.assert_array_equal(first, second)
         assert (first[:, 0] == np.arange(18, 72) // 6).mean() > 0.8  # by chance 1 in 12
+
+    def test_parts_of_a_batch_have_the_gradients_of_the_whole(self, tmp_path, monkeypatch):
+        texts, _, _ = problem()
+        model = two_tower.pretrained(transformer_of(texts, tmp_path)).eval()
+        found = []
+        for parts in (1000, 5):
+            monkeypatch.setattr(two_tower, "AT_ONCE", parts)
+            vectors = two_tower.embed(model, texts)
+            model.zero_grad()
+            (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+            found.append([vectors.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert len(found[0]) == len(found[1]) > 10
+        for whole, part in zip(*found, strict=True):
+            torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
 
     def test_no_such_model(self, tmp_path):
         texts, train, labels = problem()

@@ -88,6 +88,17 @@ def test_head_adapter_of_a_tied_model_leaves_the_embedding_alone(kind):
     assert torch.equal(model.get_input_embeddings().weight, before["transformer.wte.weight"])
 
 
+def test_an_adapter_in_bfloat16_is_summed_in_float32():
+    student("llama", precision="bf16-true")
+    adapter = load_file(layout.model("d", "adapter") / "adapter.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.bfloat16}
+    name = "transformer.h.1.mlp.proj"
+    update = adapter[f"{name}.lora_B"].float() @ adapter[f"{name}.lora_A"].float() * 8.0
+    before, after = load_state(BASE)[f"{name}.weight"], load_state(MERGED)[f"{name}.weight"]
+    assert update.abs().max() > 1e-3 and (after - before - update).abs().max() < 1e-6
+    export.run("d", ExportKnobs(base="m"))
+
+
 def test_merge_refuses_another_base_and_replaces_a_torn_result(tmp_path):
     student()
     whole = (MERGED / "lit_model.pth").read_bytes()
@@ -114,6 +125,8 @@ def test_everything_computes_the_same(kind, tied, caplog):
 
     student(kind, tied, **({} if tied else {**SOME, "lora_head": True}))
     found = export("d", ExportKnobs(base="m"))["parity"]
+    modules = read_json(PEFT / "adapter_config.json")["target_modules"]
+    assert modules == sorted(modules)  # the same bytes in every process
     assert max(found[name] for name in ("adapter_merged", "merged_reloaded", "adapter_peft")) < 1e-4
     assert found["tied"] is tied
     verify_manifest(HF)  # its checksum of the weights was taken while they were written

@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text
+from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.tokenizer import TextCodec
-from stages.engines.load import open_engine, prepare, resolve
+from stages.engines.load import context_of, open_engine, prepare, resolve
 from stages.engines.protocol import Decoding, Engine
 from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
@@ -97,12 +97,7 @@ def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[
 
 def _fitting(directory: Path, prompts: list[str], decoding: Decoding) -> list[bool]:
     """Does a prompt leave room for the longest answer?"""
-    config = read_json(directory / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(
-            f"{directory / 'config.json'}: no max_position_embeddings; add the length of the context"
-        )
+    context = context_of(directory)
     lengths = map(len, TextCodec(directory).prompts(prompts))
     return [length + decoding.max_new_tokens <= context for length in lengths]
 

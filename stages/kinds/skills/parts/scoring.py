@@ -10,15 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import regex
-from sklearn.feature_extraction.text import CountVectorizer
 
 from stages.evaluation.bootstrap import intervals, macro_interval, quantile_interval
 from stages.kinds.skills.parts.calls import call_or_none, parse_call
 from stages.kinds.skills.parts.match import ast_compat, normal_value, normalised_match, same
 from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
+from stages.sources.near import nearest
 
 NO_CALL = "no call"
 MEASURES = """normalised_match match ast_match right_skill valid_call valid_format_compat other_recall
@@ -179,7 +178,7 @@ def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict
     exact, spelling = set(train), {letters(text): text for text in reversed(train)}
     spelling.pop("", None)  # texts of nothing but punctuation are not alike
     pairs: dict[str, list[list[str]]] = {"exact": [], "spelling": [], "near": []}
-    for text, (similarity, other) in zip(test, nearest(test, train), strict=True):
+    for text, (similarity, other) in zip(test, nearest(test, train, trigrams), strict=True):
         if text in exact:
             pairs["exact"].append([text, text])
         elif letters(text) in spelling:
@@ -189,20 +188,10 @@ def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict
     return {name: {"rows": len(alike), "first": alike[:FIRST]} for name, alike in pairs.items()}
 
 
-def nearest(texts: Sequence[str], others: Sequence[str]) -> list[tuple[float, str]]:
-    """For each text (Jaccard similarity of letter trigrams, the most similar of the others)."""
-    if not texts or not others:
-        return [(0.0, "")] * len(texts)
-    trigrams = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3), binary=True, preprocessor=letters)
-    trigrams.fit(["abc", *others, *texts])  # `abc`: texts without a letter alone would be no vocabulary
-    left, right = trigrams.transform(texts), trigrams.transform(others)
-    sizes, matches = np.asarray(right.sum(axis=1)).ravel(), []
-    for row in left:  # one at a time: all at once is rows × rows
-        common = (row @ right.T).toarray().ravel()
-        union = row.sum() + sizes - common
-        scores = np.divide(common, union, out=np.zeros(len(sizes)), where=union > 0)
-        matches.append((float(scores.max()), others[int(scores.argmax())]))
-    return matches
+def trigrams(text: str) -> set[str]:
+    """The runs of three letters of each word, with a space before and after it."""
+    words = letters(text).split()
+    return {f" {word} "[start : start + 3] for word in words for start in range(len(word))}
 
 
 def repeated(texts: Iterable[str]) -> dict:

@@ -121,21 +121,21 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> Tree:
 def fit(answer: Tree, document: dict) -> Tree:
     """The part of an answer that may be used for this document: all below a rejected category goes, too."""
     return {
-        name: [other for other in own if not reject(other, document)]
-        for name, own in answer.items()
+        name: [other for other in below if not reject(other, document)]
+        for name, below in answer.items()
         if not reject(name, document)
     }
 
 
 def flat(answer: Tree) -> list[str]:
     """The texts of an answer, each once: the immediate categories, then the categories of those."""
-    return list(dict.fromkeys([*answer, *(other for own in answer.values() for other in own)]))
+    return list(dict.fromkeys([*answer, *(other for below in answer.values() for other in below)]))
 
 
 def output(answer: Tree) -> str:
     """The answer as the student is to write it: a tab before each category of the line above it."""
     return "\n".join(
-        line for name, own in answer.items() for line in (name, *(f"\t{other}" for other in own))
+        line for name, below in answer.items() for line in (name, *(f"\t{other}" for other in below))
     )
 
 
@@ -168,14 +168,14 @@ def well_formed(line: str) -> bool:
 
 def _grown(levels: Iterable[tuple[int, str]]) -> Tree:
     """The tree of (level, name) in order; levels below the second are left out."""
-    found: Tree = {}
-    own: list[str] = []
+    grown: Tree = {}
+    below: list[str] = []
     for level, name in levels:
         if level == 0:
-            own, above = found.setdefault(name, []), name
-        elif level == 1 and name != above and name not in own:
-            own.append(name)
-    return found
+            below, above = grown.setdefault(name, []), name
+        elif level == 1 and name != above and name not in below:
+            below.append(name)
+    return grown
 
 
 def _nodes(text: str) -> list[Node]:
@@ -241,8 +241,8 @@ def _unmarked(body: str) -> tuple[int, str]:
     """(place of the first of its markers in MARKERS, counted from 1, or 0 for none; the text after them)."""
     first = 0
     while True:
-        found = ((place, pattern.match(body)) for place, pattern in enumerate(MARKERS, start=1))
-        place, match = next(((place, match) for place, match in found if match), (0, None))
+        matches = ((place, pattern.match(body)) for place, pattern in enumerate(MARKERS, start=1))
+        place, match = next(((place, match) for place, match in matches if match), (0, None))
         if match is None:
             return first, body
         first, body = first or place, body[match.end() :]

@@ -10,23 +10,23 @@ from itertools import chain, compress, groupby
 from math import nan
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zlib import crc32
+
+import numpy as np
 
 from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
 from stages.core.text import plain_words
 from stages.kinds.xc.parts.queries import known_texts
-
-if TYPE_CHECKING:
-    import numpy as np
+from stages.retrieval.bm25 import Bm25
+from stages.retrieval.knobs import Encoder
 
 SAMPLES = 10
 
 
 class Texts:
-    """A list of short texts in the memory of their bytes, which as `str` take about three times as much."""
+    """A list of short texts in one buffer of their bytes: as `str` they take about three times as much."""
 
     def __init__(self, texts: Iterable[str] = ()):
         self.bytes, self.ends = bytearray(), array("q", [0])
@@ -48,7 +48,10 @@ class Texts:
 
 
 class Sieve:
-    """The texts that are left, and what is worth telling of those that are not."""
+    """The texts that are left, and what the figures and samples need of those that are not.
+
+    In arrays, since there may be millions.
+    """
 
     def __init__(self):
         names = "malformed copies duplicates near_duplicates min_logprob logprob_share round_trip".split()
@@ -62,15 +65,19 @@ class Sieve:
         self.texts = Texts()
         self.places, self.logprobs = array("q"), array("d")  # of each text: its document; its line's, or nan
 
-    def add(self, document: str, found: list[tuple[str, float]]) -> None:
-        """The texts of the next document that its own filters left."""
-        for text, logprob in found:
+    def add(self, document: str, kept: list[tuple[str, float]]) -> None:
+        """The next document's id, and its (text, log-probability) that no filter of one document dropped."""
+        for text, logprob in kept:
             self.texts.append(text)
             self.places.append(len(self.documents))
             self.logprobs.append(logprob)
         self.documents.append(document)
 
     def drop(self, name: str, document: str, text: str, logprob: float, why: object) -> None:
+        """Count a text that filter `name` dropped, and show it where its hash is among the lowest SAMPLES.
+
+        `why` is counted where it is a reason in words.
+        """
         self.dropped[name] += 1
         self.dropped_logprobs.append(logprob)
         if isinstance(why, str):
@@ -80,11 +87,11 @@ class Sieve:
         if len(shown) > SAMPLES:
             heappop(shown)
 
-    def drop_all(self, name: str, gone: "np.ndarray") -> None:
+    def drop_all(self, name: str, gone: np.ndarray) -> None:
         """Drop the texts marked in `gone`, one mark each."""
         for place in gone.nonzero()[0]:
-            own = self.texts[place], self.logprobs[place]
-            self.drop(name, self.documents[self.places[place]], *own, why=None)
+            document = self.documents[self.places[place]]
+            self.drop(name, document, self.texts[place], self.logprobs[place], why=None)
         stay = (~gone).tolist()
         self.texts = Texts(compress(self.texts, stay))
         self.places = array("q", compress(self.places, stay))
@@ -104,13 +111,13 @@ class Sieve:
 def joined(documents: Iterable[dict], rows: Iterable[dict], source: Path) -> Iterator[tuple[dict, list]]:
     """Each document with its rows, both in the order of ids. Raises UserError for rows of no document."""
     groups = groupby(rows, key=itemgetter("document_id"))
-    name, own = next(groups, (None, ()))
+    name, group = next(groups, (None, ()))
     for document in documents:
         if name is not None and name < document["id"]:
             break
         if name == document["id"] and document["split"] != "empty":
-            yield document, list(own)
-            name, own = next(groups, (None, ()))
+            yield document, list(group)
+            name, group = next(groups, (None, ()))
         else:
             yield document, []
     if name is not None:
@@ -120,11 +127,11 @@ def joined(documents: Iterable[dict], rows: Iterable[dict], source: Path) -> Ite
 def answers(rows: Iterable[dict], lines: Callable) -> Iterator[tuple[str, float]]:
     """The texts of a document's answers, each with the log-probability of its line, else its answer."""
     for row in rows:
-        known = row["line_logprobs"] or ()
+        of_lines = row["line_logprobs"] or ()
         for number, text in lines(row["text"]):
-            found = known[number] if number < len(known) else None
-            found = row["logprob"] if found is None else found
-            yield text, nan if found is None else found
+            logprob = of_lines[number] if number < len(of_lines) else None
+            logprob = row["logprob"] if logprob is None else logprob
+            yield text, nan if logprob is None else logprob
 
 
 def flat(text: str) -> str:
@@ -144,13 +151,16 @@ def copied(texts: Sequence[str], document: dict, template: Template, title: bool
 def repeated(texts: Iterable[str]) -> list[bool]:
     """Is a text equal to an earlier one, whatever its case?"""
     seen: set[str] = set()
-    return [(key := text.casefold()) in seen or bool(seen.add(key)) for text in texts]
+    marks = []
+    for text in texts:
+        key = text.casefold()
+        marks.append(key in seen)
+        seen.add(key)
+    return marks
 
 
-def below_share(logprobs: "np.ndarray", share: float) -> "np.ndarray":
+def below_share(logprobs: np.ndarray, share: float) -> np.ndarray:
     """Is a text not of the likeliest `share` (InPars, Bonifacio et al. 2022)? Equal ones: the first stay."""
-    import numpy as np
-
     outside = np.ones(len(logprobs), dtype=bool)
     outside[np.argsort(-logprobs, kind="stable")[: round(share * len(logprobs))]] = False
     return outside
@@ -170,17 +180,11 @@ def pages(documents: Iterable[dict]) -> tuple[list[str], dict[str, int]]:
     return ["\n".join((*titles, text)) for text, titles in titles_of.items()], places
 
 
-def lost_by_bm25(
-    texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int
-) -> "np.ndarray":
+def lost_by_bm25(texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int) -> np.ndarray:
     """Is page `targets[i]` not among the first `rank` of `searched` for text i? Ties count against it.
 
     Round-trip consistency (Promptagator, Dai et al. 2022), with a retriever that needs no training.
     """
-    import numpy as np
-
-    from stages.retrieval.bm25 import Bm25
-
     index = Bm25(searched)
     pairs = progress(zip(texts, targets, strict=True), "round trip", "text", len(texts))
     return np.array([not index.within(text, target, rank) for text, target in pairs], dtype=bool)
@@ -188,15 +192,13 @@ def lost_by_bm25(
 
 def lost_by_vectors(
     texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int, encoder: str, scratch: Path
-) -> "np.ndarray":
+) -> np.ndarray:
     """The same among the nearest vectors of `encoder`; a text of which it knows no word is lost.
 
     Vectors lie in `scratch`-<fingerprint>, where a stopped run finds them again, until all are compared.
     """
-    import numpy as np
-
+    # PyTorch, which takes seconds to load and only this filter needs
     from stages.retrieval.encoders import embeddings, fingerprint, load
-    from stages.retrieval.knobs import Encoder
     from stages.retrieval.neighbours import nearest
 
     knobs = Encoder(encoder=encoder)
@@ -207,8 +209,8 @@ def lost_by_vectors(
     model = load(knobs, searched)
     keys = embeddings(model, searched, "observed", folder / "pages.npy")
     queries = embeddings(model, texts, "synthetic", folder / "texts.npy")
-    found, _ = nearest(queries, keys, min(rank, len(searched)))
-    lost = (found != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)
-    for own in scratch.parent.glob(f"{scratch.name}-{'[0-9a-f]' * 16}"):
-        shutil.rmtree(own)
+    pages_found, _ = nearest(queries, keys, min(rank, len(searched)))
+    lost = (pages_found != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)
+    for vectors in scratch.parent.glob(f"{scratch.name}-{'[0-9a-f]' * 16}"):
+        shutil.rmtree(vectors)
     return lost

@@ -4,6 +4,7 @@ A pair is one number, row * columns + column of the matrix of points and labels,
 compare as arrays: 10^8 of them are 0.8 GB. Segment i of the synthetic texts is that of document i.
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -107,9 +108,9 @@ def matrix(pairs: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> csr
     """Canonical float32 csr of sorted pairs that occur once."""
     rows, columns = np.divmod(pairs, max(shape[1], 1))
     pointers = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=shape[0]))])
-    made = csr_matrix((values.astype(np.float32), columns, pointers), shape=shape)
-    made.has_canonical_format = True
-    return made
+    canonical = csr_matrix((values.astype(np.float32), columns, pointers), shape=shape)
+    canonical.has_canonical_format = True
+    return canonical
 
 
 def augmented(clicks: np.ndarray, pairs: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,15 +137,13 @@ def read_pairs(
 
     Raises UserError for the first pair of a point or label that is not in the matrix.
     """
-    from array import array
-
     places = {
         "query_id": {name: place for place, name in enumerate(queries)},
         "document_id": {name: place for place, name in enumerate(documents)},
     }
-    found = {split: {field: array("q") for field in places} for split in ("train", "hidden")}
+    columns = {split: {field: array("q") for field in places} for split in ("train", "hidden")}
     for number, row in enumerate(rows, start=1):
-        if row["split"] not in found:
+        if row["split"] not in columns:
             continue
         for field, place_of in places.items():
             if row[field] not in place_of:
@@ -152,10 +151,10 @@ def read_pairs(
                     f"{source}, row {number}: {field} {row[field]!r} of a {row['split']} pair is no point or "
                     "label of training; run corpus again"
                 )
-            found[row["split"]][field].append(place_of[row[field]])
+            columns[row["split"]][field].append(place_of[row[field]])
     known, hidden = (
-        np.unique(shape.pairs(np.asarray(own["query_id"]), np.asarray(own["document_id"])))
-        for own in found.values()
+        np.unique(shape.pairs(np.asarray(ids["query_id"]), np.asarray(ids["document_id"])))
+        for ids in columns.values()
     )
     return known, hidden
 

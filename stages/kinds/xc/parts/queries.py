@@ -33,8 +33,8 @@ class Queries(BaseModel):
 
 def lines(text: str) -> list[tuple[int, str]]:
     """The queries in an answer, each with its line from 0: without bullets, numbers, quotes; no blanks."""
-    found = ((n, _unwrapped(BULLET.sub("", line.strip()))) for n, line in enumerate(text.split("\n")))
-    return [(number, line) for number, line in found if WORD.search(line)]
+    numbered = ((n, _unwrapped(BULLET.sub("", line.strip()))) for n, line in enumerate(text.split("\n")))
+    return [(number, line) for number, line in numbered if WORD.search(line)]
 
 
 def parse(text: str) -> list[str]:
@@ -133,8 +133,8 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[s
     """
     if form == "text":
         return parse(response.rpartition("\n")[0] if cut else response)
-    found = stated(response, form, Queries)
-    return parse("\n".join(" ".join(line.split()) for part in found for line in part.queries))
+    parts = stated(response, form, Queries)
+    return parse("\n".join(" ".join(line.split()) for part in parts for line in part.queries))
 
 
 def _unwrapped(line: str) -> str:

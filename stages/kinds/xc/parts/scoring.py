@@ -79,12 +79,12 @@ class Scorer:
         ranks = [self.rank(line, self.places[name]) for line in lines]
         pairs = zip(lines, ranks, strict=True)
         nameless = [rank <= 10 for line, rank in pairs if not mentions_name(line, document)]
-        found = set(tokens(page_text(document)))
+        page_stems = set(tokens(page_text(document)))
         flat = _flat(page_text(document))
         return _ordered(
             {
                 "format_validity": mean(self.well_formed(line) for line in lines),
-                "groundedness": mean(grounded(line, found) for line in lines),
+                "groundedness": mean(grounded(line, page_stems) for line in lines),
                 "hit_at_1": mean(rank <= 1 for rank in ranks),
                 "hit_at_10": mean(rank <= 10 for rank in ranks),
                 "hit_at_10_nameless": mean(nameless),
@@ -112,10 +112,10 @@ def mean(values) -> float:
     return sum(values) / len(values) if values else NAN
 
 
-def grounded(line: str, found: set[str]) -> float:
-    """The share of the line's content words whose stems are among `found`; 0 for a line without any."""
+def grounded(line: str, known_stems: set[str]) -> float:
+    """The share of the line's content words whose stems are among `known_stems`; 0 for a line without any."""
     words = content_words(line)
-    return mean(stems(word)[0] in found for word in words) if words else 0.0
+    return mean(stems(word)[0] in known_stems for word in words) if words else 0.0
 
 
 def _flat(text: str) -> str:

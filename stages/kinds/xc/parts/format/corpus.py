@@ -54,10 +54,10 @@ def read_source(files: dict[str, Path], points: str, skip_share: float) -> Sourc
     """Read all but the documents' texts. Raises UserError for what does not fit together; counts warnings."""
     warnings: Counter = Counter()
     texts = {name: survey(files[name]) for name in TEXTS}
-    for name, found in texts.items():
-        warnings[f"empty_{name}"] = found.empty
-        first = f"{found.path}, row {found.first_empty}: holds no text"
-        check_share(first, found.empty, found.rows, skip_share)
+    for name, surveyed in texts.items():
+        warnings[f"empty_{name}"] = surveyed.empty
+        first = f"{surveyed.path}, row {surveyed.first_empty}: holds no text"
+        check_share(first, surveyed.empty, surveyed.rows, skip_share)
     shapes = {name: (texts[name].rows, texts["Y"].rows) for name in ("trn_X", "tst_X")}
     trn = read_matrix(files["trn_X_Y"], shapes["trn_X"], warnings)
     tst = read_matrix(files["tst_X_Y"], shapes["tst_X"], warnings)
@@ -122,14 +122,14 @@ class Documents:
         if source.points == "documents":
             plain = documents(source.files["tst_X"], None, None, scratch, source.warnings)
             yield from self._rows("tst_X", plain, testing=True)
-        found = documents(
+        uncut = documents(
             source.files[source.documents], self.metadata, self.join_on, scratch, source.warnings
         )
-        yield from self._rows(source.documents, found, testing=False)
+        yield from self._rows(source.documents, uncut, testing=False)
 
-    def _rows(self, name: str, found: Iterable[Document], testing: bool) -> Iterator[dict]:
+    def _rows(self, name: str, uncut: Iterable[Document], testing: bool) -> Iterator[dict]:
         place = 0
-        for batch in self.cutter.batches(found):
+        for batch in self.cutter.batches(uncut):
             shown: list[list[str]] = [[] for _ in batch]
             if self.known:
                 shown = self.known.of(place, [document.queries for document, _ in batch])
@@ -158,7 +158,10 @@ class Documents:
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> int:
-    """Write one JSON object a line, as rows come; returns their number. The caller's directory is atomic."""
+    """Write one JSON object a line, as rows come; returns their number.
+
+    Straight to `path`, which may be left half-written: for a file in an `atomic_directory`.
+    """
     count = 0
     with open(path, "wb", buffering=1 << 20) as stream:
         for row in rows:
@@ -167,9 +170,9 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
     return count
 
 
-def statistics(source: Source, made: Documents, pair_splits: dict[str, int]) -> dict:
+def statistics(source: Source, written: Documents, pair_splits: dict[str, int]) -> dict:
     """The metrics of the stage."""
-    tally, sizes = made.tally, source.sizes()
+    tally, sizes = written.tally, source.sizes()
     tests = source.texts["tst_X"].rows
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
     words = np.frombuffer(tally.words, dtype=np.int32)
@@ -187,7 +190,7 @@ def statistics(source: Source, made: Documents, pair_splits: dict[str, int]) -> 
         "pair_splits": pair_splits,
         "filters": {split: len(pairs) for split, pairs in source.filters.items()},
         "known_queries": tally.known_queries,
-        "cut": {"by_chars": made.cutter.counts["by_chars"], "by_tokens": made.cutter.counts["by_tokens"]},
+        "cut": {unit: written.cutter.counts[unit] for unit in ("by_chars", "by_tokens")},
         "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()}
         if len(words)
         else None,

@@ -151,12 +151,12 @@ def _merged(row: Row, page: Page, where: str) -> Document:
 def _about(row: Row, url: str | None = None, uid: str | None = None) -> dict:
     """url and uid, where they are known: a line that is a URL is its own."""
     name = row.title or row.line
-    found = {}
+    known = {}
     if url or name.startswith(("http://", "https://")):
-        found["url"] = url or name
+        known["url"] = url or name
     if row.uid is not None or uid is not None:
-        found["uid"] = uid if row.uid is None else row.uid
-    return found
+        known["uid"] = uid if row.uid is None else row.uid
+    return known
 
 
 def _joined(
@@ -221,10 +221,10 @@ class Cutter:
         self.tokens_of: dict[str, int] = {}  # words
         self.counts = Counter()
 
-    def batches(self, found: Iterable[Document]) -> Iterator[list[tuple[Document, str]]]:
+    def batches(self, uncut: Iterable[Document]) -> Iterator[list[tuple[Document, str]]]:
         """Batches of (document, its text once cut): the start of the body, without white space around it."""
-        found = iter(found)
-        while batch := list(islice(found, AT_ONCE)):
+        uncut = iter(uncut)
+        while batch := list(islice(uncut, AT_ONCE)):
             whole = [self._whole(document) for document in batch]
             for n, encoding in self._encodings(whole):
                 if len(encoding) > self.max_tokens:
@@ -263,6 +263,6 @@ class Cutter:
         encodings = self.tokenizer.encode_batch(new, add_special_tokens=False)
         self.tokens_of.update(zip(new, map(len, encodings), strict=True))
         return [
-            sum(map(self.tokens_of.__getitem__, own)) + len(text.encode()) - len("".join(own).encode())
-            for text, own in zip(texts, words, strict=True)
+            sum(map(self.tokens_of.__getitem__, split)) + len(text.encode()) - len("".join(split).encode())
+            for text, split in zip(texts, words, strict=True)
         ]

@@ -43,8 +43,8 @@ class KnownQueries:
         self.texts, self.ends = bytearray(), array("q", [0])
 
     def _allowed(self, labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        told = _within(self.secret, hashes) | _within(self.hidden, _of_pairs(labels, hashes))
-        return ~told
+        secret = _within(self.secret, hashes) | _within(self.hidden, _of_pairs(labels, hashes))
+        return ~secret
 
     def see(self, first: int, texts: list[str]) -> None:
         """Keep what is needed of the training queries from row `first` on; they come in order."""
@@ -59,17 +59,17 @@ class KnownQueries:
         labels = np.repeat(np.arange(first, first + len(relevant)), [len(texts) for texts in relevant])
         hashes = line_hashes(text for texts in relevant for text in texts)
         allowed = iter(self._allowed(labels, hashes).tolist())
-        found = []
+        known = []
         for label, texts in enumerate(relevant, start=first):
             shown = [text for text in texts if next(allowed)]
             self.withheld += len(texts) - len(shown)
-            own = self.slots[self.starts[label] : self.starts[label + 1]].tolist()
-            shown += [self.texts[self.ends[slot] : self.ends[slot + 1]].decode() for slot in own]
+            slots = self.slots[self.starts[label] : self.starts[label + 1]].tolist()
+            shown += [self.texts[self.ends[slot] : self.ends[slot + 1]].decode() for slot in slots]
             once: dict[str, str] = {}
             for text in shown:
                 once.setdefault(text.casefold(), text)
-            found.append(list(once.values())[: self.most])
-        return found
+            known.append(list(once.values())[: self.most])
+        return known
 
 
 def _of_pairs(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:

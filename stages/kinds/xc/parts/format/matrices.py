@@ -95,10 +95,10 @@ def _check_header(path: Path, line: str, shape: tuple[int, int]) -> None:
     _check_shape(path, "its header says", (int(words[0]), int(words[1])), shape)
 
 
-def _check_shape(path: Path, found: str, got: tuple[int, int], expected: tuple[int, int]) -> None:
+def _check_shape(path: Path, what: str, got: tuple[int, int], expected: tuple[int, int]) -> None:
     if tuple(got) != tuple(expected):
         raise UserError(
-            f"{path}: {found} {got[0]:,} points × {got[1]:,} labels, but the texts have "
+            f"{path}: {what} {got[0]:,} points × {got[1]:,} labels, but the texts have "
             f"{expected[0]:,} points × {expected[1]:,} labels; are they of the same dataset?"
         )
 
@@ -173,7 +173,7 @@ def _canonical(rows, columns, values, shape: tuple[int, int], warnings: Counter)
 
 def read_filters(path: Path | None, shape: tuple[int, int], warnings: Counter) -> np.ndarray:
     """int64 (pairs, 2) of (row, column), sorted, each once; none without a file. Raises UserError."""
-    found: list[tuple[int, int]] = []
+    listed: list[tuple[int, int]] = []
     for first, batch in xc_rows.lines(path) if path else ():
         for row, line in enumerate(batch, start=first):
             words = line.split()
@@ -185,9 +185,9 @@ def read_filters(path: Path | None, shape: tuple[int, int], warnings: Counter) -
                     f"{path}, row {row}: the pair {point} {label} is out of range: there are {shape[0]:,} "
                     f"points and {shape[1]:,} labels (they count from 0)"
                 )
-            found.append((point, label))
-    pairs = np.unique(np.array(found, dtype=np.int64).reshape(-1, 2), axis=0)
-    warnings["duplicate_filters"] += len(found) - len(pairs)
+            listed.append((point, label))
+    pairs = np.unique(np.array(listed, dtype=np.int64).reshape(-1, 2), axis=0)
+    warnings["duplicate_filters"] += len(listed) - len(pairs)
     return pairs
 
 

@@ -81,10 +81,10 @@ def pair_rows(
 
 def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, Ids]) -> list[dict]:
     """The rows of filters.jsonl, sorted; `filters` are (row, column) keyed by train and test."""
-    found = []
+    rows = []
     for split, pairs in filters.items():
         point = ids["trn_X" if split == "train" else "tst_X"]
         names = ((point(row), ids["Y"](column)) for row, column in pairs.tolist())
-        found += [(*(pair if points == "queries" else pair[::-1]), split) for pair in names]
+        rows += [(*(pair if points == "queries" else pair[::-1]), split) for pair in names]
     fields = ("query_id", "document_id", "split")
-    return [dict(zip(fields, row, strict=True)) for row in sorted(found)]
+    return [dict(zip(fields, row, strict=True)) for row in sorted(rows)]

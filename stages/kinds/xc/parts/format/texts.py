@@ -67,13 +67,13 @@ def missing_files(folder: Path, points: str, metadata: str | None = None) -> lis
     `points` says what X is, "queries" or "documents". Metadata is needed where documents are plain lines,
     unless `metadata` is "none".
     """
-    found = find(folder, metadata)
+    present = find(folder, metadata)
     needed = [key for key in NAMES if key not in (*FILTERS, "metadata")]
-    documents = found.get("trn_X" if points == "documents" else "Y")
+    documents = present.get("trn_X" if points == "documents" else "Y")
     if metadata != NO_METADATA and (metadata or documents is None or ".json" not in documents.suffixes):
         needed.append("metadata")
     names = {**NAMES, "metadata": (metadata,) if metadata else NAMES["metadata"]}
-    return [_or(names[key]) for key in needed if key not in found]
+    return [_or(names[key]) for key in needed if key not in present]
 
 
 def _or(names: tuple[str, ...]) -> str:

@@ -1,14 +1,23 @@
 """A probabilistic label tree over TF-IDF of words: napkinxc's PLT, the same on any number of threads."""
 
+import os
+import tempfile
 from collections.abc import Sequence
+
+import numpy as np
+from napkinxc.models import PLT
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from stages.core.text import tokens
 
 BLOCK = 10_000  # points predicted at once: napkinxc returns Python lists
 
 
-def predict(texts: Sequence[str], matrix, queries: Sequence[str], k: int, cost: float, seed: int):
-    """Train on `texts` and `matrix`, csr (texts, labels), and predict for `queries`.
+def predict(
+    texts: Sequence[str], matrix: csr_matrix, queries: Sequence[str], k: int, cost: float, seed: int
+) -> np.ndarray:
+    """Train on `texts` and `matrix`, (texts, labels), and predict for `queries`.
 
     Returns int64 (queries, k): the labels of each query, most probable first, -1 where there are no more.
     Only which labels a row has is used, not their values: napkinxc's node classifiers take no weights. Rows
@@ -16,13 +25,6 @@ def predict(texts: Sequence[str], matrix, queries: Sequence[str], k: int, cost: 
     liblinear's C: larger is less regularised. Jasinska-Kobus et al. 2020, on a tree by hierarchical k-means
     (Prabhu et al. 2018).
     """
-    import os
-    import tempfile
-
-    import numpy as np
-    from napkinxc.models import PLT
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     rows, labels = np.flatnonzero(np.diff(matrix.indptr)), np.unique(matrix.indices)
     vectorizer = TfidfVectorizer(analyzer=tokens, sublinear_tf=True, dtype=np.float32)
     features = vectorizer.fit_transform([texts[row] for row in rows])
@@ -40,7 +42,7 @@ def predict(texts: Sequence[str], matrix, queries: Sequence[str], k: int, cost: 
         )
         model.fit(features, matrix[rows][:, labels])
         for start in range(0, len(queries), BLOCK):
-            found = model.predict(asked[start : start + BLOCK], top_k=k)
-            for row, own in enumerate(found, start=start):
-                predicted[row, : len(own)] = labels[own]
+            ranked = model.predict(asked[start : start + BLOCK], top_k=k)
+            for row, best in enumerate(ranked, start=start):
+                predicted[row, : len(best)] = labels[best]
     return predicted

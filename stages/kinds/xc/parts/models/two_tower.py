@@ -2,33 +2,39 @@
 
 A batch holds points, each with one of its labels; the other labels of the batch are the negatives, but for
 those that are true of the point, too (in-batch softmax: Henderson et al. 2017, Karpukhin et al. 2020).
+sentence-transformers' MultipleNegativesRankingLoss knows neither these nor weights of pairs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from sentence_transformers.util import batch_to_device
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch.nn.functional import cross_entropy, normalize
+from torch.utils.checkpoint import checkpoint
 
 from stages.core.errors import UserError
 from stages.core.text import tokens
-from stages.retrieval.latent import LatentSemantic
+from stages.retrieval.encoders import LatentSemantic
 from stages.retrieval.neighbours import nearest
 
 STATIC = "static"
 UNKNOWN = "[UNK]"
 SCALE = 20.0  # of cosines before the softmax, the default of MultipleNegativesRankingLoss
-BLOCK = 1024  # texts encoded at once after training
+AT_ONCE = 16  # texts whose activations a transformer holds, whatever the size of a batch
 
 
 class Settings(NamedTuple):
+    """The knobs of stage `xc` for this model."""
+
     tower: str
     dims: int
     words: int
@@ -39,9 +45,14 @@ class Settings(NamedTuple):
 
 
 def predict(
-    texts: Sequence[str], matrix, labels: Sequence[str], queries: Sequence[str], k: int, how: Settings
-):
-    """Train on `texts` and `matrix`, csr (texts, labels), and predict for `queries`.
+    texts: Sequence[str],
+    matrix: csr_matrix,
+    labels: Sequence[str],
+    queries: Sequence[str],
+    k: int,
+    how: Settings,
+) -> np.ndarray:
+    """Train on `texts` and `matrix`, (texts, labels), and predict for `queries`.
 
     Returns int32 (queries, at most k): the labels of each query, nearest first; exact neighbours. Rows
     without a label are left out; labels without a row can be found by their text. The same on any number of
@@ -53,18 +64,18 @@ def predict(
     )
     if how.tower == STATIC:
         model = static([*texts, *labels], how.dims)
-        texts, labels, queries = map(stemmed, (texts, labels, queries))
+        texts, labels, queries = (
+            [" ".join(tokens(text)) for text in part] for part in (texts, labels, queries)
+        )
     else:
         model = pretrained(how.tower)
-    points, answers, asked = (reader(model, part) for part in (texts, labels, queries))
     with threads(1 if how.tower == STATIC else torch.get_num_threads()):
-        train(model, points, matrix, answers, how)
-        found = [vectors(model, *part) for part in ((asked, len(queries)), (answers, len(labels)))]
-    return nearest(*found, min(k, len(labels)))[0]
-
-
-def stemmed(texts: Sequence[str]) -> list[str]:
-    return [" ".join(tokens(text)) for text in texts]
+        train(model, texts, matrix, labels, how)
+        vectors = [
+            model.encode(part, normalize_embeddings=True, show_progress_bar=False)
+            for part in (queries, labels)
+        ]
+    return nearest(*(part.astype(np.float16) for part in vectors), min(k, len(labels)))[0]
 
 
 def static(fit: Sequence[str], dims: int) -> SentenceTransformer:
@@ -83,6 +94,7 @@ def static(fit: Sequence[str], dims: int) -> SentenceTransformer:
 
 
 def pretrained(name: str) -> SentenceTransformer:
+    """A model of the hub or a directory, which runs none of its own code. Raises UserError if it is none."""
     try:
         return SentenceTransformer(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -94,6 +106,7 @@ def pretrained(name: str) -> SentenceTransformer:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
+    """PyTorch on `count` threads: it adds in another order on another number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -102,50 +115,23 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-Reader = Callable[[Sequence[int]], dict[str, torch.Tensor]]
-
-
-def reader(model: SentenceTransformer, texts: Sequence[str]) -> Reader:
-    """What the model takes for the texts in some places; for word vectors they are tokenized once."""
-    if not isinstance(model[0], StaticEmbedding):
-        return lambda places: model.preprocess([texts[place] for place in places])
-    encoded = model.tokenizer.encode_batch(texts, add_special_tokens=False)
-    words = [torch.tensor(one.ids, dtype=torch.long) for one in encoded]
-
-    def bags(places: Sequence[int]) -> dict[str, torch.Tensor]:
-        chosen = [words[place] for place in places]
-        ends = torch.tensor([len(one) for one in chosen]).cumsum(0)
-        return {"input_ids": torch.cat(chosen), "offsets": ends.roll(1).index_fill(0, torch.tensor(0), 0)}
-
-    return bags
-
-
-def embed(model: SentenceTransformer, features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(texts, dims), rows of length 1, with gradients."""
-    found = model(batch_to_device(features, model.device))["sentence_embedding"]
-    return torch.nn.functional.normalize(found, dim=-1)
-
-
-def vectors(model: SentenceTransformer, read: Reader, count: int) -> np.ndarray:
-    """float16 (texts, dims), rows of length 1."""
-    starts = range(0, count, BLOCK)
-    with torch.inference_mode():
-        blocks = [embed(model, read(range(start, min(start + BLOCK, count)))) for start in starts]
-    return torch.cat(blocks).half().cpu().numpy()
-
-
-def train(model: SentenceTransformer, points: Reader, matrix, labels: Reader, how: Settings) -> None:
+def train(
+    model: SentenceTransformer, texts: Sequence[str], matrix: csr_matrix, labels: Sequence[str], how: Settings
+) -> None:
     """Adam over `epochs` passes through the pairs of `matrix`; its rate falls to 0 by equal steps."""
     torch.manual_seed(how.seed)
     model.train()
     # word vectors are many, and a batch has few of them: only those are touched
     adam = torch.optim.SparseAdam if how.tower == STATIC else torch.optim.Adam
     optimizer = adam(list(model.parameters()), lr=how.lr)
+    texts, labels = tokenized(model, texts), tokenized(model, labels)
     steps = how.epochs * -(-matrix.nnz // how.batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for rows, columns, values in shuffled(matrix, how):
-        cosines = embed(model, points(rows)) @ embed(model, labels(columns)).T
-        loss = in_batch_loss(cosines, torch.from_numpy(values), true_elsewhere(matrix, rows, columns))
+        points, answers = embed(model, [texts[n] for n in rows]), embed(model, [labels[n] for n in columns])
+        loss = in_batch_loss(
+            points @ answers.T, torch.from_numpy(values), true_elsewhere(matrix, rows, columns)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -153,25 +139,54 @@ def train(model: SentenceTransformer, points: Reader, matrix, labels: Reader, ho
     model.eval()
 
 
-def shuffled(matrix, how: Settings) -> Iterator[tuple[np.ndarray, ...]]:
+def tokenized(model: SentenceTransformer, texts: Sequence[str]) -> Sequence:
+    """For word vectors the ids of each text, cut once and not in each epoch. Else the texts."""
+    if not isinstance(model[0], StaticEmbedding):
+        return texts
+    return [torch.tensor(one.ids) for one in model.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def embed(model: SentenceTransformer, texts: Sequence) -> torch.Tensor:
+    """(texts, dims), rows of length 1, with gradients; `texts` as `tokenized` gives them."""
+    if isinstance(model[0], StaticEmbedding):
+        lengths = torch.tensor([len(ids) for ids in texts])
+        features = {"input_ids": torch.cat(texts), "offsets": lengths.cumsum(0) - lengths}
+        return normalize(model(features)["sentence_embedding"], dim=-1)
+
+    def forward(part: list[str]) -> torch.Tensor:
+        return model(batch_to_device(model.preprocess(part), model.device))["sentence_embedding"]
+
+    # A batch of 256 pairs held 19.5 GB of activations. A checkpoint holds none: its part is computed again on
+    # the way back (gradient caching, Gao et al. 2021). Texts of a part have about one length, and so little
+    # padding, which saves the time that this takes.
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    parts = ([texts[n] for n in order[start : start + AT_ONCE]] for start in range(0, len(order), AT_ONCE))
+    vectors = torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts])
+    return normalize(vectors, dim=-1)[np.argsort(order)]
+
+
+def shuffled(matrix: csr_matrix, how: Settings) -> Iterator[tuple[np.ndarray, ...]]:
     """Batches of all pairs of `matrix`, in another order each epoch: rows, columns, values."""
     random, pairs = np.random.default_rng(how.seed), matrix.tocoo()
     for _ in range(how.epochs):
         order = random.permutation(matrix.nnz)
         for start in range(0, matrix.nnz, how.batch_size):
-            chosen = order[start : start + how.batch_size]
-            yield pairs.row[chosen], pairs.col[chosen], pairs.data[chosen]
+            batch = order[start : start + how.batch_size]
+            yield pairs.row[batch], pairs.col[batch], pairs.data[batch]
 
 
-def true_elsewhere(matrix, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+def true_elsewhere(matrix: csr_matrix, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
     """bool (rows, columns): labels of the batch that are true of a row, but were not drawn for it."""
-    found = torch.from_numpy(matrix[rows][:, columns].toarray() > 0)
-    return found.fill_diagonal_(False)
+    true = torch.from_numpy(matrix[rows][:, columns].toarray() > 0)
+    return true.fill_diagonal_(False)
 
 
 def in_batch_loss(cosines: torch.Tensor, values: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of choosing each row's own column, weighted by `values`; `left_out` are no negatives."""
+    """Cross-entropy of choosing each row's own column, weighted by `values`; `left_out` are no negatives.
+
+    `cosines` (points, labels) of a batch, `values` (points,), `left_out` bool (points, labels).
+    """
     values, left_out = values.to(cosines.device), left_out.to(cosines.device)
     logits = (SCALE * cosines).masked_fill(left_out, float("-inf"))
-    own = torch.arange(len(logits), device=logits.device)
-    return (torch.nn.functional.cross_entropy(logits, own, reduction="none") * values).sum() / values.sum()
+    diagonal = torch.arange(len(logits), device=logits.device)
+    return (cross_entropy(logits, diagonal, reduction="none") * values).sum() / values.sum()
