@@ -16,7 +16,7 @@ from demo.teacher.skills import call_of
 from stages.core.prompts import Template, messages, render
 from stages.kinds.skills.parts.briefs import about, briefs
 from stages.kinds.skills.parts.calls import parse_call
-from stages.kinds.skills.parts.held_out import template
+from stages.kinds.skills.parts.corpus import template
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skill, together
 from stages.kinds.skills.parts.task import Examples
