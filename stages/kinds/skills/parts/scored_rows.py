@@ -59,7 +59,7 @@ TeacherOf = Callable[[list[RequestDocument]], list[str]]  # requests → the tea
 
 def read_rows(path: Path) -> RowsOfFile:
     """Raises UserError with file, line or row, and field for broken JSON, what is no such row, and no row."""
-    path, skipped = Path(path), []
+    skipped: list[int] = []
     requests = [_request(path, number, value) for number, value in enumerate(_values(path, skipped), start=1)]
     if not requests:
         raise UserError(f"{path}: no row; expected {EXPECTED}, as a JSON array or one a line")

@@ -74,7 +74,12 @@ def decided(candidate: Candidate, kind: str, user: str, call: str, skills: Skill
     """
     if kind not in KINDS:
         raise ValueError(f"expected accept, reject or edit, found {kind!r}")
-    row = {"id": candidate["id"], "decision": kind, "user": candidate["user"], "call": candidate["call"]}
+    row: Decision = {
+        "id": candidate["id"],
+        "decision": kind,
+        "user": candidate["user"],
+        "call": candidate["call"],
+    }
     if kind != "edit":
         return row
     user = " ".join(user.split())
@@ -218,7 +223,7 @@ def reviewed(
     for candidate in candidates:
         decision, row = decision_about(candidate["user"], candidate["call"]), candidate
         kind = decision["decision"] if decision else "unreviewed"
-        if kind == "edit":
+        if decision and kind == "edit":
             row = _edited(candidate, decision["new_user"], decision["new_call"])
             if is_rejected(decision_about(row["user"], row["call"])):
                 kind = "reject"

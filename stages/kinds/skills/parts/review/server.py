@@ -20,7 +20,7 @@ from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.text import letters
 from stages.kinds.skills import places
-from stages.kinds.skills.parts.calls import parse_call, span
+from stages.kinds.skills.parts.calls import Value, parse_call, span
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
     Change,
@@ -65,7 +65,9 @@ class Wording(NamedTuple):
 def wording(user: str, text: str, skills: Skills) -> Wording:
     """The wording of a request `user` with the call `text`."""
     call = parse_call(text)
-    skill, kind, places = skills.by_name.get(call.name), [call.name], []
+    skill = skills.by_name.get(call.name)
+    kind: list[str | tuple[str, Value]] = [call.name]
+    places: list[tuple[int, int]] = []
     for name, value in sorted(call.arguments.items()):
         if not (skill and name in skill.parameters and skill.parameters[name].type == "string"):
             kind.append((name, value))
@@ -160,7 +162,7 @@ class Review:
 
     def news(self, candidates: str, decisions: str) -> dict:
         """What differs from the versions that a page has; `problem` where a file cannot be read just now."""
-        answer = {"dataset": self.dataset}
+        answer: dict[str, object] = {"dataset": self.dataset}
         try:
             if self.material.version != version(*sources(self.dataset)):
                 self.material = Material(self.dataset)
