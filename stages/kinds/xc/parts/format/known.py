@@ -1,12 +1,11 @@
 """The observed queries of a label that its prompt may show: none that testing or hiding keeps secret."""
 
-from array import array
-
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.kinds.xc.parts.format.pairs import mixed
-from stages.kinds.xc.parts.format.texts import line_hashes
+from stages.kinds.xc.parts.format.texts import Texts, line_hashes
+from stages.kinds.xc.parts.mapping import among
 
 
 class KnownQueries:
@@ -40,18 +39,17 @@ class KnownQueries:
         few = np.arange(len(labels)) - np.searchsorted(labels, every)[labels] < most
         self.starts, chosen = np.searchsorted(labels[few], every), rows[few]
         self.rows, self.slots = np.unique(chosen, return_inverse=True)
-        self.texts, self.ends = bytearray(), array("q", [0])
+        self.texts = Texts()
 
     def _allowed(self, labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        secret = _within(self.secret, hashes) | _within(self.hidden, _of_pairs(labels, hashes))
-        return ~secret
+        """bool (texts,): may the texts with these hashes be shown for these labels?"""
+        return ~(among(hashes, self.secret) | among(_of_pairs(labels, hashes), self.hidden))
 
     def see(self, first: int, texts: list[str]) -> None:
         """Keep what is needed of the training queries from row `first` on; they come in order."""
         low, high = np.searchsorted(self.rows, [first, first + len(texts)])
         for row in self.rows[low:high].tolist():
-            self.texts += texts[row - first].encode()
-            self.ends.append(len(self.texts))
+            self.texts.append(texts[row - first])
 
     def of(self, first: int, relevant: list[list[str]]) -> list[list[str]]:
         """The known queries of the labels from `first` on; `relevant` are those that their metadata names."""
@@ -64,7 +62,7 @@ class KnownQueries:
             shown = [text for text in texts if next(allowed)]
             self.withheld += len(texts) - len(shown)
             slots = self.slots[self.starts[label] : self.starts[label + 1]].tolist()
-            shown += [self.texts[self.ends[slot] : self.ends[slot + 1]].decode() for slot in slots]
+            shown += map(self.texts.__getitem__, slots)
             once: dict[str, str] = {}
             for text in shown:
                 once.setdefault(text.casefold(), text)
@@ -75,10 +73,3 @@ class KnownQueries:
 def _of_pairs(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """uint64 hashes of (label, text)."""
     return mixed(labels) ^ hashes.view(np.uint64)
-
-
-def _within(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """bool: which of `wanted` are among `values`, which are sorted."""
-    if not len(values):
-        return np.zeros(len(wanted), dtype=bool)
-    return values[np.minimum(np.searchsorted(values, wanted), len(values) - 1)] == wanted
