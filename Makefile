@@ -5,11 +5,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_TRACKING_URI ?= sqlite:///mlflow.db
 export DVC_NO_ANALYTICS := 1
 
-DATASETS := $(notdir $(patsubst %/,%,$(filter-out prompts/example/,$(wildcard prompts/*/))))
+DATASETS := $(notdir $(patsubst %/,%,$(filter-out prompts/example/ prompts/bases/,$(wildcard prompts/*/))))
 LOCK := .venv/lock-$(firstword $(shell cksum requirements.lock))
 
 demo: $(LOCK) ## build the pydoc dataset: documents, teacher, student, queries, report
-	@python -m stages.commands.build pydoc
+	@python -m stages build pydoc
 
 test: $(LOCK) ## run the tests (no key, no network, no GPU)
 	@OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -19,29 +19,29 @@ help: ## list the targets
 	@echo "<dataset>  build a dataset of prompts/: $(DATASETS) (make faire FOLDER=path: its folder)"
 
 $(DATASETS): $(LOCK)
-	@python -m stages.commands.new $@ $(if $(FOLDER),--path "$(FOLDER)")
-	@python -m stages.commands.build $@
+	@python -m stages new $@ $(if $(FOLDER),--path "$(FOLDER)")
+	@python -m stages build $@
 
 new: $(LOCK) ## make a dataset of your own: make new DATASET=name; LIKE=otto for skill calling
-	@python -m stages.commands.new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)") $(if $(LIKE),--like $(LIKE))
+	@python -m stages new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)") $(if $(LIKE),--like $(LIKE))
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
-	@python -m stages.commands.cost $(or $(DATASET),pydoc)
+	@python -m stages cost $(or $(DATASET),pydoc)
 
 review: $(LOCK) ## decide about candidates in a browser: make review DATASET=otto; EXPORT=file.csv or IMPORT=file.csv
-	@python -m stages.commands.review $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) \
+	@python -m stages review $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) \
 	  $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)")
 
 evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET=otto ROWS=rows.json OUT=scores.json
-	@python -m stages.commands.evaluate_rows $(or $(DATASET),otto) --rows "$(ROWS)" --out "$(or $(OUT),scores.json)"
+	@python -m stages evaluate_rows $(or $(DATASET),otto) --rows "$(ROWS)" --out "$(or $(OUT),scores.json)"
 
 serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
-	@python -m stages.commands.serve $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) $(if $(GRAMMAR),--grammar)
+	@python -m stages serve $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) $(if $(GRAMMAR),--grammar)
 
 slurm: $(LOCK) ## write a Slurm array job for a dataset's shards: make slurm DATASET=d ARGS="--gpus 1"
-	@python -m stages.commands.slurm $(or $(DATASET),pydoc) $(ARGS)
+	@python -m stages slurm $(or $(DATASET),pydoc) $(ARGS)
 
-push: $(LOCK) ## send outputs to the remote (docs/remotes.md)
+push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md)
 	@dvc push
 
 pull: $(LOCK) ## fetch outputs from the remote
@@ -51,11 +51,10 @@ ui: $(LOCK) ## open MLflow on the runs so far
 	@mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI"
 
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
-	@python -m stages.commands.register $(or $(DATASET),pydoc)
+	@python -m stages register $(or $(DATASET),pydoc)
 
-store: $(LOCK) ## show and check the answer store; EXPORT=file [DATASET=name] or IMPORT=file shares its answers
-	@python -m stages.commands.store $(DATASET) $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)") \
-	  $(if $(SALVAGE),--salvage)
+store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damaged rows, after a copy
+	@python -m stages store $(if $(SALVAGE),--salvage)
 
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \

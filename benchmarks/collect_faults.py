@@ -45,7 +45,7 @@ PRICES = f"""prices:
 
 
 def collector(url: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "stages.collect", "d", "--base_url", url, "--api_key_env", ""]
+    command = [sys.executable, "-m", "stages", "collect", "d", "--base_url", url, "--api_key_env", ""]
     command += ["--concurrency", str(CONCURRENCY), "--retries", "50"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RETORT_TRACKING": "off"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -46,7 +46,7 @@ STAGE = "from stages.kinds.xc.corpus_xc import command; command()"
 def make(folder: Path, rows: int) -> None:
     """Write the dataset; bodies are distinct, of the words that this project's documentation uses."""
     draw = random.Random(0)
-    words = sorted({word for page in ROOT.glob("docs/*.md") for word in page.read_text("utf-8").split()})
+    words = sorted({word for page in ROOT.glob("docs/**/*.md") for word in page.read_text("utf-8").split()})
     words = [word for word in words if word.isalpha()]
     passages = [" ".join(draw.choices(words, k=48)) for _ in range(5000)]
     queries = [" ".join(draw.choices(words, k=4)) for _ in range(5000)]

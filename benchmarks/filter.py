@@ -66,10 +66,11 @@ def build(count: int) -> None:
 
 def measure(knobs: dict, answer) -> None:
     """Run the stage in this process; answers with its metrics, seconds, those of CPU, and peak memory."""
-    from stages.kinds.xc.filter import FilterKnobs, command
+    from stages.kinds.xc.filter import run as run_filter
+    from stages.kinds.xc.knobs import FilterKnobs
 
     started = time.perf_counter()
-    metrics = command.run("made", FilterKnobs(**knobs))
+    metrics = run_filter("made", FilterKnobs(**knobs))
     seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     answer.put((metrics, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024))

@@ -37,6 +37,7 @@ from contextlib import chdir
 from pathlib import Path
 
 from stages.core.processes import leave_idle_cores
+from stages.knobs import TokenizeKnobs
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "finetune_peers"
@@ -151,8 +152,8 @@ def make_rows(kind: str, shape: dict, steps: int, batch: int) -> dict:
     def write(rows: dict[str, list[dict]]) -> dict:
         for split, part in rows.items():
             (DATA / f"{split}.json").write_text(json.dumps(part), encoding="utf-8")
-        knobs = tokenize.TokenizeKnobs(base="bench", max_length=shape["config"]["max_position_embeddings"])
-        return tokenize.command.run("bench", knobs)["train"]
+        knobs = TokenizeKnobs(base="bench", max_length=shape["config"]["max_position_embeddings"])
+        return tokenize.run("bench", knobs)["train"]
 
     DATA.mkdir(parents=True)
     sizes = {"train": steps * batch, "val": 16}

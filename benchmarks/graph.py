@@ -48,7 +48,7 @@ def first_dataset(directory: Path, teacher_url: str, shards: int) -> Workspace:
         blocks[stage]["alpha"] |= {"shards": shards, "batch_size": 4, "threads": 1}
     blocks["filter"]["alpha"] = {"well_formed": False}  # the tiny model writes noise
     project.write_params(blocks)
-    project.run("stages.commands.build", "alpha", **KEY)
+    project.run("stages", "build", "alpha", **KEY)
     return project
 
 
@@ -70,13 +70,11 @@ def one_document(project: Workspace) -> dict:
     """Seconds until a new document has its answer and a renewed shard; and of the shard alone."""
     before = set(project.directory.glob(SHARDS))
     project.add_document("alpha", "permutation")
-    whole, output = timed(
-        project, "stages.commands.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED)
-    )
+    whole, output = timed(project, "stages.core.dvc", "repro", "-s", *(f"{stage}@alpha" for stage in ADDED))
     (made,) = set(project.directory.glob(SHARDS)) - before
     assert all(f"Running stage '{stage}@alpha'" in output for stage in ADDED), output
     alone = shard_alone(project, made)
-    own = {name: read_json(project.directory / f"reports/alpha/time/{name}.json") for name in ADDED}
+    own = {name: read_json(project.directory / f"reports/alpha/figures/time/{name}.json") for name in ADDED}
     return {
         "added_document_s": round(whole, 2),
         "own_shard_s": round(alone, 2),
@@ -90,10 +88,10 @@ def shard_alone(project: Workspace, made: Path) -> float:
     """Seconds of a process that starts, loads the model and makes the rows of this shard again."""
     rows = made.read_bytes()
     made.unlink()
-    project.run("stages.commands.slurm", "alpha")  # lays the one open shard out for such a process
+    project.run("stages", "slurm", "alpha")  # lays the one open shard out for such a process
     keys = [item["key"] for item in read_json(made.parent / "job.json")["items"]]
     part = ("--part", str(keys.index(made.stem)), "--of", str(len(keys)))
-    seconds, _ = timed(project, "stages.commands.shard", str(made.parent), *part)
+    seconds, _ = timed(project, "stages", "shard", str(made.parent), *part)
     assert made.read_bytes() == rows
     return seconds
 
@@ -109,10 +107,10 @@ def side_by_side(directory: Path, teacher_url: str) -> dict:
         project.write_params(blocks)
         project.run("dvc", "repro", "code", "base@tiny", **KEY)
         began = time.perf_counter()
-        shells = [project.start("stages.commands.build", "alpha", **KEY)]
+        shells = [project.start("stages", "build", "alpha", **KEY)]
         if not together:
             shells[0].wait()
-        shells.append(project.start("stages.commands.build", "beta", **KEY))
+        shells.append(project.start("stages", "build", "beta", **KEY))
         for shell in shells:
             output, _ = shell.communicate()
             assert shell.returncode == 0, output

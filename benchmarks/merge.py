@@ -61,10 +61,10 @@ with atomic_directory(Path("models/d/weights"), producer="export", hashed=hashed
     hashed["model.safetensors"] = export.write_hf(hf, state, hf_config, config, merged, mapped=True)
 """
 STAGES = {
-    "base": [sys.executable, "-m", "stages.base", "m", "--path", "source"],
-    "merge": [sys.executable, "-m", "stages.merge", "d", "--base", "m"],
+    "base": [sys.executable, "-m", "stages", "base", "m", "--path", "source"],
+    "merge": [sys.executable, "-m", "stages", "merge", "d", "--base", "m"],
     "export_weights": [sys.executable, "-c", EXPORT_WEIGHTS],
-    "export": [sys.executable, "-m", "stages.export", "d", "--base", "m"],
+    "export": [sys.executable, "-m", "stages", "export", "d", "--base", "m"],
 }
 OUTPUTS = {
     "base": ["models/base/m"],

@@ -2,10 +2,10 @@
 
 A dataset of ORCAS's shape is made in a folder, from a fixed seed: pages with a URL, a title, 60 to 200 words
 and an observed query each (at most --observed: neighbours cost synthetic times observed texts, which
-docs/scale.md reckons apart). Then the stages' own commands run in that folder. What costs money or a GPU is
-replayed. The teacher's answers come into the store by its own import: `store` is the import, and `collect`
-finds all answers there. The rows of `generate` come from a student that answers at once, and lie in its
-scratch files when it is measured: it lays out its shards, finds them finished, parses and writes them.
+docs/guide/scale.md reckons apart). Then the stages run in that folder. What costs money or a GPU is
+replayed. The teacher's answers are written into the store beforehand, and `collect` finds all of them there.
+The rows of `generate` come from a student that answers at once, and lie in its scratch files when it is
+measured: it lays out its shards, finds them finished, parses and writes them.
 `student`, up to --real documents, is `generate` with a model of 5.8M parameters (`models/shipped/small` as it
 is) that writes 24 tokens a document. `corpus` is the import from a folder of files, with near-duplicates; the
 rest of the chain stands on `corpus_xc`.
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from stages import params
@@ -57,7 +58,6 @@ def steps(rows: int) -> dict[str, tuple[list[str], str]]:
         "corpus_xc": (f"corpus_xc d --path source --points queries --tokenizer {SMALL}", "data/d/corpus"),
         "prompt": (f"prompt d --template prompts/d/teacher.md --model {TEACHER}", "data/d/requests.jsonl"),
         "[answers]": ("", ""),
-        "store": ("store --import answers.jsonl.gz", "data/teacher"),
         "collect": ("collect d", "data/d/responses.jsonl"),
         "convert": ("convert d", "data/d/litgpt"),
         "tokenize": ("tokenize d --base small", "data/d/tokens"),
@@ -96,7 +96,7 @@ def texts(seed: int, count: int, least: int, most: int) -> Iterator[list[str]]:
 
 
 def make_source(rows: int, observed: int) -> None:
-    """The dataset in the format of docs/xc-format.md, in the working directory."""
+    """The dataset in the format of docs/kinds/xc/format.md, in the working directory."""
     import numpy as np
     import orjson
     from scipy.sparse import csr_matrix, save_npz
@@ -129,34 +129,24 @@ def queries(text: str) -> str:
 
 
 def make_answers() -> None:
-    """An export of a store that holds the answer to every request."""
+    """A store that holds the answer to every request."""
+    from stages.core import layout
     from stages.core.files import iter_jsonl
-    from stages.core.hashing import canonical_json
-    from stages.teacher.audit.packing import COLUMNS, pack
-    from stages.teacher.identity import limit_of, question_key
-    from stages.teacher.store.store import REQUEST, checksum
+    from stages.teacher.store.store import Attempt, Store
 
-    def rows() -> Iterator[tuple[str, dict]]:
-        for request in iter_jsonl(Path("data/d/requests.jsonl")):
-            key = request["request_key"]
-            kept = canonical_json({name: request[name] for name in REQUEST if request.get(name) is not None})
-            own = {"request_key": key, "question_key": question_key(request), "model": request["model"]}
-            yield "request", {**own, "token_limit": limit_of(request), "request": kept}
-            answer = queries(request["messages"][-1]["content"])
-            choice = {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": answer},
-            }
-            usage = {"prompt_tokens": 150, "completion_tokens": 30, "total_tokens": 180}
-            body = {"id": f"chatcmpl-{key[:24]}", "object": "chat.completion", "model": TEACHER}
-            row = dict.fromkeys(COLUMNS["attempt"])
-            row |= {"request_key": key, "at": "2026-01-01T00:00:00.000+00:00", "source": "http://replay/v1"}
-            row |= {"status": 200, "mode": "online", "dataset": "d", "seconds": 1.0}
-            row["raw"] = json.dumps({**body, "choices": [choice], "usage": usage})
-            yield "attempt", row | {"checksum": checksum(row)}
+    def answer_to(request: dict) -> Attempt:
+        key, text = request["request_key"], queries(request["messages"][-1]["content"])
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        usage = {"prompt_tokens": 150, "completion_tokens": 30, "total_tokens": 180}
+        body = {"id": f"chatcmpl-{key[:24]}", "object": "chat.completion", "model": TEACHER}
+        raw = json.dumps({**body, "choices": [choice], "usage": usage})
+        return Attempt(key, "http://replay/v1", seconds=1.0, status=200, raw=raw, dataset="d")
 
-    pack(Path("answers.jsonl.gz"), rows())
+    rows = iter_jsonl(Path("data/d/requests.jsonl"))
+    with Store(layout.STORE) as store:
+        while requests := list(islice(rows, SHARD)):
+            store.append(map(answer_to, requests), requests)
 
 
 class Replay:
@@ -179,7 +169,7 @@ def make_replay(command: list[str]) -> None:
             items.finish(directory, item, job, Path(job.model))
 
     items.engine, pool.run_items = lambda *_: Replay(), run_items
-    generate.command(command)
+    generate(command)
 
 
 def prepare(folder: Path) -> None:

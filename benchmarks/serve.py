@@ -25,7 +25,7 @@ def served(dataset: str, *flags: str):
     """A client of the running server."""
     import openai
 
-    command = [sys.executable, "-m", "stages.commands.serve", dataset, "--port", "0", *flags]
+    command = [sys.executable, "-m", "stages", "serve", dataset, "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = json.loads(process.stdout.readline())["base_url"]

@@ -70,15 +70,16 @@ def build(documents: int) -> None:
 def measure(engine: str, rounds: int) -> dict:
     """Seconds of each run, one worker and two in turn."""
     from stages.core import layout
-    from stages.engines import protocol
+    from stages.engines import load
     from stages.engines.jobs import items, pool
-    from stages.generate import GenerateKnobs, plan
+    from stages.generate import plan
+    from stages.knobs import GenerateKnobs
 
     knobs = GenerateKnobs(
         engine=engine, precision="f32", threads=1, shards=SHARDS, max_new_tokens=TOKENS, batch_size=32
     )
     directory, job = plan("generate", "made", layout.model("made", "hf"), knobs)
-    protocol.prepare(Path(job.model), job.decoding)
+    load.prepare(Path(job.model), job.decoding)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):
         for workers in (1, 2) if turn % 2 == 0 else (2, 1):

@@ -6,20 +6,14 @@ directory and a litgpt checkpoint. Promises that both compute the same and token
 
 from pathlib import Path
 
-from pydantic import Field
-
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, write_json
+from stages.knobs import BaseKnobs
+from stages.student.formats import from_hf, parity
 
 
-class BaseKnobs(Knobs):
-    path: str = Field(description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model")
-    chat: bool = Field(True, description="use the model's chat template, if it has one")
-
-
-@stage("base", BaseKnobs)
-def command(dataset: str, knobs: BaseKnobs) -> dict:
+def run(dataset: str, knobs: BaseKnobs) -> dict:
     source = Path(knobs.path)
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: no Hugging Face model here (no config.json); mend base.{dataset}.path")
@@ -30,16 +24,8 @@ def import_directory(
     source: Path, name: str, producer: str, provenance: dict | None = None, chat: bool = True
 ) -> dict:
     """Write models/base/`name` from a Hugging Face directory; returns its figures and the measured parity."""
-    from stages.core.files import atomic_directory, write_json
-    from stages.student.formats import from_hf as convert
-    from stages.student.formats import parity
-
     with atomic_directory(layout.base_model(name), producer=producer) as directory:
-        found = convert.import_base(source, directory, chat)
+        found = from_hf.import_base(source, directory, chat)
         if provenance is not None:
             write_json(directory / "provenance.json", provenance)
         return {**found, "parity": parity.check_base(directory)}
-
-
-if __name__ == "__main__":
-    command()

@@ -7,21 +7,17 @@ writes models/base/NAME, as the base stage does. Promises the same bytes for the
 import re
 from pathlib import Path
 
-from pydantic import Field
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from requests.exceptions import ConnectionError as NoConnection
 
 from stages.base import import_directory
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.knobs import BaseHubKnobs
+from stages.student.formats.from_hf import COMPANIONS
 
 
-class BaseHubKnobs(Knobs):
-    id: str = Field(description="repository, like Qwen/Qwen2.5-0.5B")
-    revision: str = Field(description="commit hash of 40 hex digits; branches move, so they are refused")
-    chat: bool = Field(True, description="use the model's chat template, if it has one")
-
-
-@stage("base_hub", BaseHubKnobs)
-def command(dataset: str, knobs: BaseHubKnobs) -> dict:
+def run(dataset: str, knobs: BaseHubKnobs) -> dict:
     found = import_directory(download(dataset, knobs), dataset, "base_hub", chat=knobs.chat)
     return {**found, "revision": knobs.revision}
 
@@ -33,11 +29,6 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
             f"params.yaml, base_hub.{name}.revision: {knobs.revision!r} is not a commit hash; "
             "copy it from the model page (Files, then the commit)"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from requests.exceptions import ConnectionError as NoConnection
-
-    from stages.student.formats.from_hf import COMPANIONS
 
     patterns = ["config.json", *COMPANIONS, "*.safetensors", "*.safetensors.index.json"]
     try:
@@ -50,7 +41,3 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
     except (HfHubHTTPError, ValueError) as error:
         raise UserError(f"base_hub.{name}: {knobs.id}: {str(error).strip().splitlines()[-1]}") from None
     return Path(found)
-
-
-if __name__ == "__main__":
-    command()

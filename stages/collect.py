@@ -4,7 +4,7 @@ Reads `data/<dataset>/requests.jsonl`; writes `data/<dataset>/responses.jsonl`, 
 usage and provenance of each. Answers are kept for ever in `data/teacher/store.sqlite`, outside DVC; the
 output is a projection of that store, so it has the same bytes whatever the concurrency, after a `kill -9`,
 and with no network and no key. Where the store is new but answers were pulled, they are taken over first.
-`reports/<dataset>/failures.json` tells what was not accepted, by class, with examples.
+`reports/<dataset>/figures/failures.json` tells what was not accepted, by class, with examples.
 
 With --reparse nothing is asked: the outputs are made again from the store. --cancel stops batches that go on
 (`mode: batch`) and keeps what they had done; --forget gives up those that their provider no longer knows, and
@@ -14,13 +14,12 @@ counts them as spent. All three are for DATASET, else for every dataset in param
 import sys
 from collections.abc import Iterator
 
-import click
-
+from stages import params
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.layout import PARAMS
-from stages.core.stage import stage, valid
+from stages.core.stage import valid
 from stages.teacher.batch.follow import cancel_batches, forget_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.collecting import collect
@@ -36,7 +35,7 @@ def reparse(dataset: str | None, given: dict) -> None:
         if dataset is not None or layout.requests(name).is_file():
             try:
                 metrics, _ = collect(name, knobs, asking=False)
-                write_json(layout.reports(name) / "collect.json", metrics)
+                write_json(layout.figures(name) / "collect.json", metrics)
             except UserError as error:  # the other datasets come first
                 troubles.append(str(error))
     if troubles:
@@ -77,30 +76,13 @@ def chosen(dataset: str | None, given: dict) -> Iterator[tuple[str, CollectKnobs
 
 
 def blocks_in_params() -> dict[str, dict]:
-    from stages.params import load
-
-    return load().get("collect", {}) if PARAMS.is_file() else {}
+    return params.blocks()["collect"] if PARAMS.is_file() else {}
 
 
-def flag(name: str, told: str) -> click.Option:
-    return click.Option([f"--{name}"], is_flag=True, help=told)
-
-
-@stage(
-    "collect",
-    CollectKnobs,
-    (flag("reparse", "Ask nothing; make the outputs again from the store."), reparse),
-    (flag("cancel", "Stop the batches that go on; store what they had done."), cancel),
-    (flag("forget", "Give up open batches that the provider no longer knows; they count as spent."), forget),
-)
-def command(dataset: str, knobs: CollectKnobs) -> tuple[dict, dict]:
+def run(dataset: str, knobs: CollectKnobs) -> tuple[dict, dict]:
     cap = blocks_in_params().get(dataset, {}).get("max_dollars", 0)
     if cap and not knobs.max_dollars:  # by hand, what is not given is not read from there
         raise UserError(
             f"{PARAMS} caps {dataset} at ${cap:g}: run `dvc repro collect@{dataset}`, or give --max_dollars"
         )
     return collect(dataset, knobs)
-
-
-if __name__ == "__main__":
-    command()

@@ -14,23 +14,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field
-
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, json_array, jsonl
 from stages.core.prompts import Template, render
-from stages.core.stage import Knobs, stage
+from stages.kinds import registry
 from stages.kinds.answers import answer_of, document_of
-from stages.kinds.registry import Task, kind
+from stages.kinds.kind import Task
+from stages.knobs import ConvertKnobs
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("id", "accepted", "outcome", "response")
-
-
-class ConvertKnobs(Knobs):
-    task: Task = Field("queries", description="what was asked for")
-    min_lines: int = Field(2, ge=1, description="least usable lines an answer must have to be used")
 
 
 class Verdict(NamedTuple):
@@ -42,23 +36,23 @@ class Verdict(NamedTuple):
     reason: str | None
 
 
-def judge(response: dict, document: dict, knobs: ConvertKnobs) -> Verdict:
+def judge(response: dict, document: dict, task: Task, min_lines: int) -> Verdict:
+    """What becomes of an answer: the part that the student is to learn, or why it is not used."""
     if not response["accepted"]:
         return Verdict("", [], [], response["outcome"])
-    task = kind(knobs.task)
     try:
-        answer = answer_of(response, knobs.task)
+        answer = answer_of(response, task)
     except ValueError:
         return Verdict("", [], [], "not in the form that was asked for")
     fitting = task.fit(answer, document)
     lines, kept = task.flat(answer), task.flat(fitting)
     lost = dict.fromkeys(lines).keys() - kept
-    dropped = [task.reject(line, document) or task.LEFT_OUT for line in lost]
+    dropped = [task.reject(line, document) or task.left_out for line in lost]
     reason = None
     if not lines:
         reason = "parses to nothing"
-    elif len(kept) < knobs.min_lines:
-        reason = f"fewer than {knobs.min_lines} well-formed lines"
+    elif len(kept) < min_lines:
+        reason = f"fewer than {min_lines} well-formed lines"
     return Verdict(task.output(fitting), kept, dropped, reason)
 
 
@@ -85,12 +79,11 @@ def joined(responses: Path, corpus: Path) -> Iterator[tuple[dict, dict | None]]:
         yield response, held.get(name) if left[name] else held.pop(name, None)
 
 
-@stage("convert", ConvertKnobs)
-def command(dataset: str, knobs: ConvertKnobs) -> dict:
+def run(dataset: str, knobs: ConvertKnobs) -> dict:
     source, corpus = layout.responses(dataset), layout.corpus(dataset) / "documents.jsonl"
-    template = Template(layout.prompt(dataset, "student"))
+    template, task = Template(layout.prompt(dataset, "student")), registry.task(knobs.task)
     accepted, reasons, lines_kept, lines_dropped, total = Counter(), Counter(), 0, Counter(), 0
-    usable: Counter = Counter()  # answers to train with, by skill
+    usable: Counter = Counter()  # answers to train with, by what they are about
     files: dict[str, int] = {}
     with atomic_directory(layout.litgpt_data(dataset), "convert", files) as target, ExitStack() as stack:
         add = {split: stack.enter_context(json_array(target / f"{split}.json")) for split in SPLITS}
@@ -101,10 +94,11 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
                     f"{source}, row {total}: document '{document_of(response)}' is not in {corpus}, "
                     "or of a split that is not asked about; run the prompt stage again"
                 )
-            verdict = judge(response, document, knobs)
+            verdict = judge(response, document, task, knobs.min_lines)
             lines_dropped.update(verdict.dropped)
-            if knobs.task == "skills" and document["split"] == "train":
-                usable[document["metadata"]["skill"]] += verdict.reason is None
+            subject = task.subject(document)
+            if subject is not None and document["split"] == "train":
+                usable[subject] += verdict.reason is None
             if verdict.reason is not None:
                 reasons[verdict.reason] += 1
                 reject(rejected(response, verdict.reason))
@@ -120,9 +114,9 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
                 f"{source}: no answer can be used for training, of {total:,} ({told or 'no response at all'})"
             )
         files |= {**{f"{split}.json": accepted[split] for split in SPLITS}, "rejects.jsonl": reasons.total()}
-    for skill in sorted(skill for skill, count in usable.items() if not count):
+    for subject in sorted(subject for subject, count in usable.items() if not count):
         print(
-            f"convert {dataset}: no answer about '{skill}' can be used, so the student will not learn it "
+            f"convert {dataset}: no answer about '{subject}' can be used, so the student will not learn it "
             f"(the reasons are in {layout.litgpt_data(dataset)}/rejects.jsonl)",
             file=sys.stderr,
         )
@@ -136,7 +130,3 @@ def command(dataset: str, knobs: ConvertKnobs) -> dict:
             "reasons": dict(sorted(lines_dropped.items())),
         },
     }
-
-
-if __name__ == "__main__":
-    command()

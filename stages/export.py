@@ -5,28 +5,17 @@ AutoModelForCausalLM and AutoTokenizer load, and models/DATASET/peft/, which Pef
 Fails, and writes nothing, unless adapter, merged, reloaded and PEFT logits agree and token ids are equal.
 """
 
-from pydantic import Field
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 from stages.core import layout
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, fsync, verify_manifest
+from stages.knobs import ExportKnobs
+from stages.student.formats import from_hf, merge, parity, to_hf
+from stages.student.formats.weights import load_state
 
 
-class ExportKnobs(Knobs):
-    base: str = Field(description="name of the base model that the adapter was trained on")
-    parity_tolerance: float = Field(1e-3, gt=0, description="largest difference of float32 logits allowed")
-
-
-@stage("export", ExportKnobs)
-def command(dataset: str, knobs: ExportKnobs) -> dict:
-    from concurrent.futures import ThreadPoolExecutor
-    from importlib import import_module
-
-    from stages.core.files import atomic_directory, fsync, verify_manifest
-    from stages.student.formats import from_hf as convert
-    from stages.student.formats import merge, parity
-    from stages.student.formats import to_hf as export
-    from stages.student.formats.weights import load_state
-
+def run(dataset: str, knobs: ExportKnobs) -> dict:
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)
     config, hashed = merge.lora_config(base, adapter), {}
@@ -38,15 +27,11 @@ def command(dataset: str, knobs: ExportKnobs) -> dict:
         imported = beside.submit(import_module, "peft")  # as long as reading and writing a large model
         verify_manifest(adapter)
         verify_manifest(merged, sized=["lit_model.pth"])  # the gate compares all of it
-        state, hf_config = load_state(merged), convert.read_hf_config(merged)
-        hashed["model.safetensors"] = export.write_hf(hf, state, hf_config, config, merged, mapped=True)
+        state, hf_config = load_state(merged), from_hf.read_hf_config(merged)
+        hashed["model.safetensors"] = to_hf.write_hf(hf, state, hf_config, config, merged, mapped=True)
         imported.result()  # the gate computes on all cores: a busy thread beside it would delay each product
         synced = beside.submit(fsync, hf / "model.safetensors")
-        export.write_peft(peft, base, adapter, config)
+        to_hf.write_peft(peft, base, adapter, config)
         found = parity.check_export(base, adapter, merged, hf, peft, knobs.parity_tolerance)
         synced.result()
     return {"parity": found, "bytes": (layout.model(dataset, "hf") / "model.safetensors").stat().st_size}
-
-
-if __name__ == "__main__":
-    command()

@@ -5,7 +5,7 @@ Writes data/DATASET/generated/: K Parquet shards, a document's shard being a has
 Held-out documents always, those for training and validation by `share`; `n` samples each, a seed for every
 (document, sample). Finished rows are kept in scratch under a fingerprint of model, decoding and the shard's
 own prompts: a killed run goes on where it was, and a new document renews its shard alone. With runner ray the
-shards are finished on a Ray cluster (docs/machines.md).
+shards are finished on a Ray cluster (docs/guide/machines.md).
 """
 
 import sys
@@ -13,43 +13,30 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import stage
-from stages.engines.protocol import Decoding
-from stages.kinds.registry import Task, kind
+from stages.core.files import iter_jsonl, prune, read_text, verify_manifest
+from stages.core.hashing import model_fingerprint, sha256_json, stable_integer, stable_unit
+from stages.core.prompts import Template, render
+from stages.core.shards import write_shards
+from stages.core.tokenizer import TextCodec
+from stages.engines.jobs import items, on_ray, pool, shared
+from stages.engines.load import context_of, engine_versions, prepare, resolve
+from stages.engines.protocol import Decoding, Generation
+from stages.kinds import registry
+from stages.kinds.kind import Task
+from stages.knobs import GenerateKnobs
 
 BLOCK = 1024  # documents whose prompts are token ids at one time
 
 
-class GenerateKnobs(Decoding):
-    task: Task = Field("queries", description="what the student writes, which says how it is parsed")
-    shards: int = Field(8, ge=1, description="files in the output; also the unit of regeneration")
-    share: float = Field(1.0, ge=0, le=1, description="share of the pages not held out, by hash of the id")
-    n: int = Field(1, ge=1, description="samples a document")
-    seed: int = Field(0, ge=0)
-    grammar: bool = Field(False, description="hold answers to the grammar of the dataset's skills")
-    runner: Literal["local", "ray"] = Field("local", description="where shards are made: docs/machines.md")
-    workers: int = Field(1, ge=1, description="local: processes, each with its own copy of the model")
-    num_cpus: float | None = Field(None, ge=0, description="ray: cores set aside for a worker; threads")
-    num_gpus: float = Field(0, ge=0, description="ray: GPUs set aside for a worker")
-
-
-@stage("generate", GenerateKnobs)
-def command(dataset: str, knobs: GenerateKnobs) -> dict:
+def run(dataset: str, knobs: GenerateKnobs) -> dict:
     return generate("generate", dataset, layout.model(dataset, "hf"), layout.generated(dataset), knobs)
 
 
 def generate(name: str, dataset: str, model: Path, output: Path, knobs: GenerateKnobs) -> dict:
     """Generate with the Hugging Face directory `model` into `output`; returns the metrics."""
-    from stages.core.files import prune
-    from stages.core.shards import write_shards
-    from stages.engines.jobs import items, shared
-
     scratch, job = plan(name, dataset, model, knobs)
     place = shared.place_of(scratch)
     shared.collect(scratch, place, job)
@@ -58,28 +45,25 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
     made = len(job.items) - len(todo)
     print(f"{name}: {len(job.items)} shards, {made} of them made before", file=sys.stderr)
     if todo:
-        run(scratch, place, job, todo, knobs, f"{name} {dataset}")
-    own, counts = {item.shard: item for item in job.items}, Counter()
+        finish(scratch, place, job, todo, knobs, f"{name} {dataset}")
+    own = {item.shard: item for item in job.items}
     shards = (items.rows(scratch, own[shard]) if shard in own else [] for shard in range(knobs.shards))
-    write_shards(output, (parsed(rows, knobs.task, counts) for rows in shards), name)
+    task, counts = registry.task(knobs.task), Counter()
+    write_shards(output, (parsed(rows, task, counts) for rows in shards), name, task.column)
     prune(scratch, {scratch / items.finished_name(item) for item in job.items})
     return statistics(counts)
 
 
-def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple:
+def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Path, items.Job]:
     """Lay the shards out as items (stages/engines/jobs/items.py); returns (their directory, the job).
 
     Raises UserError where something that the job needs is missing, or a prompt leaves no room for the answer.
     """
-    from stages.core.hashing import sha256_json
-    from stages.engines import protocol
-    from stages.engines.jobs import items
-
     check(f"params.yaml, {name}.{dataset}", model, knobs)
-    fingerprint = protocol.model_fingerprint(model)
-    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
-    versions, grammar = protocol.engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
-    basis = [fingerprint, decoding.model_dump(), versions, grammar, protocol.Generation._fields]
+    fingerprint = model_fingerprint(model)
+    decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    versions, grammar = engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
+    basis = [fingerprint, decoding.model_dump(), versions, grammar, Generation._fields]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
     found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
     if not found:
@@ -106,26 +90,16 @@ def check(where: str, model: Path, knobs: GenerateKnobs) -> None:
 
 
 def grammar_of(dataset: str) -> str:
-    from stages.core.files import read_text
-
     path = layout.corpus(dataset) / "grammar.lark"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; grammar is for datasets of skills, leave it out for others")
+        raise UserError(f"{path}: no such file; this dataset has no grammar, leave the knob out")
     return read_text(path)
 
 
 def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
-    from stages.core.files import read_json
-    from stages.core.hashing import stable_integer
-    from stages.core.prompts import Template, render
-    from stages.core.tokenizer import TextCodec
-
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
-    config = read_json(model / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(f"{model / 'config.json'}: no max_position_embeddings; add the length of the context")
+    context = context_of(model)
     documents = chosen(dataset, knobs.share)
     while block := list(islice(documents, BLOCK)):
         prompts = [render(template, document) for document in block]
@@ -143,9 +117,6 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
 
 def chosen(dataset: str, share: float) -> Iterator[dict]:
     """The documents to write for: held-out ones, and of those for training and validation a share by hash."""
-    from stages.core.files import iter_jsonl, verify_manifest
-    from stages.core.hashing import stable_unit
-
     verify_manifest(layout.corpus(dataset))
     fields = ("id", "title", "text", "metadata", "split")
     for document in iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields):
@@ -154,32 +125,28 @@ def chosen(dataset: str, share: float) -> Iterator[dict]:
             yield document
 
 
-def run(scratch: Path, place: str, job, todo: list, knobs: GenerateKnobs, label: str) -> None:
-    """Finish the items `todo`."""
-    from stages.engines import protocol
-    from stages.engines.jobs import pool, shared
-
+def finish(scratch: Path, place: str, job: items.Job, todo: list, knobs: GenerateKnobs, label: str) -> None:
+    """Finish the items `todo`, here or on a Ray cluster."""
     if knobs.runner == "local":
-        protocol.prepare(Path(job.model), job.decoding)
+        prepare(Path(job.model), job.decoding)
         pool.run_items(scratch, job, todo, knobs.workers, label)
         return
-    from stages.engines.jobs import on_ray as ray_runner
 
     shared.publish(scratch, place, job)
     num_cpus = knobs.threads if knobs.num_cpus is None else knobs.num_cpus
-    ray_runner.run_items(place, todo, num_cpus, knobs.num_gpus, label)
+    on_ray.run_items(place, todo, num_cpus, knobs.num_gpus, label)
     shared.collect(scratch, place, job)
 
 
 def parsed(rows: list[dict], task: Task, counts: Counter) -> list[dict]:
-    """The rows of a shard with their `queries`; adds to the `counts` of `statistics`."""
+    """The rows of a shard with the texts of their answers; adds to the `counts` of `statistics`."""
     for row in rows:
-        row["queries"] = kind(task).parse(row["text"])
+        texts = row[task.column] = task.parse(row["text"])
         counts["prompt_tokens"] += row["prompt_tokens"]
         counts["generated_tokens"] += row["generated_tokens"]
         counts["stopped"] += row["finish_reason"] == "stop"
-        counts["empty"] += not row["queries"]
-        counts["lines"] += len(row["queries"])
+        counts["empty"] += not texts
+        counts["lines"] += len(texts)
     counts["rows"] += len(rows)
     counts["documents"] += len({row["document_id"] for row in rows})
     return rows
@@ -192,7 +159,3 @@ def statistics(counts: Counter) -> dict:
         "empty_share": round(counts["empty"] / counts["rows"], 4),
         "lines_per_page": round(counts["lines"] / counts["documents"], 3),
     }
-
-
-if __name__ == "__main__":
-    command()

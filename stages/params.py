@@ -1,11 +1,12 @@
-"""Check the whole of params.yaml before anything runs: stages, datasets and every knob.
+"""Check params.yaml, the params of every dataset and dvc.yaml before anything runs.
 
-Each stage's knobs model is the one definition of what it accepts; a misspelt name gets a suggestion.
-Run as `python -m stages.params [FILE]`; exits with code 2 and one line at the first problem.
+dvc.yaml lists under `vars` the files that take part beside params.yaml: prompts/<dataset>/params.yaml. As in
+DVC, they are merged by key, and no value may stand in two of them. Each stage's knobs model is the one
+definition of what it accepts; a misspelt name gets a suggestion. Exits with code 2 and one line at the first
+problem.
 """
 
-import difflib
-import importlib
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -14,146 +15,199 @@ from pydantic import ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.layout import PARAMS
-from stages.core.stage import StageCommand, explain, main
+from stages.core.files import read_yaml
+from stages.core.layout import DVC, PARAMS
+from stages.core.stage import Knobs, Stage, explain, main
+from stages.kinds import registry
+from stages.kinds.kind import Blocks
+from stages.kinds.registry import KINDS, nearest
+from stages.knobs import BASES, SPINE
 from stages.teacher.prices import NO_PRICES, PRICES, price_table
 
-# In the order of the chain. The base stages are keyed by the name of a base model, the others by dataset.
-BASES = ("base", "base_hub", "base_scratch")
-STAGES = (
-    *BASES,
-    *("corpus", "corpus_xc", "skills", "corpus_briefs", "candidates", "corpus_skills"),
-    *("prompt", "collect", "convert", "tokenize", "finetune", "merge", "export"),
-    *("generate", "baseline", "filter", "map", "pack", "xc", "evaluate", "evaluate_calls"),
-    *("report", "report_skills"),
-)
-# Where the scripts of stages lie that are not beside this file.
-PLACES = {
-    "stages.kinds.xc": ("corpus_xc", "filter", "map", "pack", "xc", "evaluate"),
-    "stages.kinds.skills": ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls"),
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (*SPINE, *(stage for kind in KINDS for stage in kind.stages))
 }
-CORPORA = ("corpus", "corpus_xc", "corpus_briefs", "corpus_skills")  # all of them write data/<dataset>/corpus
+BASE_STAGES = tuple(stage.name for stage in BASES)
+
+
+class Params:
+    """The params of all files: `blocks`, {stage: {dataset: knobs}}, and `file_of` each (stage, dataset)."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[str, dict[str, dict]] = {stage: {} for stage in STAGES}
+        self.file_of: dict[tuple[str, str], Path] = {}
+        self.prices: object = None
+
+    def add(self, path: Path) -> None:
+        """Take in one file. Raises UserError for a shape that no params have, or a block that is there."""
+        for stage, datasets in read(path).items():
+            if stage == PRICES and path == PARAMS:
+                price_table(datasets, f"{path}, {PRICES}")
+                self.prices = datasets
+                continue
+            if stage == PRICES:
+                raise UserError(f"{path}: the block '{PRICES}' is for all datasets; move it to {PARAMS}")
+            if stage not in STAGES:
+                raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, (*STAGES, PRICES))}")
+            if not isinstance(datasets, dict):
+                raise UserError(
+                    f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
+                )
+            for dataset, knobs in datasets.items():
+                if not isinstance(knobs, dict):
+                    raise UserError(
+                        f"{path}, {stage}.{dataset}: expected knobs; write `{dataset}: {{}}` for defaults"
+                    )
+                other = self.file_of.setdefault((stage, dataset), path)
+                if other != path:
+                    raise UserError(
+                        f"{path}, {stage}.{dataset}: {other} has a block of that name, too; delete one of "
+                        "them (a base model that several datasets use belongs in a file of its own)"
+                    )
+                self.blocks[stage][dataset] = knobs
 
 
 def read(path: Path) -> dict:
     """The top level of a params file. Raises UserError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
-    from stages.core.files import read_text
-
-    try:
-        blocks = YAML(typ="safe").load(read_text(path)) or {}
-    except MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        hint = "; put a value with a colon in quotes" if "':'" in str(error.problem) else ""
-        raise UserError(f"{path}{where}: not valid YAML ({error.problem}){hint}") from None
+    blocks = read_yaml(path)
     if not isinstance(blocks, dict):
         raise UserError(f"{path}: expected stage names at the top level")
     return blocks
 
 
-def load(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
-    """The blocks of a params file, {stage: {dataset: knobs}}. Raises UserError for any other shape.
+def graph() -> dict:
+    """dvc.yaml. Raises UserError where it has not the shape of one."""
+    pipeline = read_yaml(DVC)
+    if not isinstance(pipeline, dict) or not isinstance(pipeline.get("stages"), dict):
+        raise UserError(f"{DVC}: expected `vars` and `stages` at the top level")
+    return pipeline
 
-    The block `prices` is checked, but is none of them: it belongs to all datasets.
-    """
-    blocks = read(path)
-    if PRICES in blocks:
-        price_table(blocks.pop(PRICES), f"{path}, {PRICES}")
-    for stage, datasets in blocks.items():
-        if stage not in STAGES:
-            raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, (*STAGES, PRICES))}")
-        if not isinstance(datasets, dict):
-            raise UserError(
-                f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
-            )
-        for dataset, knobs in datasets.items():
-            if not isinstance(knobs, dict):
+
+def files() -> Iterator[Path]:
+    """params.yaml and the files that dvc.yaml lists under `vars`. Raises UserError for one that is gone."""
+    yield PARAMS
+    for entry in graph().get("vars") or () if DVC.is_file() else ():
+        if isinstance(entry, str):
+            if not Path(entry).is_file():
                 raise UserError(
-                    f"{path}, {stage}.{dataset}: expected knobs; write `{dataset}: {{}}` for defaults"
+                    f"{DVC}, vars: there is no file {entry}; bring it back, or delete the line to leave "
+                    "that dataset out"
                 )
-    return blocks
+            yield Path(entry)
 
 
-def check(path: Path = PARAMS) -> dict[str, dict[str, dict]]:
-    """Load `path` and validate every block; returns the blocks. Raises UserError at the first problem."""
-    blocks = load(path)
-    for stage in STAGES:
-        if stage not in blocks:
+def load() -> Params:
+    """What params.yaml and the files of the datasets hold; their values are not checked yet."""
+    params = Params()
+    for path in files():
+        params.add(path)
+    return params
+
+
+def blocks() -> dict[str, dict[str, dict]]:
+    """{stage: {dataset: knobs}} of all files, every stage among the keys."""
+    return load().blocks
+
+
+def check() -> dict[str, dict[str, dict]]:
+    """Load all files and validate every block; returns the blocks. Raises UserError at the first problem."""
+    registry.check(KINDS, SPINE)
+    if DVC.is_file():
+        check_graph()
+    params = load()
+    if params.prices is None:
+        raise UserError(f"{PARAMS}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
+    check_outputs(params)
+    for kind in KINDS:
+        if problem := kind.problem(params.blocks):
+            raise UserError(f"{PARAMS}, {problem}")
+    bases = {name for stage in BASE_STAGES for name in params.blocks[stage]}
+    without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
+    for (stage, dataset), path in params.file_of.items():
+        knobs = checked(STAGES[stage], params.blocks[stage][dataset], f"{path}, {stage}.{dataset}")
+        if (base := getattr(knobs, "base", None)) is not None and base not in bases:
             raise UserError(
-                f"{path}: stage '{stage}' is missing; write `{stage}: {{}}` if nothing takes part"
+                f"{path}, {stage}.{dataset}: no base model is called '{base}'{nearest(base, bases)}"
             )
-    if PRICES not in read(path):
-        raise UserError(f"{path}: '{PRICES}' is missing; write `{PRICES}: {NO_PRICES}` if none is known")
-    _check_chains(blocks, path)
-    bases = {name for stage in BASES for name in blocks[stage]}
-    briefs = {own.get("briefs") for own in blocks["candidates"].values()}  # their prompts are the other's
-    for stage, datasets in blocks.items():
-        for dataset, knobs in datasets.items():
-            model = command(stage).knobs
-            where = f"{path}, {stage}.{dataset}"
-            for key, value in knobs.items():
-                if key not in model.model_fields:
-                    raise UserError(f"{where}: unknown key '{key}'{nearest(key, model.model_fields)}")
-                if value is None:
-                    raise UserError(f"{where}: '{key}' has no value; give it one or delete the line")
-            try:
-                checked = model(**knobs)
-            except ValidationError as error:
-                raise UserError(explain(error, where)) from None
-            if "base" in model.model_fields and checked.base not in bases:
+        has_prompts = dataset in without_prompts or layout.prompt(dataset, "student").is_file()
+        if stage not in BASE_STAGES and not has_prompts:
+            names = [folder.name for folder in Path("prompts").glob("*")]
+            fix = nearest(dataset, names) or f"; `make new DATASET={dataset}` makes it"
+            raise UserError(f"{path}, {stage}.{dataset}: there is no folder prompts/{dataset}{fix}")
+    return params.blocks
+
+
+def checked(stage: Stage, values: dict, where: str) -> Knobs:
+    """The knobs of one block. Raises UserError."""
+    fields = stage.knobs.model_fields
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, fields)}")
+        if value is None:
+            raise UserError(f"{where}: '{key}' has no value; give it one or delete the line")
+    try:
+        return stage.knobs(**values)
+    except ValidationError as error:
+        raise UserError(explain(error, where)) from None
+
+
+def check_graph() -> None:
+    """Every stage of dvc.yaml is registered, and the other way round. Raises UserError."""
+    drawn = {name for name in graph()["stages"] if name != layout.CODE_STAGE}
+    if unknown := sorted(drawn - STAGES.keys()):
+        raise UserError(
+            f"{DVC}: no kind has the stage '{unknown[0]}'{nearest(unknown[0], STAGES)}; add it to the "
+            "`stages` of a kind in stages/kinds/, or delete it"
+        )
+    if missing := [name for name in STAGES if name not in drawn]:
+        raise UserError(f"{DVC}: the stage '{missing[0]}' ({STAGES[missing[0]].module}) is not in the graph")
+    defaults = {name for entry in graph().get("vars") or () if isinstance(entry, dict) for name in entry}
+    if unset := [name for name in STAGES if name not in defaults]:
+        raise UserError(
+            f"{DVC}, vars: '{unset[0]}' is not in the first line; add `{unset[0]}: {{}}`, or DVC refuses the "
+            "graph as long as no dataset takes part in it"
+        )
+
+
+def check_outputs(params: Params) -> None:
+    """No two stages make the same of a dataset. Raises UserError."""
+    for one, other in combinations(STAGES.values(), 2):
+        if one.figures_name == other.figures_name:
+            for dataset in sorted(params.blocks[one.name].keys() & params.blocks[other.name].keys()):
                 raise UserError(
-                    f"{where}: no base model is called '{checked.base}'{nearest(checked.base, bases)}"
-                )
-            has_prompts = dataset in briefs or layout.prompt(dataset, "student").is_file()
-            if stage not in BASES and not has_prompts:
-                known = [folder.name for folder in Path("prompts").glob("*")]
-                mend = nearest(dataset, known) or f"; `make new DATASET={dataset}` makes it"
-                raise UserError(f"{where}: there is no folder prompts/{dataset}{mend}")
-    return blocks
-
-
-def _check_chains(blocks: dict[str, dict[str, dict]], path: Path) -> None:
-    """No two stages make a dataset's corpus, and what skills are made from is there."""
-    for one, other in combinations(CORPORA, 2):
-        for dataset in blocks[one].keys() & blocks[other].keys():
-            raise UserError(
-                f"{path}: '{dataset}' is in {one} and in {other}, which make the same; delete one"
-            )
-    for stage, key, maker in (
-        ("candidates", "briefs", "corpus_briefs"),
-        ("corpus_briefs", "skills", "skills"),
-    ):
-        for dataset, own in blocks[stage].items():
-            if key in own and own[key] not in blocks[maker]:
-                raise UserError(
-                    f"{path}, {stage}.{dataset}: {maker} has no block '{own[key]}'"
-                    f"{nearest(own[key], blocks[maker])}"
+                    f"{params.file_of[one.name, dataset]}: '{dataset}' is in {one.name} and in {other.name}, "
+                    "which make the same; delete one"
                 )
 
 
-def command(stage: str) -> StageCommand:
-    return importlib.import_module(module(stage)).command
+def before(dataset: str, blocks: Blocks) -> list[str]:
+    """DVC targets that a dataset's own stages are built upon, in order."""
+    return [target for kind in KINDS for target in kind.before(dataset, blocks)]
 
 
-def module(stage: str) -> str:
-    """The dotted name of the script of a stage."""
-    place = next((place for place, stages in PLACES.items() if stage in stages), "stages")
-    return f"{place}.{stage}"
+def before_any(blocks: Blocks) -> list[str]:
+    datasets = sorted({dataset for block in blocks.values() for dataset in block})
+    return [target for dataset in datasets for target in before(dataset, blocks)]
 
 
-def nearest(name: str, known) -> str:
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def stages_of(dataset: str, blocks: Blocks) -> list[Stage]:
+    """The stages that a dataset takes part in, in the order of dvc.yaml: that of the chain."""
+    chain = [STAGES[name] for name in graph()["stages"] if name in STAGES]
+    return [stage for stage in chain if dataset in blocks[stage.name] and stage.name not in BASE_STAGES]
+
+
+def datasets(blocks: Blocks) -> list[str]:
+    return sorted({name for stage in STAGES if stage not in BASE_STAGES for name in blocks[stage]})
+
+
+def knobs_of(dataset: str, stage: str, blocks: Blocks) -> Knobs:
+    """The knobs of a stage for a dataset. Raises UserError where it has no block, or a wrong one."""
+    if dataset not in blocks[stage]:
+        raise UserError(f"{PARAMS}, {stage}: no block for '{dataset}'{nearest(dataset, blocks[stage])}")
+    return checked(STAGES[stage], blocks[stage][dataset], f"{PARAMS}, {stage}.{dataset}")
 
 
 @click.command(help=__doc__)
-@click.argument("file", type=click.Path(path_type=Path), default=PARAMS)
 @main
-def cli(file: Path) -> None:
-    check(file)
-
-
-if __name__ == "__main__":
-    cli()
+def cli() -> None:
+    check()

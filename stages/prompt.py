@@ -12,70 +12,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Literal
-
-from pydantic import Field, field_validator
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
-from stages.core.hashing import canonical_json, sha256_text, stable_integer
+from stages.core.hashing import sha256_text, stable_integer
 from stages.core.prompts import BracesTemplate, Template, messages, render
-from stages.core.stage import Knobs, stage
-from stages.kinds.registry import Task, kind
+from stages.kinds import registry
+from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import price_of
+from stages.teacher.prices import TOKEN_COUNT, price_of, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
-from stages.teacher.tokens import counter
-
-Default = Literal["default"]  # the server's own: not sent
-RESERVED = set(
-    "model messages tools tool_choice response_format n stream max_tokens max_completion_tokens temperature "
-    "top_p seed logprobs".split()
-)
-
-
-class PromptKnobs(Knobs):
-    template: str = Field(description="the teacher's prompt file, such as prompts/pydoc/teacher.md")
-    placeholders: Literal["jinja", "braces"] = Field(
-        "jinja", description="how it says where the document goes: {{ document.title }} or {title}"
-    )
-    task: Task = Field("queries", description="what is asked for; decides the schema of a structured answer")
-    documents: int = Field(0, ge=0, description="train pages to ask for; 0 = all")
-    val_documents: int = Field(0, ge=0, description="validation pages to ask for; 0 = all")
-    test_documents: int = Field(0, ge=0, description="held-out pages to ask for; 0 = all")
-    model: str = Field("embedded", description="the teacher's model name")
-    answer: Literal["text", "json", "tool"] = Field(
-        "text", description="lines of text, JSON that obeys a schema, or the call of a function"
-    )
-    samples: int = Field(1, ge=1, description="requests per document; held-out ones get one")
-    n: int = Field(1, ge=1, le=128, description="choices per request; held-out documents get one")
-    seed: int = Field(-1, ge=-1, description="of the sampling, where the server heeds one; -1 = none sent")
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Default = Field(
-        0.7, description="'default' = not sent: reasoning models refuse it"
-    )
-    top_p: Annotated[float, Field(gt=0, le=1)] | Default = Field("default", description="as temperature")
-    max_tokens: int = Field(256, gt=0, description="longest answer, in tokens, reasoning included")
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the server calls that limit"
-    )
-    logprobs: bool = Field(False, description="ask for the probabilities of the tokens, and keep their mean")
-    body: str = Field("", description="further fields of the request as a JSON object: '{\"top_k\": 20}'")
-
-    @field_validator("body")
-    @classmethod
-    def _free_fields_only(cls, text: str) -> str:
-        try:
-            fields = json.loads(text or "{}")
-            canonical_json(fields).encode("utf-8")
-            json.dumps(fields, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
-        if not isinstance(fields, dict):
-            raise ValueError("expected a JSON object, such as '{\"top_k\": 20}'")
-        if taken := sorted(RESERVED & fields.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be set here, only by the other knobs")
-        return text
 
 
 def choose(documents: Iterable[dict], limits: dict[str, int]) -> tuple[dict[str, set[str]], int]:
@@ -113,7 +60,7 @@ def common(knobs: PromptKnobs) -> dict:
         params["n"] = knobs.n
     if knobs.logprobs:
         params["logprobs"] = True
-    form, answer = {}, kind(knobs.task).Answer
+    form, answer = {}, registry.task(knobs.task).Answer
     if knobs.answer == "json":
         form = {"response_format": json_answer(answer), "form": "json"}
     elif knobs.answer == "tool":
@@ -151,13 +98,12 @@ class Estimate:
 
     def __init__(self, model: str):
         self.model, self.tokens_in, self.tokens_out, self.keys = model, 0.0, 0, set()
-        self.count, self.method = counter(model)
 
     def add(self, request: dict) -> None:
         key = bytes.fromhex(request["request_key"])
         if key not in self.keys:
             self.keys.add(key)
-            self.tokens_in += self.count(request)
+            self.tokens_in += rough_tokens(request)
             self.tokens_out += choices_of(request) * limit_of(request)
 
     def figures(self) -> dict:
@@ -167,7 +113,7 @@ class Estimate:
         return {
             "distinct_requests": len(self.keys),
             "estimated_input_tokens": tokens_in,
-            "token_count": self.method,
+            "token_count": TOKEN_COUNT,
             "most_output_tokens": self.tokens_out,
             "most_dollars": None if most is None else round(most, 4),
             "price_version": price and price.version,
@@ -178,15 +124,14 @@ def told(cost: dict, model: str) -> str:
     """The estimate in words."""
     dollars = f"unknown (params.yaml has no price of '{model}')"
     if cost["most_dollars"] is not None:
-        dollars = f"at most ${cost['most_dollars']:,.2f} (prices: {cost['price_version']})"
+        dollars = f"about ${cost['most_dollars']:,.2f} at most (prices: {cost['price_version']})"
     return (
         f"({cost['distinct_requests']:,} distinct), about {cost['estimated_input_tokens']:,} input tokens "
         f"({cost['token_count']}), at most {cost['most_output_tokens']:,} output tokens; cost {dollars}"
     )
 
 
-@stage("prompt", PromptKnobs)
-def command(dataset: str, knobs: PromptKnobs) -> dict:
+def run(dataset: str, knobs: PromptKnobs) -> dict:
     corpus = layout.corpus(dataset)
     verify_manifest(corpus)
     path = corpus / "documents.jsonl"
@@ -235,7 +180,3 @@ def write_by_id(target: Path, rows: Iterable[dict], corpus: Path) -> int:
                 spool.seek(places[name])
                 stream.write(spool.readline())
     return len(places)
-
-
-if __name__ == "__main__":
-    command()

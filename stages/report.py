@@ -1,64 +1,67 @@
 """One page that shows a dataset's run: `reports/<dataset>/report.html`, self-contained.
 
-Reads the figures that the stages left in `reports/<dataset>/`, the loss curve in `models/<dataset>/adapter/`,
+Reads the figures in `reports/<dataset>/figures/` of the stages that the dataset takes part in, by its params,
 dvc.lock and the git commit, and nothing else; sections without figures are left out. The same inputs at the
-same commit give the same bytes. Also writes `reports/<dataset>/plots/loss.json` for `dvc plots`.
+same commit give the same bytes.
 """
 
+import importlib
 from pathlib import Path
 
-from stages.core import layout
+from stages import params
+from stages.core import layout, versions
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
-
-HERE = Path(__file__).parent
-TEMPLATES = (HERE / "reporting", HERE / "kinds/xc/parts", HERE / "kinds/skills")
-STYLE = "style.css.j2"
-SECTIONS = (
-    "overview.html.j2",
-    "samples.html.j2",
-    "report.html.j2",
-    "run.html.j2",
-    "labels.html.j2",
-    "origin.html.j2",
-)
+from stages.core.files import read_json, write_text
+from stages.core.stage import NoKnobs
+from stages.kinds import registry
+from stages.reporting.page import Report, render
 
 
-class ReportKnobs(Knobs):
-    pass
+def run(dataset: str, knobs: NoKnobs) -> None:
+    """Write the page. Raises UserError where there is nothing to show.
+
+    It leaves no figures: in the folder that it reads they would make it stale for ever.
+    """
+    blocks = params.blocks()
+    figures, times = read_figures(dataset, declared(dataset, blocks))
+    if not figures:
+        raise UserError(f"{layout.figures(dataset)}: no figures of any stage; run `make {dataset}`")
+    report = kind_report(dataset, blocks, figures)
+    page = render(dataset, figures, times, report, provenance(dataset))
+    write_text(layout.reports(dataset) / "report.html", page)
 
 
-@stage("report", ReportKnobs)
-def command(dataset: str, knobs: ReportKnobs) -> dict:
-    return write_page(dataset)
+def declared(dataset: str, blocks: dict) -> list[Path]:
+    """The files of figures of the stages that the dataset takes part in, by dvc.yaml, in the chain's order.
+
+    A stage that a dataset left has its old figures in the folder still: they are not its own any more.
+    """
+    entries = (params.graph()["stages"][stage.name]["do"] for stage in params.stages_of(dataset, blocks))
+    outputs = (
+        out for entry in entries for part in ("metrics", "outs", "plots") for out in entry.get(part, ())
+    )
+    paths = (next(iter(out)) if isinstance(out, dict) else out for out in outputs)
+    files = (Path(path.replace("${key}", dataset)) for path in paths)
+    return [path for path in files if layout.figures(dataset) in path.parents and path.is_file()]
 
 
-def write_page(dataset: str) -> dict:
-    """Write page and loss plot; returns the figures of the stage. Raises UserError where there is nothing."""
-    from stages.core.files import read_json, read_jsonl, write_json, write_text
+def read_figures(dataset: str, files: list[Path]) -> tuple[dict[str, object], dict[str, dict]]:
+    """(the figures by file name, such as "plots/lengths"; the timings by stage of the chain)."""
+    folder = layout.figures(dataset)
+    timings = {path.stem: read_json(path) for path in files if path.parent.name == "time"}
+    others = (path for path in files if path.parent.name != "time")
+    return {path.relative_to(folder).with_suffix("").as_posix(): read_json(path) for path in others}, timings
 
-    reports = layout.reports(dataset)
 
-    def read(name: str):
-        return read_json(reports / name) if (reports / name).is_file() else None
-
-    figures = {path.stem: read_json(path) for path in sorted(reports.glob("*.json"))}
-    times = {path.stem: read_json(path) for path in sorted((reports / "time").glob("*.json"))}
-    if not figures.keys() - {"report"}:
-        raise UserError(f"{reports}: no figures of any stage; run `make {dataset}`")
-    curve_path = layout.model(dataset, "adapter") / "curve.jsonl"
-    curve = read_jsonl(curve_path, ("step",)) if curve_path.is_file() else []
-    trained = [row for row in curve if "train_loss" in row]  # `dvc plots` wants the same keys in every row
-    write_json(reports / "plots" / "loss.json", trained)
-    page = render(dataset, figures, times, curve, read("plots/lengths.json"), provenance(dataset))
-    write_text(reports / "report.html", page)
-    return {"bytes": len(page.encode("utf-8"))}
+def kind_report(dataset: str, blocks: dict, figures: dict) -> Report:
+    """What the dataset's kind says on its page; a plain one where no kind has a stage of it."""
+    kinds = registry.kinds_of({stage.name for stage in params.stages_of(dataset, blocks)})
+    modules = [kind.report for kind in kinds if kind.report]
+    return importlib.import_module(modules[0]).report(figures) if modules else Report()
 
 
 def provenance(dataset: str) -> dict:
     """Commit, whether code or settings differ from it, and the md5s in dvc.lock of the dataset's outputs."""
-    from stages.core import versions
-
     mine = {
         path: md5
         for path, md5 in sorted(versions.locked_hashes().items())
@@ -72,45 +75,3 @@ def provenance(dataset: str) -> dict:
         "hashes": mine,
         "model": mine.get(layout.model(dataset, "hf").as_posix()),
     }
-
-
-def render(dataset: str, figures: dict, times: dict, curve: list, lengths: list | None, origin: dict) -> str:
-    """The page's HTML, with a section for whatever there are figures of; a pure function."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    from stages.kinds.skills import report as report_calls
-    from stages.reporting import page as report
-
-    strict = {"autoescape": True, "undefined": StrictUndefined, "loader": FileSystemLoader(TEMPLATES)}
-    environment = Environment(**strict, trim_blocks=True, lstrip_blocks=True)
-    metrics = figures.get("metrics")
-    evaluated = figures.get("evaluate") or {}
-    teachers = evaluated.get("teacher") or {}
-    task = report.task_of(figures)
-    return environment.get_template("page.html.j2").render(
-        style=STYLE,
-        sections=SECTIONS,
-        dataset=dataset,
-        task=task,
-        words=report.WORDS[task],
-        noun="calls" if task == "skills" else task,
-        teachers=list(teachers),
-        stand_in=any(name.startswith("embedded") for name in teachers),
-        evaluated=evaluated,
-        headline=report.headline(figures, metrics),
-        funnel=report.funnel(figures),
-        measures=report.measures(metrics),
-        loss=report.loss(curve, figures.get("finetune")),
-        histograms=report.histograms(figures.get("tokenize"), lengths),
-        samples=report.samples(figures.get("samples"), task),
-        calls=report_calls.calls(figures),
-        mapping=report.mapping(figures.get("map")),
-        gain=report.gain(figures.get("xc"), figures.get("pack")),
-        cost=report.cost(figures),
-        times=report.durations(times),
-        origin=origin,
-    )
-
-
-if __name__ == "__main__":
-    command()

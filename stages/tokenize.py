@@ -10,33 +10,24 @@ from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
-
-from pydantic import Field
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, npy_array
+from stages.core.rows import records
+from stages.core.tokenizer import TextCodec
+from stages.engines.load import context_of
+from stages.knobs import TokenizeKnobs
 
 SPLITS = ("train", "val")
 IGNORE = -100
 ARRAYS = {"ids": "int32", "labels": "int32", "offsets": "int64"}  # ids and labels flat, offsets rows + 1
 
 
-class TokenizeKnobs(Knobs):
-    base: str = Field(description="name of the base model")
-    max_length: int = Field(512, ge=2, description="longest row in tokens, prompt and answer and EOS")
-    overlong: Literal["error", "drop"] = Field("error", description="what to do with a longer row")
-
-
-@stage("tokenize", TokenizeKnobs)
-def command(dataset: str, knobs: TokenizeKnobs) -> dict:
-    from stages.core.files import atomic_directory, npy_array, read_json
-    from stages.core.tokenizer import TextCodec
-
+def run(dataset: str, knobs: TokenizeKnobs) -> dict:
     base = layout.base_model(knobs.base)
     codec = TextCodec(base)
-    context = read_json(base / "config.json")["max_position_embeddings"]
+    context = context_of(base)
     if knobs.max_length > context:
         raise UserError(
             f"params.yaml, tokenize.{dataset}.max_length: {knobs.max_length} is more than the context of "
@@ -46,23 +37,24 @@ def command(dataset: str, knobs: TokenizeKnobs) -> dict:
     with atomic_directory(layout.tokens(dataset), producer="tokenize", rows=counts) as directory:
         for split in SPLITS:
             with ExitStack() as stack:
-                arrays = {
+                append = {
                     name: stack.enter_context(npy_array(directory / f"{split}.{name}.npy", dtype))
                     for name, dtype in ARRAYS.items()
                 }
                 source = layout.litgpt_data(dataset) / f"{split}.json"
-                metrics[split] = encode(source, codec, knobs, arrays)
+                metrics[split] = encode(source, codec, knobs, append)
             counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
     return metrics
 
 
-def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable]) -> dict:
-    """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting."""
-    from stages.core.rows import records
+def encode(source: Path, codec, knobs: TokenizeKnobs, append: dict[str, Callable]) -> dict:
+    """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting.
 
+    `append` has, for each of ARRAYS, the function that adds values to it.
+    """
     dropped, total = 0, 0
     kept_prompts, kept_answers = array("i"), array("i")
-    arrays["offsets"]([0])
+    append["offsets"]([0])
     for first, rows in records(source):
         for number, row in enumerate(rows, start=first):
             for name in ("id", "instruction", "output"):
@@ -92,7 +84,7 @@ def encode(source: Path, codec, knobs: TokenizeKnobs, arrays: dict[str, Callable
             kept_answers.append(len(answer))
         total += len(ids)
         for name, values in (("ids", ids), ("labels", labels), ("offsets", offsets)):
-            arrays[name](values)
+            append[name](values)
     return {
         "rows": len(kept_prompts),
         "dropped_overlong": dropped,
@@ -115,7 +107,3 @@ def histogram(values: Sequence[int], bins: int = 20) -> dict:
     edges = [width * place for place in range(len(counts) + 1)]
     mean = round(sum(values) / len(values), 2)
     return {"min": min(values), "mean": mean, "max": max(values), "edges": edges, "counts": counts}
-
-
-if __name__ == "__main__":
-    command()

@@ -32,7 +32,7 @@ def write_requests(path: Path, count: int) -> None:
 @cache
 def our_limits() -> bool:
     """Whether this version of the stage can be told a rate limit."""
-    command = [sys.executable, "-m", "stages.collect", "--help"]
+    command = [sys.executable, "-m", "stages", "collect", "--help"]
     return "--rpm" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
 
 
@@ -50,7 +50,7 @@ def curator_python() -> str:
 
 def command(name: str, url: str, in_flight: int, rpm: int) -> list[str]:
     if name == "ours":
-        asked = [sys.executable, "-m", "stages.collect", "bench", "--base_url", url]
+        asked = [sys.executable, "-m", "stages", "collect", "bench", "--base_url", url]
         asked += ["--api_key_env", "BENCH_KEY", "--concurrency", str(in_flight), "--timeout", "120"]
         asked += ["--retries", str(RETRIES)]
         return asked + (["--rpm", str(rpm), "--tpm", "0"] if our_limits() else [])

@@ -2,9 +2,9 @@
 
 A stand-in for an LLM, so that the whole chain runs with no key and no network. It reads the document in the
 request and writes the queries that a person looking for it might type, from its title, its first sentences
-and its parameters; or its categories (`category_rules`), if the request asks for immediate categories; or it
-writes or reads requests to an assistant (`skill_rules`). A pure function of the messages. Its quality is that
-of the rules below: for queries worth deploying, point `base_url` at a real model.
+and its parameters; or its categories (`categories`), if the request asks for immediate categories; or it
+writes or reads requests to an assistant (`skills`). A pure function of the messages. Its quality is that of
+the rules below: for queries worth deploying, point `base_url` at a real model.
 """
 
 import re

@@ -1,9 +1,8 @@
-"""What the embedded teacher answers about skills: examples for a brief, or the call of one request.
+"""What the stand-in teacher answers about skills: examples for a brief, or the call of one request.
 
-It knows ten skills (`skill_rules_write.PARAMETERS`): it writes requests for them from phrases and reads any
-request with `skill_rules_label`. Of other skills it only has the examples that it is shown: it writes these
-again with their values swapped, and reads what has their wording. A pure function of the messages: random
-choices are drawn by a generator that their hash seeds.
+It knows the ten skills of skills.yaml (`requests`). Of other skills it has only the examples that it is
+shown, which it takes as phrases (`Shown`). A pure function of the messages: random choices are drawn by a
+generator that their hash seeds.
 """
 
 import json
@@ -11,8 +10,8 @@ import random
 import re
 from typing import NamedTuple
 
-from demo.teacher.skills_label import label
-from demo.teacher.skills_write import PARAMETERS, call_of, example
+from demo.teacher.phrases import Book, Node, Slot, Words, text_of
+from demo.teacher.requests import PARAMETERS, read, write
 from stages.core.hashing import stable_integer
 
 BRIEF = re.compile(r"^Kind: (positive|multi|near_miss|other)$", re.M)
@@ -21,6 +20,7 @@ SIGNATURE = re.compile(r"^- (\w+)\((.*?)\)(?=:|$)", re.M)
 SHOWN = re.compile(r"^User: (.+)\nCall: (.+)$", re.M)
 PARAMETER = re.compile(r'(\w+)=(?:"([^"\[]*)"|["\[])')  # in a signature; of an enum also its values
 ARGUMENT = re.compile(r"""(\w+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,"'()]+)""")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 TRIES = 30  # for each example that is still to be written
 
 
@@ -45,19 +45,17 @@ def asks_for_skills(texts: list[str]) -> bool:
 def skill_answer(messages: list[dict]) -> str:
     """The answer: lines `request TAB call` for a brief, or the one call of a request."""
     prompt = messages[-1]["content"]
-    asked = REQUEST.search(prompt)
-    if asked:
+    if asked := REQUEST.search(prompt):
         around = "\n".join(str(message["content"]) for message in messages).replace(asked[0], "")
-        return labelled(asked[1], signatures(around), SHOWN.findall(around))
-    brief = read_brief(prompt)
+        return labelled(asked[1], dict(SIGNATURE.findall(around)), SHOWN.findall(around))
     chance = random.Random(stable_integer("skills", prompt))
-    return "\n".join(f"{user}\t{call}" for user, call in written(brief, chance))
+    return "\n".join(f"{user}\t{call}" for user, call in written(read_brief(prompt), chance))
 
 
 def read_brief(prompt: str) -> Brief:
     def field(name: str) -> str:
-        found = re.search(rf"^{name}: (.*)$", prompt, re.M)
-        return found[1].strip() if found else ""
+        line = re.search(rf"^{name}: (.*)$", prompt, re.M)
+        return line[1].strip() if line else ""
 
     number = field("Number")
     return Brief(
@@ -67,115 +65,144 @@ def read_brief(prompt: str) -> Brief:
         fallback=field("Fallback") or "other",
         topics=[topic.strip() for topic in field("Topics").split(";") if topic.strip()],
         shown=SHOWN.findall(prompt),
-        skills=signatures(prompt),
+        skills=dict(SIGNATURE.findall(prompt)),
     )
-
-
-def signatures(text: str) -> dict[str, str]:
-    """The functions that a text lists, `- name(parameters): purpose`: their parameters by name."""
-    return dict(SIGNATURE.findall(text))
 
 
 def knows(skill: str, skills: dict[str, str], fallback: str) -> bool:
     """Whether this is one of the ten skills with just their parameters, not only its name."""
-    if skill == fallback:
-        return True
     own = PARAMETERS.get(skill)
     expected = {own, "action"} if skill == "notes" else {own}
-    return own is not None and {name for name, _ in PARAMETER.findall(skills.get(skill, ""))} == expected
+    names = {name for name, _ in PARAMETER.findall(skills.get(skill, ""))}
+    return skill == fallback or own is not None and names == expected
 
 
-def written(brief: Brief, chance: random.Random) -> list[tuple[str, str]]:
-    """(request, call) for a brief, all of them different; fewer than it asks for where there are no more."""
-    found: dict[str, tuple[str, str]] = {}
-    for _ in range(brief.count * TRIES):
-        if len(found) == brief.count:
-            break
-        user, call = _one(brief, chance)
-        if user:
-            found.setdefault(user.casefold(), (user, call))
-    return list(found.values())
-
-
-def _one(brief: Brief, chance: random.Random) -> tuple[str, str]:
-    skill = "other" if brief.skill == brief.fallback or brief.variety == "other" else brief.skill
-    if not knows(brief.skill, brief.skills, brief.fallback):
-        if brief.variety != "near_miss":
-            return recombined(brief, chance)
-        skill = "other"
-    user, target, value = example(skill, brief.variety, brief.topics, chance)
-    if target != "other" and not knows(target, brief.skills, brief.fallback):
-        return "", ""
-    return user, call_of(target, value, brief.fallback)
-
-
-def recombined(brief: Brief, chance: random.Random) -> tuple[str, str]:
-    """A shown example with other values of the same parameters, or with a topic in their place."""
-    usable = [(user, arguments(call)) for user, call in brief.shown if call.startswith(f"{brief.skill}(")]
-    if not usable:
-        return "", ""
-    user, given = chance.choice(usable)
-    enums, made, fresh = enums_of(brief.skills.get(brief.skill, "")), "", dict(given)
-    for part, name in pieces(user, given):
-        if name in enums:
-            part = chance.choice(enums[name])
-        elif name:
-            topics = brief.topics if is_text(given[name]) else []
-            part = chance.choice(sorted({meant(own[name]) for _, own in usable if name in own} | set(topics)))
-        if name:
-            fresh[name] = put(part, given[name])
-        made += part
-    opening = chance.choice(["", "", "please ", "can you ", "could you please ", "hey, "])
-    return (f"{opening}{made[:1].lower()}{made[1:]}" if opening else made), call_with(brief.skill, fresh)
-
-
-def labelled(request: str, skills: dict[str, str], shown: list[tuple[str, str]]) -> str:
-    """The call of a request: as one of the ten skills, else in the wording of an example that was shown."""
-    skill, value = label(request)
-    if skill != "other" and (not skills or knows(skill, skills, "other")):
-        return call_of(skill, value)
-    # "open the window" is no program, whatever example there is for the ten skills
-    foreign = [(user, call) for user, call in shown if not knows(call.partition("(")[0], skills, "other")]
-    return _as_shown(request, skills, foreign) or call_of("other", None, _fallback(skills))
-
-
-def _fallback(skills: dict[str, str]) -> str:
-    without = [name for name, parameters in skills.items() if not parameters]
-    return without[0] if without and "other" not in skills else "other"
-
-
-def _as_shown(request: str, skills: dict[str, str], shown: list[tuple[str, str]]) -> str | None:
-    for user, call in shown:
-        name, given = call.partition("(")[0], arguments(call)
-        parts, enums = pieces(user.rstrip(".?! "), given), enums_of(skills.get(name, ""))
-        wording = "".join(
-            f"({_pattern(given[key], enums.get(key))})" if key else re.escape(part) for part, key in parts
-        )
-        found = re.fullmatch(
-            rf"(?:(?:please|can you|could you please|hey),? )?{wording}[.?!]?", request.strip(), re.I
-        )
-        if found:
-            values = zip([key for _, key in parts if key], found.groups(), strict=True)
-            return call_with(name, given | {key: put(value, given[key]) for key, value in values})
-    return None
-
-
-def _pattern(shown: str, values: list[str] | None) -> str:
-    """What a value may be in place of the one shown."""
-    if values:
-        return "|".join(map(re.escape, values))
-    return ".+?" if is_text(shown) else r"-?\d+(?:\.\d+)?"
-
-
-# The arguments of a shown call, each as it is written there: a text in its quotes.
-
-
-def arguments(call: str) -> dict[str, str]:
-    return dict(ARGUMENT.findall(call))
+def call_of(skill: str, value: str | None, fallback: str = "other") -> str:
+    """The call of one of the ten skills with its value, or without one."""
+    if skill == "other":
+        return f"{fallback}()"
+    given = {} if value is None else {PARAMETERS[skill]: value}
+    if skill == "notes":
+        given = {"action": "list" if value is None else "add", **given}
+    return call_with(skill, {name: json.dumps(own, ensure_ascii=False) for name, own in given.items()})
 
 
 def call_with(name: str, given: dict[str, str]) -> str:
     return f"{name}({', '.join(f'{key}={value}' for key, value in given.items())})"
+
+
+def written(brief: Brief, chance: random.Random) -> list[tuple[str, str]]:
+    """(request, call) for a brief, all of them different; fewer than it asks for where there are no more."""
+    rows: dict[str, tuple[str, str]] = {}
+    known = knows(brief.skill, brief.skills, brief.fallback)
+    own = Shown(brief.shown, brief.skills, brief.skill)
+    for _ in range(brief.count * TRIES):
+        if len(rows) == brief.count:
+            break
+        if known or brief.variety == "near_miss":
+            skill, variety = (brief.skill, brief.variety) if known else ("other", "other")
+            skill = "other" if skill == brief.fallback else skill
+            user, target, value = write(skill, variety, brief.topics, chance)
+            if target != "other" and not knows(target, brief.skills, brief.fallback):
+                continue
+            call = call_of(target, value, brief.fallback)
+        elif own.phrases:
+            user, call = own.example(brief.topics, chance)
+        else:
+            break
+        rows.setdefault(user.casefold(), (user, call))
+    return list(rows.values())
+
+
+def labelled(request: str, skills: dict[str, str], shown: list[tuple[str, str]]) -> str:
+    """The call of a request: as one of the ten skills, else in the wording of an example that was shown."""
+    skill, value = read(request)
+    if skill != "other" and (not skills or knows(skill, skills, "other")):
+        return call_of(skill, value)
+    foreign = [(user, call) for user, call in shown if not knows(call.partition("(")[0], skills, "other")]
+    if call := Shown(foreign, skills).read(request):
+        return call
+    without = [name for name, parameters in skills.items() if not parameters]
+    return call_of("other", None, without[0] if without and "other" not in skills else "other")
+
+
+class Shown:
+    """Skills of which there are only the examples shown: each is a phrase whose values are its slots.
+
+    A slot has the name of its skill and its parameter: `lights__room`.
+    """
+
+    def __init__(self, shown: list[tuple[str, str]], skills: dict[str, str], only: str = ""):
+        self.phrases: list[tuple[str, Node, dict[str, str]]] = []
+        self.values: dict[str, list[str]] = {}
+        patterns: dict[str, str] = {}
+        for user, call in shown:
+            name, given = call.partition("(")[0], dict(ARGUMENT.findall(call))
+            if only and name != only:
+                continue
+            enums = {
+                key: values.split("|") for key, values in PARAMETER.findall(skills.get(name, "")) if values
+            }
+            plain = {f"{name}__{key}": meant(value) for key, value in given.items()}
+            for slot, value in plain.items():
+                self.values.setdefault(slot, []).append(value)
+            self.values |= {f"{name}__{key}": values for key, values in enums.items()}
+            self.phrases.append((name, as_phrase(user.rstrip(".?! "), plain), given))
+            patterns |= {f"{name}__{key}": _any_of(values) for key, values in enums.items()}
+        self.enums = set(patterns)
+        for slot, values in self.values.items():
+            if all(NUMBER.fullmatch(value) for value in values):
+                patterns[slot] = f"{NUMBER.pattern} "
+        self.book = Book({}, {slot: Slot(pattern=patterns.get(slot, "")) for slot in self.values})
+
+    def example(self, topics: list[str], chance: random.Random) -> tuple[str, str]:
+        """A shown request with its call, with other values of the same parameters, or topics for them."""
+        name, tree, given = chance.choice(self.phrases)
+        fresh = dict(given)
+
+        def value(slot: str) -> str:
+            key = slot.removeprefix(f"{name}__")
+            more = topics if is_text(given[key]) and slot not in self.enums else []
+            said = chance.choice(sorted({*self.values[slot], *more}))
+            fresh[key] = put(said, given[key])
+            return said
+
+        said = text_of(self.book.write(tree, chance, value))
+        opening = chance.choice(["", "", "please ", "can you ", "could you please ", "hey, "])
+        return (f"{opening}{said[:1].lower()}{said[1:]}" if opening else said), call_with(name, fresh)
+
+    def read(self, request: str) -> str | None:
+        """The call of a request in the wording of one that is shown; None where it has another one."""
+        words = Words(request)
+        for name, tree, given in self.phrases:
+            wording = f"(?:(?:please|can you|could you please|hey) )?{self.book.regex(tree)}"
+            if match := re.fullmatch(wording, words.line(0, len(words.plain))):
+                fresh = dict(given)
+                for slot, part in match.groupdict().items():
+                    first, key = match.string.count(" ", 0, match.start(slot)), slot.removeprefix(f"{name}__")
+                    fresh[key] = put(words.original(first, first + part.count(" ")), given[key])
+                return call_with(name, fresh)
+        return None
+
+
+def _any_of(values: list[str]) -> str:
+    return f"(?:{'|'.join(Words(value).line(0, 9) for value in values)})"
+
+
+def as_phrase(user: str, values: dict[str, str]) -> Node:
+    """A request as a phrase with a slot in place of each value that stands in it, each of them once."""
+    left = {slot: value for slot, value in values.items() if value}
+    longest = sorted(left.values(), key=len, reverse=True)
+    wanted = "|".join(rf"(?<!\w){re.escape(value)}(?!\w)" for value in longest)
+    nodes: list[Node] = []
+    for part in re.split(f"({wanted})", user) if wanted else [user]:
+        slot = next((slot for slot, value in left.items() if value == part), None)
+        nodes.append(("slot", slot) if slot else ("words", part))
+        left.pop(slot, None)
+    return "all", nodes
+
+
+# The arguments of a shown call, each as it is written there: a text in its quotes.
 
 
 def is_text(written: str) -> bool:
@@ -188,20 +215,3 @@ def meant(written: str) -> str:
 
 def put(value: str, like: str) -> str:
     return json.dumps(value, ensure_ascii=False) if is_text(like) else value
-
-
-def enums_of(parameters: str) -> dict[str, list[str]]:
-    """The values of those parameters of a signature that have only some, `state="on|off"`."""
-    return {name: values.split("|") for name, values in PARAMETER.findall(parameters) if values}
-
-
-def pieces(user: str, given: dict[str, str]) -> list[tuple[str, str | None]]:
-    """A request in parts, each with the argument that it is the value of, or None; each argument once."""
-    names: dict[str, list[str]] = {}
-    for name, written in given.items():
-        names.setdefault(meant(written), []).append(name)
-    values = "|".join(re.escape(value) for value in sorted(names, key=len, reverse=True) if value)
-    parts = re.split(rf"(?<!\w)({values})(?!\w)", user) if values else [user]
-    return [
-        (part, names[part].pop(0) if place % 2 and names[part] else None) for place, part in enumerate(parts)
-    ]

@@ -1,8 +1,8 @@
 """Show what a teacher may cost before anything is asked.
 
-Run as `python -m stages.cost DATASET` (`make cost DATASET=name`). Brings the requests of a dataset up to
-date and shows their estimate. A dataset of skills asks twice: for examples, and for the calls of what was
-accepted. The second estimate needs the answers to the first, and is left out until these are collected.
+Brings the requests of a dataset up to date and shows their estimate. A dataset that is built upon another
+which asks, such as one of skills upon its briefs, has an estimate for each; the second needs the answers to
+the first, and is left out until these are collected.
 """
 
 import subprocess
@@ -15,28 +15,35 @@ from stages.commands.build import in_use, repro
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.stage import main
+from stages.kinds.kind import Blocks
+from stages.kinds.registry import nearest
+
+ASKS = "prompt"
 
 
-def steps(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[tuple[str, list[str]]]:
+def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
     """(the dataset that asks, the stages that make its requests); none of them asks a teacher.
 
     Raises UserError for a dataset that asks nothing.
     """
-    if dataset not in blocks["prompt"]:
-        raise UserError(
-            f"params.yaml, prompt: no block for '{dataset}'{params.nearest(dataset, blocks['prompt'])}"
-        )
-    briefs = blocks["candidates"].get(dataset, {}).get("briefs")
-    if briefs is None:
-        return [(dataset, requests_of(dataset, blocks))]
-    found = [(briefs, [f"skills@{dataset}", *requests_of(briefs, blocks)])]
-    if layout.responses(briefs).is_file():
-        found.append((dataset, [f"candidates@{dataset}", *requests_of(dataset, blocks)]))
-    return found
-
-
-def requests_of(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[str]:
-    return [f"{stage}@{dataset}" for stage in (*params.CORPORA, "prompt") if dataset in blocks[stage]]
+    if dataset not in blocks[ASKS]:
+        raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
+    made: list[tuple[str, list[str]]] = []
+    stages: list[str] = []
+    listed: set[str] = set()
+    for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
+        stage, name = target.split("@")
+        if stage != "*":
+            stages.append(target)
+            continue
+        chain = [f"{stage.name}@{name}" for stage in params.stages_of(name, blocks)]
+        wanted = [*stages, *chain[: chain.index(f"{ASKS}@{name}") + 1]]
+        made.append((name, [stage for stage in dict.fromkeys(wanted) if stage not in listed]))
+        listed.update(wanted)
+        if not layout.responses(name).is_file():
+            break
+        stages = []
+    return made
 
 
 @click.command(help=__doc__)
@@ -44,14 +51,10 @@ def requests_of(dataset: str, blocks: dict[str, dict[str, dict]]) -> list[str]:
 @main
 def cli(dataset: str) -> None:
     asked = steps(dataset, params.check())
-    with in_use("code"):
+    with in_use(layout.CODE_STAGE):
         for _, stages in asked:
             repro("-q", "-s", *stages)  # without what is before: that might ask
-    files = [str(layout.reports(name) / "prompt.json") for name, _ in asked]
+    files = [str(layout.figures(name) / f"{ASKS}.json") for name, _ in asked]
     subprocess.run([sys.executable, "-m", "dvc", "metrics", "show", "--md", *files])
     if asked[-1][0] != dataset:
-        print(f"then {dataset} asks for the calls of the accepted requests: once {asked[0][0]} is collected")
-
-
-if __name__ == "__main__":
-    cli()
+        print(f"then {dataset} asks about what came of it: once {asked[0][0]} is collected")

@@ -1,10 +1,9 @@
-"""Give a dataset its place: a folder of prompts, and its blocks in params.yaml.
+"""Give a dataset its place: a folder of prompts with its params, and a line under `vars` in dvc.yaml.
 
-Run as `python -m stages.new DATASET [--path FOLDER] [--like OTHER]` (`make new DATASET=name`). Where there is
-no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset OTHER. Where
-params.yaml has no block of the dataset, the blocks of prompts/<dataset>/params.yaml are added, comments and
-anchors kept. A block that is there already, such as that of a base model which another dataset brought, is
-not added again. Nothing is ever overwritten.
+Where there is no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset
+OTHER (`--like`). Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model
+that it names and no file makes yet. With `--path` the folder that it reads is set in its params. Nothing else
+is ever overwritten.
 """
 
 import json
@@ -14,24 +13,56 @@ from pathlib import Path
 
 import click
 
-from stages.core import layout
+from stages import params
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
-from stages.core.layout import PARAMS
+from stages.core.layout import DVC
 from stages.core.stage import main
-from stages.params import load, read
-from stages.teacher.prices import PRICES
 
-EXAMPLE = Path("prompts/example")
+PROMPTS = Path("prompts")
+EXAMPLE = PROMPTS / "example"
+SHARED_BASES = PROMPTS / "bases"
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 TAKEN = set(
-    "bench cost demo evaluate help lint new pull push register review serve slurm store test ui "
-    "base code example shipped sources teacher".split()
+    "bench check cost demo evaluate help lint new pull push register review serve slurm store test ui "
+    "base bases code example shipped sources teacher".split()
 )
 
 
 def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
+    check_name(dataset, like)
+    done = []
+    prompts = PROMPTS / dataset
+    own = prompts / "params.yaml"
+    if not prompts.exists():
+        copy_example(prompts, like)
+        done.append(f"made {prompts}/: edit params.yaml, teacher.md and student.md")
+    if not own.is_file():
+        raise UserError(f"{own}: no such file; copy {EXAMPLE}/params.yaml and edit it")
+    wanted = [own, *shared_bases(own)]
+    before = read_text(DVC)
+    try:
+        listed = [str(path) for path in wanted if add_to_graph(path)]
+        blocks = params.check()
+    except UserError:
+        write_text(DVC, before)  # what cannot be built does not take part
+        raise
+    if listed:
+        done.append(f"added to {DVC}, vars: {', '.join(listed)}")
+    stage = source_stage(dataset, blocks)
+    if folder is not None and set_folder(own, dataset, folder):
+        done.append(f"set {stage}.{dataset}.path in {own} to {folder}")
+        blocks = params.blocks()
+    path = blocks[stage][dataset].get("path") if stage else None
+    if path is not None and not Path(path).exists():
+        done.append(
+            f"{path} does not exist yet: put your files there, or set {stage}.{dataset}.path in {own}"
+        )
+    return done
+
+
+def check_name(dataset: str, like: str | None) -> None:
     if not NAME.fullmatch(dataset):
         raise UserError(
             f"'{dataset}' cannot name a dataset: a lowercase letter, then letters, digits, - and _"
@@ -40,133 +71,73 @@ def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -
         raise UserError(
             f"'{dataset}' cannot name a dataset: make or a folder of data/ or models/ has that name"
         )
-    if like is not None and not (NAME.fullmatch(like) and like != EXAMPLE.name):
+    if like is not None and not (NAME.fullmatch(like) and PROMPTS / like != EXAMPLE):
         raise UserError(f"'{like}' is no dataset to begin with a copy of; name one of prompts/, such as otto")
-    done = []
-    prompts = layout.prompt(dataset, "student").parent
-    if not prompts.exists():
-        example, name = (EXAMPLE.parent / like, like) if like else (EXAMPLE, "DATASET")
-        if not (example / "params.yaml").is_file():
-            raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{like}'")
-        shutil.copytree(example, prompts)
-        blocks = prompts / "params.yaml"
-        write_text(blocks, re.sub(rf"(?<![a-z]){name}(?![a-z])", dataset, read_text(blocks)))
-        if (prompts / "decisions.jsonl").exists():
-            write_text(prompts / "decisions.jsonl", "")  # they were about the other's candidates
-        done.append(f"made {prompts}/: edit teacher.md and student.md")
-    present = [stage for stage, datasets in load().items() if dataset in datasets]
-    template = prompts / "params.yaml"
-    if not present:
-        if not template.is_file():
-            raise UserError(f"{template}: no such file; copy {EXAMPLE}/params.yaml and edit it")
-        added = add_blocks(PARAMS, template)
-        done.append(f"added {dataset} to params.yaml: {', '.join(added)}")
-    if folder is not None and set_folder(PARAMS, dataset, folder):
-        done.append(f"set {reader(dataset)}.{dataset}.path in params.yaml to {folder}")
-    stage = reader(dataset)
-    path = load().get(stage, {}).get(dataset, {}).get("path")
-    if path is not None and not Path(path).exists():
-        done.append(
-            f"{path} does not exist yet: put your files there, or set {stage}.{dataset}.path in params.yaml"
-        )
-    return done
 
 
-def reader(dataset: str) -> str:
-    """The stage that reads the dataset's source."""
-    readers = (stage for stage in ("corpus_xc", "skills") if dataset in load().get(stage, {}))
-    return next(readers, "corpus")
+def copy_example(prompts: Path, like: str | None) -> None:
+    """Copy the folder of an example, its name replaced in params.yaml by the new one."""
+    example, name = (PROMPTS / like, like) if like else (EXAMPLE, "DATASET")
+    if not (example / "params.yaml").is_file():
+        raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{like}'")
+    shutil.copytree(example, prompts)
+    text = read_text(prompts / "params.yaml")
+    write_text(prompts / "params.yaml", re.sub(rf"(?<![a-z]){name}(?![a-z])", prompts.name, text))
+    if (prompts / "decisions.jsonl").exists():
+        write_text(prompts / "decisions.jsonl", "")  # they were about the other's candidates
 
 
-def sections(lines: list[str]) -> dict[str, tuple[int, int]]:
-    """Top-level keys of YAML lines, each with the half-open range of its indented lines."""
-    starts = [i for i, line in enumerate(lines) if re.match(r"\w+:", line)]
-    found = {}
-    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
-        indented = [i for i in range(start + 1, stop) if re.match(r"\s+\S", lines[i])]
-        found[lines[start].split(":")[0]] = (start + 1, indented[-1] + 1 if indented else start + 1)
-    return found
+def shared_bases(own: Path) -> list[Path]:
+    """The files of base models that the blocks of `own` name and no file makes yet."""
+    blocks = params.blocks()
+    made = {name for stage in params.BASE_STAGES for name in blocks[stage]}
+    named = {
+        knobs.get("base")
+        for datasets in params.read(own).values()
+        for knobs in datasets.values()
+        if isinstance(knobs, dict)
+    }
+    return [path for path in sorted(SHARED_BASES.glob("*.yaml")) if path.stem in named - made]
 
 
-def add_blocks(params: Path, template: Path) -> list[str]:
-    """Add the blocks of `template` to `params` line by line, so that comments, anchors and layout stay.
-
-    Returns the stages that got a block: not those that have the same block already. Raises UserError where
-    the result would not be valid, or where there is another block of that name.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    wanted, present = load(template), load(params)
-    if PRICES in read(template):
-        raise UserError(f"{template}: the block '{PRICES}' is for all datasets; move it to {params}")
-    source, lines = read_text(template).splitlines(), read_text(params).splitlines()
-    added = []
-    for stage, (start, stop) in sections(source).items():
-        blocks = named(source[start:stop])
-        if blocks.keys() != wanted[stage].keys():
-            raise UserError(f"{template}, {stage}: give each block a line of its own, below `{stage}:`")
-        there = present.get(stage, {})
-        for name in blocks.keys() & there.keys():
-            if wanted[stage][name] != there[name]:
-                raise UserError(
-                    f"{params}: there is another {stage}.{name} than in {template}; make them the same, or "
-                    "rename one"
-                )
-        new = [line for name, block in blocks.items() if name not in there for line in block]
-        if not new:
-            continue
-        added.append(stage)
-        if stage not in sections(lines):
-            lines += ["", f"{stage}:"]
-        at, end = sections(lines)[stage]
-        lines[at - 1] = re.sub(r"^(\w+:)\s*\{\s*\}", r"\1", lines[at - 1])
-        lines[end:end] = new
-    made = "\n".join(lines) + "\n"
-    try:
-        after = YAML(typ="safe").load(made)
-    except YAMLError:
-        after = {}
-    for stage in added:
-        if (after.get(stage) or {}) != present.get(stage, {}) | wanted[stage]:
-            raise UserError(f"{params}, {stage}: write each block on a line of its own, below `{stage}:`")
-    write_text(params, made)
-    return added
+def add_to_graph(path: Path) -> bool:
+    """List a file under `vars` in dvc.yaml, as its last item; False if it is there. All other lines stay."""
+    if str(path) in (params.graph().get("vars") or ()):
+        return False
+    lines = read_text(DVC).splitlines()
+    start = next((n for n, line in enumerate(lines) if re.match(r"vars:", line)), None)
+    if start is None:
+        raise UserError(f"{DVC}: no line `vars:`; add one, and `  - {path}` below it")
+    stop = next(n for n, line in enumerate(lines[start + 1 :], start + 1) if re.match(r"\S", line))
+    lines.insert(stop, f"  - {path}")
+    write_text(DVC, "\n".join(lines) + "\n")
+    return True
 
 
-def named(lines: list[str]) -> dict[str, list[str]]:
-    """The lines of a section by the block they belong to; comments belong to the block after them."""
-    blocks: dict[str, list[str]] = {}
-    waiting, own = [], []
-    for line in lines:
-        if line.startswith("  #"):
-            waiting.append(line)
-            continue
-        if found := re.match(r"  ([^\s:]+):", line):
-            own = blocks.setdefault(found[1], [])
-        own += [*waiting, line]
-        waiting = []
-    own += waiting
-    return blocks
+def source_stage(dataset: str, blocks: dict) -> str | None:
+    """The stage that reads the dataset's own files."""
+    stages = (stage.name for stage in params.stages_of(dataset, blocks) if stage.reads_source)
+    return next(stages, None)
 
 
-def set_folder(params: Path, dataset: str, folder: str) -> bool:
+def set_folder(own: Path, dataset: str, folder: str) -> bool:
     """Set the path that the dataset is read from; True if that changed anything.
 
     Raises UserError where no line has it.
     """
-    stage = reader(dataset)
-    lines = read_text(params).splitlines()
-    start, stop = sections(lines)[stage]
-    inside = False
-    for i in range(start, stop):
-        if re.match(r"  \S", lines[i]):
-            inside = lines[i].startswith(f"  {dataset}:")
-        if inside and re.match(r"    path:", lines[i]):
-            before, lines[i] = lines[i], f"    path: {json.dumps(folder)}"
-            write_text(params, "\n".join(lines) + "\n")
-            return before != lines[i]
-    raise UserError(f"{params}: {stage}.{dataset} has no line `path:`; add one with your folder")
+    stage = source_stage(dataset, params.blocks())
+    lines = read_text(own).splitlines()
+    section = name = ""
+    for place, line in enumerate(lines):
+        if match := re.match(r"(\w+):", line):
+            section, name = match[1], ""
+        elif match := re.match(r"  ([^\s:]+):", line):
+            name = match[1]
+        elif section == stage and name == dataset and re.match(r"    path:", line):
+            lines[place] = f"    path: {json.dumps(folder)}"
+            write_text(own, "\n".join(lines) + "\n")
+            return line != lines[place]
+    raise UserError(f"{own}: {stage}.{dataset} has no line `path:`; add one with your folder")
 
 
 @click.command(help=__doc__)
@@ -177,7 +148,3 @@ def set_folder(params: Path, dataset: str, folder: str) -> bool:
 def cli(dataset: str, folder: str | None, like: str | None) -> None:
     for line in scaffold(dataset, folder, like) or [f"{dataset} is in place"]:
         print(line)
-
-
-if __name__ == "__main__":
-    cli()

@@ -1,6 +1,6 @@
 """Make the exported student of a dataset a version of an MLflow model: a pointer, never a copy.
 
-Run as `python -m stages.register DATASET [--alias NAME]`. The version's source is models/<dataset>/hf/; its
+Run as `python -m stages register DATASET [--alias NAME]`. The version's source is models/<dataset>/hf/; its
 tags say which content that was (the md5 in dvc.lock) and which commit, so that
 `dvc get . models/<dataset>/hf --rev COMMIT` brings it back. The alias moves to the new version.
 """
@@ -22,6 +22,7 @@ def register(dataset: str, alias: str) -> str:
     if md5 is None:
         raise UserError(f"{student}: not in dvc.lock; build it first: make {dataset}")
     client = tracking.connect()
+    # Only now: mlflow reads the settings that `connect` makes when it is imported.
     from mlflow.exceptions import MlflowException
 
     try:
@@ -29,13 +30,10 @@ def register(dataset: str, alias: str) -> str:
     except MlflowException:
         client.create_registered_model(dataset)
     tags = {"dvc.path": student, "dvc.md5": md5, "git.commit": versions.git("rev-parse", "HEAD") or "none"}
-    metrics = layout.reports(dataset) / "metrics.json"
+    metrics = layout.figures(dataset) / "metrics.json"
     if metrics.is_file():
-        tags |= {
-            k: f"{v:.4f}"
-            for k, v in tracking.flat(read_json(metrics)["student"]).items()
-            if k.endswith(".mean")
-        }
+        figures = tracking.flat(read_json(metrics)["student"])
+        tags |= {name: f"{value:.4f}" for name, value in figures.items() if name.endswith(".mean")}
     version = client.create_model_version(dataset, source=student, tags=tags).version
     client.set_registered_model_alias(dataset, alias, version)
     return version

@@ -1,7 +1,7 @@
 """Finish shards of a generation that another process laid out: what a task of a Slurm array runs.
 
-Run as `python -m stages.shard PLACE [--part I --of N]`. PLACE is a directory data/.work/generate-..., or its
-URL (docs/machines.md). Of its shards the numbers I, I + N, I + 2N, ... are finished, one after another. A
+Run as `python -m stages shard PLACE [--part I --of N]`. PLACE is a directory data/.work/generate-..., or its
+URL (docs/guide/machines.md). Its shards I, I + N, I + 2N, ... are finished, one after another. A
 shard that is finished already costs nothing, and one that was begun goes on.
 """
 

@@ -1,6 +1,6 @@
 """Write a Slurm array job that makes the shards of a dataset; `dvc repro` then finds them made.
 
-Run as `python -m stages.slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
+Run as `python -m stages slurm DATASET` (`make slurm DATASET=name`) where the model and the corpus are built,
 and hand the script to `sbatch`. It has the knobs of generate (or baseline) in params.yaml. Of N tasks, task I
 makes the shards I, I + N, and so on; tasks that have nothing left to do are not in the array. Run it again
 after a job that failed: what is finished stays so.
@@ -14,8 +14,7 @@ import click
 
 from stages import params
 from stages.core import layout
-from stages.core.errors import UserError
-from stages.core.stage import main, valid
+from stages.core.stage import main
 
 SCRIPT = """#!/bin/bash
 {options}
@@ -27,30 +26,35 @@ LARGEST_ARRAY = 1000  # Slurm's own limit, unless its MaxArraySize was raised
 
 
 def write(dataset: str, stage: str, tasks: int, at_once: int, options: list[str]) -> Path | None:
-    """Lay the shards out and write the script; None if all of them are made."""
+    """Lay the shards out and write the script; its path, or None if all of them are made.
+
+    `stage` is generate or baseline; of the array's `tasks` at most `at_once` run side by side; `options` are
+    lines for `#SBATCH --`. Raises UserError where the stage has no block for the dataset, or could not run.
+    """
     from stages.core.files import write_text
     from stages.engines.jobs import items, shared
     from stages.generate import plan
 
-    knobs, model = of_params(dataset, stage)
+    knobs = params.knobs_of(dataset, stage, params.check())
+    model = layout.base_model(knobs.base) if stage == "baseline" else layout.model(dataset, "hf")
     scratch, job = plan(stage, dataset, model, knobs)
     place = shared.place_of(scratch)
     shared.collect(scratch, place, job)
-    left = [number for number, item in enumerate(job.items) if not items.is_finished(scratch, item)]
-    if not left:
+    unfinished = [number for number, item in enumerate(job.items) if not items.is_finished(scratch, item)]
+    if not unfinished:
         return None
     shared.publish(scratch, place, job)
     tasks = min(tasks, len(job.items), LARGEST_ARRAY)
-    chosen = {
+    settings = {
         "job-name": f"{stage}-{dataset}",
-        "array": f"{ranges(sorted({number % tasks for number in left}))}%{at_once}",
+        "array": f"{ranges(sorted({number % tasks for number in unfinished}))}%{at_once}",
         "output": f"{layout.SCRATCH.resolve()}/slurm-{stage}-{dataset}-%a.log",
     }
-    lines = [*(f"{name}={value}" for name, value in chosen.items()), "requeue", *options]
+    lines = [*(f"{name}={value}" for name, value in settings.items()), "requeue", *options]
     script = layout.SCRATCH / f"slurm-{stage}-{dataset}.sh"
     text = SCRIPT.format(
         options="\n".join(f"#SBATCH --{line}" for line in lines),
-        open=len(left),
+        open=len(unfinished),
         shards=len(job.items),
         root=shlex.quote(str(Path.cwd())),
         python=shlex.quote(sys.executable),
@@ -59,17 +63,6 @@ def write(dataset: str, stage: str, tasks: int, at_once: int, options: list[str]
     )
     write_text(script, text)
     return script
-
-
-def of_params(dataset: str, stage: str) -> tuple:
-    """(the knobs of the stage, the model that it runs). Raises UserError."""
-    blocks = params.check()
-    if dataset not in blocks[stage]:
-        raise UserError(
-            f"params.yaml, {stage}: no block for '{dataset}'{params.nearest(dataset, blocks[stage])}"
-        )
-    knobs = valid(params.command(stage).knobs, blocks[stage][dataset], f"params.yaml, {stage}.{dataset}")
-    return knobs, layout.base_model(knobs.base) if stage == "baseline" else layout.model(dataset, "hf")
 
 
 def ranges(numbers: list[int]) -> str:

@@ -1,9 +1,7 @@
-"""Show the answer store and check it; give its answers to another machine, or take some in.
+"""Show the answer store and check it.
 
-Run as `python -m stages.store` (`make store`): what data/teacher/store.sqlite holds, what it cost, and
-whether all of it is as it was written; exit code 2 where it is not. With --export, all of it, or only what
-the requests of DATASET need, is written to a file; with --import, what such a file has and the store lacks
-is added. What was imported was paid elsewhere: it counts neither as spent here nor against caps.
+What data/teacher/store.sqlite holds, what it cost, and whether all of it is as it was written; exit code 2
+where it is not. With --salvage, damaged rows are removed, after a copy of the file was made beside it.
 """
 
 import json
@@ -14,6 +12,9 @@ import click
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.stage import main
+from stages.teacher.audit.account import account
+from stages.teacher.audit.verify import Damage, salvage, snapshot, verify
+from stages.teacher.store.store import Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 COLUMNS = ("dataset", "mode", "attempts", "answers", "failures", *TOKENS, "dollars", "unknown_cost")
@@ -22,10 +23,6 @@ UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 def show(path: Path, as_json: bool) -> None:
     """Print the figures of the store at `path`. Raises UserError where it is damaged."""
-    from stages.teacher.audit.account import account
-    from stages.teacher.audit.verify import snapshot, verify
-    from stages.teacher.store.store import Store
-
     if not path.is_file():
         empty = {"path": str(path), "exists": False}
         print(json.dumps(empty) if as_json else f"{path} does not exist: nothing was asked yet")
@@ -35,9 +32,11 @@ def show(path: Path, as_json: bool) -> None:
         figures = {"path": str(path), "exists": True, **_sizes(path)}
         if not damage.file:
             figures |= account(connection)
-    print(json.dumps({**figures, "damage": damage.as_dict()}, indent=2) if as_json else told(figures, damage))
+    print(
+        json.dumps({**figures, "damage": damage.as_dict()}, indent=2) if as_json else as_text(figures, damage)
+    )
     if damage:
-        raise UserError(damage.told(path))
+        raise UserError(damage.message(path))
 
 
 def _sizes(path: Path) -> dict:
@@ -45,7 +44,7 @@ def _sizes(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "wal_bytes": wal.stat().st_size if wal.exists() else 0}
 
 
-def told(figures: dict, damage) -> str:
+def as_text(figures: dict, damage: Damage) -> str:
     """The figures as text; those of a file that sqlite cannot read are its sizes only."""
     wal = f", and {_size(figures['wal_bytes'])} in its -wal file" if figures["wal_bytes"] else ""
     lines = [f"{figures['path']}: {_size(figures['bytes'])}{wal}"]
@@ -102,15 +101,15 @@ def _money(figures: dict) -> list[str]:
 
 
 def _cap(cap: dict) -> str:
-    told = f"counted against the cap of {cap['dataset']}: ${cap['committed']:,.4f}"
+    text = f"counted against the cap of {cap['dataset']}: ${cap['committed']:,.4f}"
     if cap["in_batches"]:
-        told += f"; ${cap['in_batches']:,.4f} of it is set aside for open batches"
+        text += f"; ${cap['in_batches']:,.4f} of it is set aside for open batches"
     if cap["other"] > 0:
-        told += (
+        text += (
             f"; ${cap['other']:,.4f} of it is no known cost: held by runs that still go or were killed, "
-            "or for attempts whose cost nobody told"
+            "or for attempts of unknown cost"
         )
-    return told
+    return text
 
 
 def _sum(total: dict) -> str:
@@ -131,50 +130,26 @@ def _age(seconds: int) -> str:
     return f"{seconds // size} {name}"
 
 
-def export(path: Path, target: Path, dataset: str | None, salvage: bool) -> None:
-    from stages.teacher.audit.sharing import export_store
-    from stages.teacher.requests import Requests
-    from stages.teacher.store.store import Store
-
+def repair(path: Path) -> None:
+    """Remove damaged rows from the store at `path`, after a copy of the file, and say what was removed."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist: there is nothing to export")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder: name a file to write, such as {target}/answers.jsonl.gz")
-    requests = None if dataset is None else Requests(layout.requests(dataset))
+        raise UserError(f"{path} does not exist: there is nothing to salvage")
     with Store(path) as store:
-        counts = export_store(store, target, requests, salvage)
-    left_out = f"; {counts['left out']:,} damaged rows were left out" if salvage else ""
-    print(f"{target}: {counts['request']:,} requests and {counts['attempt']:,} attempts{left_out}")
-
-
-def take_in(path: Path, source: Path) -> None:
-    from stages.teacher.audit.sharing import import_store
-    from stages.teacher.store.store import Store
-
-    with Store(path) as store:
-        counts = import_store(store, source)
-    print(
-        f"{path}: added {counts['request']:,} requests and {counts['attempt']:,} attempts; "
-        f"{counts['known']:,} attempts of {source} were here already"
-    )
+        damage, copy = salvage(store)
+    if not damage:
+        print(f"{path}: nothing is damaged")
+        return
+    counts = f"{len(damage.attempts):,} damaged attempts and {len(damage.requests):,} damaged requests"
+    print(f"{path}: removed {counts}; {copy} is the file as it was")
 
 
 @click.command(help=__doc__)
-@click.argument("dataset", required=False)
-@click.option("--export", "target", help="write a file (gzip JSONL) for another machine")
-@click.option("--import", "source", help="add what such a file has and the store lacks")
-@click.option("--salvage", is_flag=True, help="with --export: leave out what is damaged")
+@click.option("--salvage", "salvaging", is_flag=True, help="remove what is damaged, after a copy of the file")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as one JSON object")
 @main
-def cli(dataset: str | None, target: str | None, source: str | None, salvage: bool, as_json: bool) -> None:
-    if target and source:
-        raise UserError("export and import: do one at a time")
-    if not target and (dataset or salvage):
-        raise UserError("DATASET and salvage belong to an export: make store EXPORT=file DATASET=name")
-    if target:
-        export(layout.STORE, Path(target), dataset, salvage)
-    elif source:
-        take_in(layout.STORE, Path(source))
+def cli(salvaging: bool, as_json: bool) -> None:
+    if salvaging:
+        repair(layout.STORE)
     else:
         show(layout.STORE, as_json)
 

@@ -6,12 +6,16 @@ transformers) and rendered as `apply_chat_template` of transformers does, withou
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_text
 
+if TYPE_CHECKING:
+    from jinja2.parser import Parser
+
 FAILURES = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # of expressions
-MEND = "mend it, or import the base with `chat: false`"
+FIX = "fix it, or import the base with `chat: false`"
 
 
 class ChatTemplate:
@@ -33,7 +37,7 @@ class ChatTemplate:
         try:
             self.template = environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise UserError(f"{where}, chat template, line {error.lineno}: {error.message}; {MEND}") from None
+            raise UserError(f"{where}, chat template, line {error.lineno}: {error.message}; {FIX}") from None
 
     def render(self, message: str) -> str:
         """The whole prompt for a message. Raises UserError where the template refuses or fails."""
@@ -48,7 +52,7 @@ class ChatTemplate:
                 **self.tokens,
             )
         except (*FAILURES, TemplateError) as error:
-            raise UserError(f"{self.where}: the chat template fails: {error}; {MEND}") from None
+            raise UserError(f"{self.where}: the chat template fails: {error}; {FIX}") from None
 
 
 def read_chat_template(directory: Path) -> ChatTemplate | None:
@@ -81,7 +85,7 @@ def _generation_tag() -> type:
     class Generation(Extension):
         tags = {"generation"}
 
-        def parse(self, parser) -> nodes.Node:
+        def parse(self, parser: "Parser") -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
@@ -89,7 +93,14 @@ def _generation_tag() -> type:
     return Generation
 
 
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter as transformers has it, whose `ensure_ascii` is False."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

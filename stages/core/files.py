@@ -1,13 +1,15 @@
 """Files that are whole or absent: atomic writes, JSON lines, and directories with a manifest."""
 
+import glob
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.hashing import sha256_file
@@ -43,11 +45,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object a line; returns the number of rows."""
     count = 0
     with atomic_path(path) as temporary, jsonl(temporary) as add:
@@ -58,22 +60,26 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
 
 
 @contextmanager
-def jsonl(path: Path) -> Iterator[Callable[[dict], None]]:
-    """Yield a function that adds a row to `path`. The caller's directory is atomic."""
+def jsonl(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that adds a row to `path`, which is to lie in an `atomic_directory`."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        yield lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        def add(row: Mapping[str, Any]) -> None:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield add
 
 
 @contextmanager
-def json_array(path: Path) -> Iterator[Callable[[dict], None]]:
+def json_array(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield a function that adds a row to the array in `path`: the bytes of `write_json`, one row in memory.
 
-    The caller's directory is atomic.
+    `path` is to lie in an `atomic_directory`: it is torn while rows are added.
     """
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
         before = "["
 
-        def add(row: dict) -> None:
+        def add(row: Mapping[str, Any]) -> None:
             nonlocal before
             text = json.dumps(row, ensure_ascii=False, indent=2).replace("\n", "\n  ")
             stream.write(f"{before}\n  {text}")
@@ -87,7 +93,7 @@ def json_array(path: Path) -> Iterator[Callable[[dict], None]]:
 def npy_array(path: Path, dtype: str) -> Iterator[Callable[[Sequence], None]]:
     """Yield a function that adds values to the array (n,) in `path`: the bytes of `numpy.save`.
 
-    The caller's directory is atomic.
+    `path` is to lie in an `atomic_directory`: it is torn while values are added.
     """
     import numpy as np
 
@@ -119,12 +125,16 @@ def read_text(path: Path) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+        raise not_utf8(f"{path}, line {line}", error) from None
 
 
-def read_json(path: Path):
+def not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
+    """The error to raise for bytes that are not UTF-8; `where` is the file and the line or row."""
+    return UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError that names the file, and the line where that is known."""
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -139,7 +149,7 @@ def why_no_json(error: ValueError | RecursionError) -> str:
     return getattr(error, "msg", "a number with too many digits")  # the one error of Python's own `int`
 
 
-def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
+def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON-lines file.
 
     Raises UserError with file, row and field when a line is not UTF-8, not a JSON object, or lacks one of
@@ -154,10 +164,7 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
             try:
                 line = raw.decode("utf-8")
             except UnicodeDecodeError as error:
-                found = f"byte 0x{raw[error.start]:02x}"
-                raise UserError(
-                    f"{path}, row {number}: {found} is not UTF-8; save the file as UTF-8"
-                ) from None
+                raise not_utf8(f"{path}, row {number}", error) from None
             if not line.strip():
                 continue
             try:
@@ -175,7 +182,8 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict]:
             yield row
 
 
-def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict]:
+def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The rows of `iter_jsonl`, all at once."""
     return list(iter_jsonl(path, required))
 
 
@@ -217,7 +225,7 @@ def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str
 def write_manifest(
     directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None = None
 ) -> None:
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for file in sorted(directory.rglob("*")):
         name = file.relative_to(directory).as_posix()
         if file.is_file() and name != MANIFEST:
@@ -228,7 +236,7 @@ def write_manifest(
     write_json(directory / MANIFEST, {"producer": producer, "files": files})
 
 
-def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict:
+def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict[str, Any]:
     """Return the manifest of `directory` after checking that its files are exactly those listed.
 
     Of the files in `sized`, whose contents the caller checks itself, only the size is compared.
@@ -253,11 +261,28 @@ def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict:
     return manifest
 
 
-def prune(scratch: Path, used: set[Path]) -> None:
-    """Remove the directories of other fingerprints, and the files in `scratch` that are not `used`."""
+def prune(scratch: Path, used: set[Path] | None = None) -> None:
+    """Remove the scratch directories of other fingerprints, and from `scratch` what is not `used`.
+
+    `scratch` is named `<stage>-<dataset>-<fingerprint of 16 hex digits>`; it need not exist. Without `used`
+    nothing in it is removed.
+    """
     pattern = re.compile(re.escape(scratch.name[:-16]) + "[0-9a-f]{16}")
-    for other in scratch.parent.iterdir():
+    for other in scratch.parent.glob(f"{glob.escape(scratch.name[:-16])}*"):
         if other != scratch and pattern.fullmatch(other.name):
             shutil.rmtree(other)
-    for path in set(scratch.iterdir()) - used:
+    for path in set(scratch.iterdir()) - used if used is not None else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds ({} where that is nothing). Raises UserError with the line of a mistake."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        return YAML(typ="safe").load(read_text(path)) or {}
+    except MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        hint = "; put a value with a colon in quotes" if "':'" in str(error.problem) else ""
+        raise UserError(f"{path}{where}: not valid YAML ({error.problem}){hint}") from None

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 
-def canonical_json(value) -> str:
+def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
@@ -15,7 +16,7 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def sha256_json(value) -> str:
+def sha256_json(value: Any) -> str:
     return sha256_text(canonical_json(value))
 
 
@@ -31,13 +32,13 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def stable_integer(*parts) -> int:
+def stable_integer(*parts: Any) -> int:
     """A 64-bit integer that depends only on `parts`; the same on every machine."""
     digest = hashlib.sha256(canonical_json(parts).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
-def stable_unit(*parts) -> float:
+def stable_unit(*parts: Any) -> float:
     """A number in [0, 1) that depends only on `parts`; for splits and samples."""
     return stable_integer(*parts) / 2**64
 
@@ -49,8 +50,6 @@ def shard_of(document_id: str, shards: int) -> int:
 
 def model_fingerprint(directory: Path) -> str:
     """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
-    from stages.core.hashing import sha256_file, sha256_json
-
     parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")
     files = sorted({file for part in parts for file in Path(directory).glob(part)})
     return sha256_json({file.name: sha256_file(file) for file in files})

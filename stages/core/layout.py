@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+DVC = Path("dvc.yaml")
 PARAMS = Path("params.yaml")
 STORE = Path("data/teacher/store.sqlite")
 SCRATCH = Path("data/.work")
 CODE = Path("data/code")
+CODE_STAGE = "code"
 
 
 def corpus(dataset: str) -> Path:
@@ -80,3 +82,8 @@ def prompt(dataset: str, role: str) -> Path:
 
 def reports(dataset: str) -> Path:
     return Path("reports") / dataset
+
+
+def figures(dataset: str) -> Path:
+    """What the stages of a dataset measured: all that its report is made of."""
+    return reports(dataset) / "figures"

@@ -9,13 +9,14 @@ holds no more than the limit.
 import random
 import re
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from math import inf
 
 FIRST_CONCURRENCY = 8
 DECREASE, DECREASE_EVERY_S = 0.75, 1.0
 MARGIN = 0.995  # of a rate is used: clocks and networks jitter
-CATCH_UP_S = 0.05  # what a late wake-up may be made good for
+CATCH_UP_S = 0.05  # a late wake-up may catch up by so much
 STORM = 3  # failures in a row, with no answer between them, concern everybody
 LONGEST_RESET_S = 86_400  # what is longer is no duration but a point in time
 REFUSALS = 10  # and so many refusals: single ones may concern one request only
@@ -38,13 +39,17 @@ class Rate:
 
 
 class Allowance:
-    """What the server's last word on one of its limits (`requests` or `tokens`) leaves us."""
+    """How much of one of the server's limits (`requests` or `tokens`) is left, by its latest headers."""
 
     def __init__(self, kind: str):
-        self.kind, self.left, self.full_at = kind, None, 0.0
+        self.kind, self.full_at = kind, 0.0
+        self.left: float | None = None  # None: the server named no limit
 
-    def hear(self, headers, now: float, unheard: float) -> None:
-        """`unheard` is what was sent and is not answered yet: the server may not have counted it."""
+    def hear(self, headers: Mapping[str, str], now: float, unheard: float) -> None:
+        """Read the headers of a reply.
+
+        `unheard` is what was sent and is not answered yet: the server may not have counted it.
+        """
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.kind}"))
         if remaining is None or not 0 <= remaining < inf:  # -1 is how some say that there is no limit
             self.left = None
@@ -105,7 +110,7 @@ class Pacer:
         for allowance, units in zip(self.allowances, (1, tokens), strict=True):
             allowance.take(units)
 
-    def over(self, tokens: float, headers, now: float | None = None) -> None:
+    def over(self, tokens: float, headers: Mapping[str, str], now: float | None = None) -> None:
         """A request is no longer in flight. `headers` may be empty."""
         now = time.monotonic() if now is None else now
         self.in_flight -= 1
@@ -132,7 +137,10 @@ class Pacer:
             self.not_before = max(self.not_before, now + retry_after)
 
     def failed(self, sent_at: float, now: float | None = None) -> None:
-        """The server or the way to it broke. What was in flight when that began tells nothing new later."""
+        """A request sent at `sent_at` failed, by the server or on the way to it.
+
+        Requests that were in flight when failures began are not counted: they met the same failure.
+        """
         now = time.monotonic() if now is None else now
         if self.failed_in_a_row and sent_at < self.failing_since:
             return
@@ -151,7 +159,7 @@ def pause_s(attempt: int, retry_after: float | None) -> float:
     return min(FIRST_PAUSE_S * 2 ** min(attempt, 16), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
 
 
-def retry_after_s(headers) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds asked for by `retry-after-ms` or `retry-after` (a number or an HTTP date)."""
     try:
         if "retry-after-ms" in headers:
@@ -175,8 +183,8 @@ def duration_s(text: str | None) -> float | None:
     return sum(float(count) * units[unit] for count, unit in parts) if parts else None
 
 
-def _number(text) -> float | None:
+def _number(text: str | None) -> float | None:
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return None if text is None else float(text)
+    except ValueError:
         return None

@@ -2,7 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # rich is imported on a terminal only
+    from rich.progress import Progress as RichProgress
+    from rich.progress import Task, TaskID
+
+T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 15.0
 
@@ -39,14 +46,14 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
         else:
             self._line()
 
 
-def _bar(total: int | None, label: str, unit: str, done: int):
+def _bar(total: int | None, label: str, unit: str, done: int) -> "tuple[RichProgress, TaskID]":
     """A started rich display on stderr, and its one task."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -54,7 +61,7 @@ def _bar(total: int | None, label: str, unit: str, done: int):
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        def render(self, task) -> Text:
+        def render(self, task: "Task") -> Text:
             return Text(f"{task.speed or 0:,.1f} {unit}/s")
 
     columns = (
@@ -71,9 +78,9 @@ def _bar(total: int | None, label: str, unit: str, done: int):
     return display, task
 
 
-def progress(items: Iterable, label: str, unit: str = "row", total: int | None = None) -> Iterator:
+def progress(items: Iterable[T], label: str, unit: str = "row", total: int | None = None) -> Iterator[T]:
     """Iterate over `items` with a progress display."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(total, label, unit) as shown:
         for item in items:

@@ -1,11 +1,13 @@
 """Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.files import read_text
+from stages.core.records import Document
 
 
 def clip_words(text: str, limit: int) -> str:
@@ -33,7 +35,7 @@ class Template:
         except TemplateSyntaxError as error:
             raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
 
-    def render(self, **variables) -> str:
+    def render(self, **variables: Any) -> str:
         """Render; the result has no white space at either end. Raises UserError."""
         from jinja2 import TemplateError
         from jinja2.sandbox import SecurityError
@@ -45,12 +47,12 @@ class Template:
         except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             known = ", ".join(sorted(variables))
             raise UserError(
-                f"{self.path}: {error}; a prompt can use: {known} (see docs/prompts.md)"
+                f"{self.path}: {error}; a prompt can use: {known} (see docs/guide/prompts.md)"
             ) from None
 
 
 # What a name in braces stands for: the names that the prompts published with SKIM use.
-FIELDS: dict[str, Callable[[dict], object]] = {
+FIELDS: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "url": lambda document: document["metadata"].get("url"),
     "relevant_queries": lambda document: document["metadata"].get("queries") or "",
     "title": lambda document: document["title"],
@@ -69,30 +71,33 @@ class BracesTemplate:
 
     def __init__(self, path: Path):
         self.path, self.source = Path(path), read_text(path)
-        for found in IN_BRACES.finditer(self.source):
-            if found[1] not in FIELDS:
-                line = self.source[: found.start()].count("\n") + 1
+        for match in IN_BRACES.finditer(self.source):
+            if match[1] not in FIELDS:
+                line = self.source[: match.start()].count("\n") + 1
                 raise UserError(
-                    f"{path}, line {line}: no field is called {found[0]}; there are "
-                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/prompts.md)"
+                    f"{path}, line {line}: no field is called {match[0]}; there are "
+                    f"{', '.join(f'{{{name}}}' for name in FIELDS)} (see docs/guide/prompts.md)"
                 )
 
-    def render(self, document: dict) -> str:
+    def render(self, document: Mapping[str, Any]) -> str:
         """Fill in; the result has no white space at either end. Raises UserError."""
 
-        def value(found: re.Match) -> str:
-            text = FIELDS[found[1]](document)
+        def value(match: re.Match[str]) -> str:
+            text = FIELDS[match[1]](document)
             if isinstance(text, list):
                 text = "\n".join(map(str, text))
             if not isinstance(text, str):
-                raise UserError(f"{self.path}: document '{document['id']}' has no text for {found[0]}")
+                raise UserError(f"{self.path}: document '{document['id']}' has no text for {match[0]}")
             return text
 
         return IN_BRACES.sub(value, self.source).strip()
 
 
-def messages(text: str) -> list[dict]:
-    """Chat messages of a rendered prompt: a first line `# System` and a later line `# User` part them."""
+def messages(text: str) -> list[dict[str, Any]]:
+    """The chat messages of a rendered prompt.
+
+    With a first line `# System` and a later line `# User` these part two messages; else all is the user's.
+    """
     match = re.match(r"\A# System\n(.*?)^# User\n(.*)\Z", text, flags=re.S | re.M)
     if not match:
         return [{"role": "user", "content": text}]
@@ -100,6 +105,7 @@ def messages(text: str) -> list[dict]:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
-def render(template: Template | BracesTemplate, document: dict) -> str:
+def render(template: Template | BracesTemplate, document: Document) -> str:
     """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
-    return template.render(document={key: document[key] for key in ("id", "title", "text", "metadata")})
+    fields: Mapping[str, Any] = document
+    return template.render(document={key: fields[key] for key in ("id", "title", "text", "metadata")})

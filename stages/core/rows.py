@@ -7,12 +7,15 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from stages.core.errors import UserError
+from stages.core.files import not_utf8
 
 BOM = codecs.BOM_UTF8
 BLOCK = 1 << 20  # bytes read at once; larger ones leave the cache and take twice the time
@@ -20,6 +23,7 @@ LONGEST_ROW = 1 << 26  # bytes: more without an end is not a row but a file of a
 TSV_COLUMNS = ("docid", "url", "title", "body")  # of msmarco-docs.tsv, which has no header
 
 Batch = tuple[int, list]
+Stream = gzip.GzipFile | BufferedReader
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -38,11 +42,11 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
         yield first, rest.removeprefix(BOM) if first == 1 else rest
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Stream:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
 
 
-def _read(stream, path: Path, first: int) -> bytes:
+def _read(stream: Stream, path: Path, first: int) -> bytes:
     try:
         return stream.read(BLOCK)
     except EOFError:
@@ -53,19 +57,21 @@ def _read(stream, path: Path, first: int) -> bytes:
 
 
 def lines(path: Path) -> Iterator[Batch]:
-    """(number of the first row, lines) in batches. A line ends at a line feed only."""
+    """(number of the first row, lines) in batches. A line ends at a line feed only. Raises UserError."""
     for first, block in _blocks(path):
         try:
             yield first, block.decode("utf-8").split("\n")
         except UnicodeDecodeError as error:
             row = first + block[: error.start].count(b"\n")
-            byte = f"byte 0x{block[error.start]:02x} is not UTF-8"
-            raise UserError(f"{path}, row {row}: {byte}; save the file as UTF-8") from None
+            raise not_utf8(f"{path}, row {row}", error) from None
 
 
 def records(path: Path) -> Iterator[Batch]:
-    """(number of the first row, objects) in batches, by the file's ending: .jsonl, .tsv, or .json, which may
-    hold JSON lines (as the XC repository's trn.json.gz) or one array (as SKIM's metadata.json)."""
+    """(number of the first row, objects) in batches, by the file's ending.
+
+    That is .jsonl, .tsv, or .json, which may hold JSON lines (as the XC repository's trn.json.gz) or one
+    array (as SKIM's metadata.json). Raises UserError.
+    """
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind == ".tsv":
         return _tsv(path)
@@ -93,8 +99,7 @@ def _bad_line(path: Path, first: int, raw: list[bytes]) -> UserError:
             line.decode("utf-8")
             orjson.loads(line)
         except UnicodeDecodeError as error:
-            byte = f"byte 0x{line[error.start]:02x} is not UTF-8"
-            return UserError(f"{path}, row {row}: {byte}; save the file as UTF-8")
+            return not_utf8(f"{path}, row {row}", error)
         except orjson.JSONDecodeError as error:
             return UserError(f"{path}, row {row}: not valid JSON ({error.msg})")
     raise AssertionError("every line is valid alone")
@@ -119,19 +124,20 @@ def _json_array(path: Path) -> Iterator[Batch]:
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         text = _decoded(decode, _read(stream, path, 1), path, 0).lstrip()[1:]
         while True:
-            found, place = [], 0
+            values: list[Any] = []
+            place = 0
             while (place := _next(text, place)) < len(text) and text[place] != "]":
                 try:
                     value, place = decoder.raw_decode(text, place)
                 except json.JSONDecodeError as error:
                     problem = f"not valid JSON: {error.msg}"
                     break
-                found.append(value)
-            if found:
-                _check_objects(path, row + 1, found)
-                _check_characters(path, row + 1, found)
-                yield row + 1, found
-            row, text = row + len(found), text[place:]
+                values.append(value)
+            if values:
+                _check_objects(path, row + 1, values)
+                _check_characters(path, row + 1, values)
+                yield row + 1, values
+            row, text = row + len(values), text[place:]
             if text.startswith("]"):
                 return
             more = _decoded(decode, _read(stream, path, row + 1), path, row)
@@ -140,12 +146,11 @@ def _json_array(path: Path) -> Iterator[Batch]:
             text += more
 
 
-def _decoded(decode, block: bytes, path: Path, row: int) -> str:
+def _decoded(decode: Callable[..., str], block: bytes, path: Path, row: int) -> str:
     try:
         return decode(block, final=not block)
     except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
-        raise UserError(f"{path}, after row {row}: {byte}; save the file as UTF-8") from None
+        raise not_utf8(f"{path}, after row {row}", error) from None
 
 
 def _check_characters(path: Path, first: int, rows: list) -> None:

@@ -5,6 +5,9 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import shard_of
@@ -16,15 +19,14 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}.parquet"
 
 
-def _schema():
-    import pyarrow as pa
-
+def _schema(texts: str) -> pa.Schema:
+    """The columns of a shard; `texts` names that of the parsed answer, which is the task's to name."""
     return pa.schema(
         [
             ("document_id", pa.string()),
             ("sample", pa.int32()),
             ("text", pa.string()),
-            ("queries", pa.list_(pa.string())),
+            (texts, pa.list_(pa.string())),
             ("finish_reason", pa.string()),
             ("prompt_tokens", pa.int32()),
             ("generated_tokens", pa.int32()),
@@ -34,24 +36,16 @@ def _schema():
     )
 
 
-def write_generated(directory: Path, rows: list[dict], shards: int, producer: str) -> None:
-    """Write `rows` (the columns of the schema) as `shards` files and a manifest; equal rows, equal bytes."""
-    parts: list[list[dict]] = [[] for _ in range(shards)]
-    for row in rows:
-        parts[shard_of(row["document_id"], shards)].append(row)
-    write_shards(directory, parts, producer)
+def write_shards(directory: Path, parts: Iterable[list[dict]], producer: str, texts: str) -> None:
+    """Write the rows of each shard in turn, held one shard at a time, and a manifest.
 
-
-def write_shards(directory: Path, parts: Iterable[list[dict]], producer: str) -> None:
-    """The same of rows that are parted already, each part of its shard, and held one part at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    `texts` names the column of the parsed answers. Equal rows, equal bytes.
+    """
     counts: dict[str, int] = {}
     with atomic_directory(directory, producer, counts) as temporary:
         for shard, part in enumerate(parts):
             counts[shard_name(shard)] = len(part)
-            table = pa.Table.from_pylist(sorted(part, key=_key), schema=_schema())
+            table = pa.Table.from_pylist(sorted(part, key=_key), schema=_schema(texts))
             # Every setting that shapes the bytes is given, so that a changed default cannot change them.
             pq.write_table(
                 table,
@@ -65,19 +59,12 @@ def write_shards(directory: Path, parts: Iterable[list[dict]], producer: str) ->
             )
 
 
-def read_generated(directory: Path) -> list[dict]:
-    """The rows of a generated directory, sorted by (document_id, sample), `queries` a list.
-
-    Raises UserError naming the first shard that is missing, torn, edited, duplicated or not in the manifest,
-    holds a document of another shard or other than its manifest's number of rows, or repeats a row.
-    """
-    return list(iter_generated(directory))
-
-
 def iter_generated(directory: Path, columns: Sequence[str] = ()) -> Iterator[dict]:
-    """The rows of `read_generated`, in its order and with its refusals, without holding them all.
+    """The rows of a generated directory in the order of (document_id, sample), without holding them all.
 
-    `columns` are those wanted beside document_id and sample; all of them, if none is named.
+    `columns` are those wanted beside document_id and sample; all of them, if none is named. Raises UserError
+    naming the first shard that is missing, torn, edited, duplicated or not in the manifest, holds a document
+    of another shard or other than its manifest's number of rows, or repeats a row.
     """
     directory = Path(directory)
     files = verify_manifest(directory)["files"]
@@ -93,15 +80,13 @@ def iter_generated(directory: Path, columns: Sequence[str] = ()) -> Iterator[dic
 
 
 def _check(path: Path, rows: int | None) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(path) as file:
             schema, found = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
-    if schema != _schema():
+    lists = [field.name for field in schema if field.type == pa.list_(pa.string())]
+    if len(lists) != 1 or schema != _schema(lists[0]):
         raise _broken(path, f"its columns are {', '.join(schema.names)}, not a shard's")
     if found != rows:
         raise _broken(path, f"{found} rows, its manifest says {rows}")
@@ -122,9 +107,6 @@ def _rows(path: Path, shard: int, shards: int, columns: list[str] | None) -> Ite
 
 
 def _stored(path: Path, columns: list[str] | None) -> Iterator[dict]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):

@@ -1,17 +1,26 @@
-"""Turn `run(dataset, knobs) -> metrics` into a stage command.
+"""What a stage is, and how it becomes a command: `python -m stages NAME DATASET --knob value …`.
 
-A stage has one pydantic model, its knobs; the click options are made from it, so a knob is written once.
-The command validates, runs, writes `reports/<dataset>/<stage>.json` (deterministic figures) and
-`reports/<dataset>/time/<stage>.json` (seconds, peak memory, what else differs from run to run), and logs
-both to MLflow.
+A stage is a module with one function, `run(dataset, knobs) -> metrics`, or `(metrics, figures of this run)`:
+metrics must follow from the inputs; figures may not, and go to the timings; None leaves no figures. Its
+knobs, one pydantic model, live in a light module apart, so that `--help` and the check of params never import
+the stage itself. The command validates, runs, writes `reports/<dataset>/figures/<stage>.json`
+(deterministic figures) and
+`reports/<dataset>/figures/time/<stage>.json` (seconds, peak memory, what else differs from run to run), and
+logs both to MLflow.
 """
 
+import ast
 import errno
 import functools
+import importlib
+import resource
 import sys
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,7 +29,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.processes import collect_seldom, leave_idle_cores
 
-# About a path that was named: its user can mend them.
+# About a path that was named: its user can fix them.
 PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 HIDDEN = "hidden"  # type of an error about a value that must not be shown: it may be a secret
 
@@ -31,85 +40,55 @@ class Knobs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class NoKnobs(Knobs):
+    """Of a stage whose outputs depend on its inputs alone."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What dvc.yaml, params and the command line need to know of a stage, without importing it.
+
+    `figures` names its files of figures where it stands in for another stage: two stages of the same
+    `figures` write the same outputs, so a dataset takes part in one of them at most. `reads_source` says that
+    it reads the user's own files, at its knob `path`; its module may have `check_source(knobs)`, which raises
+    UserError before anything else is built. `actions` are flags for use by hand, each with its help: the
+    module's function of that name is called with the dataset (or None) and the knobs given.
+    """
+
+    name: str
+    knobs: type[Knobs]
+    package: str = "stages"
+    figures: str = ""
+    reads_source: bool = False
+    actions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def module(self) -> str:
+        return f"{self.package}.{self.name}"
+
+    @property
+    def figures_name(self) -> str:
+        return self.figures or self.name
+
+    def load(self) -> ModuleType:
+        """The stage's own module, with everything that it needs to run."""
+        return importlib.import_module(self.module)
+
+
+def docstring(module: str) -> str:
+    """The docstring of a module of this project, read from its file: an import may take seconds."""
+    source = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    return ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
+
+
 def explain(error: ValidationError, where: str) -> str:
-    """One line for the first problem that pydantic found."""
+    """One line for the first problem that pydantic met."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{key}'"
-    found = "" if first["type"] in ("missing", HIDDEN) else f", found {first['input']!r}"
-    return f"{where}: {key}: {first['msg']}{found}"
-
-
-def _options(knobs: type[Knobs]) -> list[click.Option]:
-    options = []
-    for name, field in knobs.model_fields.items():
-        annotation = field.annotation
-        several = typing.get_origin(annotation) is list
-        default = field.get_default(call_default_factory=True)
-        shown = "required" if field.is_required() else f"default: {default}"
-        if typing.get_origin(annotation) is typing.Literal:
-            shown = f"one of {', '.join(map(str, typing.get_args(annotation)))}; {shown}"
-        help_text = f"{field.description or ''}  [{shown}]"
-        declaration = f"--{name}/--no-{name}" if annotation is bool else f"--{name}"
-        options.append(
-            click.Option(
-                [declaration],
-                default=None,
-                multiple=several,
-                help=help_text,
-                type=None if annotation is bool else str,
-            )
-        )
-    return options
-
-
-Flag = tuple[click.Option, Callable[[str | None, dict], None]]
-
-
-def stage(
-    name: str, knobs: type[Knobs], *instead: Flag, figures: str | None = None
-) -> Callable[[Callable], click.Command]:
-    """Decorate `run(dataset: str, knobs)`, which returns its metrics, or (metrics, figures of this run).
-
-    Metrics must follow from the inputs; figures may not, and go to the timings. `instead` are flags for use
-    by hand, each with what it does in place of the stage, given the dataset, if any, and the other options.
-    `figures` names the files of its figures, for a stage that stands in for another; else they have its name.
-    """
-
-    def decorate(run: Callable) -> click.Command:
-        def command(dataset: str | None, **given) -> None:
-            chosen = [act for flag, act in instead if given.pop(flag.name)]
-            values = {
-                key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v not in (None, ())
-            }
-            if chosen:
-                sys.exit(_guarded(lambda: chosen[0](dataset, values)))
-            if dataset is None:
-                raise click.MissingParameter(param_type="argument", param_hint="DATASET")
-            code = _guarded(lambda: _run(name, figures or name, run, dataset, knobs, values))
-            sys.exit(code)
-
-        flags = [flag for flag, _ in instead]
-        return StageCommand(
-            name=name,
-            callback=command,
-            params=[click.Argument(["dataset"], required=not flags), *_options(knobs), *flags],
-            help=(sys.modules[run.__module__].__doc__ or "").strip(),
-            context_settings={"max_content_width": 110},
-            knobs=knobs,
-            run=run,
-        )
-
-    return decorate
-
-
-class StageCommand(click.Command):
-    """A click command that remembers its knobs model, for validating params.yaml as a whole."""
-
-    def __init__(self, *args, knobs: type[Knobs], run: Callable, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.knobs, self.run = knobs, run
+    value = "" if first["type"] in ("missing", HIDDEN) else f", found {first['input']!r}"
+    return f"{where}: {key}: {first['msg']}{value}"
 
 
 def valid(model: type[Knobs], values: dict, where: str) -> Knobs:
@@ -120,31 +99,80 @@ def valid(model: type[Knobs], values: dict, where: str) -> Knobs:
         raise UserError(explain(error, where)) from None
 
 
-def _run(name: str, file: str, run: Callable, dataset: str, model: type[Knobs], values: dict) -> None:
-    knobs = valid(model, values, f"params.yaml, {name}.{dataset}")
+def options(knobs: type[Knobs]) -> list[click.Option]:
+    """A click option for each field of a knobs model."""
+    made = []
+    for name, info in knobs.model_fields.items():
+        annotation = info.annotation
+        default = info.get_default(call_default_factory=True)
+        note = "required" if info.is_required() else f"default: {default}"
+        if typing.get_origin(annotation) is typing.Literal:
+            note = f"one of {', '.join(map(str, typing.get_args(annotation)))}; {note}"
+        made.append(
+            click.Option(
+                [f"--{name}/--no-{name}" if annotation is bool else f"--{name}"],
+                default=None,
+                multiple=typing.get_origin(annotation) is list,
+                help=f"{info.description or ''}  [{note}]",
+                type=None if annotation is bool else str,
+            )
+        )
+    return made
+
+
+def command(stage: Stage) -> click.Command:
+    """The click command of a stage. The stage's module is imported when it runs, not before."""
+
+    def act(dataset: str | None, **given: object) -> None:
+        chosen = [name for name in stage.actions if given.pop(name)]
+        values = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in given.items()
+            if value not in (None, ())
+        }
+        if chosen:
+            sys.exit(guarded(lambda: getattr(stage.load(), chosen[0])(dataset, values)))
+        if dataset is None:
+            raise click.MissingParameter(param_type="argument", param_hint="DATASET")
+        sys.exit(guarded(lambda: run(stage, dataset, values)))
+
+    flags = [click.Option([f"--{name}"], is_flag=True, help=text) for name, text in stage.actions.items()]
+    return click.Command(
+        name=stage.name,
+        callback=act,
+        params=[click.Argument(["dataset"], required=not flags), *options(stage.knobs), *flags],
+        help=docstring(stage.module),
+        context_settings={"terminal_width": 110},
+    )
+
+
+def run(stage: Stage, dataset: str, values: dict) -> None:
+    """Validate, run, write the figures, log. Raises UserError."""
+    knobs = valid(stage.knobs, values, f"params.yaml, {stage.name}.{dataset}")
     from stages.core import tracking
     from stages.core.files import write_json
 
     leave_idle_cores()
     started = time.monotonic()
-    with tracking.stage_run(name, dataset, knobs.model_dump()) as record:
-        result = run(dataset, knobs)
+    with tracking.stage_run(stage.name, dataset, knobs.model_dump()) as record:
+        result = stage.load().run(dataset, knobs)
         metrics, figures = result if isinstance(result, tuple) else (result or {}, {})
-        write_json(layout.reports(dataset) / f"{file}.json", metrics)
-        seconds = {"seconds": round(time.monotonic() - started, 2), "peak_mib": _peak_mib(), **figures}
-        write_json(layout.reports(dataset) / "time" / f"{file}.json", seconds)
-        record(metrics, seconds)
+        timings = {"seconds": round(time.monotonic() - started, 2), "peak_mib": peak_mib(), **figures}
+        if result is not None:
+            folder, name = layout.figures(dataset), f"{stage.figures_name}.json"
+            write_json(folder / name, metrics)
+            write_json(folder / "time" / name, timings)
+        record(metrics, timings)
 
 
-def _peak_mib() -> int:
-    import resource
-
+def peak_mib() -> int:
+    """The most memory that this process, or one of those it waited for, ever had, in MiB."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return round(max(resource.getrusage(w).ru_maxrss for w in who) / 1024)
 
 
-def _guarded(work: Callable[[], None]) -> int:
-    """Run `work`; user errors become one line on stderr and exit code 2."""
+def guarded(work: Callable[[], None]) -> int:
+    """Run `work`; returns the exit code: user errors become one line on stderr and 2."""
     collect_seldom()
     try:
         work()
@@ -152,10 +180,10 @@ def _guarded(work: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        told = _told(error)
-        if told is None:
+        message = message_about(error)
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here, as does `dvc repro`", file=sys.stderr)
@@ -163,8 +191,8 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-def _told(error: OSError) -> str | None:
-    """One line about what its user can mend, else None."""
+def message_about(error: OSError) -> str | None:
+    """One line about what its user can fix, else None."""
     if error.errno == errno.ENOSPC:
         where = f" while writing {error.filename}" if error.filename else ""
         return f"the disk is full{where}; free some space and run again (finished work is kept)"
@@ -172,11 +200,11 @@ def _told(error: OSError) -> str | None:
     return f"{error.filename}: {error.strerror}" if named else None
 
 
-def main(command: Callable[[], None]) -> Callable[[], None]:
+def main(callback: Callable[..., None]) -> Callable[..., None]:
     """Wrap a plain click callback that is no stage, so that its user errors read the same."""
 
-    @functools.wraps(command)  # carries click's parameters along
+    @functools.wraps(callback)  # carries click's parameters along
     def wrapped(*args, **kwargs) -> None:
-        sys.exit(_guarded(lambda: command(*args, **kwargs)))
+        sys.exit(guarded(lambda: callback(*args, **kwargs)))
 
     return wrapped

@@ -43,21 +43,21 @@ class TextCodec:
         Instruction models list more than one (Qwen: <|im_end|>, <|endoftext|>); all of their engines stop at
         each of these.
         """
-        own = None
+        named: int | None = None
         if (directory / "tokenizer_config.json").is_file():
             token = read_json(directory / "tokenizer_config.json").get("eos_token")
             token = token.get("content") if isinstance(token, dict) else token
-            own = self.tokenizer.token_to_id(token) if token is not None else None
+            named = self.tokenizer.token_to_id(token) if token is not None else None
         for name in ("generation_config.json", "config.json"):
             if (directory / name).is_file():
                 eos = read_json(directory / name).get("eos_token_id")
                 if isinstance(eos, list):
-                    return own if own in eos else eos[0]
+                    return named if named is not None and named in eos else eos[0]
                 if eos is not None:
                     return eos
-        if own is None:
+        if named is None:
             raise UserError(f"{directory}: no eos_token_id in config.json or generation_config.json; add it")
-        return own
+        return named
 
     def _specials(self) -> tuple[list[int], int]:
         """Special tokens the post-processor adds before text, and how many it adds after."""
@@ -68,7 +68,7 @@ class TextCodec:
             if encoding.ids[start : start + len(plain)] == plain:
                 return encoding.ids[:start], extra - start
         raise UserError(
-            "tokenizer.json: the post-processor changes the text's own tokens; this is not supported"
+            "tokenizer.json: the post-processor changes the tokens of the text; this is not supported"
         )
 
     @property
@@ -89,7 +89,7 @@ class TextCodec:
 
     def _disarmed(self, text: str) -> str:
         while self._special.search(text):  # again: what is left of two that overlap may be another one
-            text = self._special.sub(lambda found: re.sub(r"(\S)", r"\1 ", found[0], count=1), text)
+            text = self._special.sub(lambda match: re.sub(r"(\S)", r"\1 ", match[0], count=1), text)
         return text
 
     @cached_property
@@ -100,6 +100,7 @@ class TextCodec:
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def answers(self, texts: list[str]) -> list[list[int]]:
+        """The ids of answers, each with EOS at its end."""
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         return [[*encoding.ids, self.eos_id] for encoding in encodings]
 

@@ -3,9 +3,11 @@
 import subprocess
 from pathlib import Path
 
+LOCK = Path("dvc.lock")
+
 
 def git(*arguments: str) -> str | None:
-    """The output of a git command; None outside of a repository or without git."""
+    """The output of a git command; None where it fails, as outside of a repository, or without git."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True)
     except FileNotFoundError:
@@ -14,9 +16,14 @@ def git(*arguments: str) -> str | None:
 
 
 def locked_hashes() -> dict[str, str]:
-    """Path → md5 of every output that dvc.lock knows. Upstream entries are written before a stage starts."""
+    """Path → md5 of every output in dvc.lock; empty without that file.
+
+    DVC writes the entries of a stage when the stage has succeeded, so those of all it reads are up to date.
+    """
     from ruamel.yaml import YAML
 
-    lock = YAML(typ="safe").load(Path("dvc.lock")) if Path("dvc.lock").is_file() else {}
+    if not LOCK.is_file():
+        return {}
+    lock = YAML(typ="safe").load(LOCK) or {}
     outs = (out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ()))
     return {out["path"]: out["md5"] for out in outs if "md5" in out}

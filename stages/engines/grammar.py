@@ -10,28 +10,32 @@ spaces out of is still a text.
 import json
 import re
 from functools import cached_property, lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from stages.core.errors import UserError
+from stages.core.text import in_word
 from stages.core.tokenizer import TextCodec
-from stages.engines import prompt_words
 
 LITERAL = r'"(?:[^"\\]|\\.)*"'
 CONTENT = r'(?:[^"\\]|\\.)*"'  # of an open text, to its end
 # Else llguidance encodes bytes that must follow by themselves, and a tokenizer may write these otherwise.
 NO_FORCING = '%llguidance {"no_forcing": true}\n'
 CALL = re.compile(r"[A-Za-z_]\w*\(", re.ASCII)
+PROMPT_WORDS = re.compile(r"^PROMPT_WORDS: .*$", re.M)  # whole words of the prompt, one after the other
+UNIT = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.S)  # an escape of JSON, or a character
 
 
 class Constraint:
     """A grammar of calls (stages/kinds/skills/parts/grammar.py) in the spelling of one tokenizer.
 
-    `width` is the number of logits. A terminal PROMPT_WORDS stands for words of the prompt, whatever the
-    grammar makes of it. Raises UserError where the tokenizer cannot tell two literals apart, or cannot write
-    one, and for a grammar that llguidance does not read.
+    directory: of a model, for its tokenizer. width: number of logits, where there are more than tokens. A
+    terminal PROMPT_WORDS stands for words of the prompt; how the grammar defines it is not read. Raises
+    UserError where the tokenizer cannot tell two literals apart, or cannot write one, and for a grammar that
+    llguidance does not read.
     """
 
     def __init__(self, directory: Path, grammar: str, width: int = 0):
@@ -43,23 +47,23 @@ class Constraint:
         self.closers = np.array(sorted(range(self.tokenizer.vocab_size), key=self._closing))
 
     def lark_for(self, prompt: str) -> str:
-        """The grammar of the answers to a prompt."""
-        if not prompt_words.TERMINAL.search(self.lark):
+        """The grammar of the answers to a prompt: with its words where the grammar asks for them."""
+        if not PROMPT_WORDS.search(self.lark):
             return self.lark
         inner = json.dumps(prompt, ensure_ascii=False)[1:-1]
         ids = self.codec.tokenizer.encode(inner, add_special_tokens=False).ids
-        return prompt_words.put_into(self.lark, self.tokenizer.decode_str(ids))
+        return with_words(self.lark, self.tokenizer.decode_str(ids))
 
     def begun(self, prompt: str) -> LLMatcher:
-        """What answers a prompt, before its first token."""
-        own = self.lark_for(prompt)
-        return self.start.deep_copy() if own == self.lark else self._matcher(own)
+        """The matcher of an answer to `prompt`, before its first token."""
+        lark = self.lark_for(prompt)
+        return self.start.deep_copy() if lark == self.lark else self._matcher(lark)
 
     def _matcher(self, lark: str) -> LLMatcher:
-        made = LLMatcher(self.tokenizer, lark, log_level=0)
-        if made.is_error():
-            raise UserError(f"grammar: {made.get_error()}")
-        return made
+        matcher = LLMatcher(self.tokenizer, lark, log_level=0)
+        if matcher.is_error():
+            raise UserError(f"grammar: {matcher.get_error()}")
+        return matcher
 
     def _tokenizer(self, width: int) -> LLTokenizer:
         tokens = max(width, self.codec.vocabulary_size)
@@ -69,22 +73,23 @@ class Constraint:
             raise UserError(f"{self.where}: no grammar works with this tokenizer: {error}") from None
 
     def _closing(self, token: int) -> tuple:
-        """Ranks tokens by how soon they lead out of a call: what ends a text, what ends a call, long ones.
+        """A sort key that ranks tokens by how soon they lead out of a call.
 
-        Last are those that may begin a character and leave it unfinished.
+        First what ends a text, then what ends a call, then long ones; last those that may begin a character
+        and leave it unfinished.
         """
         text = self.tokenizer.decode_bytes([token])
         begins = any(byte >= 0xC0 for byte in text)
         return not text.startswith(b'")'), text != b'"', text != b")", begins, -len(text), token
 
     def _spelled(self, grammar: str) -> tuple[str, dict[str, str], set[str]]:
-        """The grammar of token bytes, the literal for each as it is decoded, and those that open a text."""
-        own: dict[str, str] = {}
+        """(the grammar of token bytes, literals by their decoded form, decoded literals that open a text)."""
+        spelled: dict[str, str] = {}
         back: dict[str, str] = {}
         openers = set()
         for quoted, text in dict.fromkeys(re.findall(rf"({LITERAL})( TEXT| PROMPT_WORDS)?", grammar)):
             literal = _read(quoted)
-            own[quoted], decoded = self._written(literal)
+            spelled[quoted], decoded = self._written(literal)
             if back.setdefault(decoded, literal) != literal:
                 raise UserError(
                     f"{self.where} writes {back[decoded]!r} and {literal!r} of the grammar alike, as "
@@ -92,7 +97,7 @@ class Constraint:
                 )
             if text:
                 openers.add(decoded)
-        lark = re.sub(LITERAL, lambda match: _quoted(own[match[0]]), grammar)
+        lark = re.sub(LITERAL, lambda match: _quoted(spelled[match[0]]), grammar)
         return f"{lark.rstrip()}\n{NO_FORCING}", back, openers
 
     def _written(self, literal: str) -> tuple[str, str]:
@@ -133,34 +138,40 @@ def constraint(directory: Path, grammar: str, width: int = 0) -> Constraint:
     return Constraint(directory, grammar, width)
 
 
-class Row:
-    """The state of one answer to a prompt, of `left` tokens at most with its EOS, that ends as a whole call.
+class ConstrainedAnswer:
+    """The state of one answer to `prompt` that ends as a whole call within `left` tokens, its EOS included.
 
-    It knows a way to the end that fits in the tokens left, and goes it where a token would leave none. Raises
-    UserError if there is none to begin with.
+    It always holds a way: tokens that lead to the end of the call and fit. A token after which none would fit
+    is replaced by the next one of the way. Raises UserError where `left` tokens hold no call at all.
     """
 
     def __init__(self, constraint: Constraint, prompt: str, left: int):
-        self.closers, self.eos = constraint.closers, constraint.codec.eos_id
-        self.matcher, self.left, self.ended = constraint.begun(prompt), left, False
-        found = self._few()
-        if found is None:
+        self.closers = constraint.closers
+        self.eos = constraint.codec.eos_id
+        self.matcher = constraint.begun(prompt)
+        self.left = left
+        self.ended = False
+        way = self._way_out()
+        if way is None:
             raise UserError(f"max_new_tokens: {left} tokens do not hold a call of the grammar; raise it")
-        self.way: list[int] = found
+        self.way: list[int] = way
 
     def allowed(self) -> np.ndarray:
-        """A boolean for each token; all of them after the end, which takes no part in the answer."""
+        """A boolean for each token of the vocabulary; all true after the end, where no token counts."""
         return np.ones(len(self.closers), bool) if self.ended else bits(self.matcher)
 
     def take(self, token: int) -> int:
-        """Go on with `token`, one of `allowed`, or with another one if the call could not end in time."""
+        """Go on with `token`, one of `allowed`, or with another one if the call could not end in time.
+
+        Returns the token that was taken.
+        """
         self.left -= 1
         self.ended |= token == self.eos
         if self.ended:
             return token
         self._consume(token)
         onward = self.way[1:] if self.way[:1] == [token] else self.way
-        way = onward if self._ends(onward) else self._few()
+        way = onward if self._ends(onward) else self._way_out()
         if way is not None and len(way) < self.left:
             self.way = way
             return token
@@ -176,6 +187,7 @@ class Row:
             raise RuntimeError(f"llguidance refused token {token}: {self.matcher.get_error()}")
 
     def _ends(self, way: list[int]) -> bool:
+        """Whether these tokens lead from here to the end of the call."""
         if self.matcher.validate_tokens(way) < len(way):
             return False
         self.matcher.consume_tokens(way)
@@ -183,8 +195,8 @@ class Row:
         self.matcher.rollback(len(way))
         return ends
 
-    def _few(self) -> list[int] | None:
-        """Tokens to the end of the call, few if not the fewest; None: with the EOS more than are left."""
+    def _way_out(self) -> list[int] | None:
+        """Few tokens (not always the fewest) to the end of the call; None if they and an EOS do not fit."""
         ahead, way = self.matcher.deep_copy(), []
         while not ahead.is_accepting():
             if len(way) + 1 >= self.left:
@@ -196,8 +208,23 @@ class Row:
 
 
 def bits(matcher: LLMatcher) -> np.ndarray:
-    """What a matcher allows next: booleans, for as many tokens as there are and a few more."""
+    """The tokens that a matcher allows next: booleans (vocabulary size, rounded up to 32)."""
     return np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little").view(bool)
+
+
+def with_words(grammar: str, text: str) -> str:
+    """The grammar with PROMPT_WORDS as words of `text`, the prompt as it would stand in a string of JSON."""
+    # llguidance makes a suffix automaton of the chunks: its size grows with the number of words, no faster.
+    part = json.dumps({"substring_chunks": chunks(text)}, ensure_ascii=False)
+    # Some tokenizers begin a text with a space that their decoders take off.
+    terminals = f"PROMPT_WORDS: / ?/ PROMPT_PART\nPROMPT_PART: %regex {part}"
+    return PROMPT_WORDS.sub(lambda _: terminals, grammar)
+
+
+def chunks(text: str) -> list[str]:
+    """The parts of a text between which a value may begin and end; together they are the text."""
+    runs = groupby(UNIT.findall(text), key=lambda unit: len(unit) == 1 and in_word(unit))
+    return [part for word, run in runs for part in (["".join(run)] if word else run)]
 
 
 def _read(quoted: str) -> str:

@@ -1,11 +1,14 @@
-"""Choose, prepare and open an engine: the one place that knows all of them."""
+"""Choose, prepare and open an engine: the one place that knows all of them.
+
+Light until an engine is opened: an engine's packages take seconds to import, and only one is needed.
+"""
 
 import os
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stages.core.errors import UserError
+from stages.core.files import read_json
 from stages.engines.protocol import Decoding, Engine
 
 PACKAGES = {
@@ -18,10 +21,6 @@ PACKAGES = {
 
 def resolve(decoding: Decoding) -> Decoding:
     """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
-    if decoding.weights == "int8" and decoding.engine != "openvino":
-        raise UserError(f"weights: int8 is openvino's; engine {decoding.engine} has exact weights only")
-    if decoding.adapter and decoding.engine != "vllm":
-        raise UserError(f"adapter: true is vllm's; engine {decoding.engine} serves the merged student only")
     # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
     single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
     if decoding.precision == "bf16" and single:
@@ -48,25 +47,15 @@ def cuda_is_available() -> bool:
 
 
 def prepare(directory: Path, decoding: Decoding) -> None:
-    """Once, before the workers start: make what they share, and report here what the user can mend."""
+    """Make what all workers share, once, before they start. Raises UserError for a missing package."""
     if decoding.engine == "openvino":
-        from stages.core.files import read_json
         from stages.engines.openvino_model import converted
 
-        model = converted(directory, decoding.weights)
-        if decoding.weights == "int8":
-            told = read_json(model / "drift.json")
-            print(
-                f"openvino: int8 weights of {directory}: mean KL {told['kl']} nats a token, "
-                f"likeliest token the same for {told['agreement']:.1%}",
-                file=sys.stderr,
-            )
+        converted(directory)
     elif decoding.engine == "vllm":
-        from stages.engines.with_vllm import adapter_of, require
+        from stages.engines.with_vllm import require
 
         require()
-        if decoding.adapter:
-            adapter_of(Path(directory))
 
 
 def open_engine(directory: Path, decoding: Decoding) -> Engine:
@@ -84,10 +73,20 @@ def open_engine(directory: Path, decoding: Decoding) -> Engine:
 
 def engine_versions(decoding: Decoding) -> dict[str, str]:
     """Versions of the packages that make the engine: another version may give other bits."""
-    found = {}
+    versions = {}
     for package in PACKAGES[decoding.engine]:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "missing"
-    return found
+            versions[package] = "missing"
+    return versions
+
+
+def context_of(directory: Path) -> int:
+    """Tokens that the model of a Hugging Face `directory` may read and write together. Raises UserError."""
+    file = Path(directory) / "config.json"
+    config = read_json(file)
+    context = config.get("max_position_embeddings") or config.get("n_positions")
+    if context is None:
+        raise UserError(f"{file}: no max_position_embeddings; add the length of the context")
+    return context

@@ -3,6 +3,9 @@
 What openvino-genai asks for: inputs input_ids, attention_mask, position_ids and beam_idx, output logits, and
 the cache as state that beam_idx reorders. The model's own code is traced, so every architecture follows whose
 attention goes through `scaled_dot_product_attention`. The result is derived data and lies in scratch.
+
+torch and transformers are imported by what converts alone: workers find the model converted, and would wait
+seconds for both.
 """
 
 import fcntl
@@ -11,24 +14,25 @@ import shutil
 import warnings
 from pathlib import Path
 
+import openvino
+from openvino import opset13 as op
+from openvino._offline_transformations import apply_make_stateful_transformation
+
 from stages.core import layout
-from stages.core.files import atomic_directory, write_json
+from stages.core.files import atomic_directory
 from stages.core.hashing import model_fingerprint, sha256_json
-from stages.engines.openvino_int8 import compressed
 
 VERSION = 1  # of this file's conversion
 
 
-def converted(directory: Path, weights: str = "exact") -> Path:
-    """The converted model of `directory`, made if it is not there; older ones of the same kind go.
+def converted(directory: Path) -> Path:
+    """The directory in scratch of the converted model of a Hugging Face `directory`, which is made if absent.
 
-    With `weights` int8 there is a drift.json in it, too: how far its predictions are from the exact ones'.
+    Conversions of earlier weights of the same `directory` are removed.
     """
-    import openvino
-
     directory = Path(directory)
     key = sha256_json([model_fingerprint(directory), openvino.__version__, VERSION])[:16]
-    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-{'int8-' if weights == 'int8' else ''}"
+    prefix = f"openvino-{'-'.join(directory.parts[-2:])}-"
     target = layout.SCRATCH / (prefix + key)
     layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     with open(layout.SCRATCH / f".{prefix}lock", "w") as lock:
@@ -36,8 +40,6 @@ def converted(directory: Path, weights: str = "exact") -> Path:
         if not target.is_dir():
             with atomic_directory(target, "openvino") as temporary:
                 graph = convert(directory)
-                if weights == "int8":
-                    write_json(temporary / "drift.json", compressed(graph, directory)._asdict())
                 openvino.save_model(graph, temporary / "openvino_model.xml", compress_to_fp16=False)
                 shutil.copy(directory / "config.json", temporary)
             for old in layout.SCRATCH.iterdir():
@@ -48,10 +50,7 @@ def converted(directory: Path, weights: str = "exact") -> Path:
 
 def convert(directory: Path):
     """Trace the model of `directory` in float32; returns a stateful openvino.Model."""
-    import openvino
     import torch
-    from openvino import opset13 as op
-    from openvino._offline_transformations import apply_make_stateful_transformation
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -107,7 +106,11 @@ def convert(directory: Path):
 
 
 def _step(model):
-    """A module: one forward pass with the cache as plain tensors in and out, the causal mask spelt out."""
+    """A torch module to trace: one forward pass of `model`, with its cache as plain tensors in and out.
+
+    Inputs: ids and positions (rows, new), mask (rows, all), and keys and values (rows, heads, past, size) of
+    each layer. Outputs: logits, then the longer keys and values. The causal mask is spelt out.
+    """
     import torch
 
     class Past:

@@ -1,6 +1,6 @@
 """What every engine is: prompts in, texts out as they finish. Light: stage scripts import it for `--help`.
 
-Prompt ids come from support/tokenizer.TextCodec, as in training, and texts are decoded by it.
+Prompt ids come from core/tokenizer.TextCodec, as in training, and texts are decoded by it.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,7 @@ class Decoding(Knobs):
     """Everything that an engine's answer depends on, besides model, prompt and seed."""
 
     engine: Literal["transformers", "openvino", "vllm", "openai"] = Field(
-        "openvino", description="see docs/engines.md"
+        "openvino", description="see docs/guide/engines.md"
     )
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens, EOS included")
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0: the likeliest token, always")
@@ -36,12 +36,6 @@ class Decoding(Knobs):
     )
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"
-    )
-    weights: Literal["exact", "int8"] = Field(
-        "exact", description="int8: openvino with eight-bit weights, refused where that changes predictions"
-    )
-    adapter: bool = Field(
-        False, description="vllm: the base model with models/DATASET/peft, in place of the merged student"
     )
     batch_size: int = Field(
         32, ge=1, description="rows a worker decodes together (openvino: times 4); openai: calls in flight"
@@ -76,7 +70,7 @@ class Engine(Protocol):
         """Yield one Generation a prompt in the order they finish; `index` is the prompt's place.
 
         `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else. `grammar` is
-        the Lark text that every answer has to obey (docs/grammar.md). Raises UserError where it cannot.
+        the Lark text that answers obey (docs/kinds/skills/grammar.md). Raises UserError where it cannot.
         """
         ...
 
@@ -88,7 +82,7 @@ def finished(codec, index: int, prompt: list[int], ids: list[int], logprobs: Seq
     """
     stopped = codec.eos_id in ids
     length = ids.index(codec.eos_id) if stopped else len(ids)
-    reason, made = "stop" if stopped else "length", logprobs[: length + stopped]
+    reason, counted = "stop" if stopped else "length", logprobs[: length + stopped]
 
     @cache
     def newlines(tokens: int) -> int:
@@ -97,7 +91,8 @@ def finished(codec, index: int, prompt: list[int], ids: list[int], logprobs: Seq
     # Prefixes are decoded, not tokens: what a token adds to the text is the tokenizer's to say.
     ends = [bisect_left(range(length + 1), n, key=newlines) for n in range(1, newlines(length) + 1)]
     text = codec.decode(ids[:length])
-    return Generation(index, text, reason, len(prompt), len(made), mean(made), line_means(made, ends))
+    means = mean(counted), line_means(counted, ends)
+    return Generation(index, text, reason, len(prompt), len(counted), *means)
 
 
 def line_means(logprobs: Sequence[float], ends: list[int]) -> list[float | None]:
@@ -106,5 +101,5 @@ def line_means(logprobs: Sequence[float], ends: list[int]) -> list[float | None]
 
 
 def mean(logprobs: Sequence[float]) -> float | None:
-    """To four places: what engines agree on. None where there is nothing."""
+    """The mean to four places, up to which engines agree. None of no values."""
     return round(fmean(logprobs), 4) + 0.0 if logprobs else None

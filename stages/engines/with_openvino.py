@@ -1,7 +1,7 @@
 """The CPU engine: openvino-genai continuous batching with a paged key/value cache and prefix caching.
 
 Rows have their own seeds. In f32 they came out the same whatever their neighbours in every test so far; in
-bf16 a neighbour can flip a near tie (docs/engines.md): take the transformers engine where that matters.
+bf16 a neighbour can flip a near tie (docs/guide/engines.md): take the transformers engine where that matters.
 """
 
 from collections import defaultdict
@@ -15,13 +15,17 @@ import openvino_genai
 
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
-from stages.engines.grammar import Constraint, Row, constraint
+from stages.engines.grammar import ConstrainedAnswer, Constraint, constraint
 from stages.engines.openvino_model import converted
 from stages.engines.protocol import Decoding, Generation, finished
 
-CACHE_GIB = 2
-IN_FLIGHT = 4  # requests given to openvino, in batches: the more, the fewer passes over the weights
-TOKENS_PER_STEP = 512  # prompt tokens are fed in pieces, so that long prompts do not hold up decoding
+CACHE_GIB = 2  # a cache for a third of the rows in flight was as quick, and one that grows 5% slower
+# Requests given to openvino, in batches: the more, the fewer passes over the weights (664 and 686 tokens/s
+# with 128 and 192 of 192 documents in flight, 622 with 64). openvino-genai does not hold to max_num_seqs with
+# split prompts, so this window is what bounds it.
+IN_FLIGHT = 4
+# Prompt tokens are fed in pieces, so that long prompts do not hold up decoding; 256 and 1,024 were no better.
+TOKENS_PER_STEP = 512
 
 
 class OpenvinoEngine:
@@ -38,7 +42,7 @@ class OpenvinoEngine:
             "INFERENCE_NUM_THREADS": decoding.threads,
             "ENABLE_CPU_PINNING": False,  # pinned workers would share the first cores
         }
-        model = converted(directory, decoding.weights)
+        model = converted(directory)
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
         self.codec, self.directory, self.decoding = TextCodec(directory), directory, decoding
 
@@ -49,17 +53,17 @@ class OpenvinoEngine:
         if grammar is not None:
             yield from self._held(prompts, ids, sampling, seeds, grammar)
             return
-        for index, made in self._made(ids, sampling, seeds):
-            yield finished(self.codec, index, ids[index], *made)
+        for index, (tokens, logprobs) in self._decoded(ids, sampling, seeds):
+            yield finished(self.codec, index, ids[index], tokens, logprobs)
 
     def _held(
         self, prompts: list[str], ids: list[list[int]], sampling: Decoding, seeds: list[int], grammar: str
     ) -> Iterator[Generation]:
-        """Answers that obey a grammar: those that do without being held to it, and the rest made again.
+        """Answers that obey a grammar. Raises UserError for a temperature that is not 0.
 
-        Where the likeliest of all tokens is allowed, it is the likeliest of those allowed. So a greedy answer
-        that obeys is the answer of constrained decoding. The transformers engine, which can hold a model to a
-        grammar, is loaded when the first answer does not.
+        They are decoded without it first. Where the likeliest of all tokens is allowed, it is the likeliest
+        of those allowed: a greedy answer that obeys is the answer of constrained decoding. The others are
+        decoded again by the transformers engine, which is loaded when the first one is needed.
         """
         if sampling.temperature:
             raise UserError(
@@ -67,7 +71,7 @@ class OpenvinoEngine:
                 "to transformers, in params.yaml"
             )
         held, rest = constraint(self.directory, grammar), []
-        for index, (tokens, logprobs) in self._made(ids, sampling, seeds):
+        for index, (tokens, logprobs) in self._decoded(ids, sampling, seeds):
             if obeys(held, prompts[index], tokens, sampling.max_new_tokens):
                 answer = finished(self.codec, index, ids[index], tokens, logprobs)
                 yield answer._replace(text=held.restored(answer.text))
@@ -85,14 +89,13 @@ class OpenvinoEngine:
 
         return TransformersEngine(self.directory, self.decoding)
 
-    def _made(
+    def _decoded(
         self, ids: list[list[int]], sampling: Decoding, seeds: list[int]
     ) -> Iterator[tuple[int, tuple[list[int], list[float]]]]:
-        """Each row's place, new token ids and log-probabilities, as they finish.
-
-        Of rows with the same prompt, as the samples of a document are, one goes ahead. The others follow when
-        it has its first token: the prompt is in the cache by then, and would not be if they went together.
-        """
+        """Each row's place, new token ids and log-probabilities, as they finish."""
+        # Of rows with the same prompt, as the samples of a document are, one goes ahead. The others follow
+        # when it has its first token: the prompt is in the prefix cache by then, and all of them would
+        # compute it if they went together (948 tokens/s in place of 565 with four samples of a document).
         alike = defaultdict(list)
         for index in reversed(range(len(ids))):
             alike[tuple(ids[index])].append(index)
@@ -132,10 +135,10 @@ class OpenvinoEngine:
 
 
 def obeys(held: Constraint, prompt: str, tokens: list[int], most: int) -> bool:
-    """Would constrained decoding of `most` tokens take each of these?"""
-    row = Row(held, prompt, most)
+    """Whether `tokens` are what constrained decoding would take, and end the answer within `most` tokens."""
+    answer = ConstrainedAnswer(held, prompt, most)
     for token in tokens:
-        allowed = row.allowed()
-        if token >= len(allowed) or not allowed[token] or row.take(token) != token:
+        allowed = answer.allowed()
+        if token >= len(allowed) or not allowed[token] or answer.take(token) != token:
             return False
-    return row.ended
+    return answer.ended

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from stages.core.tokenizer import TextCodec
-from stages.engines.grammar import Row, constraint
+from stages.engines.grammar import ConstrainedAnswer, constraint
 from stages.engines.protocol import Decoding, Generation, finished
 
 BUCKET = 64  # prompt widths are multiples of this
@@ -50,15 +50,15 @@ class TransformersEngine:
             # At least one pad: transformers drops a mask without any, and another kernel would run.
             buckets[(len(prompt) // BUCKET + 1) * BUCKET].append(index)
         for width in sorted(buckets, reverse=True):  # longest first: too little memory shows at once
-            own = buckets[width]
-            for start in range(0, len(own), self.batch_size):
-                batch = own[start : start + self.batch_size]
-                rows = [Row(held, prompts[i], sampling.max_new_tokens) for i in batch] if held else []
-                own_ids, own_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
-                answers = self._batch(own_ids, width, sampling, own_seeds, rows)
-                for index, answer in zip(batch, answers, strict=True):
-                    made = finished(self.codec, index, ids[index], *answer)
-                    yield made._replace(text=held.restored(made.text)) if held else made
+            bucket, length = buckets[width], sampling.max_new_tokens
+            for start in range(0, len(bucket), self.batch_size):
+                batch = bucket[start : start + self.batch_size]
+                constrained = [ConstrainedAnswer(held, prompts[i], length) for i in batch] if held else []
+                batch_ids, batch_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
+                decoded = self._batch(batch_ids, width, sampling, batch_seeds, constrained)
+                for index, (tokens, logprobs) in zip(batch, decoded, strict=True):
+                    answer = finished(self.codec, index, ids[index], tokens, logprobs)
+                    yield answer._replace(text=held.restored(answer.text)) if held else answer
 
     @torch.inference_mode()
     def _batch(
@@ -67,11 +67,12 @@ class TransformersEngine:
         width: int,
         sampling: Decoding,
         seeds: list[int],
-        held: list[Row],
+        constrained: list[ConstrainedAnswer],
     ) -> list[tuple[list[int], list[float]]]:
         """New token ids of each prompt and their log-probabilities; what follows an EOS is of no meaning.
 
-        `held` has one Row for each prompt where there is a grammar, and is empty otherwise.
+        width: tokens of the padded prompts. constrained: one for each prompt where there is a grammar, else
+        none.
         """
         rows, eos = len(prompts), self.codec.eos_id
         fill = self.batch_size - rows
@@ -102,11 +103,11 @@ class TransformersEngine:
                 if step == 0:
                     used = torch.zeros_like(logits)
                 logits = logits - sampling.frequency_penalty * used
-            if held:
-                logits = masked(logits, held)
+            if constrained:
+                logits = masked(logits, constrained)
             chosen = choose(logits, noise[:, step].to(self.device), sampling, warpers)
-            for place, row in enumerate(held):
-                chosen[place] = row.take(int(chosen[place]))
+            for place, answer in enumerate(constrained):
+                chosen[place] = answer.take(int(chosen[place]))
             if sampling.frequency_penalty:
                 used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
@@ -117,15 +118,15 @@ class TransformersEngine:
             cache, ids = out.past_key_values, chosen[:, None]
             positions = positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((self.batch_size, 1))], dim=1)
-        made = (torch.stack(steps, dim=1)[:rows].tolist() for steps in (new, logprobs))
-        return list(zip(*made, strict=True))
+        by_row = (torch.stack(steps, dim=1)[:rows].tolist() for steps in (new, logprobs))
+        return list(zip(*by_row, strict=True))
 
 
-def masked(logits: torch.Tensor, held: list[Row]) -> torch.Tensor:
+def masked(logits: torch.Tensor, constrained: list[ConstrainedAnswer]) -> torch.Tensor:
     """`logits` (rows, vocabulary) with -inf for what the grammar of a row does not allow."""
     refused = torch.zeros(logits.shape, dtype=torch.bool)
-    for place, row in enumerate(held):
-        refused[place] = torch.from_numpy(~row.allowed()[: logits.shape[1]])
+    for place, answer in enumerate(constrained):
+        refused[place] = torch.from_numpy(~answer.allowed()[: logits.shape[1]])
     return logits.masked_fill(refused.to(logits.device), -torch.inf)
 
 
@@ -136,22 +137,25 @@ def uniforms(seed: int, count: int) -> np.ndarray:
 
 def _warpers(sampling: Decoding) -> list:
     """Temperature, top-k and top-p as transformers defines and orders them."""
-    found: list = []
+    warpers: list = []
     if sampling.temperature not in (0.0, 1.0):
-        found.append(TemperatureLogitsWarper(sampling.temperature))
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
-        found.append(TopKLogitsWarper(sampling.top_k))
+        warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
-        found.append(TopPLogitsWarper(sampling.top_p))
-    return found
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
 
 
 def choose(logits: torch.Tensor, noise: torch.Tensor, sampling: Decoding, warpers: list) -> torch.Tensor:
-    """A token a row of `logits` (rows, vocabulary): the inverse of its distribution at `noise` (rows)."""
+    """A token (rows,) for each row of `logits` (rows, vocabulary), drawn by `noise` (rows,) in [0, 1).
+
+    It is where the cumulated distribution passes the noise; at temperature 0 the likeliest.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     for warp in warpers:
         logits = warp(None, logits)
     cumulated = torch.softmax(logits.double(), -1).cumsum(-1)
-    wanted = noise[:, None].double() * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, wanted, right=True).squeeze(1)
+    drawn = noise[:, None].double() * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, drawn, right=True).squeeze(1)

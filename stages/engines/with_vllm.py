@@ -5,12 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.files import read_json
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Constraint, constraint
 from stages.engines.protocol import Decoding, Generation, finished
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # values that vLLM takes for max_lora_rank
 WINDOW = 4  # requests given to vLLM, in batches
 
 
@@ -26,27 +24,6 @@ def require():
     return vllm
 
 
-def adapter_of(directory: Path) -> tuple[Path, Path, int]:
-    """The base model, the LoRA adapter beside `directory` (models/DATASET/hf), and vLLM's bound for its rank.
-
-    Raises UserError where there is none, or none that vLLM can serve.
-    """
-    adapter = directory.parent / "peft"
-    if not (adapter / "adapter_config.json").is_file():
-        raise UserError(
-            f"{adapter}: no adapter_config.json, which adapter: true needs; export the student first"
-        )
-    config = read_json(adapter / "adapter_config.json")
-    base, rank = Path(config["base_model_name_or_path"]), max([config["r"], *config["rank_pattern"].values()])
-    if not (base / "config.json").is_file():
-        raise UserError(f"{base}: no config.json; {adapter} belongs to that base model: run its base stage")
-    if read_json(base / "config.json").get("model_type") == "gpt_neox":
-        raise UserError(f"{base}: vLLM has no LoRA for GPT-NeoX; set adapter to false")
-    if rank > RANKS[-1]:
-        raise UserError(f"{adapter}: rank {rank}, and vLLM serves up to {RANKS[-1]}; set adapter to false")
-    return base, adapter, next(bound for bound in RANKS if bound >= rank)
-
-
 class VllmEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         self.vllm, self.codec = require(), TextCodec(directory)
@@ -54,21 +31,14 @@ class VllmEngine:
         self._load(constrained=False)
 
     def _load(self, constrained: bool) -> None:
-        """vLLM wants the tokenizer for a grammar, and knows its backend from the start."""
-        self.constrained, model, extra = constrained, self.directory, {}
-        self.request: dict = {}  # what is said with each
+        """Load the engine; for grammars it needs the tokenizer and a backend, which it takes at its start."""
+        self.constrained, extra = constrained, {}
         if constrained:
             from vllm.config import StructuredOutputsConfig
 
             extra["structured_outputs_config"] = StructuredOutputsConfig(backend="guidance")
-        if self.decoding.adapter:
-            from vllm.lora.request import LoRARequest
-
-            model, adapter, rank = adapter_of(self.directory)
-            extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
-            self.request["lora_request"] = LoRARequest("student", 1, str(adapter.resolve()))
         arguments = self.vllm.EngineArgs(
-            model=str(model),
+            model=str(self.directory),
             dtype={"bf16": "bfloat16", "f32": "float32"}[self.decoding.precision],
             max_num_seqs=self.decoding.batch_size,
             enable_prefix_caching=True,
@@ -92,7 +62,7 @@ class VllmEngine:
             # No more than keeps it busy: a request holds its prompt and answer in several processes.
             for index in islice(waiting, WINDOW * self.decoding.batch_size - running):
                 params = self._params(sampling, seeds[index], _structured(held, prompts[index]))
-                self.engine.add_request(str(index), {"prompt_token_ids": ids[index]}, params, **self.request)
+                self.engine.add_request(str(index), {"prompt_token_ids": ids[index]}, params)
                 running += 1
             if not running:
                 return
@@ -116,9 +86,9 @@ class VllmEngine:
         )
 
     def _answer(self, output, ids: list[list[int]], held: Constraint | None) -> Generation:
-        index, (made,) = int(output.request_id), output.outputs
-        tokens = list(made.token_ids)
-        logprobs = [near[token].logprob for token, near in zip(tokens, made.logprobs, strict=True)]
+        index, (completion,) = int(output.request_id), output.outputs
+        tokens = list(completion.token_ids)
+        logprobs = [near[token].logprob for token, near in zip(tokens, completion.logprobs, strict=True)]
         answer = finished(self.codec, index, ids[index], tokens, logprobs)
         return answer._replace(text=held.restored(answer.text)) if held else answer
 

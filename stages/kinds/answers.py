@@ -1,6 +1,8 @@
 """The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
 
-from stages.kinds.registry import Task, kind
+from typing import Any
+
+from stages.kinds.kind import Task
 
 
 def document_of(row: dict) -> str:
@@ -13,11 +15,11 @@ def is_first(row: dict) -> bool:
     return not row.get("sample") and not row.get("choice")
 
 
-def answer_of(row: dict, task: Task = "queries"):
-    """What the kind of task reads in an accepted answer. Raises ValueError where it is not in its form."""
-    return kind(task).parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")
+def answer_of(row: dict, task: Task) -> Any:
+    """What the task reads in an accepted answer. Raises ValueError where it is not in its form."""
+    return task.parse_answer(row["response"], row.get("form", "text"), row["outcome"] == "length")
 
 
-def lines_of(row: dict, task: Task = "queries") -> list[str]:
+def lines_of(row: dict, task: Task) -> list[str]:
     """The texts in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
-    return kind(task).flat(answer_of(row, task))
+    return task.flat(answer_of(row, task))

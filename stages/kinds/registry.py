@@ -1,25 +1,72 @@
-"""The kinds of task: each a module of pure functions, chosen by the knob `task`.
+"""The kinds of task that this project has: a new one is one line here.
 
-A kind reads what a model wrote: `lines(text)` (the texts in it, each with its line from 0), `parse(text)`
-(these texts, each once) and `parse_answer(response, form, cut)` (the same of a teacher's answer, as whatever
-the kind makes of it: a list of queries or calls, a tree of categories). Of such an answer, `fit(answer,
-document)` is the part that may be used, `flat(answer)` its texts, and `output(answer)` how the student is to
-write it. A text is judged by `well_formed(text)` and `reject(text, document)` (why it may not be used, or
-None); LEFT_OUT says why `fit` leaves out one that is not rejected. `Answer` is the pydantic model that a
-structured answer has to obey.
+The spine asks this module by the name of a task or a stage, and never names a kind.
 """
 
-from types import ModuleType
-from typing import Literal
+import difflib
+import importlib
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated
 
-Task = Literal["queries", "categories", "skills"]
+from pydantic import AfterValidator
+
+from stages.core.errors import UserError
+from stages.core.stage import Stage
+from stages.kinds.kind import Kind, Task
+from stages.kinds.skills import KIND as SKILLS
+from stages.kinds.xc import KIND as XC
+
+KINDS: tuple[Kind, ...] = (XC, SKILLS)
 
 
-def kind(task: Task) -> ModuleType:
-    if task == "categories":
-        from stages.kinds.xc.parts import categories as chosen
-    elif task == "skills":
-        from stages.kinds.skills.parts import task as chosen
-    else:
-        from stages.kinds.xc.parts import queries as chosen
-    return chosen
+def check(kinds: Iterable[Kind], spine: Iterable[Stage] = ()) -> None:
+    """Raises UserError where a kind, a stage or a task is registered twice."""
+    owners = {("stage", stage.name): "the spine" for stage in spine}
+    for kind in kinds:
+        names = [("kind", kind.name), *(("task", task) for task in kind.tasks)]
+        for entry in [*names, *(("stage", stage.name) for stage in kind.stages)]:
+            if entry in owners:
+                what, name = entry
+                raise UserError(
+                    f"stages/kinds/registry.py: the {what} '{name}' is registered twice, by {owners[entry]} "
+                    f"and by the kind '{kind.name}'; rename or remove one"
+                )
+            owners[entry] = f"the kind '{kind.name}'"
+
+
+@cache
+def task(name: str) -> Task:
+    """The task of that name. Raises UserError for a name that no kind has."""
+    modules = {task: module for kind in KINDS for task, module in kind.tasks.items()}
+    return importlib.import_module(modules[known_task(name)]).TASK
+
+
+def kinds_of(stages: set[str]) -> list[Kind]:
+    """The kinds that have one of these stages, by name."""
+    return [kind for kind in KINDS if any(stage.name in stages for stage in kind.stages)]
+
+
+def task_names() -> list[str]:
+    return [task for kind in KINDS for task in kind.tasks]
+
+
+def default_task() -> str:
+    """What params that name no task mean: the first task of the first kind."""
+    return task_names()[0]
+
+
+def known_task(name: str) -> str:
+    """The name itself. Raises ValueError where no kind has such a task."""
+    if name not in task_names():
+        raise ValueError(f"no task is called '{name}'{nearest(name, task_names())}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(known_task)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: what was probably meant, if anything is close."""
+    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

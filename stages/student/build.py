@@ -22,8 +22,8 @@ FORMATS = {
 def build(base: Path, recipe: Recipe, device: torch.device | str = "cpu") -> Student:
     """The base with fresh, seeded LoRA matrices (A random, B zero), only these trainable, on the CPU.
 
-    With quantize nf4 its blocks are on `device`, layer by layer, so that it never holds one of them whole.
-    Raises UserError for a base whose weights are not those of its configuration.
+    With quantize nf4 its blocks are on `device`. Raises UserError for a base whose weights are not those of
+    its configuration.
     """
     config = LoRAConfig.from_file(
         Path(base) / "model_config.yaml",
@@ -32,6 +32,8 @@ def build(base: Path, recipe: Recipe, device: torch.device | str = "cpu") -> Stu
         lora_dropout=recipe.lora_dropout,
         **{f"lora_{name}": getattr(recipe, f"lora_{name}") for name in TARGETS},
     )
+    # Empty first, then loaded: 0.11 s in place of 1.36 of random weights that would be overwritten (135M),
+    # and no float32 copy of what is kept in bfloat16.
     with Unfilled():
         model = Student(config)
     weights, products = FORMATS[recipe.precision]
@@ -54,13 +56,15 @@ def build(base: Path, recipe: Recipe, device: torch.device | str = "cpu") -> Stu
 
 
 def lora_layers(model: torch.nn.Module) -> list[LoRALinear]:
+    """All linear layers, whether they are adapted or not: litgpt makes each a LoRALinear."""
     return [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
 
 
 def quantize(model: Student, products: torch.dtype, device: torch.device | str) -> None:
     """4-bit NormalFloat with double quantization for the blocks' linear layers (QLoRA, arXiv 2305.14314).
 
-    Embedding, norms and head stay as they are. `products` is the format that the layers compute in.
+    Embedding, norms and head stay as they are. `products` is the format that the layers compute in. Layer by
+    layer, so that `device` never holds the unquantized blocks.
     Raises UserError where bitsandbytes is not installed.
     """
     try:
@@ -81,6 +85,7 @@ def quantize(model: Student, products: torch.dtype, device: torch.device | str) 
         )
         low.weight = Params4bit(plain.weight.data, requires_grad=False, module=low, **options)
         low.bias = plain.bias
-        # In a validation its CPU kernel would repack the weight into a form without a backward pass.
+        # In a validation its CPU kernel would repack the weight into a form without a backward pass, and the
+        # next step would train wrongly without an error.
         low.support_avx512bf16_for_cpu = False
         layer.linear = low.to(device)

@@ -14,7 +14,14 @@ from typing import NamedTuple
 import torch
 
 from stages.core.errors import UserError
-from stages.student.formats.litgpt import Fabric
+from stages.student.formats.litgpt import (
+    DDPStrategy,
+    Fabric,
+    LightningEnvironment,
+    ModelParallelStrategy,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from stages.student.recipe import Recipe
 
 TIMEOUT = timedelta(minutes=10)  # a process that waits longer for another one ends with an error
@@ -45,13 +52,11 @@ def launch_of(recipe: Recipe) -> Launch:
 
 def adopt_slurm() -> None:
     """Name what srun says of this step's tasks (`man srun`, output environment) as torchrun names it."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-
     given = os.environ
     tasks, nodes = int(given["SLURM_STEP_NUM_TASKS"]), int(given["SLURM_STEP_NUM_NODES"])
     if tasks % nodes:
         raise UserError(f"srun: {tasks} tasks on {nodes} nodes; use --ntasks-per-node, equal on every node")
-    found = {
+    names = {
         "RANK": given["SLURM_PROCID"],
         "LOCAL_RANK": given["SLURM_LOCALID"],
         "GROUP_RANK": given["SLURM_NODEID"],
@@ -61,18 +66,18 @@ def adopt_slurm() -> None:
         "MASTER_PORT": str(15000 + int(given["SLURM_JOB_ID"]) % 10000),
     }
     if "SLURM_CPUS_PER_TASK" in given:
-        found["OMP_NUM_THREADS"] = given["SLURM_CPUS_PER_TASK"]
-    for name, value in found.items():
+        names["OMP_NUM_THREADS"] = given["SLURM_CPUS_PER_TASK"]
+    for name, value in names.items():
         os.environ.setdefault(name, value)
 
 
 def check(recipe: Recipe, launch: Launch) -> None:
     """Raises UserError for what cannot run here."""
     cuda = torch.cuda.is_available()
-    there = torch.accelerator.device_count() or len(os.sched_getaffinity(0))
-    if launch.devices > there:
+    available = torch.accelerator.device_count() or len(os.sched_getaffinity(0))
+    if launch.devices > available:
         kind = "devices" if torch.accelerator.is_available() else "CPU cores"
-        raise UserError(f"finetune: devices {launch.devices}, but this process may use {there} {kind}")
+        raise UserError(f"finetune: devices {launch.devices}, but this process may use {available} {kind}")
     if recipe.strategy == "fsdp" and recipe.quantize != "none":
         raise UserError("finetune: fsdp cannot split nf4 weights; use strategy ddp, or quantize none")
     if recipe.precision == "16-mixed" and (not cuda or recipe.strategy == "fsdp"):
@@ -91,8 +96,6 @@ def share_cores(launch: Launch) -> None:
 
 def make_fabric(recipe: Recipe) -> Fabric:
     """The launched Fabric; code after this call runs in every process."""
-    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-
     launch = launch_of(recipe)
     check(recipe, launch)
     share_cores(launch)
@@ -113,19 +116,16 @@ def make_fabric(recipe: Recipe) -> Fabric:
 
 
 def strategy_of(recipe: Recipe, launch: Launch):
-    """ddp: every process has the model. fsdp: each has a part of every block (FSDP2, `fully_shard`).
+    """Lightning's strategy: "auto" for one process, else ddp (each has the model) or fsdp (each has a part).
 
-    Buffers and weights come from one file and one seed, so that nothing has to be broadcast.
+    fsdp is FSDP2 (`fully_shard`): Fabric refuses FSDP1 without CUDA.
     """
+    # Nothing is broadcast: buffers and weights come from one file and one seed. It would be the frozen base.
     size = launch.devices * launch.nodes
     if size == 1:
         return "auto"
     if recipe.strategy == "fsdp":
-        from lightning.fabric.strategies import ModelParallelStrategy
-
         return ModelParallelStrategy(shard, data_parallel_size=size, tensor_parallel_size=1, timeout=TIMEOUT)
-    from lightning.fabric.strategies import DDPStrategy
-
     return DDPStrategy(
         timeout=TIMEOUT, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
@@ -133,7 +133,7 @@ def strategy_of(recipe: Recipe, launch: Launch):
 
 def shard(model, mesh):
     """Split every block, then what is left (embedding, head), over the processes."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard  # imports sympy, which no other strategy needs
 
     for part in (*model.transformer.h, model):
         fully_shard(part, mesh=mesh["data_parallel"])

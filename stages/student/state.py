@@ -1,8 +1,8 @@
-"""What of a finetuning survives a kill: one file, written by the first process, whole or absent.
+"""The saved state of a finetuning: one file, written by the first process, from which a killed run goes on.
 
 Tensors are gathered before they are written, and saved by name. What is trained is small (the LoRA matrices
 and AdamW's two moments of each), so a file for every process would save nothing, and one whole file can be
-continued by any number of processes under any strategy.
+continued by any number of processes under any strategy. It is replaced as a whole or not at all.
 """
 
 import math
@@ -18,7 +18,12 @@ from stages.student.formats.litgpt import Fabric
 
 @dataclass
 class State:
-    """Where the run is, beside its tensors."""
+    """Where the run is, beside its tensors.
+
+    step: optimizer steps done. tokens: of the rows seen. best_step, best_loss: of the best validation. stale:
+    validations since then. pending: summed loss and target tokens since the last point of the curve, whose
+    points are in `curve`.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -30,6 +35,7 @@ class State:
 
 
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
@@ -66,8 +72,8 @@ def save(file: Path, fabric: Fabric, model, optimizer, **rest) -> None:
 
 def load(file: Path, fabric: Fabric, model, optimizer) -> dict | None:
     """Continue from `file`, which the first process reads for all; returns what `save` was given, or None."""
-    found = fabric.is_global_zero and file.is_file()
-    saved = torch.load(file, map_location="cpu", weights_only=True) if found else None
+    reads = fabric.is_global_zero and file.is_file()
+    saved = torch.load(file, map_location="cpu", weights_only=True) if reads else None
     saved = fabric.broadcast(saved)
     if saved is None:
         return None

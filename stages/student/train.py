@@ -46,10 +46,8 @@ def warmup_steps(steps: int, recipe: Recipe) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to hand freed blocks back to the kernel after every step, only to ask for them again.
-
-    Fresh pages are zeroed and faulted in one by one: with a vocabulary of 50,000 that took 40% of a step.
-    """
+    """Tell glibc to keep freed blocks for the next step instead of handing them back to the kernel."""
+    # Fresh pages are zeroed and faulted in one by one: with a vocabulary of 50,000 that took 40% of a step.
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -62,7 +60,8 @@ def finetune(
 ) -> tuple[dict[str, torch.Tensor], State, dict]:
     """Train; returns the adapter of the best validation (the last where there is none), state and figures.
 
-    tokens: a tokenize output. work: a scratch directory; a state in it is continued.
+    tokens: a tokenize output. base: a base model's directory. work: a scratch directory; a state in it is
+    continued. Of several processes only the first one returns, the others end.
     Raises UserError for data that cannot be trained on and for a loss that is not finite.
     """
     train, val = TokenRows.load(tokens, "train"), TokenRows.load(tokens, "val")
@@ -94,7 +93,7 @@ def finetune(
             fused=recipe.precision != "16-mixed",  # a loss scale and clipping need the plain one
         )
     )
-    run = Run(fabric, model, optimizer, recipe, train, val, TextCodec(base), Path(work))
+    run = Run(fabric, model, optimizer, recipe, train=train, val=val, codec=TextCodec(base), work=Path(work))
     run.resume()
     try:
         run.train()
@@ -116,14 +115,37 @@ def finetune(
 
 
 class Run:
-    """One training run: the loop, its validations and its saved state."""
+    """One training run: the loop, its validations and its saved state.
 
-    def __init__(self, fabric, model, optimizer, recipe: Recipe, train, val, codec: TextCodec, work: Path):
-        self.fabric, self.model, self.optimizer, self.recipe = fabric, model, optimizer, recipe
-        self.rows, self.val, self.codec, self.file = train, val, codec, work / "state.pt"
-        self.lengths, self.targets = train.lengths, train.targets
+    fabric, model and optimizer: as Fabric has set them up. train, val: rows. codec: of the base, to decode
+    samples. work: the directory of the saved state.
+    """
+
+    def __init__(
+        self,
+        fabric,
+        model,
+        optimizer,
+        recipe: Recipe,
+        *,
+        train: TokenRows,
+        val: TokenRows,
+        codec: TextCodec,
+        work: Path,
+    ):
+        self.fabric = fabric
+        self.model = model
+        self.optimizer = optimizer
+        self.recipe = recipe
+        self.rows = train
+        self.lengths = train.lengths
+        self.targets = train.targets
+        self.val = val
+        self.codec = codec
+        self.file = work / "state.pt"
         self.plan = Plan(self.lengths, recipe.batch_size, recipe.epochs, recipe.seed)
-        self.state, self.best = State(), {}
+        self.state = State()
+        self.best: dict[str, torch.Tensor] = {}  # the adapter of the best validation
         self.log_every = max(1, self.plan.steps // CURVE_POINTS)
         self.first = fabric.is_global_zero
         cuda = fabric.device.type == "cuda"
@@ -178,6 +200,7 @@ class Run:
         state.pending[1] += count
 
     def _log(self) -> float:
+        """The mean training loss since the last call, which goes to the curve. Raises UserError for NaN."""
         total = self.fabric.all_reduce(self.pending, reduce_op="sum").item()
         loss = total / self.state.pending[1]
         if not math.isfinite(loss):
@@ -195,6 +218,7 @@ class Run:
         self.state.curve.append({"step": self.state.step, "tokens": self.state.tokens, **rounded, "lr": rate})
 
     def _evaluate(self) -> None:
+        """Validate, and keep the adapter if it is the best; without validation rows the last one is."""
         state = self.state
         if not len(self.val):
             state.best_step, self.best = state.step, adapter_of(self.model.module)
@@ -225,7 +249,7 @@ class Run:
         start, end = self.val.offsets[:2]
         answer_at = int(np.argmax(np.asarray(self.val.labels[start:end]) >= 0))
         prompt = self.val.ids[start : start + answer_at].tolist()
-        ids, limit = torch.tensor([prompt], device=self.fabric.device), self.rows_limit()
+        ids, limit = torch.tensor([prompt], device=self.fabric.device), self.model.config.block_size
         self.model.eval()
         while ids.size(1) < min(len(prompt) + SAMPLE_TOKENS, limit):
             last = torch.tensor([ids.size(1) - 1], device=self.fabric.device)
@@ -235,9 +259,6 @@ class Run:
             ids = torch.cat([ids, following.view(1, 1)], dim=1)
         self.model.train()
         return self.codec.decode(ids[0, len(prompt) :].tolist())
-
-    def rows_limit(self) -> int:
-        return self.model.config.block_size
 
     def _to_device(self, tensors: tuple) -> tuple:
         return tuple(t.to(self.fabric.device, non_blocking=True) for t in tensors)

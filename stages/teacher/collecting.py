@@ -1,13 +1,17 @@
-"""From requests to responses: take over, ask, project."""
+"""From requests to responses: take over earlier answers, ask for the others, write what the store knows."""
 
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_jsonl
 from stages.core.progress import Progress
+from stages.core.versions import LOCK, locked_hashes
 from stages.teacher.batch.follow import check_free, source_of
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
@@ -17,14 +21,21 @@ from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget, check_cap
 from stages.teacher.prices import price_of
 from stages.teacher.projection import Projection
-from stages.teacher.pulled import earlier_outputs
 from stages.teacher.requests import Requests
 from stages.teacher.store.store import Store
 from stages.teacher.tally import Tally
 
+Say = Callable[[str], None]
 
-def collect(dataset: str, knobs: CollectKnobs, asking: bool = True) -> tuple[dict, dict]:
-    """(metrics, which follow from the store; figures of this run)."""
+
+def collect(
+    dataset: str, knobs: CollectKnobs, asking: bool = True
+) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Write responses.jsonl and failures.json of `dataset`, asking for what is missing if `asking`.
+
+    Returns metrics, which follow from the store, and figures of this run. Raises UserError where going on is
+    useless, or where less than `min_accept` of the answers are accepted; all that came is stored in any case.
+    """
     source, target = layout.requests(dataset), layout.responses(dataset)
     say = partial(print, f"collect {dataset}:", file=sys.stderr)
     requests, policy = Requests(source), knobs.policy()
@@ -37,50 +48,86 @@ def collect(dataset: str, knobs: CollectKnobs, asking: bool = True) -> tuple[dic
             tally = ask(dataset, knobs, requests, store, budget, say)
         projection = Projection(requests, store, policy, price)
         write_jsonl(target, projection.rows())
-        ledger = store.spent(dataset) if price else None
-    report = layout.reports(dataset) / "failures.json"
+        spent = store.spent(dataset) if price else None
+    report = layout.figures(dataset) / "failures.json"
     write_json(report, {**projection.failures, **tally.failed()})
-    say(f"{len(requests):,} rows: {projection.told()}")
+    say(f"{len(requests):,} rows: {projection.summary()}")
     metrics = projection.metrics()
     if not projection.accepted or projection.accepted < knobs.min_accept * len(requests):
         raise UserError(
             f"{dataset}: {projection.accepted or 'none'} of {len(requests):,} answers accepted, below "
-            f"min_accept {knobs.min_accept:g} ({projection.told()}); see {report}. "
+            f"min_accept {knobs.min_accept:g} ({projection.summary()}); see {report}. "
             "What came is stored; a new run asks for errors only"
         )
-    return metrics, {**tally.figures(), "dollars_ever": ledger}
+    return metrics, {**tally.figures(), "dollars_ever": spent}
 
 
-def refill(requests: Requests, store: Store, target: Path, say) -> None:
-    """Take over what earlier outputs hold and the store lacks."""
+# Answers of earlier runs
+
+
+def refill(requests: Requests, store: Store, target: Path, say: Say) -> None:
+    """Take over what earlier outputs at `target` hold and the store lacks."""
     if all(store.knows(row["request_key"]) for row in requests):
         return
     for earlier in earlier_outputs(target):
-        if taken := store.refill(earlier):
-            say(f"{taken:,} answers taken over from {earlier}")
+        if count := store.refill(earlier):
+            say(f"{count:,} answers taken over from {earlier}")
 
 
-def ask(dataset: str, knobs: CollectKnobs, requests: Requests, store: Store, budget: Budget, say) -> Tally:
+def earlier_outputs(path: Path) -> Iterator[Path]:
+    """`path` itself, then the copy of it in DVC's cache; each where it exists.
+
+    DVC deletes a stage's outputs before it runs the stage, so a pulled file is gone by the time it is wanted.
+    But `dvc.lock` still names the deleted file's md5 (DVC rewrites the entry only after the stage succeeds),
+    and the cache still holds the content under that md5.
+    """
+    if path.is_file():
+        yield path
+    md5 = locked_hashes().get(path.as_posix())
+    if md5 is None:
+        return
+    cached = _cache_directory() / "files" / "md5" / md5[:2] / md5[2:]
+    if cached.is_file():
+        yield cached
+    elif not path.is_file():
+        note = f"{LOCK} names answers that are not on this machine; `dvc pull {path}` saves asking again"
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _cache_directory() -> Path:
+    """Ask DVC: the directory is configurable, by project, user and machine."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"`dvc cache dir` failed: {done.stderr.strip().splitlines()[-1]}")
+    return Path(done.stdout.strip())
+
+
+# Asking
+
+
+def ask(
+    dataset: str, knobs: CollectKnobs, requests: Requests, store: Store, budget: Budget, say: Say
+) -> Tally:
     """Ask for what is missing, in rounds: what one leaves cut or invalid may be asked again by the next."""
-    policy, total, given_up = knobs.policy(), Tally(), set()
-    todo = requests.pending(store, policy, given_up)
+    policy, total = knobs.policy(), Tally()
+    todo = requests.pending(store, policy, total.given_up)
     done = requests.distinct - len(todo)
     say(f"{done:,} answers stored, {len(todo):,} to ask{requests.estimate(todo, budget.price, knobs.mode)}")
     if not todo:
         return total
     check_mode(knobs, f"params.yaml, collect.{dataset}")
-    asker = ask_all if knobs.mode == "online" else partial(ask_in_batches, limits=knobs.limits())
-    with endpoint(dataset, knobs) as end:
+    with endpoint(dataset, knobs) as server:
         keys = (request["request_key"] for request, _ in requests.asks(todo, store, policy))
-        check_free(Batches(store).holding(keys), source_of(end) if knobs.mode == "batch" else None)
+        check_free(Batches(store).holding(keys), source_of(server) if knobs.mode == "batch" else None)
         while todo:
-            label = f"collect {dataset}"
-            with Progress(done + len(todo), label, "request", done) as shown:
-                asks = requests.asks(todo, store, policy)
-                tally = asker(asks, endpoint=end, store=store, budget=budget, shown=shown)
+            asks = requests.asks(todo, store, policy)
+            with Progress(done + len(todo), f"collect {dataset}", "request", done) as shown:
+                if knobs.mode == "online":
+                    tally = ask_all(asks, server, store, budget, shown)
+                else:
+                    tally = ask_in_batches(asks, server, store, budget, limits=knobs.limits(), shown=shown)
             total.add(tally)
-            given_up |= tally.given_up
-            todo = requests.pending(store, policy, given_up) if policy.asks_again() else []
+            todo = requests.pending(store, policy, total.given_up) if policy.asks_again() else []
     for kind, entry in sorted(total.failures.items()):
         say(f"{entry['count']:,} failed ({kind}), such as: {entry['examples'][0]['message']}")
     return total

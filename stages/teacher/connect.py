@@ -1,4 +1,4 @@
-"""From the knobs of a dataset to an endpoint: its address, its key, the embedded teacher if that is it."""
+"""From the knobs of a dataset to an endpoint: the address, the key, and the embedded teacher's process."""
 
 import json
 import os
@@ -7,26 +7,33 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
 from stages.teacher.endpoint import Endpoint
 
+if TYPE_CHECKING:
+    from stages.teacher.knobs import CollectKnobs
+
 EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"
-PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience hedge_after".split()
+PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience".split()
 
 
 @contextmanager
-def endpoint(dataset: str, knobs) -> Iterator[Endpoint]:
-    """The endpoint to talk to; starts the embedded teacher if that is it. Raises UserError without a key."""
+def endpoint(dataset: str, knobs: "CollectKnobs") -> Iterator[Endpoint]:
+    """The endpoint that the knobs name; the embedded teacher runs as long as the block.
+
+    Raises UserError without a key.
+    """
     limits = {name: getattr(knobs, name) for name in PASSED_ON}
     if knobs.base_url == EMBEDDED:
         with embedded() as url:
             yield Endpoint(url, NO_KEY, **limits)
         return
     name, where = knobs.api_key_env, f"params.yaml, collect.{dataset}"
-    told = f"the key in {name}" if name else "a request without a key"
-    yield Endpoint(knobs.base_url, _key(name, knobs.base_url, where), told, **limits)
+    key_name = f"the key in {name}" if name else "a request without a key"
+    yield Endpoint(knobs.base_url, _key(name, knobs.base_url, where), key_name, **limits)
 
 
 def _key(name: str, url: str, where: str) -> str:
@@ -45,10 +52,10 @@ def _key(name: str, url: str, where: str) -> str:
 
 @contextmanager
 def embedded() -> Iterator[str]:
-    """Run the server in a process of its own; yields its base_url.
+    """Run the server in another process as long as the block; yields its base_url.
 
     The process ends when its standard input does, so it cannot outlive this one, not even after `kill -9`;
-    a session of its own keeps Ctrl-C from it while answers in flight are waited for.
+    a new session keeps Ctrl-C from it while answers in flight are waited for.
     """
     root = str(Path(__file__).resolve().parents[2])
     process = subprocess.Popen(
@@ -59,6 +66,7 @@ def embedded() -> Iterator[str]:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
     )
+    assert process.stdin and process.stdout
     try:
         ready = process.stdout.readline()
         if not ready:

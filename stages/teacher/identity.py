@@ -1,12 +1,14 @@
 """A teacher request: its body, and what makes two of them the same request.
 
-A request is a row of `requests.jsonl`: `model`, `messages`, `params` (sampling parameters as sent), `sample`,
-and where the task wants structure `response_format` or `tools`.
+Paid answers are found by these keys, so a change to any of them would ask, and pay, for everything again.
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from stages.core.hashing import sha256_json
+from stages.core.records import Request, RequestContent
 
 FAMILY = "openai/chat.completions"
 LIMITS = ("max_tokens", "max_completion_tokens")  # the old and the new name of the same parameter
@@ -14,11 +16,11 @@ LIMITS = ("max_tokens", "max_completion_tokens")  # the old and the new name of 
 
 def request_key(
     model: str,
-    messages: list[dict],
-    params: dict,
+    messages: list[dict[str, Any]],
+    params: dict[str, Any],
     sample: int = 0,
-    tools: list | None = None,
-    schema: dict | None = None,
+    tools: list[dict[str, Any]] | None = None,
+    schema: dict[str, Any] | None = None,
     family: str = FAMILY,
 ) -> str:
     """sha256 of everything that can change an answer, and of nothing else.
@@ -40,50 +42,56 @@ def request_key(
     )
 
 
-def key_of(request: dict) -> str:
+def key_of(request: RequestContent) -> str:
     """The request's key."""
     return _key(request, request["params"])
 
 
-def question_key(request: dict) -> str:
+def question_key(request: RequestContent) -> str:
     """The request's key without its limit on tokens: an answer that ended before a limit suits any larger."""
     return _key(request, {name: value for name, value in request["params"].items() if name not in LIMITS})
 
 
-def _key(request: dict, params: dict) -> str:
+def _key(request: RequestContent, params: dict[str, Any]) -> str:
     return request_key(
         request["model"],
         request["messages"],
         params,
-        request.get("sample", 0),
-        request.get("tools"),
-        request.get("response_format"),
+        sample=request.get("sample", 0),
+        tools=request.get("tools"),
+        schema=request.get("response_format"),
     )
 
 
-def body_of(request: dict) -> dict:
+def body_of(request: RequestContent) -> dict[str, Any]:
     """The JSON body to send."""
-    body = {"model": request["model"], "messages": request["messages"], **request["params"]}
-    return body | {name: request[name] for name in ("response_format", "tools") if request.get(name)}
+    fields: Mapping[str, Any] = request
+    structure = {name: fields[name] for name in ("response_format", "tools") if fields.get(name)}
+    return {"model": request["model"], "messages": request["messages"], **request["params"], **structure}
 
 
-def texts_of(request: dict) -> list[str]:
+def texts_of(request: RequestContent) -> list[str]:
     """What each message says, parts other than plain text as JSON."""
     contents = (message.get("content") or "" for message in request["messages"])
     return [content if isinstance(content, str) else json.dumps(content) for content in contents]
 
 
-def choices_of(request: dict) -> int:
+def choices_of(request: RequestContent) -> int:
+    """How many answers one request asks for."""
     return request["params"].get("n", 1)
 
 
-def limit_of(request: dict) -> int | None:
+def limit_of(request: RequestContent) -> int | None:
     """The most tokens of one choice; None where the request sets no limit."""
     return next((request["params"][name] for name in LIMITS if name in request["params"]), None)
 
 
-def with_limit(request: dict, limit: int) -> dict:
+def with_limit(request: Request, limit: int) -> Request:
     """The same question with another limit on tokens."""
     name = next((name for name in LIMITS if name in request["params"]), LIMITS[0])
-    changed = {**request, "params": {**request["params"], name: limit}}
-    return {**changed, "request_key": key_of(changed)}
+    return rekeyed({**request, "params": {**request["params"], name: limit}})
+
+
+def rekeyed(request: Request) -> Request:
+    """A request whose content was changed, under the key that it has now."""
+    return {**request, "request_key": key_of(request)}

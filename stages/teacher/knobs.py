@@ -1,7 +1,7 @@
 """The parameters of the collect stage."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -27,7 +27,7 @@ class CollectKnobs(Knobs):
     batch_requests: int = Field(50_000, gt=0, description="most requests of one batch")
     batch_bytes: int = Field(190_000_000, gt=0, description="most bytes of one batch's input file")
     batch_window: str = Field("24h", description="time within which the provider is to do a batch")
-    poll: float = Field(30.0, gt=0, description="seconds between two looks at a batch")
+    poll: float = Field(30.0, gt=0, description="seconds between two questions about the state of a batch")
     concurrency: int = Field(64, gt=0, description="most requests in flight; fewer while the server objects")
     rpm: float = Field(0, ge=0, description="requests a minute; 0 = what the server's headers allow")
     tpm: float = Field(
@@ -39,9 +39,6 @@ class CollectKnobs(Knobs):
     )
     breaker: int = Field(20, gt=0, description="failures in a row (5xx, timeouts, resets) that stop the run")
     patience: float = Field(600.0, gt=0, description="seconds of nothing but 429 that stop the run")
-    hedge_after: float = Field(
-        0, ge=0, description="seconds after which a slow request is sent again; 0 = never"
-    )
     max_dollars: float = Field(0, ge=0, description="cap on all that this dataset ever spends; 0 = none")
     min_accept: float = Field(0.8, ge=0, le=1, description="least share of accepted answers")
     on_length: Action = Field("drop", description="answer cut at max_tokens; retry: with retry_max_tokens")
@@ -53,7 +50,7 @@ class CollectKnobs(Knobs):
     retry_max_tokens: int = Field(
         0, ge=0, description="limit for answers that were cut, under on_length: retry"
     )
-    repair: bool = Field(False, description="show an invalid answer to the model once, to mend it")
+    repair: bool = Field(False, description="show an invalid answer to the model once, to repair it")
 
     def limits(self) -> Limits:
         return Limits(self.batch_requests, self.batch_bytes, self.poll, self.batch_window)
@@ -62,20 +59,20 @@ class CollectKnobs(Knobs):
     @classmethod
     def _address_without_secrets(cls, url: str) -> str:
         if url != EMBEDDED and not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", url):
-            told = f"expected '{EMBEDDED}' or http(s)://host/v1, without user, password or query"
-            raise PydanticCustomError(HIDDEN, told)
+            message = f"expected '{EMBEDDED}' or http(s)://host/v1, without user, password or query"
+            raise PydanticCustomError(HIDDEN, message)
         return url
 
     @field_validator("api_key_env")
     @classmethod
     def _name_not_key(cls, name: str) -> str:
         if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
-            told = "expected the NAME of an environment variable, in capitals, never a key itself"
-            raise PydanticCustomError(HIDDEN, told)
+            message = "expected the NAME of an environment variable, in capitals, never a key itself"
+            raise PydanticCustomError(HIDDEN, message)
         return name
 
     @model_validator(mode="after")
-    def _larger_limit(self):
+    def _larger_limit(self) -> Self:
         if self.on_length == "retry" and not self.retry_max_tokens:
             raise ValueError("on_length: retry needs retry_max_tokens, the larger limit")
         return self

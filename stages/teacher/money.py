@@ -3,8 +3,10 @@
 import math
 import sqlite3
 import uuid
+from typing import Any
 
 from stages.core.errors import UserError
+from stages.core.records import RequestContent
 from stages.teacher.identity import limit_of
 from stages.teacher.prices import Price
 from stages.teacher.store.store import Store, utc_now
@@ -29,7 +31,7 @@ class Budget:
     def __enter__(self) -> "Budget":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self.left > 0:
             self._move(-self.left)
         self.wallet.close()
@@ -63,7 +65,8 @@ class Budget:
         return self.wallet.execute(query, (self.dataset,)).fetchone()[0]
 
     def _withdraw(self, dollars: float) -> bool:
-        self.wallet.execute("BEGIN IMMEDIATE")  # no other process may look between the look and the leap
+        # Immediate: another process must not read the sum between our reading it and our adding to it.
+        self.wallet.execute("BEGIN IMMEDIATE")
         with self.wallet:
             if self.cap and self.committed() + dollars > self.cap:
                 return False
@@ -76,7 +79,10 @@ class Budget:
 
 
 def reserve_batch(writer: sqlite3.Connection, dataset: str, name: str, dollars: float) -> None:
-    """Take a batch's worst case from its dataset's cap, under the batch's name: it outlives the run."""
+    """Take the worst case of a batch, in dollars, from its dataset's cap.
+
+    It is entered under the name of the batch, because the batch outlives the run that submits it.
+    """
     _enter(writer, name, dataset, dollars)
 
 
@@ -92,7 +98,7 @@ def _enter(connection: sqlite3.Connection, run: str, dataset: str, dollars: floa
     connection.execute(query, (run, dataset, utc_now(), dollars))
 
 
-def check_cap(cap: float, price: Price | None, request: dict, where: str) -> None:
+def check_cap(cap: float, price: Price | None, request: RequestContent, where: str) -> None:
     """Raises UserError where a cap cannot be kept: for want of a price, or of a limit on tokens."""
     if cap and price is None:
         raise UserError(

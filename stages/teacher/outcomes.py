@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any, TypeGuard
 
+from stages.core.records import RequestContent
 from stages.teacher.identity import choices_of
 from stages.teacher.structured import problem_with
 
@@ -26,13 +28,13 @@ class Answer:
     outcome: str
     response: str | None = None
     problem: str | None = None
-    usage: dict | None = None
+    usage: dict[str, int] | None = None
     model: str | None = None
     system_fingerprint: str | None = None
     logprob: float | None = None
 
 
-def read_answers(raw: str, request: dict) -> list[Answer] | None:
+def read_answers(raw: str, request: RequestContent) -> list[Answer] | None:
     """One Answer for each choice that `request` asks for; None where the body is no chat completion.
 
     ok: an answer that ended by itself, and where the request has a schema or tools, that obeys them. length:
@@ -50,12 +52,12 @@ def read_answers(raw: str, request: dict) -> list[Answer] | None:
     wanted = choices_of(request)
     if body.get("object") == IMPORTED:
         return _imported(body, wanted)
-    if told := filtered(body):
-        return [Answer("content_filter", problem=told)] * wanted
+    if message := filtered(body):
+        return [Answer("content_filter", problem=message)] * wanted
     choices = body.get("choices")
     if not isinstance(choices, list):
         return None
-    common = {
+    common: dict[str, Any] = {
         "usage": read_usage(body.get("usage")),
         "model": _text_or_none(body.get("model")),
         "system_fingerprint": _text_or_none(body.get("system_fingerprint")),
@@ -73,19 +75,20 @@ def is_filtered(raw: str) -> bool:
         return False
 
 
-def filtered(body) -> str | None:
+def filtered(body: object) -> str | None:
     """The message of a body by which Azure says, with status 400, that its filter stopped the prompt."""
     error = body.get("error") if isinstance(body, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
-    return sound(error.get("message")) if code == "content_filter" else None
+    if not isinstance(error, dict) or error.get("code") != "content_filter":
+        return None
+    return sound(error.get("message"))
 
 
-def sound(value) -> str:
+def sound(value: object) -> str:
     """Text that UTF-8 can hold: JSON and headers can smuggle in half of a surrogate pair."""
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def imported(rows: list[dict]) -> str:
+def imported(rows: list[dict[str, Any]]) -> str:
     """The stored body for rows of a `responses.jsonl` whose original body is not on this machine.
 
     `rows` are those of one request, one for each of its choices.
@@ -95,7 +98,7 @@ def imported(rows: list[dict]) -> str:
     return json.dumps({"object": IMPORTED, "choices": choices})
 
 
-def _imported(body: dict, wanted: int) -> list[Answer]:
+def _imported(body: dict[str, Any], wanted: int) -> list[Answer]:
     choices = body.get("choices") or {"0": body}  # the first stores held one answer without choices
     names = Answer.__dataclass_fields__
     known = {int(place): Answer(**{n: choice.get(n) for n in names}) for place, choice in choices.items()}
@@ -103,17 +106,16 @@ def _imported(body: dict, wanted: int) -> list[Answer]:
     return [known.get(place, missing) for place in range(wanted)]
 
 
-def row_of(answer: Answer) -> dict:
+def row_of(answer: Answer) -> dict[str, Any]:
     """The answer's fields for a row of `responses.jsonl`; the optional ones only where they are known."""
     fields = asdict(answer)
     optional = ("problem", "system_fingerprint", "logprob")
     return {name: value for name, value in fields.items() if name not in optional or value is not None}
 
 
-def _choice(choice, request: dict) -> tuple[str, str | None, str | None]:
+def _choice(choice: object, request: RequestContent) -> tuple[str, str | None, str | None]:
     """(outcome, text, problem) of one choice."""
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
+    if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         return "invalid", None, "a choice without a message"
     reason, text = choice.get("finish_reason"), message.get("content")
     if message.get("tool_calls"):
@@ -136,22 +138,22 @@ def _choice(choice, request: dict) -> tuple[str, str | None, str | None]:
     return ("invalid" if problem else outcome), text, problem
 
 
-def _calls(calls) -> str | None:
+def _calls(calls: object) -> str | None:
     """Tool calls as JSON text: arguments as an object where they are JSON, else as the text that came."""
-    found = []
+    calls_as_text = []
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
             return None
         try:
-            arguments = json.loads(function.get("arguments"))
-        except (TypeError, ValueError, RecursionError):
+            arguments = json.loads(function["arguments"])
+        except (KeyError, TypeError, ValueError, RecursionError):
             arguments = function.get("arguments")
-        found.append({"name": function.get("name"), "arguments": arguments})
-    return json.dumps(found, ensure_ascii=False)
+        calls_as_text.append({"name": function.get("name"), "arguments": arguments})
+    return json.dumps(calls_as_text, ensure_ascii=False)
 
 
-def _is_text(text) -> bool:
+def _is_text(text: object) -> TypeGuard[str]:
     """A string that UTF-8 can hold."""
     try:
         return isinstance(text, str) and text.encode("utf-8") is not None
@@ -159,11 +161,11 @@ def _is_text(text) -> bool:
         return False
 
 
-def _text_or_none(value) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return value if _is_text(value) else None
 
 
-def _logprob(choice) -> float | None:
+def _logprob(choice: Any) -> float | None:
     try:
         values = [token["logprob"] for token in choice["logprobs"]["content"]]
         return round(sum(values) / len(values), 6)
@@ -171,7 +173,7 @@ def _logprob(choice) -> float | None:
         return None
 
 
-def read_usage(usage) -> dict | None:
+def read_usage(usage: object) -> dict[str, int] | None:
     """The token counts of a body's `usage`; None where it has none."""
     names = ("prompt_tokens", "completion_tokens")
     if not isinstance(usage, dict) or not all(isinstance(usage.get(name), int) for name in names):
@@ -179,7 +181,7 @@ def read_usage(usage) -> dict | None:
     counts = {name: usage[name] for name in names}
     details = (("cached_tokens", "prompt_tokens_details"), ("reasoning_tokens", "completion_tokens_details"))
     for name, where in details:
-        found = usage[where].get(name) if isinstance(usage.get(where), dict) else None
-        if isinstance(found, int):
-            counts[name] = found
+        count = usage[where].get(name) if isinstance(usage.get(where), dict) else None
+        if isinstance(count, int):
+            counts[name] = count
     return counts

@@ -1,17 +1,22 @@
-"""The price table of params.yaml, and what a request can cost at worst."""
+"""The price table of params.yaml; the tokens of a request, about and at most; what it can cost at worst."""
 
 import json
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.hashing import canonical_json
+from stages.core.records import RequestContent
 from stages.core.stage import explain
 from stages.teacher.identity import choices_of, limit_of, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
+BYTES_PER_TOKEN = 4  # about, of English
+FRAME = 4  # tokens that a chat template puts around a message, about
 FRAME_TOKENS = 16  # more than any chat template puts around a message
+TOKEN_COUNT = f"bytes / {BYTES_PER_TOKEN}"  # how `rough_tokens` counts, for messages and metrics
 
 
 class ModelPrice(BaseModel):
@@ -33,7 +38,7 @@ class PriceTable(BaseModel):
 
 
 class Price:
-    """What a model charged when an attempt was made; `record` goes with the attempt into the ledger."""
+    """What a model charged on the day of an attempt; `record` goes with the attempt into the ledger."""
 
     def __init__(self, version: str, price: ModelPrice):
         self.version, self.price = version, price
@@ -43,41 +48,51 @@ class Price:
 
     @classmethod
     def recorded(cls, record: str) -> "Price":
-        """The price that a `record` was made from."""
+        """The price that a `record` holds."""
         fields = json.loads(record)
         return cls(fields.pop("version"), ModelPrice(**fields))
 
-    def dollars(self, usage: dict | None, batch: bool = False) -> float | None:
-        """Of an answer with this usage, as the `ledger` view counts; None where the server told no usage."""
-        if usage is None:
-            return None
+    def dollars(self, usage: Mapping[str, float], batch: bool = False) -> float:
+        """What an answer with this usage (tokens) cost, as the `ledger` view counts."""
         cached = usage.get("cached_tokens", 0)
         tokens_in = (usage["prompt_tokens"] - cached) * self.price.input + cached * self.cached_input
         share = self.price.batch if batch else 1.0
         return (tokens_in + usage["completion_tokens"] * self.price.output) / 1e6 * share
 
-    def worst(self, request: dict, batch: bool = False) -> float:
+    def worst(self, request: RequestContent, batch: bool = False) -> float:
         """The most that an attempt can cost: a token is at least one byte, and no choice passes its limit."""
         share = self.price.batch if batch else 1.0
         out = choices_of(request) * (limit_of(request) or 0)
         return (most_input_tokens(request) * self.price.input + out * self.price.output) / 1e6 * share
 
 
-def most_input_tokens(request: dict) -> int:
+def rough_tokens(request: RequestContent) -> float:
+    """The input tokens of a request, about: for estimates and for pacing, never for the cap."""
+    texts = [*texts_of(request), *map(json.dumps, _structure(request))]
+    size = sum(len(text.encode()) for text in texts)
+    return size / BYTES_PER_TOKEN + FRAME * len(request["messages"])
+
+
+def most_input_tokens(request: RequestContent) -> int:
     """A bound no tokenizer exceeds: the bytes of what is sent, and a frame for each message."""
-    extra = [request[name] for name in ("tools", "response_format") if request.get(name)]
-    size = len(json.dumps(extra).encode()) if extra else 0
+    structure = _structure(request)
+    size = len(json.dumps(structure).encode()) if structure else 0
     return size + FRAME_TOKENS + sum(len(text.encode()) + FRAME_TOKENS for text in texts_of(request))
 
 
-def price_table(block, where: str) -> PriceTable:
+def _structure(request: RequestContent) -> list[object]:
+    """What a model reads beside the messages: the tools and the schema."""
+    return [part for part in (request.get("tools"), request.get("response_format")) if part]
+
+
+def price_table(block: object, where: str) -> PriceTable:
     """The block `prices`, checked. Raises UserError."""
     if not isinstance(block, dict):
         raise UserError(f"{where}: expected a version and models; write `{PRICES}: {NO_PRICES}` for none")
     try:
         return PriceTable.model_validate(block)
     except ValidationError as error:
-        raise UserError(f"{explain(error, where)} (docs/teacher.md tells the fields)") from None
+        raise UserError(f"{explain(error, where)} (the fields are in docs/guide/teacher.md)") from None
 
 
 def price_of(model: str) -> Price | None:
@@ -91,4 +106,4 @@ def price_of(model: str) -> Price | None:
         return None
     table = price_table(block, f"{layout.PARAMS}, {PRICES}")
     known = table.models.get(model)
-    return known and Price(table.version, known)
+    return Price(table.version, known) if known else None

@@ -1,15 +1,17 @@
 """`responses.jsonl` and its figures, as they follow from the requests and the store."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
+from stages.core.records import Request, Response
 from stages.teacher.identity import limit_of, question_key
 from stages.teacher.outcomes import OUTCOMES, Answer, row_of
 from stages.teacher.prices import Price
 from stages.teacher.requests import Requests
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
-from stages.teacher.tally import count_failure
+from stages.teacher.tally import Failures, count_failure
 
 SHOWN = 300  # characters of an example
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
@@ -24,9 +26,9 @@ class Projection:
         self.tokens: Counter[str] = Counter()
         self.accepted = 0
         self.dollars: float | None = 0.0 if price else None
-        self.failures: dict[str, dict] = {}
+        self.failures: Failures = {}
 
-    def rows(self) -> Iterator[dict]:
+    def rows(self) -> Iterator[Response]:
         counted: set[bytes] = set()
         for request in self.requests:
             answer = resolve(request, self.store, self.policy).answer or Answer("error")
@@ -39,31 +41,23 @@ class Projection:
             self.accepted += accepted
             if not accepted:
                 self._count_failure(request, answer)
-            names = ("id", "document_id", "sample", "choice", "form", "request_key")
-            yield {
-                **{name: request[name] for name in names if name in request},
-                "question_key": question_key(request),
-                "token_limit": limit_of(request),
-                "accepted": accepted,
-                **row_of(answer),
-                "model": answer.model or request["model"],
-                "prompt_hash": request["prompt_hash"],
-            }
+            yield _response(request, answer, accepted)
 
     def _count_tokens(self, answer: Answer) -> None:
         self.tokens.update({name: (answer.usage or {}).get(name, 0) for name in TOKENS})
-        if self.price and answer.usage:
+        if self.price and answer.usage and self.dollars is not None:
             self.dollars += self.price.dollars(answer.usage)
 
-    def _count_failure(self, request: dict, answer: Answer) -> None:
+    def _count_failure(self, request: Request, answer: Answer) -> None:
         text = answer.response and answer.response[:SHOWN]
         example = {"id": request["id"], "problem": answer.problem, "response": text}
         count_failure(self.failures, answer.outcome, 1, [example])
 
-    def told(self) -> str:
+    def summary(self) -> str:
+        """How many rows have which outcome, in words."""
         return ", ".join(f"{name} {self.outcomes[name]:,}" for name in OUTCOMES if self.outcomes[name])
 
-    def metrics(self) -> dict:
+    def metrics(self) -> dict[str, Any]:
         return {
             "rows": len(self.requests),
             "distinct_requests": self.requests.distinct,
@@ -72,3 +66,18 @@ class Projection:
             **{name: self.tokens[name] for name in TOKENS},
             "dollars": None if self.dollars is None else round(self.dollars, 6),
         }
+
+
+def _response(request: Request, answer: Answer, accepted: bool) -> Response:
+    fields: Mapping[str, Any] = request
+    names = ("id", "document_id", "sample", "choice", "form", "request_key")
+    row = {
+        **{name: fields[name] for name in names if name in fields},
+        "question_key": question_key(request),
+        "token_limit": limit_of(request),
+        "accepted": accepted,
+        **row_of(answer),
+        "model": answer.model or request["model"],
+        "prompt_hash": request["prompt_hash"],
+    }
+    return cast(Response, row)

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
+from stages.core.records import Request
 from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import Price
+from stages.teacher.prices import Price, rough_tokens
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
-from stages.teacher.tokens import rough_tokens
 
 FIELDS = ("id", "request_key", "model", "messages", "params", "prompt_hash")
 
@@ -18,55 +19,59 @@ FIELDS = ("id", "request_key", "model", "messages", "params", "prompt_hash")
 class Requests:
     """Iterates over the rows in the order of their ids, whatever the order in the file.
 
-    Only ids and places in the file are kept, about 150 bytes a row. Raises UserError for a bad row.
+    Only ids and places in the file are kept, about 150 bytes a row. `first` is a row for checks that one row
+    stands for: one without a limit on tokens where there is any. Raises UserError for a bad row.
     """
 
     def __init__(self, path: Path):
         self.path = path
         places: dict[str, int] = {}
         keys: set[bytes] = set()
-        self.first: dict | None = None
-        for number, (row, place) in enumerate(zip(iter_jsonl(path, FIELDS), _places(path), strict=True), 1):
+        first: Request | None = None
+        rows = cast(Iterator[Request], iter_jsonl(path, FIELDS))
+        for number, (row, place) in enumerate(zip(rows, _places(path), strict=True), 1):
             _check(row, f"{path}, row {number}")
             if row["id"] in places:
                 raise UserError(f"{path}, row {number}: id '{row['id']}' was used before; ids must be unique")
-            self.first = self.first or row
-            if row["model"] != self.first["model"]:
+            first = first or row
+            if row["model"] != first["model"]:
                 raise UserError(
-                    f"{path}, row {number}: model '{row['model']}', where row 1 has '{self.first['model']}'; "
+                    f"{path}, row {number}: model '{row['model']}', where row 1 has '{first['model']}'; "
                     "a dataset has one teacher"
                 )
+            if limit_of(row) is None:
+                first = row  # for `check_cap`: without a limit the worst case is unknown
             places[row["id"]] = place
             keys.add(bytes.fromhex(row["request_key"]))
-        if self.first is None:
+        if first is None:
             raise UserError(f"{path}: no requests; run the prompt stage")
-        self.distinct, self.model = len(keys), self.first["model"]
+        self.first, self.distinct, self.model = first, len(keys), first["model"]
         self.places = [places[name] for name in sorted(places)]
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Request]:
         return self._at(self.places)
 
-    def _at(self, places: list[int]) -> Iterator[dict]:
+    def _at(self, places: list[int]) -> Iterator[Request]:
         with open(self.path, "rb") as stream:
             for place in places:
                 stream.seek(place)
                 yield json.loads(stream.readline())
 
     def pending(self, store: Store, policy: Policy, given_up: set[str]) -> list[int]:
-        """Places of rows that have something to be asked: one row for each distinct request."""
+        """Places of rows for which something is to be asked: one for each distinct request not `given_up`."""
         seen: set[bytes] = {bytes.fromhex(key) for key in given_up}
-        found = []
+        pending = []
         for place, row in zip(self.places, self, strict=True):
             request = resolve(row, store, policy).ask
             if request is not None and (key := bytes.fromhex(request["request_key"])) not in seen:
                 seen.add(key)
-                found.append(place)
-        return found
+                pending.append(place)
+        return pending
 
-    def asks(self, places: list[int], store: Store, policy: Policy) -> Iterator[tuple[dict, int]]:
+    def asks(self, places: list[int], store: Store, policy: Policy) -> Iterator[tuple[Request, int]]:
         """The requests to send for the rows at `places`, each with the number of bodies stored for it."""
         for row in self._at(places):
             request = resolve(row, store, policy).ask
@@ -81,15 +86,15 @@ class Requests:
         for row in self._at(places):
             tokens_in += rough_tokens(row)
             tokens_out += choices_of(row) * (limit_of(row) or 0)
-        told = f"; about {tokens_in:,.0f} input tokens, at most {tokens_out:,.0f} output tokens"
+        text = f"; about {tokens_in:,.0f} input tokens, at most {tokens_out:,.0f} output tokens"
         if price is None:
-            return f"{told}; cost unknown: params.yaml has no price of '{self.model}'"
+            return f"{text}; cost unknown: params.yaml has no price of '{self.model}'"
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
         most = price.dollars(usage, batch=mode == "batch")
-        return f"{told}; about ${most:,.2f} at most (prices: {price.version})"
+        return f"{text}; about ${most:,.2f} at most (prices: {price.version})"
 
 
-def _check(row: dict, where: str) -> None:
+def _check(row: Request, where: str) -> None:
     if not isinstance(row["messages"], list) or not isinstance(row["params"], dict):
         raise UserError(f"{where}: expected a list of messages and a mapping of params; run the prompt stage")
     if row["request_key"] != key_of(row):

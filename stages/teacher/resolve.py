@@ -7,7 +7,8 @@ by another, and asking again can only turn a failure into a success.
 from dataclasses import dataclass
 from typing import Literal
 
-from stages.teacher.identity import choices_of, key_of, limit_of, with_limit
+from stages.core.records import Request
+from stages.teacher.identity import choices_of, limit_of, rekeyed, with_limit
 from stages.teacher.outcomes import Answer, read_answers
 from stages.teacher.store.store import Store
 
@@ -46,14 +47,17 @@ class Resolution:
     """`answer` is the best there is, or None; `ask` the request still to be sent, or None."""
 
     answer: Answer | None = None
-    ask: dict | None = None
+    ask: Request | None = None
 
 
-def resolve(row: dict, store: Store, policy: Policy) -> Resolution:
-    """What is known of `row`, whose choice number `choice` (0 by default) is meant."""
+def resolve(row: Request, store: Store, policy: Policy) -> Resolution:
+    """What the store knows of a row of requests.jsonl, and what is to be asked for it.
+
+    Of a request for several choices only the `choice` of the row (0 by default) counts.
+    """
     place = row.get("choice", 0)
-    own = _stored(row, store)
-    answer = _best([answers[place] for answers in own])
+    bodies = _stored(row, store)
+    answer = _best([answers[place] for answers in bodies])
     if answer is None or answer.outcome != "ok":
         answer = _best([*([answer] if answer else ()), *_from_other_limits(row, store, policy)])
     if answer is None:
@@ -61,7 +65,7 @@ def resolve(row: dict, store: Store, policy: Policy) -> Resolution:
     if answer.outcome == "ok":
         return Resolution(answer)
     if policy.actions.get(answer.outcome) == "retry" and answer.outcome != "length":
-        if len(own) <= policy.tries:
+        if len(bodies) <= policy.tries:
             return Resolution(answer, row)
     follow = follow_up(row, answer, policy)
     if follow is None:
@@ -72,10 +76,12 @@ def resolve(row: dict, store: Store, policy: Policy) -> Resolution:
     return Resolution(later if later.outcome == "ok" else answer)
 
 
-def follow_up(row: dict, answer: Answer, policy: Policy) -> dict | None:
-    """The request that may mend an answer which is not ok: a larger limit, or a turn to repair it.
+def follow_up(row: Request, answer: Answer, policy: Policy) -> Request | None:
+    """The request that may lead to a better answer than one which is not ok; None where there is none.
 
-    It is for the one choice that failed, and a function of the request and the answer alone.
+    It has a larger limit on tokens, or a further turn that shows the model its answer and what is wrong. It
+    asks for the one choice that failed, and follows from the request and the answer alone, so that a later
+    run finds its answer in the store.
     """
     if answer.outcome == "length" and policy.actions.get("length") == "retry":
         if policy.longer > (limit_of(row) or policy.longer):
@@ -83,40 +89,41 @@ def follow_up(row: dict, answer: Answer, policy: Policy) -> dict | None:
     if answer.outcome == "invalid" and policy.repair and answer.response:
         said = {"role": "assistant", "content": answer.response}
         wanted = {"role": "user", "content": REPAIR.format(problem=answer.problem)}
-        mended = {**_one_choice(row), "messages": [*row["messages"], said, wanted]}
-        return {**mended, "request_key": key_of(mended)}
+        return rekeyed({**_one_choice(row), "messages": [*row["messages"], said, wanted]})
     return None
 
 
-def _one_choice(row: dict) -> dict:
-    """`row` as a request for its own choice only; its sample number keeps it apart from its sisters."""
+def _one_choice(row: Request) -> Request:
+    """`row` as a request for its choice alone; the sample number keeps it apart from those for the others."""
     count, place = choices_of(row), row.get("choice", 0)
     params = {name: value for name, value in row["params"].items() if name != "n"}
-    changed = {**row, "params": params, "sample": row.get("sample", 0) * count + place, "choice": 0}
-    return {**changed, "request_key": key_of(changed)}
+    sample = row.get("sample", 0) * count + place
+    return rekeyed({**row, "params": params, "sample": sample, "choice": 0})
 
 
-def _stored(row: dict, store: Store) -> list[list[Answer]]:
+def _stored(row: Request, store: Store) -> list[list[Answer]]:
+    """The answers in each body stored for the request, oldest first, one for each choice."""
     read = (read_answers(raw, row) for raw in store.bodies(row))
     return [answers for answers in read if answers is not None]
 
 
-def _from_other_limits(row: dict, store: Store, policy: Policy) -> list[Answer]:
+def _from_other_limits(row: Request, store: Store, policy: Policy) -> list[Answer]:
     """Answers to the same question that ended by themselves within the limit that this row would go to."""
     limit = limit_of(row)
     if limit is not None and policy.actions.get("length") == "retry":
         limit = max(limit, policy.longer)
-    found = []
+    fitting = []
     for raw, other in store.other_limits(row):
-        answer = (read_answers(raw, row) or [None] * choices_of(row))[row.get("choice", 0)]
-        if answer is None or answer.outcome == "length":
+        answers = read_answers(raw, row)
+        if answers is None or (answer := answers[row.get("choice", 0)]).outcome == "length":
             continue
         spent = (answer.usage or {}).get("completion_tokens")
         fits = limit is None or other is not None and other <= limit or spent is not None and spent <= limit
         if fits:
-            found.append(answer)
-    return found
+            fitting.append(answer)
+    return fitting
 
 
 def _best(answers: list[Answer]) -> Answer | None:
+    """The first that is ok, else the first."""
     return next((answer for answer in answers if answer.outcome == "ok"), answers[0] if answers else None)

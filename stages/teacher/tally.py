@@ -1,41 +1,55 @@
 """What a run of the collector did."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 from stages.teacher.outcomes import OUTCOMES
 
 EXAMPLES = 3
 
 
-def count_failure(failures: dict[str, dict], kind: str, count: int, examples: list[dict]) -> None:
-    """Add to the entry of a class of failures, which keeps the first three examples."""
+class FailureClass(TypedDict):
+    """How often a class of failures occurred, with the first three examples."""
+
+    count: int
+    examples: list[dict[str, Any]]
+
+
+Failures = dict[str, FailureClass]
+
+
+def count_failure(failures: Failures, kind: str, count: int, examples: Sequence[Mapping[str, Any]]) -> None:
+    """Add `count` failures to the class `kind` of `failures`."""
     entry = failures.setdefault(kind, {"count": 0, "examples": []})
     entry["count"] += count
-    entry["examples"] = (entry["examples"] + examples)[:EXAMPLES]
+    entry["examples"] = [*entry["examples"], *map(dict, examples)][:EXAMPLES]
 
 
 @dataclass
 class Tally:
-    """`refused` counts 429s. `failures` is {class: {"count", "examples": up to three}} of requests
-    that were given up, whose keys are in `given_up`."""
+    """`refused` counts 429s. `given_up` has the keys of requests that failed for good, `failures` why."""
 
     attempts: int = 0
     refused: int = 0
     retried: int = 0
-    hedged: int = 0
     dollars: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, dict] = field(default_factory=dict)
+    failures: Failures = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
 
-    def fail(self, kind: str, request: dict, message: str) -> None:
-        self.given_up.add(request["request_key"])
-        count_failure(self.failures, kind, 1, [{"id": request["id"], "message": message}])
+    def give_up(self, kind: str, *, request_key: str, row_id: str, message: str) -> None:
+        """Count a request that failed for good."""
+        self.given_up.add(request_key)
+        count_failure(self.failures, kind, 1, [{"id": row_id, "message": message}])
 
     def add(self, other: "Tally") -> None:
-        for name in ("attempts", "refused", "retried", "hedged", "dollars"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        """Add the figures of a further round."""
+        self.attempts += other.attempts
+        self.refused += other.refused
+        self.retried += other.retried
+        self.dollars += other.dollars
         self.outcomes.update(other.outcomes)
         self.given_up |= other.given_up
         for kind, entry in other.failures.items():
@@ -48,10 +62,11 @@ class Tally:
         parts += [f"${self.dollars:,.2f}"] if priced else []
         return ", ".join(parts)
 
-    def failed(self) -> dict[str, dict]:
-        """The failures for the failure report, under names of their own."""
+    def failed(self) -> Failures:
+        """The failures for the failure report, where they stand beside answers that were not accepted."""
         return {f"error: {kind}": entry for kind, entry in sorted(self.failures.items())}
 
-    def figures(self) -> dict:
-        names = ("attempts", "refused", "retried", "hedged")
-        return {**{name: getattr(self, name) for name in names}, "dollars": round(self.dollars, 6)}
+    def figures(self) -> dict[str, float]:
+        """What differs from run to run: attempts, refusals, retries and dollars."""
+        counts = {"attempts": self.attempts, "refused": self.refused, "retried": self.retried}
+        return {**counts, "dollars": round(self.dollars, 6)}

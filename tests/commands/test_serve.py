@@ -9,6 +9,7 @@ from stages.commands import serve
 from stages.core import layout
 from stages.core.files import write_json
 from stages.core.prompts import Template, render
+from stages.engines.serve import start
 from tests.helpers.student_server import BERLIN, MODEL, Saying, chat, refusal, student, talk
 
 
@@ -25,14 +26,14 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     """The same request through convert's renderer and the tokenize stage, and through the server."""
     import numpy as np
 
-    from stages.engines import protocol, with_transformers
-    from stages.tokenize import TokenizeKnobs
-    from stages.tokenize import command as tokenize
+    from stages.engines import load, with_transformers
+    from stages.knobs import TokenizeKnobs
+    from stages.tokenize import run as tokenize
 
     served = student()
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
-        served = serve.student_of("d", served.sampling, False)
+        served = start.student_of("d", served.sampling, False, serve.served("d"))
     layout.base_model("m").parent.mkdir(parents=True)
     layout.base_model("m").symlink_to(MODEL.resolve())
     texts = ["What is the weather in  New York?", "größer <|end|> \n and {{ text }} ", "lamp"]
@@ -42,19 +43,19 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
         rows.append({"id": str(number), "instruction": render(template, document), "output": "other()"})
     for split in ("train", "val"):
         write_json(layout.litgpt_data("d") / f"{split}.json", rows)
-    tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
     ids, labels, offsets = (
         np.load(layout.tokens("d") / f"train.{name}.npy") for name in ("ids", "labels", "offsets")
     )
     trained = []
-    for start, end in zip(offsets, offsets[1:], strict=False):
-        trained.append(ids[start:end][labels[start:end] == -100].tolist())
+    for begin, end in zip(offsets, offsets[1:], strict=False):
+        trained.append(ids[begin:end][labels[begin:end] == -100].tolist())
 
     seen, finished = [], with_transformers.finished
     monkeypatch.setattr(
         with_transformers, "finished", lambda *given: (seen.append(given[2]), finished(*given))[1]
     )
-    engine = protocol.open_engine(MODEL, served.sampling)
+    engine = load.open_engine(MODEL, served.sampling)
 
     async def ask(client):
         for text in texts:
@@ -121,7 +122,8 @@ def test_fields_reach_the_engine():
 
 def test_what_a_request_does_not_say_is_as_evaluated():
     write_json(Path("params.yaml"), {"generate": {"d": {"temperature": 0.5, "frequency_penalty": 0.25}}})
-    generated = serve.usual_decoding("d")
+    stages = ("evaluate_calls", "generate")
+    generated = serve.usual_decoding("d", stages)
     assert generated == {
         "temperature": 0.5,
         "top_k": 0,
@@ -131,10 +133,10 @@ def test_what_a_request_does_not_say_is_as_evaluated():
     }
     blocks = {"generate": {"d": {"top_k": 5}}, "evaluate_calls": {"d": {"base": "b", "max_new_tokens": 9}}}
     write_json(Path("params.yaml"), blocks)
-    assert serve.usual_decoding("d") == {**generated, "temperature": 0, "frequency_penalty": 0} | {
+    assert serve.usual_decoding("d", stages) == {**generated, "temperature": 0, "frequency_penalty": 0} | {
         "max_new_tokens": 9
     }
-    assert serve.usual_decoding("e") == {}
+    assert serve.usual_decoding("e", stages) == {}
     served, engine = student(), Saying()
     held = served._replace(sampling=served.sampling.model_copy(update=generated | {"max_new_tokens": 9}))
     for fields, temperature, longest in (({}, 0.5, 9), ({"temperature": 0, "max_tokens": 20}, 0, 20)):

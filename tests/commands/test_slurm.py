@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from stages import params
 from stages.commands.slurm import cli, ranges
-from stages.generate import GenerateKnobs
-from stages.generate import command as stage
+from stages.generate import run as stage
+from stages.knobs import GenerateKnobs
 from tests.helpers.completions import completions, decoding, make_project
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_two_tasks_side_by_side_make_all_shards_and_generate_finds_them(student,
     assert [task.wait(120) for task in tasks] == [0, 0], [task.stderr.read() for task in tasks]
     assert sum(student.asked.values()) == 40 and set(student.asked.values()) == {1}
     capfd.readouterr()
-    assert stage.run("d", knobs)["rows"] == 40
+    assert stage("d", knobs)["rows"] == 40
     assert "5 shards, 5 of them made before" in capfd.readouterr().err
     assert sum(student.asked.values()) == 40
 

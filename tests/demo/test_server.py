@@ -13,7 +13,7 @@ import pytest
 from demo.teacher import categories as category_rules
 from demo.teacher import queries as rules
 from demo.teacher.server import complete
-from stages.collect import CollectKnobs, command
+from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.hashing import sha256_json
 from stages.core.prompts import BracesTemplate, Template, messages, render
@@ -22,6 +22,7 @@ from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
 from stages.teacher import structured
 from stages.teacher.connect import embedded
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.structured import json_answer, tool_answer
 from tests.helpers.teacher_server import Teacher, fake_answer, make_requests, responses
 from tests.helpers.xc_fixture import wiki_made
@@ -247,6 +248,6 @@ def test_collect_starts_it_by_itself_and_needs_no_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     make_requests("d", 20)
-    command.run("d", CollectKnobs(min_accept=0.0))
+    run_collect("d", CollectKnobs(min_accept=0.0))
     assert {row["outcome"] for row in responses("d")} <= {"ok", "blank"} and len(responses("d")) == 20
     assert layout.STORE.is_file()

@@ -321,7 +321,7 @@ def test_openvino_conversion_is_kept_and_old_ones_go(tmp_path, monkeypatch):
 @pytest.mark.skipif(not version("torch").endswith("+cpu"), reason="only torch itself knows about a GPU")
 def test_a_torch_without_cuda_is_not_imported_to_learn_that():
     probe = (
-        "import sys; from stages.engines.protocol import Decoding, resolve\n"
+        "import sys; from stages.engines.load import resolve; from stages.engines.protocol import Decoding\n"
         "assert resolve(Decoding(engine='transformers')).precision == 'f32' and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True)

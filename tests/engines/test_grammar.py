@@ -10,14 +10,12 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
-from stages.engines.grammar import Constraint, Row, constraint
+from stages.engines.grammar import ConstrainedAnswer, Constraint, chunks, constraint
 from stages.engines.load import open_engine
-from stages.engines.prompt_words import chunks
 from stages.engines.protocol import Decoding
-from stages.kinds.skills.parts.calls import Call, write_call
+from stages.kinds.skills.parts.calls import Call, is_verbatim, write_call
 from stages.kinds.skills.parts.grammar import lark
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
-from stages.kinds.skills.parts.verbatim import is_verbatim
 from tests.helpers.tiny import WORDS, tiny_config, tiny_tokenizer
 
 SHIPPED = Path(__file__).parents[2] / "models/shipped/small"
@@ -158,7 +156,7 @@ def test_what_a_student_is_trained_to_write_is_allowed(models, kind, call):
     text = write_call(call)
     assert SKILLS.checked(text) == call
     ((*ids, eos),) = codec.answers([text])
-    row = Row(held, "", len(ids) + 60)
+    row = ConstrainedAnswer(held, "", len(ids) + 60)
     for token in ids:
         allowed = row.allowed()
         assert allowed[token] and not allowed[eos], codec.tokenizer.id_to_token(token)
@@ -394,7 +392,7 @@ def test_openvino_makes_only_those_again_that_break_the_grammar(models, tmp_path
 
     sampling = Decoding(engine="openvino", precision="f32", threads=1, batch_size=8, max_new_tokens=60)
     engine = open_engine(models["gpt2"], sampling)
-    free = dict(engine._made(engine.codec.prompts(prompts), sampling, [0] * 3))
+    free = dict(engine._decoded(engine.codec.prompts(prompts), sampling, [0] * 3))
     asked = []
     generate = engine.constrained.generate
     monkeypatch.setattr(
@@ -404,7 +402,7 @@ def test_openvino_makes_only_those_again_that_break_the_grammar(models, tmp_path
     assert asked == [prompts]  # a model with random weights breaks it always
     ends = obeying[1][0].index(engine.codec.eos_id) + 1
     free[1] = tuple(made[:ends] for made in obeying[1])
-    engine._made = lambda *_: iter(free.items())
+    engine._decoded = lambda *_: iter(free.items())
     assert answers(engine, prompts, sampling, [0] * 3, [0, 1, 2]) == expected
     assert asked[1] == [prompts[0], prompts[2]]
     free[1] = tuple(made[: ends - 1] for made in obeying[1])  # cut off before its end

@@ -9,7 +9,7 @@ import pytest
 
 from stages.core import pacing
 from stages.core.errors import UserError
-from stages.engines import paced
+from stages.engines import with_openai
 from stages.engines.load import open_engine
 from stages.engines.protocol import Decoding
 from tests.helpers.tiny import tiny_tokenizer
@@ -125,8 +125,8 @@ def test_what_is_useless_to_try_again_ends_the_run(model, server, monkeypatch):
     server.faults = [(500, {})] * 1000
     with pytest.raises(UserError, match="keeps failing.*finished rows are kept"):
         ask(model, server, 1)
-    assert len(server.faults) == 1000 - 1 - paced.RETRIES
-    monkeypatch.setattr(paced, "BREAKER", 4)
+    assert len(server.faults) == 1000 - 1 - with_openai.RETRIES
+    monkeypatch.setattr(with_openai, "BREAKER", 4)
     with pytest.raises(UserError, match="keeps failing"):
         ask(model, server, 40)
     server.faults = [(429, {"retry-after": "7200"})]

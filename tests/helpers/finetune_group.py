@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.core import layout
 from stages.core.processes import first_process
-from stages.finetune import FinetuneKnobs
+from stages.knobs import FinetuneKnobs
 from stages.student import train
 
 KNOBS = {

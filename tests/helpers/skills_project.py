@@ -29,4 +29,4 @@ def make_project(dataset: str, kind: str = "pythia", prompt: str = PROMPT, skill
     if skills:
         files.mkdir(parents=True, exist_ok=True)
         (files / "skills.json").write_text(json.dumps(SKILLS.model_dump()))
-        (files / "grammar.lark").write_text(skill_grammar.lark(SKILLS, 20))
+        (files / "grammar.lark").write_text(skill_grammar.lark(SKILLS))

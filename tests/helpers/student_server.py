@@ -11,6 +11,7 @@ from stages.commands import serve
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.engines.protocol import Decoding, Generation
+from stages.engines.serve import start
 from stages.engines.serve.queue import EngineQueue
 from stages.engines.serve.server import make_app
 from tests.helpers.skills_project import make_project
@@ -40,7 +41,9 @@ class Saying:
 
 def student(prompt=None, skills=True, constrain=False):
     make_project("d", skills=skills, **({"prompt": prompt} if prompt else {}))
-    return serve.student_of("d", Decoding(engine="transformers", threads=1, batch_size=2), constrain)
+    return start.student_of(
+        "d", Decoding(engine="transformers", threads=1, batch_size=2), constrain, serve.served("d")
+    )
 
 
 def talk(served, engine, scenario, most=4):

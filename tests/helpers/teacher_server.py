@@ -238,11 +238,12 @@ def write_prompts(
 
 def make_requests(dataset: str, count: int = 20) -> list[dict]:
     """Corpus, prompts and requests of a small dataset, made by the real prompt stage."""
-    from stages.prompt import PromptKnobs, command
+    from stages.knobs import PromptKnobs
+    from stages.prompt import run as run_prompt
 
     write_corpus(dataset, count)
     write_prompts(dataset)
-    command.run(dataset, PromptKnobs(template=str(layout.prompt(dataset, "teacher"))))
+    run_prompt(dataset, PromptKnobs(template=str(layout.prompt(dataset, "teacher"))))
     return read_jsonl(layout.requests(dataset))
 
 

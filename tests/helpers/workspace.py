@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -17,7 +18,7 @@ from tests.helpers.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).parents[2]
 # The stages that only datasets of skills take part in.
-OF_SKILLS = ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls", "report_skills")
+OF_SKILLS = ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls")
 SUBJECTS = (
     "matrix histogram frame index series variance quantile kernel filter signal cluster graph".split(),
     "curve gradient system path nodes edges query document table forest classifier median".split(),
@@ -73,11 +74,33 @@ class Workspace:
                 stream.write(json.dumps(row) + "\n")
 
     def params(self) -> dict:
-        """The blocks of the stages."""
-        return params.load(self.directory / "params.yaml")
+        """The blocks of all files: {stage: {dataset: knobs}}."""
+        with chdir(self.directory):
+            return params.blocks()
+
+    def chain(self, dataset: str) -> list[str]:
+        """The stages of a dataset, in the order that they run."""
+        with chdir(self.directory):
+            return [stage.name for stage in params.stages_of(dataset, params.blocks())]
 
     def write_params(self, blocks: dict) -> None:
-        YAML(typ="safe").dump({"prices": PRICES, **blocks}, self.directory / "params.yaml")
+        """Write prices and bases to params.yaml, each dataset's blocks to a file that dvc.yaml lists."""
+        yaml, shared = YAML(typ="safe"), {"prices": PRICES}
+        own: dict[str, dict] = {}
+        for stage, datasets in blocks.items():
+            if stage in params.BASE_STAGES:
+                shared |= {stage: datasets} if datasets else {}
+                continue
+            for dataset, knobs in datasets.items():
+                own.setdefault(dataset, {})[stage] = {dataset: knobs}
+        yaml.dump(shared, self.directory / "params.yaml")
+        for dataset, stages in own.items():
+            (self.directory / "prompts" / dataset).mkdir(exist_ok=True)
+            yaml.dump(stages, self.directory / "prompts" / dataset / "params.yaml")
+        graph = (self.directory / "dvc.yaml").read_text()
+        lines = "".join(f"  - prompts/{dataset}/params.yaml\n" for dataset in own)
+        graph = re.sub(r"(?m)^  - prompts/.*\n", "", graph).replace("\nstages:\n", f"\n{lines}stages:\n", 1)
+        (self.directory / "dvc.yaml").write_text(graph)
 
     def lock(self) -> dict:
         return YAML(typ="safe").load(self.directory / "dvc.lock")["stages"]
@@ -156,7 +179,7 @@ def tiny_params(teacher_url: str) -> dict:
     }
     datasets = ("alpha", "beta")
     beta = list(own)[: list(own).index("finetune")]  # beta ends before the slow stages
-    blocks = {stage: {} for stage in params.STAGES} | {
+    blocks: dict[str, dict] = {stage: {} for stage in params.STAGES} | {
         "base": {"tiny": {"path": "models/shipped/tiny", "chat": False}},
         "corpus": {d: {"source": "folder", "path": f"sources/{d}", **shares} for d in datasets},
         **{

@@ -26,7 +26,7 @@ def teacher():
 def built(teacher, tmp_path_factory) -> Workspace:
     """Both datasets built at once, from two shells, with nothing there before; not even the base model."""
     project = Workspace.create(tmp_path_factory.mktemp("graph") / "project", teacher.url)
-    shells = {name: project.start("stages.commands.build", name, **KEY) for name in ("alpha", "beta")}
+    shells = {name: project.start("stages", "build", name, **KEY) for name in ("alpha", "beta")}
     outputs = {name: shell.communicate(timeout=1500)[0] for name, shell in shells.items()}
     for name, shell in shells.items():
         assert shell.returncode == 0, outputs[name][-2000:]
@@ -55,7 +55,7 @@ def test_a_build_goes_on_while_another_one_reads_the_base(project):
         str(project.directory / path): [reader] for path in ("models/base/tiny", "data/code/merge.json")
     }
     (project.directory / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {}, "read": claims}))
-    assert ran(project.run("stages.commands.build", "beta", **KEY)) == []
+    assert ran(project.run("stages", "build", "beta", **KEY)) == []
     claimed = project.start("dvc", "repro", "-s", "base@tiny")
     assert "is busy" in claimed.communicate()[0] and claimed.returncode  # so it really was claimed
 
@@ -79,8 +79,8 @@ def test_nothing_changed_nothing_runs(built):
 
 
 def test_metrics_and_plots_show(built):
-    shown = built.run("dvc", "metrics", "show", "--json", "reports/alpha/metrics.json")
-    assert set(json.loads(shown)[""]["data"]["reports/alpha/metrics.json"]["data"]) >= {
+    shown = built.run("dvc", "metrics", "show", "--json", "reports/alpha/figures/metrics.json")
+    assert set(json.loads(shown)[""]["data"]["reports/alpha/figures/metrics.json"]["data"]) >= {
         "base",
         "student",
         "teacher",

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: a stage depends on exactly the files that it imports."""
+"""dvc.yaml and the code agree: every stage once, in one shape, with the code that it really imports."""
 
 import json
 import subprocess
@@ -10,63 +10,97 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from stages import params
-from stages.code import HARMLESS, cli, code_of
+from stages.code import DECLARATIONS, HARMLESS, cli, code_of, record
 from stages.core.hashing import sha256_file
+from stages.core.stage import Knobs, Stage
 from tests.helpers.workspace import ROOT
 
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-CODE = GRAPH.pop("code")
-STANDS_IN = {  # a stage's figures have the name of the stage it stands in for
-    "corpus_xc": "corpus",
-    "corpus_briefs": "corpus",
-    "corpus_skills": "corpus",
-    "evaluate_calls": "evaluate",
-    "report_skills": "report",
-}
+STAGES = sorted(GRAPH.keys() - {"code"})
 
 
 @pytest.fixture(autouse=True)
-def _at_the_root(monkeypatch):
+def in_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+def outputs(entry: dict) -> list[str]:
+    listed = [out for part in ("outs", "metrics", "plots") for out in entry.get(part, ())]
+    return [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+
+
 def test_the_graph_has_every_stage_once():
-    assert sorted(GRAPH) == sorted(params.STAGES)
+    assert STAGES == sorted(params.STAGES)
 
 
-@pytest.mark.parametrize("stage", sorted(GRAPH))
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_code_of_a_stage_is_its_one_dependency_on_code(stage):
     code = [dep for dep in GRAPH[stage]["do"]["deps"] if "data/code" in dep or dep.startswith("stages")]
     assert code == [f"data/code/{stage}.json"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_keeps_to_the_same_shape(stage):
+    entry, figures = GRAPH[stage]["do"], params.STAGES[stage].figures_name
+    assert GRAPH[stage]["foreach"] == f"${{{stage}}}"
+    assert entry["cmd"] == f"python -m stages {stage} ${{key}} ${{item}}"
+    if stage == "report":
+        return
+    folder = "reports/${key}/figures"
+    assert f"{folder}/time/{figures}.json" in entry["outs"]
+    assert f"{folder}/{figures}.json" in entry["metrics"]
+    assert all(out.startswith(f"{folder}/") for out in outputs(entry) if out.startswith("reports/"))
+    assert not [dep for dep in entry["deps"] if dep.startswith("reports/")], "only the report reads figures"
+
+
+def test_the_report_depends_on_the_folder_of_figures_and_lies_beside_it():
+    entry = GRAPH["report"]["do"]
+    assert "reports/${key}/figures" in entry["deps"]
+    assert outputs(entry) == ["reports/${key}/report.html"]
+
+
 def test_the_record_of_the_code_holds_what_a_stage_really_imports(tmp_path, monkeypatch):
-    """Against Python's own list of the modules that a run of `convert` loaded."""
+    """Against Python's own list of the modules that `export` loads beside those that declare knobs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     CliRunner().invoke(cli, catch_exceptions=False)
-    recorded = json.loads((tmp_path / "data/code/export.json").read_text())
+    files = json.loads((tmp_path / "data/code/export.json").read_text())
+    assert len(files.pop("knobs")) == 64
     probe = (
-        "import sys; from stages.student.formats import from_hf, merge, parity, to_hf\n"
-        "print(*{m.__file__ for n, m in sys.modules.items() if n.startswith('stages.') and m.__file__})"
+        "import sys, stages.knobs\n"
+        "before = set(sys.modules)\n"
+        "import stages.export\n"
+        "print(*{sys.modules[n].__file__ for n in set(sys.modules) - before if n.startswith('stages.')})"
     )
-    run = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, capture_output=True, text=True)
-    loaded = {str(Path(file).relative_to(ROOT)) for file in run.stdout.split()}
-    wanted = {file for file in loaded - HARMLESS if (ROOT / file).stat().st_size}
-    assert "stages/student/formats/litgpt.py" in wanted <= set(recorded)
-    assert all(recorded[file] == sha256_file(ROOT / file) for file in recorded)
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, capture_output=True, text=True)
+    loaded = {str(Path(file).relative_to(ROOT)) for file in done.stdout.split()} - HARMLESS
+    wanted = {file for file in loaded if (ROOT / file).stat().st_size}
+    assert "stages/student/formats/litgpt.py" in wanted <= set(files)
+    assert "stages/core/stage.py" in files  # runs every stage
+    assert not [file for file in files if any(Path(file).match(pattern) for pattern in DECLARATIONS)]
+    assert all(files[file] == sha256_file(ROOT / file) for file in files)
 
 
-@pytest.mark.parametrize("stage", sorted(GRAPH))
-def test_every_stage_keeps_to_the_same_shape(stage):
-    entry = GRAPH[stage]
-    assert entry["foreach"] == f"${{{stage}}}"
-    assert entry["do"]["cmd"] == f"python -m {params.module(stage)} ${{key}} ${{item}}"
-    figures = STANDS_IN.get(stage, stage)
-    assert f"reports/${{key}}/time/{figures}.json" in entry["do"]["outs"]
-    assert f"reports/${{key}}/{figures}.json" in entry["do"]["metrics"]
-    if STANDS_IN.get(stage, stage) != "report":
-        assert not [dep for dep in entry["do"]["deps"] if "/time/" in dep], "only the report may read timings"
+def test_every_file_that_a_stage_prompts_for_a_task_is_its_code():
+    for stage in ("prompt", "convert", "generate", "baseline"):
+        files = record(params.STAGES[stage])
+        assert "stages/kinds/xc/parts/queries.py" in files and "stages/kinds/skills/parts/task.py" in files
+    assert "stages/kinds/xc/parts/queries.py" not in record(params.STAGES["finetune"])
+    assert "stages/kinds/xc/samples.html.j2" in record(params.STAGES["report"])
+
+
+def test_a_default_of_a_knob_is_code_of_its_stage_alone():
+    class Before(Knobs):
+        top: int = 3
+
+    class After(Knobs):
+        top: int = 4
+
+    stage = params.STAGES["merge"]
+    records = [record(Stage(stage.name, knobs)) for knobs in (Before, After)]
+    assert records[0]["knobs"] != records[1]["knobs"]
+    assert {**records[0], "knobs": ""} == {**records[1], "knobs": ""}
+    assert not [file for file in record(stage) if file.endswith("knobs.py") and "kinds" in file]
 
 
 def test_the_walk_sees_imports_in_functions_and_modules_run_by_name(tmp_path, monkeypatch):

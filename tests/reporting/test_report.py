@@ -6,21 +6,26 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from stages import report
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
-from stages.core.shards import write_generated
 from stages.kinds.xc import evaluate, filter, map, pack, xc
+from stages.kinds.xc.knobs import EvaluateKnobs
 from stages.kinds.xc.parts.queries import parse
 from stages.kinds.xc.parts.scoring import MEASURES
-from stages.reporting.page import SYSTEMS
+from stages.kinds.xc.report import report as xc_report
+from stages.reporting.page import SYSTEMS, render
+from tests.helpers.cli import invoke
+from tests.helpers.shards import write_generated
+from tests.helpers.workspace import ROOT
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 TOPICS = "arrays matrices tables plots graphs trees kernels signals clusters images models dates".split()
 
+CHAIN = """corpus prompt collect convert tokenize finetune merge export generate baseline filter map pack xc
+    evaluate report""".split()
 HEADINGS = """From documents to data|How good the queries are|Pages it never saw|Training|Lengths in tokens|
 New labels|What the new labels bring|What it took|Where it comes from""".replace("\n", "").split("|")
 
@@ -55,6 +60,9 @@ def dataset(tmp_path, monkeypatch):
         for name, rows in (("documents", documents), ("queries", queries), ("pairs", pairs)):
             write_jsonl(directory / f"{name}.jsonl", rows)
         write_json(directory / "shape.json", {"points": "queries"})
+    graph = re.sub(r"(?m)^  - prompts/.*\n", "", (ROOT / "dvc.yaml").read_text())
+    write_text(Path("dvc.yaml"), graph)
+    write_text(Path("params.yaml"), "".join(f"{stage}:\n  toy: {{}}\n" for stage in CHAIN))
     write_text(layout.prompt("toy", "student"), "{{ document.title }}\nqueries:\n")
     write_jsonl(layout.responses("toy"), answers)
     write_generated(layout.generated("toy"), generated, 3, "generate")
@@ -69,7 +77,7 @@ def row(name, text, reason):
 
 
 def run(stage, **knobs):
-    result = CliRunner().invoke(stage.command, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
+    result = invoke(stage, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
     return result
@@ -108,12 +116,12 @@ def test_broken_shards_are_refused_by_name(dataset, harm):
         shutil.copyfile(shard, shard.with_name(named))
     result = run(evaluate)
     assert result.exit_code == 2 and named in result.output and "Traceback" not in result.output
-    assert not (layout.reports(dataset) / "metrics.json").exists()
+    assert not (layout.figures(dataset) / "metrics.json").exists()
 
 
 def test_evaluate_end_to_end(dataset):
     assert run(evaluate, bootstrap=200).exit_code == 0
-    reports = layout.reports(dataset)
+    reports = layout.figures(dataset)
     metrics = read_json(reports / "metrics.json")
     assert list(metrics) == ["base", "student", "teacher", "extractive"]
     assert all(list(own) == list(MEASURES) for own in metrics.values())
@@ -148,8 +156,8 @@ def test_evaluate_without_held_out_answers(dataset):
 def test_report_is_whole_escaped_and_repeatable(dataset):
     whole_chain()
     curve = [{"step": 0, "val_loss": 5.0, "lr": 0.0}, {"step": 1, "train_loss": 4.0, "lr": 1.0}]
-    write_jsonl(layout.model(dataset, "adapter") / "curve.jsonl", curve)
-    write_json(layout.reports(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
+    write_json(layout.figures(dataset) / "curve.json", curve)
+    write_json(layout.figures(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
     assert run(report).exit_code == 0
     path = layout.reports(dataset) / "report.html"
     page = path.read_text()
@@ -157,9 +165,28 @@ def test_report_is_whole_escaped_and_repeatable(dataset):
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", page)
     assert re.findall("<h2>(.*?)</h2>", page) == HEADINGS
     assert "stand-in for an LLM" in page
-    assert json.loads((layout.reports(dataset) / "plots" / "loss.json").read_text()) == curve[1:]
     run(report)
     assert path.read_text() == page
+
+
+def test_figures_of_a_stage_that_the_dataset_left_are_not_shown(dataset):
+    whole_chain()
+    run(report)
+    assert "New labels" in (layout.reports(dataset) / "report.html").read_text()
+    spoil = Path("params.yaml").read_text().replace("map:\n  toy: {}\n", "")
+    Path("params.yaml").write_text(spoil)
+    assert (layout.figures(dataset) / "map.json").is_file()
+    run(report)
+    page = (layout.reports(dataset) / "report.html").read_text()
+    assert "New labels" not in page and "What the new labels bring" in page
+
+
+def test_a_dataset_of_no_kind_has_a_plain_page(dataset):
+    Path("params.yaml").write_text("corpus:\n  toy: {}\nreport:\n  toy: {}\n")
+    write_json(layout.figures(dataset) / "corpus.json", {"documents": 24, "splits": {"test": 12}})
+    assert run(report).exit_code == 0
+    page = (layout.reports(dataset) / "report.html").read_text()
+    assert "distilled to write answers" in page and "Where it comes from" in page
 
 
 COUNTS = ["P@1", "R@1", "R@3", "R@5", "R@10", "R@100"]
@@ -193,8 +220,8 @@ FILTER = {"lines": 10_000, "dropped": {"copies": 2000, "near_duplicates": 0}, "k
 
 def test_the_gain_is_shown():
     figures = {"xc": xc_figures(["plt", "two_tower"]), "pack": PACK, "filter": FILTER}
-    times = {stage: {"seconds": 1.0, "peak_mib": 10} for stage in ("xc", "filter", "pack", "map")}
-    page = report.render("d", figures, times, [], None, ORIGIN)
+    times = {stage: {"seconds": 1.0, "peak_mib": 10} for stage in ("filter", "map", "pack", "xc")}
+    page = page_of(figures, times)
     section = page[page.index("What the new labels bring") : page.index("What it took")]
     for shown in (
         "Label tree: recall",
@@ -218,14 +245,14 @@ def test_the_gain_is_shown():
 
 
 def test_the_gain_without_the_figures_of_pack():
-    page = report.render("d", {"xc": xc_figures(["two_tower"])}, {}, [], None, ORIGIN)
+    page = page_of({"xc": xc_figures(["two_tower"])})
     assert "What the new labels bring" in page and "labels without a training pair" not in page
     assert "+0.38; two-tower retriever" in page
 
 
 def test_categories_are_called_so():
     figures = {"evaluate": {"task": "categories", "teacher": {"x": 1}, "generated": None}}
-    page = report.render("d", figures, {}, [], None, ORIGIN)
+    page = page_of(figures)
     assert "distilled to write categories for documents" in page and "quer" not in page.split("</style>")[1]
 
 
@@ -239,8 +266,12 @@ def test_report_leaves_out_what_is_not_there(dataset):
 
 
 def test_report_of_only_a_corpus():
-    page = report.render("d", {"corpus": {"documents": 3, "splits": {}}}, {}, [], None, ORIGIN)
+    page = page_of({"corpus": {"documents": 3, "splits": {}}})
     assert "documents read" in page and "How good" not in page
+
+
+def page_of(figures, times=None):
+    return render("d", figures, times or {}, xc_report(figures), ORIGIN)
 
 
 ORIGIN = {"commit": None, "dirty": False, "hashes": {}, "model": None}
@@ -256,7 +287,7 @@ def test_hostile_names_everywhere():
     }
     times = {"corpus": {"seconds": 1.0, "peak_mib": 10}}
     origin = {"commit": HOSTILE, "dirty": True, "hashes": {HOSTILE: HOSTILE}, "model": HOSTILE}
-    page = report.render(HOSTILE, figures, times, [], None, origin)
+    page = render(HOSTILE, figures, times, xc_report(figures), origin)
     assert "<script" not in page and page.count("&lt;script&gt;") >= 10
 
 
@@ -305,4 +336,4 @@ def test_charts_have_what_they_are_given():
 def test_missing_manifest_is_a_user_error(dataset):
     (layout.corpus(dataset) / "manifest.json").unlink()
     with pytest.raises(UserError, match="manifest.json: no such file"):
-        evaluate.command.run(dataset, evaluate.EvaluateKnobs())
+        evaluate.run(dataset, EvaluateKnobs())

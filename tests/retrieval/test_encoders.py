@@ -297,7 +297,7 @@ def test_the_fingerprint_covers_files_and_knobs_in_use(models, tmp_path):
 
 
 def test_the_fingerprint_leaves_out_the_knobs_of_a_stage(models):
-    from stages.kinds.xc.map import MapKnobs
+    from stages.kinds.xc.knobs import MapKnobs
 
     name = str(models["one"])
     assert fingerprint(MapKnobs(encoder=name, threshold=0.5)) == fingerprint(Encoder(encoder=name))

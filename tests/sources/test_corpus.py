@@ -6,12 +6,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
-from stages.corpus import command, merge_queries, show_known, split_pairs, split_queries
 from stages.sources.near import near_duplicate_groups
+from stages.sources.observed import merge_queries, show_known, split_pairs, split_queries
 from stages.sources.splits import split_of
+from tests.helpers.cli import invoke
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
 CORPUS = Path("data/d/corpus")
@@ -34,7 +34,7 @@ def corpus(*options: str) -> int:
 
 
 def run(*options: str):
-    return CliRunner().invoke(command, ["d", "--source", "folder", "--path", "source", *options])
+    return invoke("corpus", ["d", "--source", "folder", "--path", "source", *options])
 
 
 def rows(name: str) -> list[dict]:
@@ -49,7 +49,7 @@ def refused(*parts: str, options: tuple = ()) -> None:
     assert len(result.stderr.strip().splitlines()) == 1
     for part in parts:
         assert part in result.stderr
-    assert not CORPUS.exists() and not Path("reports/d/corpus.json").exists()
+    assert not CORPUS.exists() and not Path("reports/d/figures/corpus.json").exists()
 
 
 # --- formats
@@ -115,7 +115,7 @@ def test_dotted_fields_walk_lists():
     assert rows("documents")[0]["metadata"]["meta"] == {"key": 7}
     assert len(rows("queries")) == 2  # "WHAT is a" is "what is a"
     assert len(rows("pairs")) == 4
-    assert read_json(Path("reports/d/corpus.json"))["pairs"] == 4
+    assert read_json(Path("reports/d/figures/corpus.json"))["pairs"] == 4
 
 
 def test_parquet_dates_become_text():
@@ -155,7 +155,7 @@ def test_rows_with_the_same_id(repeated):
 
 
 def test_no_path():
-    result = CliRunner().invoke(command, ["d"])
+    result = invoke("corpus", ["d"])
     assert result.exit_code == 2 and "set it to the folder" in result.stderr
 
 
@@ -213,7 +213,7 @@ def test_empty_text():
     refused("documents.jsonl, row 2", "field 'text' holds no text", "1 of 2", "skip_share is 0.01")
     assert corpus("--skip_share", "0.5") == 0
     assert len(rows("documents")) == 1
-    assert read_json(Path("reports/d/corpus.json"))["skipped"] == {"documents": 1, "pairs": 0}
+    assert read_json(Path("reports/d/figures/corpus.json"))["skipped"] == {"documents": 1, "pairs": 0}
 
 
 def test_only_empty_texts():
@@ -282,7 +282,7 @@ def test_query_about_an_unknown_document():
     )
     assert corpus("--skip_share", "0.5") == 0
     assert len(rows("pairs")) == 1
-    assert read_json(Path("reports/d/corpus.json"))["skipped"] == {"documents": 0, "pairs": 1}
+    assert read_json(Path("reports/d/figures/corpus.json"))["skipped"] == {"documents": 0, "pairs": 1}
 
 
 def test_queries_lack_a_field():
@@ -333,7 +333,7 @@ def test_same_bytes_whatever_the_row_order(options):
         save("jsonl", "documents", records)
         save("jsonl", "queries", asked)
         assert corpus(*options) == 0
-        files = (*sorted(CORPUS.iterdir()), Path("reports/d/corpus.json"))
+        files = (*sorted(CORPUS.iterdir()), Path("reports/d/figures/corpus.json"))
         seen.add(tuple(file.read_bytes() for file in files))
     assert len(seen) == 1
     assert [row["id"] for row in rows("documents")] == sorted(row["id"] for row in rows("documents"))
@@ -349,7 +349,7 @@ def test_no_near_duplicate_crosses_a_split():
         assert documents[f"exact{number}"]["split"] == documents[f"p{number + 50:04}"]["split"]
     shares = {split: sum(d["split"] == split for d in documents.values()) / 410 for split in ("val", "test")}
     assert 0.2 < shares["test"] < 0.4 and 0.1 < shares["val"] < 0.3
-    metrics = read_json(Path("reports/d/corpus.json"))
+    metrics = read_json(Path("reports/d/figures/corpus.json"))
     assert metrics["groups"] == 300 and metrics["largest_group"] == 3
     assert metrics["near_duplicate_share"] == round(210 / 410, 4) and sum(metrics["splits"].values()) == 410
 
@@ -453,9 +453,9 @@ def test_faire_loads_with_its_own_blocks():
     blocks = yaml.safe_load((Path(__file__).parents[2] / "prompts/faire/params.yaml").read_text())
     knobs = {**blocks["corpus"]["faire"], "path": str(FAIRE)}
     options = [part for key, value in knobs.items() for part in (f"--{key}", str(value))]
-    result = CliRunner().invoke(command, ["d", *options])
+    result = invoke("corpus", ["d", *options])
     assert result.exit_code == 0, result.output
-    metrics = read_json(Path("reports/d/corpus.json"))
+    metrics = read_json(Path("reports/d/figures/corpus.json"))
     assert metrics["documents"] == 963 and metrics["skipped"] == {"documents": 1, "pairs": 0}
     assert metrics["queries"] > 700 and all(metrics["splits"].values())
     articles = defaultdict(set)

@@ -15,8 +15,9 @@ import torch
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.processes import first_process
-from stages.finetune import LAYOUT, FinetuneKnobs, fingerprint
-from stages.finetune import command as finetune
+from stages.finetune import LAYOUT, fingerprint
+from stages.finetune import run as finetune
+from stages.knobs import FinetuneKnobs
 from stages.student import build, fabric
 from stages.student.recipe import Recipe
 from stages.student.state import trained
@@ -89,7 +90,7 @@ def test_killed_process_ends_the_others_and_one_goes_on(place, capsys):
     """Fabric starts the second process; SIGKILL ends it in the middle of training."""
     given = {**KNOBS, "epochs": 12, "save_interval": 1, "eval_interval": 100}
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "stages.finetune", "d", *arguments, "--devices", "2"]
+    command = [sys.executable, "-m", "stages", "finetune", "d", *arguments, "--devices", "2"]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=-3, text=True)
     while not list(layout.SCRATCH.glob("finetune-d-*/state.pt")):
         assert process.poll() is None, process.stderr.read()
@@ -101,10 +102,10 @@ def test_killed_process_ends_the_others_and_one_goes_on(place, capsys):
     assert time.monotonic() - killed < 30
     assert "another of the 2 processes has ended" in process.stderr.read()
     assert not layout.model("d", "adapter").exists()
-    finetune.run("d", FinetuneKnobs(**given))
+    finetune("d", FinetuneKnobs(**given))
     assert "going on after step" in capsys.readouterr().out
     continued = adapter(), curve()
-    finetune.run("d", FinetuneKnobs(**given))
+    finetune("d", FinetuneKnobs(**given))
     close(continued, (adapter(), curve()))
 
 

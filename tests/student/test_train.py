@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.checkpoint import checkpoint
 
-from stages.base import BaseKnobs
-from stages.base import command as base
+from stages.base import run as base
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.finetune import FinetuneKnobs
-from stages.finetune import command as finetune
+from stages.finetune import run as finetune
+from stages.knobs import BaseKnobs, FinetuneKnobs, TokenizeKnobs
 from stages.student import train
 from stages.student.data import Plan, TokenRows, micro_batches
 from stages.student.fast import model as student_model
@@ -29,8 +28,7 @@ from stages.student.formats import parity
 from stages.student.formats.from_hf import load_state
 from stages.student.formats.litgpt import LoRAConfig, LoRAGPT
 from stages.student.recipe import Recipe
-from stages.tokenize import TokenizeKnobs
-from stages.tokenize import command as tokenize
+from stages.tokenize import run as tokenize
 from tests.helpers.tiny import tiny_dataset, tiny_model
 from tests.helpers.workspace import ROOT
 
@@ -45,9 +43,9 @@ def workplace(tmp_path, monkeypatch):
 
 def prepare(kind, tied=False, train=40):
     tiny_model(layout.SCRATCH.parent / "src", kind, tied)
-    base.run("m", BaseKnobs(path="data/src", chat=False))
+    base("m", BaseKnobs(path="data/src", chat=False))
     tiny_dataset("d", train=train)
-    return tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
+    return tokenize("d", TokenizeKnobs(base="m", max_length=256))
 
 
 def knobs(**changes):
@@ -125,7 +123,7 @@ def test_accumulation_and_chunked_head_change_nothing(workplace, monkeypatch):
     results = []
     for micro, elements in ((8, 1 << 26), (3, 1 << 26), (1, 1 << 26), (8, 512 * 5)):
         monkeypatch.setattr(student_model, "HEAD_ELEMENTS", elements)
-        finetune.run("d", knobs(epochs=1, micro_batch_size=micro, lr=1e-3, lora_head=True))
+        finetune("d", knobs(epochs=1, micro_batch_size=micro, lr=1e-3, lora_head=True))
         results.append(adapter())
     for other in results[1:]:
         for name, value in results[0].items():
@@ -146,11 +144,11 @@ def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkey
 
     monkeypatch.setattr(TokenRows, "batch", seen)
     monkeypatch.setattr(student_model, "checkpoint", counted)
-    finetune.run("d", knobs(epochs=1, lr=1e-3, packing="false"))
+    finetune("d", knobs(epochs=1, lr=1e-3, packing="false"))
     plain, unpacked = adapter(), set(shapes)
     assert not again and max(unpacked) > 1
     shapes.clear()
-    finetune.run("d", knobs(epochs=1, lr=1e-3, checkpoint=True))
+    finetune("d", knobs(epochs=1, lr=1e-3, checkpoint=True))
     assert again and set(shapes) == {1}
     for name, value in adapter().items():
         assert (value - plain[name]).abs().max() < 2e-5, name
@@ -158,7 +156,7 @@ def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkey
 
 def test_compile_is_used_and_changes_nothing(workplace, monkeypatch):
     """With PyTorch's own kernels: needs no C++ compiler."""
-    finetune.run("d", knobs(epochs=1, lr=1e-3))
+    finetune("d", knobs(epochs=1, lr=1e-3))
     plain, losses = adapter(), [row.get("val_loss") for row in curve()]
     compiled, block = [], student_model.QuickBlock.compile
 
@@ -167,7 +165,7 @@ def test_compile_is_used_and_changes_nothing(workplace, monkeypatch):
         return block(self, **options | {"backend": "aot_eager"})
 
     monkeypatch.setattr(student_model.QuickBlock, "compile", seen)
-    finetune.run("d", knobs(epochs=1, lr=1e-3, compile=True))
+    finetune("d", knobs(epochs=1, lr=1e-3, compile=True))
     assert len(compiled) == 2
     assert [row.get("val_loss") for row in curve()] == pytest.approx(losses, abs=2e-6)
     for name, value in adapter().items():
@@ -185,7 +183,7 @@ def test_lora_dropout_is_drawn_for_every_row(workplace, monkeypatch):
     monkeypatch.setattr(TokenRows, "batch", seen)
     for dropout, share in ((0.1, False), (0.0, True)):
         asked.clear()
-        finetune.run("d", knobs(epochs=1, lora_dropout=dropout))
+        finetune("d", knobs(epochs=1, lora_dropout=dropout))
         assert set(asked) == {share}
 
 
@@ -245,9 +243,9 @@ def test_gradients_are_clipped(workplace):
 
     hook = register_optimizer_step_pre_hook(measure)
     try:
-        finetune.run("d", knobs(epochs=1, grad_clip=0.01))
+        finetune("d", knobs(epochs=1, grad_clip=0.01))
         clipped, norms = norms, []
-        finetune.run("d", knobs(epochs=1, grad_clip=0))
+        finetune("d", knobs(epochs=1, grad_clip=0))
     finally:
         hook.remove()
     assert max(clipped) <= 0.0101 < min(norms)
@@ -255,9 +253,7 @@ def test_gradients_are_clipped(workplace):
 
 def test_best_checkpoint_and_patience(workplace):
     """With a wild rate the validation loss turns bad; the adapter kept is the one of its best validation."""
-    found = finetune.run(
-        "d", knobs(epochs=20, lr=0.3, min_lr=0.3, warmup_steps=0, eval_interval=2, patience=3)
-    )
+    found = finetune("d", knobs(epochs=20, lr=0.3, min_lr=0.3, warmup_steps=0, eval_interval=2, patience=3))
     losses = {row["step"]: row["val_loss"] for row in curve() if "val_loss" in row and row["step"]}
     assert found["best_step"] == min(losses, key=losses.get) and found["val_loss"] == min(losses.values())
     assert found["stopped_at"] < found["steps"]
@@ -272,7 +268,7 @@ def test_best_checkpoint_and_patience(workplace):
 
 
 def test_curve_has_rates_losses_and_samples(workplace):
-    found = finetune.run("d", knobs())
+    found = finetune("d", knobs())
     rows = curve()
     assert [row["step"] for row in rows if "train_loss" in row] == list(range(1, found["steps"] + 1))
     validated = [row for row in rows if "val_loss" in row]
@@ -288,7 +284,7 @@ def test_curve_has_rates_losses_and_samples(workplace):
 
 
 def command_line(*arguments):
-    return [sys.executable, "-m", "stages.finetune", "d", "--base", "m", *arguments]
+    return [sys.executable, "-m", "stages", "finetune", "d", "--base", "m", *arguments]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -326,7 +322,7 @@ def test_killed_at_any_step_and_resumed_is_bit_equal(workplace):
 def test_resume_after_every_saved_step_is_bit_equal(workplace, monkeypatch):
     """The same without processes, and cut at every step, with dropout and accumulation."""
     options = {"lora_dropout": 0.2, "micro_batch_size": 3, "save_interval": 1, "patience": 50}
-    finetune.run("d", knobs(**options))
+    finetune("d", knobs(**options))
     whole, step = outputs(), train.Run._step
 
     class Cut(Exception):
@@ -341,10 +337,10 @@ def test_resume_after_every_saved_step_is_bit_equal(workplace, monkeypatch):
     cut = [0]
     for cut[0] in range(1, 10):
         with pytest.raises(Cut):
-            finetune.run("d", knobs(**options))
+            finetune("d", knobs(**options))
         assert list(layout.SCRATCH.glob("finetune-d-*/state.pt"))
     cut[0] = None
-    finetune.run("d", knobs(**options))
+    finetune("d", knobs(**options))
     assert outputs() == whole
 
 
@@ -354,14 +350,14 @@ def test_state_of_other_inputs_is_pruned_and_other_datasets_kept(workplace):
     for directory in (old, other):
         directory.mkdir(parents=True)
         (directory / "state.pt").write_bytes(b"not a state")
-    finetune.run("d", knobs(epochs=1))
+    finetune("d", knobs(epochs=1))
     assert not old.exists() and (other / "state.pt").exists()
 
 
 def test_same_inputs_give_the_same_bytes(workplace):
-    finetune.run("d", knobs())
+    finetune("d", knobs())
     first = outputs()
-    finetune.run("d", knobs())
+    finetune("d", knobs())
     assert outputs() == first
 
 
@@ -371,7 +367,7 @@ def test_same_inputs_give_the_same_bytes(workplace):
 def test_argv_is_left_alone(workplace, monkeypatch):
     """litgpt's setup() parses the caller's arguments again and exits; here they may be anything."""
     monkeypatch.setattr(sys, "argv", ["distil", "finetune", "--config", "params.yaml"])
-    finetune.run("d", knobs(epochs=1))
+    finetune("d", knobs(epochs=1))
     assert sys.argv == ["distil", "finetune", "--config", "params.yaml"]
     assert json.loads((layout.model("d", "adapter") / "lora.json").read_text())["alpha"] == 32
 
@@ -379,32 +375,32 @@ def test_argv_is_left_alone(workplace, monkeypatch):
 def test_nothing_to_adapt_and_nothing_to_train_on(workplace):
     off = {f"lora_{t}": False for t in ("query", "key", "value", "projection", "mlp", "head")}
     with pytest.raises(UserError, match="switch on at least one of"):
-        finetune.run("d", knobs(**off))
+        finetune("d", knobs(**off))
     tiny_dataset("d", train=0)
-    tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
     with pytest.raises(UserError, match="no training rows"):
-        finetune.run("d", knobs())
+        finetune("d", knobs())
 
 
 def test_no_validation_rows_keeps_the_last_weights(workplace):
     tiny_dataset("d", val=0)
-    tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
-    found = finetune.run("d", knobs())
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
+    found = finetune("d", knobs())
     assert found["best_step"] == found["steps"] and found["val_loss"] is None
     assert any(value.abs().max() > 0 for name, value in adapter().items() if "lora_B" in name)
 
 
 def test_loss_that_is_not_finite_is_named(workplace):
     with pytest.raises(UserError, match="not finite at step"):
-        finetune.run("d", knobs(lr=1e30, grad_clip=0, lora_head=True))
+        finetune("d", knobs(lr=1e30, grad_clip=0, lora_head=True))
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)]
 )
 def test_lower_precisions_learn_as_well(workplace, precision, dtype):
-    exact = finetune.run("d", knobs(epochs=3))
-    found = finetune.run("d", knobs(epochs=3, precision=precision))
+    exact = finetune("d", knobs(epochs=3))
+    found = finetune("d", knobs(epochs=3, precision=precision))
     assert {value.dtype for value in adapter().values()} == {dtype}
     assert found["val_loss"] == pytest.approx(exact["val_loss"], abs=0.1)
     assert math.isfinite(found["train_loss"])

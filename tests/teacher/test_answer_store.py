@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.collect import CollectKnobs, command
+from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.teacher.identity import key_of, request_key
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store import store as store_module
 from stages.teacher.store.schema import MIGRATIONS, ONE, VERSION
@@ -287,4 +288,4 @@ def test_a_damaged_responses_file_is_named(tmp_path, monkeypatch):
     make_requests("d", 10)
     layout.responses("d").write_text('{"id": "p001"}\n')
     with pytest.raises(UserError, match=r"responses\.jsonl, row 1: field 'request_key' is missing"):
-        command.run("d", CollectKnobs())
+        run_collect("d", CollectKnobs())

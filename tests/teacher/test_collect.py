@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.collect import CollectKnobs, command
+from stages.collect import run as run_collect
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import write_jsonl
 from stages.core.stage import valid
 from stages.teacher.identity import request_key
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store
 from tests.helpers.teacher_server import (
@@ -51,7 +52,7 @@ def knobs(url: str, **changes) -> CollectKnobs:
 
 
 def collect(url: str, dataset="d", **changes) -> dict:
-    return command.run(dataset, knobs(url, **changes))[0]
+    return run_collect(dataset, knobs(url, **changes))[0]
 
 
 def start(url: str, dataset="d", *flags: str, **environment) -> subprocess.Popen:
@@ -59,7 +60,8 @@ def start(url: str, dataset="d", *flags: str, **environment) -> subprocess.Popen
         [
             sys.executable,
             "-m",
-            "stages.collect",
+            "stages",
+            "collect",
             dataset,
             "--base_url",
             url,
@@ -336,7 +338,7 @@ def test_missing_key_and_key_from_dotenv(monkeypatch):
         assert teacher.keys == {f"Bearer {KEY}"}
         layout.STORE.unlink()
         layout.responses("d").unlink()
-        command.run("d", CollectKnobs(base_url=url, api_key_env=""))
+        run_collect("d", CollectKnobs(base_url=url, api_key_env=""))
     assert teacher.calls == 20
 
 

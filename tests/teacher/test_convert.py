@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.convert import ConvertKnobs, joined
-from stages.convert import command as convert
+from stages.convert import joined
+from stages.convert import run as convert
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, read_jsonl, verify_manifest, write_jsonl
-from stages.prompt import PromptKnobs
-from stages.prompt import command as prompt
-from stages.teacher.tokens import FRAME
+from stages.knobs import ConvertKnobs, PromptKnobs
+from stages.prompt import run as prompt
+from stages.teacher.prices import FRAME
 from tests.helpers.teacher_server import write_corpus, write_prompts
 
 PRICES = "prices: {version: today, models: {embedded: {input: 3, output: 6}}}"
@@ -41,7 +41,7 @@ def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
     write_corpus("d", 40)
     write_prompts("d")
     Path("params.yaml").write_text(PRICES)
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, max_tokens=100))
+    metrics = prompt("d", PromptKnobs(template=TEACHER, max_tokens=100))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == [row["document_id"] for row in rows] == IDS[:40]
     assert " ".join(rows[0]) == "id document_id request_key sample model messages params prompt_hash"
@@ -57,14 +57,14 @@ def test_prompt_renders_sorted_requests_and_tells_the_cost(capsys):
         "answers": 40,
         "distinct_requests": 40,
         "estimated_input_tokens": tokens,
-        "token_count": "bytes / 4: tiktoken does not know 'embedded'",
+        "token_count": "bytes / 4",
         "most_output_tokens": 4000,
         "most_dollars": round((tokens * 3 + 4000 * 6) / 1e6, 4),
         "price_version": "today",
     }
     said = capsys.readouterr().err
-    assert "at most 4,000 output tokens; cost at most $0.03 (prices: today)" in said
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, model="embedded-2"))
+    assert "at most 4,000 output tokens; cost about $0.03 at most (prices: today)" in said
+    metrics = prompt("d", PromptKnobs(template=TEACHER, model="embedded-2"))
     assert metrics["most_dollars"] is metrics["price_version"] is None
     assert "cost unknown (params.yaml has no price of 'embedded-2')" in capsys.readouterr().err
 
@@ -74,25 +74,25 @@ def test_more_documents_only_add_requests():
     write_prompts("d")
     chosen = []
     for documents in (10, 30):
-        prompt.run("d", PromptKnobs(template=TEACHER, documents=documents, val_documents=3, test_documents=2))
+        prompt("d", PromptKnobs(template=TEACHER, documents=documents, val_documents=3, test_documents=2))
         chosen.append({row["id"] for row in read_jsonl(layout.requests("d"))})
     assert [len(ids) for ids in chosen] == [15, 35] and chosen[0] < chosen[1]
     write_corpus("d", 120)
-    prompt.run("d", PromptKnobs(template=TEACHER, documents=10, val_documents=3, test_documents=2))
+    prompt("d", PromptKnobs(template=TEACHER, documents=10, val_documents=3, test_documents=2))
     assert len({row["id"] for row in read_jsonl(layout.requests("d"))} & chosen[0]) > 8  # not a new sample
 
 
 def test_prompt_errors_name_file_and_variable():
     write_corpus("d", 20)
     write_prompts("d", teacher="{{ document.body }}")
-    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/prompts\.md"):
-        prompt.run("d", PromptKnobs(template=TEACHER))
+    with pytest.raises(UserError, match=r"prompts/d/teacher\.md: .*'body'.*docs/guide/prompts\.md"):
+        prompt("d", PromptKnobs(template=TEACHER))
     layout.prompt("d", "teacher").write_bytes(b"{{ document.text }}\n\xff\xfe")
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md, line 2: byte 0xff is not UTF-8"):
-        prompt.run("d", PromptKnobs(template=TEACHER))
+        prompt("d", PromptKnobs(template=TEACHER))
     layout.prompt("d", "teacher").unlink()
     with pytest.raises(UserError, match=r"prompts/d/teacher\.md: no such file"):
-        prompt.run("d", PromptKnobs(template=TEACHER))
+        prompt("d", PromptKnobs(template=TEACHER))
     assert not layout.requests("d").exists()
 
 
@@ -101,7 +101,7 @@ def test_empty_corpus():
         write_jsonl(target / "documents.jsonl", [])
     write_prompts("d")
     with pytest.raises(UserError, match=r"documents\.jsonl: no document of split 'train' \(0 in all\)"):
-        prompt.run("d", PromptKnobs(template=TEACHER))
+        prompt("d", PromptKnobs(template=TEACHER))
 
 
 def test_convert_accounts_for_every_response():
@@ -114,7 +114,7 @@ def test_convert_accounts_for_every_response():
     rows[3] = answer(documents[3], response="sort rows by key\nHere you are:")
     rows[19] = answer(documents[19], "length", "how to sort\nhow to")
     write_jsonl(layout.responses("d"), rows)
-    metrics = convert.run("d", ConvertKnobs())
+    metrics = convert("d", ConvertKnobs())
     target = layout.litgpt_data("d")
     manifest = verify_manifest(target)["files"]
     kept = {split: read_json(target / f"{split}.json") for split in ("train", "val", "test")}
@@ -146,23 +146,23 @@ def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
     documents = write_corpus("d", 20)
     write_prompts("d")
     write_jsonl(layout.responses("d"), [answer(document) for document in documents])
-    convert.run("d", ConvertKnobs())
+    convert("d", ConvertKnobs())
     write_jsonl(
         layout.responses("d"), [answer(d, "blank", "") for d in documents[:9]] + [answer(documents[9])]
     )
     with pytest.raises(UserError, match=r"no answer can be used for training, of 10 \(blank: 9\)"):
-        convert.run("d", ConvertKnobs())
+        convert("d", ConvertKnobs())
     verify_manifest(layout.litgpt_data("d"))
     write_jsonl(layout.responses("d"), [])
     with pytest.raises(UserError, match=r"of 0 \(no response at all\)"):
-        convert.run("d", ConvertKnobs())
+        convert("d", ConvertKnobs())
     write_jsonl(layout.responses("d"), [answer({"id": "gone"})])
     with pytest.raises(UserError, match=r"responses\.jsonl, row 1: document 'gone' is not in"):
-        convert.run("d", ConvertKnobs())
+        convert("d", ConvertKnobs())
     set_corpus([{**document, "split": "xc_test"} for document in documents])
     write_jsonl(layout.responses("d"), [answer(documents[3])])
     with pytest.raises(UserError, match=r"row 1: document 'p003' is .* of a split that is not asked about"):
-        convert.run("d", ConvertKnobs())
+        convert("d", ConvertKnobs())
 
 
 def test_several_answers_about_a_page_are_several_rows():
@@ -179,7 +179,7 @@ def test_several_answers_about_a_page_are_several_rows():
             for document, sample, choice in asked
         ],
     )
-    metrics = convert.run("d", ConvertKnobs())
+    metrics = convert("d", ConvertKnobs())
     assert metrics["accepted"] == {"train": 32, "val": 4, "test": 4} and not metrics["rejected"]
     train = read_json(layout.litgpt_data("d") / "train.json")
     assert [row["id"] for row in train[:5]] == ["p000#0", "p000#1", "p000#2", "p000#3", "p001#0"]
@@ -200,7 +200,7 @@ def test_what_a_policy_keeps_is_used_as_far_as_it_goes():
     rows[4] = answer(documents[4], response=whole, form="json")
     rows[5] = answer(documents[5], response=f'[{{"name": "Queries", "arguments": {whole}}}]', form="tool")
     write_jsonl(layout.responses("d"), rows)
-    convert.run("d", ConvertKnobs())
+    convert("d", ConvertKnobs())
     train = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
     assert train["p000"] == "sort rows\nsort by key"
     assert train["p004"] == train["p005"] == "sort rows\norder of rows"
@@ -223,7 +223,7 @@ def test_lines_that_a_document_does_not_want_are_dropped_each_for_its_reason():
     rows[0] = answer(documents[0], response=response)
     rows[1] = answer(documents[1], response=response)
     write_jsonl(layout.responses("d"), rows)
-    metrics = convert.run("d", ConvertKnobs())
+    metrics = convert("d", ConvertKnobs())
     outputs = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
     assert outputs["p000"] == "fastest way to sort\nstable sort of rows"
     assert outputs["p001"] == "order of ROWS\nsort by key\nfastest way to sort\nstable sort of rows"
@@ -251,7 +251,7 @@ def test_categories_are_written_in_one_way_and_fall_with_the_one_above_them():
     rows[4] = answer(documents[4], response="Lakes of Norway")
     rows[5] = answer(documents[5], response="[1]", form="tool")
     write_jsonl(layout.responses("d"), rows)
-    metrics = convert.run("d", ConvertKnobs(task="categories"))
+    metrics = convert("d", ConvertKnobs(task="categories"))
     train = {row["id"]: row["output"] for row in read_json(layout.litgpt_data("d") / "train.json")}
     assert train["p000"] == "Lakes of Norway\n\tLakes\nCold places\n\tPlaces\n\tLakes"
     assert train["p001"] == "Cold places\n\tPlaces\n\tLakes"
@@ -264,7 +264,7 @@ def test_categories_are_written_in_one_way_and_fall_with_the_one_above_them():
     write_jsonl(
         layout.responses("d"), [answer(documents[1], response=text.replace("- Lakes\n- T", "- Fjords\n- T"))]
     )
-    assert convert.run("d", ConvertKnobs(task="categories"))["lines"] == {
+    assert convert("d", ConvertKnobs(task="categories"))["lines"] == {
         "kept": 3,
         "dropped": 2,
         "reasons": {"a copy of a known category": 1, "below a rejected line": 1},
@@ -299,7 +299,7 @@ def test_litgpt_loads_it_and_sees_prompt_and_answer_only(tmp_path):
     documents = write_corpus("d", 20)
     write_prompts("d")
     write_jsonl(layout.responses("d"), [answer(document) for document in documents])
-    convert.run("d", ConvertKnobs())
+    convert("d", ConvertKnobs())
     tiny_model(tmp_path / "model", "pythia")
     data = JSON(json_path=layout.litgpt_data("d"), prompt_style=Default(), mask_prompt=True)
     tokenizer = Tokenizer(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""The collector against a faulty server: outcomes and policies, storms, rates, caps, hedges, other forms."""
+"""The collector against a faulty server: outcomes and policies, storms, rates, caps, other forms."""
 
 import errno
 import json
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.collect import CollectKnobs, collect, reparse
+from stages.collect import collect, reparse
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.teacher import sender
 from stages.teacher.identity import key_of, with_limit
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.store import store
 from stages.teacher.store.store import Store, insert_attempts
@@ -133,16 +134,6 @@ def test_a_second_ctrl_c_while_answers_are_being_saved_loses_none(monkeypatch):
     assert len(statuses) == answered and statuses.count(200) >= 8
 
 
-def test_a_hedge_that_loses_while_it_is_saved_is_kept(monkeypatch):
-    make_requests("d", 10)
-    monkeypatch.setattr(store, "insert_attempts", slow_insert)
-    teacher = Teacher(delay=0.2)
-    with teacher.running() as url:
-        metrics, figures = run(url, hedge_after=0.1)
-    assert metrics["outcomes"] == {"ok": 10} and figures["hedged"] > 0
-    assert len(ledger("id")) == figures["attempts"]
-
-
 def test_what_breaks_the_dispatcher_waits_for_what_is_in_flight(monkeypatch):
     make_requests("d", 30)
     priced()
@@ -176,11 +167,11 @@ def test_reparse_makes_the_outputs_again_without_a_call(monkeypatch, capsys):
     assert "blank 1" in capsys.readouterr().err
     layout.responses("d").unlink()
     for dataset in (["d"], []):
-        command = [sys.executable, "-m", "stages.collect", *dataset, "--reparse"]
+        command = [sys.executable, "-m", "stages", "collect", *dataset, "--reparse"]
         variables = {**os.environ, "PYTHONPATH": str(ROOT)}
         assert subprocess.run(command, env=variables, capture_output=True).returncode == 0
         assert layout.responses("d").read_bytes() == before
-    assert read_json(layout.reports("d") / "collect.json")["outcomes"] == {"ok": 19, "blank": 1}
+    assert read_json(layout.figures("d") / "collect.json")["outcomes"] == {"ok": 19, "blank": 1}
     with pytest.raises(UserError, match="there is no dataset 'e'"):
         reparse("e", {})
     with pytest.raises(UserError, match="20 answers accepted, below min_accept 1"):
@@ -307,7 +298,7 @@ def test_a_few_requests_that_always_fail_do_not_open_the_breaker():
     with teacher.running() as url:
         metrics, _ = run(url, breaker=4, retries=2)
     assert metrics["outcomes"] == {"ok": 190, "error": 10} and teacher.calls == 190 + 30
-    report = read_json(layout.reports("d") / "failures.json")
+    report = read_json(layout.figures("d") / "failures.json")
     assert report["error: 500"]["count"] == 10 and len(report["error: 500"]["examples"]) == 3
     assert report["error: 500"]["examples"][0]["id"].startswith("p") and report["error"]["count"] == 10
 
@@ -381,6 +372,17 @@ def test_without_a_price_dollars_are_unknown_and_a_cap_is_refused():
             run(url, max_dollars=1)
 
 
+def test_a_cap_is_refused_where_any_request_has_no_limit():
+    make_requests("d", 10)
+    priced()
+    unlimited = {"temperature": 0.7}
+    rewrite(lambda row: row if word_of(row) != "word7" else {**row, "params": unlimited})
+    teacher = Teacher()
+    with teacher.running() as url, pytest.raises(UserError, match="requests that limit their tokens"):
+        run(url, max_dollars=1)
+    assert teacher.calls == 0
+
+
 @pytest.mark.slow
 def test_the_cap_holds_under_concurrency_faults_kills_and_resumes():
     make_requests("d", 400)
@@ -443,7 +445,7 @@ def test_a_cap_in_params_is_not_lost_by_hand():
     make_requests("d", 10)
     Path("params.yaml").write_text(PRICES + "collect:\n  d: {max_dollars: 3}\n")
     with Teacher().running() as url:
-        command = [sys.executable, "-m", "stages.collect", "d", "--base_url", url, "--api_key_env", ""]
+        command = [sys.executable, "-m", "stages", "collect", "d", "--base_url", url, "--api_key_env", ""]
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "RETORT_TRACKING": "off"}
         for more, code in (([], 2), (["--max_dollars", "3"], 0)):
             process = subprocess.run([*command, *more], env=variables, capture_output=True, text=True)
@@ -451,19 +453,14 @@ def test_a_cap_in_params_is_not_lost_by_hand():
             assert code == 0 or "caps d at $3: run `dvc repro collect@d`, or give" in process.stderr
 
 
-def test_bodies_that_answer_nothing_are_retried_and_given_up_even_when_hedged():
+def test_bodies_that_answer_nothing_are_retried_and_given_up():
     make_requests("d", 10)
     html = Reply("<html>", content_type="text/html")
-    teacher = Teacher(lambda body, seen: 0.25 if seen == 1 else html if word_of(body) == "word1" else None)
+    teacher = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
     with teacher.running() as url:
-        metrics, _ = run(url, hedge_after=0.1, retries=2, on_blank="retry", repair=True)
-    assert metrics["outcomes"] == {"ok": 9, "error": 1} or metrics["outcomes"] == {"ok": 10}
-    html_always = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
-    rewrite(lambda row: {**row, "sample": 5})
-    with html_always.running() as url:
-        metrics, _ = run(url, hedge_after=5, retries=2, on_blank="retry", repair=True)
-    assert metrics["outcomes"] == {"ok": 9, "error": 1} and html_always.calls == 9 + 3
-    assert read_json(layout.reports("d") / "failures.json")["error: not a completion"]["count"] == 1
+        metrics, _ = run(url, retries=2, on_blank="retry", repair=True)
+    assert metrics["outcomes"] == {"ok": 9, "error": 1} and teacher.calls == 9 + 3
+    assert read_json(layout.figures("d") / "failures.json")["error: not a completion"]["count"] == 1
 
 
 @pytest.mark.parametrize("field", ["message", "code"])
@@ -474,7 +471,7 @@ def test_half_an_emoji_in_an_error_is_survived(field):
     with Teacher(lambda body, seen: reply if word_of(body) == "word1" else None).running() as url:
         metrics, _ = run(url)
     assert metrics["outcomes"] == {"ok": 9, "error": 1}
-    assert "torn \\\\ud83d" in (layout.reports("d") / "failures.json").read_text()
+    assert "torn \\\\ud83d" in (layout.figures("d") / "failures.json").read_text()
 
 
 def test_a_request_too_large_for_the_rate_fails_alone():
@@ -532,7 +529,7 @@ def test_policies_keep_drop_and_retry():
         faults.pop("word3")
         run(url, on_blank="retry", outcome_retries=3, min_accept=0.5)
     assert teacher.calls == 27 and by_word()["word3"]["outcome"] == "ok"
-    report = read_json(layout.reports("d") / "failures.json")
+    report = read_json(layout.figures("d") / "failures.json")
     assert report["refusal"] == {
         "count": 1,
         "examples": [{"id": "p001", "problem": None, "response": "I will not"}],
@@ -618,19 +615,7 @@ def test_choices_and_samples_share_what_they_can():
     assert by_id["p004#1"]["problem"] == "1 of 2 choices came"
 
 
-# Hedges, providers, provenance
-
-
-def test_a_straggler_is_sent_again_and_the_first_answer_counts():
-    make_requests("d", 10)
-    priced()
-    teacher = Teacher(lambda body, seen: 4.0 if word_of(body) == "word3" and seen == 1 else None)
-    began = time.monotonic()
-    with teacher.running() as url:
-        metrics, figures = run(url, hedge_after=0.3)
-        assert metrics["outcomes"] == {"ok": 10} and time.monotonic() - began < 2
-    assert figures["hedged"] == 1 and figures["attempts"] == teacher.calls == 11
-    assert ("cancelled", None) in ledger("error, dollars")
+# Providers, provenance
 
 
 def test_azure_and_its_key():
@@ -696,7 +681,7 @@ def test_a_terminal_sees_rate_spend_refusals_and_outcomes():
     first, second = pty.openpty()
     teacher = Teacher(lambda body, seen: failure(429, **{"Retry-After": "0.05"}) if seen == 1 else None)
     with teacher.running() as url:
-        command = [sys.executable, "-m", "stages.collect", "d", "--base_url", url, "--api_key_env", ""]
+        command = [sys.executable, "-m", "stages", "collect", "d", "--base_url", url, "--api_key_env", ""]
         variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

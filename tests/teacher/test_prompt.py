@@ -2,12 +2,10 @@
 
 import json
 import random
-import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
-import tiktoken
 from pydantic import ValidationError
 
 from stages.core import layout
@@ -17,10 +15,11 @@ from stages.core.hashing import canonical_json, sha256_text, stable_integer
 from stages.core.prompts import Template, messages, render
 from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
-from stages.prompt import PromptKnobs, choose, write_by_id
-from stages.prompt import command as prompt
-from stages.teacher import tokens
+from stages.knobs import PromptKnobs
+from stages.prompt import choose, write_by_id
+from stages.prompt import run as prompt
 from stages.teacher.identity import body_of, key_of
+from stages.teacher.prices import FRAME, most_input_tokens, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer
 from tests.helpers.teacher_server import write_corpus, write_prompts
 
@@ -36,7 +35,7 @@ def _workplace(tmp_path, monkeypatch):
 
 
 def rows_with(**knobs) -> list[dict]:
-    prompt.run("d", PromptKnobs(**{"template": TEACHER, **knobs}))
+    prompt("d", PromptKnobs(**{"template": TEACHER, **knobs}))
     rows = read_jsonl(layout.requests("d"))
     assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
     assert all(row["request_key"] == key_of(row) for row in rows)
@@ -74,7 +73,7 @@ def test_samples_are_requests_and_choices_share_one():
 
 
 def test_requests_and_answers_are_counted():
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
+    metrics = prompt("d", PromptKnobs(template=TEACHER, samples=2, n=3, max_tokens=10))
     assert metrics["requests"] == {"train": 16, "val": 2, "test": 1}
     assert (metrics["answers"], metrics["distinct_requests"]) == (55, 19)
     assert metrics["most_output_tokens"] == (18 * 3 + 1) * 10
@@ -297,48 +296,17 @@ def test_a_structured_answer_obeys_the_kind_of_task():
 # Counting tokens
 
 
-def a_small_encoding() -> tiktoken.Encoding:
-    """One token a byte, but `ab` is one too."""
-    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256}
-    return tiktoken.Encoding("small", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={})
-
-
-def test_tiktoken_counts_where_it_knows_the_model(monkeypatch):
-    asked = []
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: asked.append(name) or a_small_encoding())
-    count, method = tokens.counter("gpt-4o-mini")
-    assert method == "tiktoken o200k_base" and asked == ["o200k_base"]
-    assert (
-        count({"messages": [{"role": "user", "content": "ab abc <|endoftext|>"}]}) == 1 + 1 + 2 + 1 + 13 + 4
-    )
+def test_tokens_are_estimated_by_bytes():
     schema = {"type": "json_schema"}
-    more = {"messages": [{"role": "user", "content": "ab"}], "response_format": schema}
-    assert count(more) == 1 + 4 + len(json.dumps(schema))
-    metrics = prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o-mini"))
-    assert metrics["token_count"] == method
-    assert metrics["estimated_input_tokens"] == 10 * (len("Write queries.") + len("About word1") + 2 * 4)
+    messages = [{"role": "user", "content": "é" * 10}, {"role": "user", "content": "ab"}]
+    assert rough_tokens({"messages": messages}) == (20 + 2) / 4 + 2 * FRAME
+    structured = {"messages": messages, "response_format": schema}
+    assert rough_tokens(structured) == rough_tokens({"messages": messages}) + len(json.dumps(schema)) / 4
 
 
-def test_tiktoken_is_left_alone_where_it_does_not_know_the_model(monkeypatch):
-    monkeypatch.setattr(tiktoken, "get_encoding", None)
-    count, method = tokens.counter("embedded-rules-1")
-    assert count is tokens.rough_tokens and "tiktoken does not know 'embedded-rules-1'" in method
-
-
-@pytest.mark.parametrize("error", [ConnectionError, ValueError])
-def test_no_table_is_an_approximation_that_says_so(monkeypatch, error):
-    def fails(name: str):
-        raise error("no route to host")
-
-    monkeypatch.setattr(tiktoken, "get_encoding", fails)
-    count, method = tokens.counter("gpt-4o")
-    assert count is tokens.rough_tokens and method == f"bytes / 4: no table for tiktoken ({error.__name__})"
-    assert prompt.run("d", PromptKnobs(template=TEACHER, model="gpt-4o"))["token_count"] == method
-
-
-def test_a_download_that_hangs_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: time.sleep(20))
-    monkeypatch.setattr(tokens, "DOWNLOAD_S", 0.1)
-    began = time.monotonic()
-    assert "no table for tiktoken (TimeoutError)" in tokens.counter("gpt-4o")[1]
-    assert time.monotonic() - began < 5
+def test_no_tokenizer_makes_more_tokens_than_the_cap_reserves():
+    texts = ["plain words", "\u0e01\u0e02 \U0001f600", "<|endoftext|>" * 3, ""]
+    for row in rows_with(answer="tool"):
+        row["messages"] = [{"role": "user", "content": text} for text in texts]
+        size = sum(len(text.encode()) for text in texts) + len(json.dumps(row["tools"]))
+        assert size + len(texts) <= most_input_tokens(row) and rough_tokens(row) < most_input_tokens(row)

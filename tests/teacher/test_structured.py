@@ -4,15 +4,14 @@ import json
 
 import pytest
 
-from stages.collect import CollectKnobs
-from stages.collect import command as collect
-from stages.convert import ConvertKnobs
-from stages.convert import command as convert
+from stages.collect import run as collect
+from stages.convert import run as convert
 from stages.core import layout
 from stages.core.files import read_json, read_jsonl
 from stages.kinds.xc.parts.queries import Queries, parse_answer
-from stages.prompt import PromptKnobs
-from stages.prompt import command as prompt
+from stages.knobs import ConvertKnobs, PromptKnobs
+from stages.prompt import run as prompt
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.outcomes import read_answers
 from stages.teacher.structured import SHOWN, json_answer, problem_with, tool_answer, tool_choice
 from tests.helpers.teacher_server import Teacher, completion, responses, write_corpus, write_prompts
@@ -173,9 +172,9 @@ def trained(answer: str, url: str = "embedded", documents: int = 10, **knobs) ->
     """The training rows that answers of this form lead to."""
     write_corpus("d", documents)
     write_prompts("d")
-    prompt.run("d", PromptKnobs(template="prompts/d/teacher.md", answer=answer, **knobs))
-    collect.run("d", CollectKnobs(base_url=url, api_key_env="", min_accept=0))
-    convert.run("d", ConvertKnobs())
+    prompt("d", PromptKnobs(template="prompts/d/teacher.md", answer=answer, **knobs))
+    collect("d", CollectKnobs(base_url=url, api_key_env="", min_accept=0))
+    convert("d", ConvertKnobs())
     return read_json(layout.litgpt_data("d") / "train.json")
 
 
@@ -199,10 +198,10 @@ def test_all_forms_lead_to_the_same_training_rows(_workplace):
 def test_the_embedded_teacher_serves_every_form(_workplace, form):
     write_corpus("d", 10)
     write_prompts("d", teacher="Title: numpy.sort\n\nReturn a sorted copy of array {{ document.id }}.")
-    prompt.run("d", PromptKnobs(template="prompts/d/teacher.md", answer=form))
-    metrics, _ = collect.run("d", CollectKnobs())
+    prompt("d", PromptKnobs(template="prompts/d/teacher.md", answer=form))
+    metrics, _ = collect("d", CollectKnobs())
     assert metrics["outcomes"] == {"ok": 10}
-    assert convert.run("d", ConvertKnobs())["accepted"] == {"train": 8, "val": 1, "test": 1}
+    assert convert("d", ConvertKnobs())["accepted"] == {"train": 8, "val": 1, "test": 1}
 
 
 @pytest.mark.parametrize("form", FORMS)

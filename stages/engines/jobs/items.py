@@ -42,7 +42,11 @@ class Item(Knobs):
 
 
 class Job(Knobs):
-    """`model` is a directory, from the one that data/.work lies in; `versions` are those of the engine."""
+    """What all items of a generation share.
+
+    model: a Hugging Face directory, relative to the one that data/.work lies in, of that fingerprint.
+    versions: packages of the engine. grammar: Lark text that answers have to obey.
+    """
 
     model: str
     fingerprint: str
@@ -52,7 +56,9 @@ class Job(Knobs):
     items: list[Item]
 
 
-class Row(NamedTuple):
+class Sample(NamedTuple):
+    """A row to make: the `sample`-th answer about a document."""
+
     document_id: str
     sample: int
     prompt: str
@@ -64,10 +70,11 @@ def write_job(path: Path, job: Job) -> None:
 
 
 def spill(directory: Path, documents: Iterable[dict], shards: int) -> list[Item]:
-    """Write the KEY.todo of every shard that has documents, in one pass; those of no item go.
+    """Write the KEY.todo of every shard that has documents, in one pass; returns the items.
 
-    A document has `document_id`, `prompt` and `seeds`.
+    A document has `document_id`, `prompt` and `seeds`. Files KEY.todo of other items are removed.
     """
+    # A block of documents is in memory at a time: 120 MiB for a million rows, where a list of them took 757.
     directory.mkdir(parents=True, exist_ok=True)
     digests, counts = defaultdict(hashlib.sha256), defaultdict(int)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
@@ -78,8 +85,8 @@ def spill(directory: Path, documents: Iterable[dict], shards: int) -> list[Item]
                 shard = shard_of(document["document_id"], shards)
                 lines[shard].append(json.dumps(document) + "\n")
                 counts[shard] += len(document["seeds"])
-            for shard, own in lines.items():
-                content = "".join(own).encode()
+            for shard, block_lines in lines.items():
+                content = "".join(block_lines).encode()
                 digests[shard].update(content)
                 with open(Path(temporary, str(shard)), "ab") as stream:
                     stream.write(content)
@@ -103,32 +110,33 @@ def is_finished(directory: Path, item: Item) -> bool:
 def rows(directory: Path, item: Item) -> list[dict]:
     """All rows of a finished item. Raises UserError where they are not as many as they should be."""
     path = directory / finished_name(item)
-    found = read_jsonl(path)
-    if len(found) != item.rows:
-        raise UserError(f"{path}: {len(found)} rows where {item.rows} should be; delete it and run again")
-    return found
+    rows = read_jsonl(path)
+    if len(rows) != item.rows:
+        raise UserError(f"{path}: {len(rows)} rows where {item.rows} should be; delete it and run again")
+    return rows
 
 
-def todo(directory: Path, key: str) -> Iterator[Row]:
-    """The rows to make. Raises UserError where the file is not the one that the key stands for."""
+def todo(directory: Path, key: str) -> Iterator[Sample]:
+    """The rows of an item to make. Raises UserError where the file is not the one that the key stands for."""
     path = directory / f"{key}.todo"
     if hashlib.sha256(path.read_bytes()).hexdigest()[:32] != key:
         raise UserError(f"{path}: torn or edited; run the stage that made it again")
     for document in iter_jsonl(path):
         for sample, seed in enumerate(document["seeds"]):
-            yield Row(document["document_id"], sample, document["prompt"], seed)
+            yield Sample(document["document_id"], sample, document["prompt"], seed)
 
 
 def saved(directory: Path, key: str) -> dict[tuple[str, int], dict]:
-    """What the attempts at an unfinished item made, by (document_id, sample), each file up to a torn line."""
-    found: dict[tuple[str, int], dict] = {}
+    """The rows that attempts at an unfinished item have written, by (document_id, sample)."""
+    by_sample: dict[tuple[str, int], dict] = {}
     for path in sorted(directory.glob(f"{key}.*.part")):
         for row in _untorn(path):
-            found.setdefault((row["document_id"], row["sample"]), row)
-    return found
+            by_sample.setdefault((row["document_id"], row["sample"]), row)
+    return by_sample
 
 
 def _untorn(path: Path) -> Iterator[dict]:
+    """The rows of a file that is being written, or was when its worker was killed: up to a torn line."""
     with open(path, "rb") as stream:
         for line in stream:
             try:
@@ -144,13 +152,17 @@ engine = cache(open_engine)  # a worker loads the model once
 
 
 def finish(
-    directory: Path, item: Item, job: Job, model: Path, made: Callable[[Path], None] = lambda part: None
+    directory: Path, item: Item, job: Job, model: Path, on_row: Callable[[Path], None] = lambda part: None
 ) -> None:
-    """Finish an item, from where earlier attempts left it; `made` is told of every new row, with its file."""
+    """Write the rows of an item, from where earlier attempts left it.
+
+    `on_row` is called after every new row, with the file that it was written to. Raises UserError for a torn
+    KEY.todo, and from the engine.
+    """
     if is_finished(directory, item):
         return
-    wanted, found = list(todo(directory, item.key)), saved(directory, item.key)
-    left = [row for row in wanted if (row.document_id, row.sample) not in found]
+    samples, rows = list(todo(directory, item.key)), saved(directory, item.key)
+    left = [row for row in samples if (row.document_id, row.sample) not in rows]
     attempt = f"{item.key}.{uuid4().hex[:12]}"
     if left:
         answers = engine(model, job.decoding).generate(
@@ -164,9 +176,9 @@ def finish(
                 del record["index"]
                 stream.write(json.dumps(record, ensure_ascii=False) + "\n")
                 stream.flush()
-                found[row.document_id, row.sample] = record
-                made(part)
-    # Under a name of its own until it is whole: on shared storage another attempt may be at the same place.
-    own = directory / f"{attempt}.whole"
-    write_jsonl(own, (found[key] for key in sorted((row.document_id, row.sample) for row in wanted)))
-    os.replace(own, directory / finished_name(item))
+                rows[row.document_id, row.sample] = record
+                on_row(part)
+    # Renamed when it is whole: on shared storage another attempt may be writing the same item.
+    whole = directory / f"{attempt}.whole"
+    write_jsonl(whole, (rows[key] for key in sorted((row.document_id, row.sample) for row in samples)))
+    os.replace(whole, directory / finished_name(item))

@@ -21,8 +21,9 @@ from fsspec.implementations.local import LocalFileSystem
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path
-from stages.engines import protocol
+from stages.core.hashing import model_fingerprint
 from stages.engines.jobs import items
+from stages.engines.load import engine_versions
 
 VARIABLE = "RETORT_SHARED"
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")  # what engines read of a directory
@@ -42,16 +43,9 @@ def place_of(directory: Path) -> str:
 
 
 def publish(directory: Path, place: str, job: items.Job) -> None:
-    """Copy to the place what workers need: the model, the items that are open, and last the job.
-
-    Raises UserError for a job that needs more than one model.
-    """
+    """Copy to the place what workers need: the model, the items that are open, and last the job."""
     if place == str(directory.resolve()):
         return
-    if job.decoding.adapter:
-        raise UserError(
-            f"adapter: true needs the base model, too, which {VARIABLE} does not carry; set false"
-        )
     fs, root = url_to_fs(place)
     model = f"models/{job.fingerprint[:16]}/hf"
     read = [path for path in Path(job.model).iterdir() if path.suffix in MODEL_FILES]
@@ -61,9 +55,9 @@ def publish(directory: Path, place: str, job: items.Job) -> None:
     for source, target in files.items():
         if not fs.exists(target) or fs.size(target) != source.stat().st_size:
             _put(fs, source, target)
-    own = directory / "shared.json"
-    items.write_job(own, job.model_copy(update={"model": model}))
-    _put(fs, own, f"{root}/{items.JOB}")
+    description = directory / "shared.json"
+    items.write_job(description, job.model_copy(update={"model": model}))
+    _put(fs, description, f"{root}/{items.JOB}")
 
 
 def collect(directory: Path, place: str, job: items.Job) -> None:
@@ -84,13 +78,13 @@ def read_job(place: str) -> items.Job:
     if not fs.exists(f"{root}/{items.JOB}"):
         raise UserError(
             f"{place}: {socket.gethostname()} sees no {items.JOB} there; the machines have to share this "
-            f"directory, or set {VARIABLE} to a path or a URL that they share (docs/machines.md)"
+            f"directory, or set {VARIABLE} to a path or a URL that they share (docs/guide/machines.md)"
         )
     return items.Job(**json.loads(fs.cat_file(f"{root}/{items.JOB}")))
 
 
 def complete(place: str, item: items.Item) -> None:
-    """What a worker does: finish an item of a place. The working directory becomes the place's HOME.
+    """Finish an item of a place, as a worker. Changes the working directory to the place's HOME.
 
     Raises UserError where this machine's engine or model is not what the job was made for.
     """
@@ -129,18 +123,18 @@ def _complete_copy(fs: AbstractFileSystem, root: str, item: items.Item, job: ite
 @cache
 def _job(place: str) -> items.Job:
     job = read_job(place)
-    found = protocol.engine_versions(job.decoding)
-    if found != job.versions:
+    versions = engine_versions(job.decoding)
+    if versions != job.versions:
         raise UserError(
-            f"{socket.gethostname()}: engine {job.decoding.engine} is {found} here and {job.versions} where "
-            "the job was made; install the same requirements.lock on both"
+            f"{socket.gethostname()}: engine {job.decoding.engine} is {versions} here and {job.versions} "
+            "where the job was made; install the same requirements.lock on both"
         )
     return job
 
 
 @cache
 def _checked(model: Path, fingerprint: str) -> Path:
-    if protocol.model_fingerprint(model) != fingerprint:
+    if model_fingerprint(model) != fingerprint:
         raise UserError(
             f"{model.resolve()} on {socket.gethostname()}: not the model that the job was made for; delete "
             "it, run the stage again where the job was made, and then this"

@@ -77,10 +77,10 @@ class Body(BaseModel):
 
     def sampling(self, start: Decoding, prompt_tokens: int, context: int) -> Decoding:
         """`start` with what the body says. Raises Refused where the prompt leaves no room for the answer."""
-        wanted = self.max_completion_tokens or self.max_tokens
+        limit = self.max_completion_tokens or self.max_tokens
         room = context - prompt_tokens
-        if room < (wanted or 1):
-            answer = f" and an answer of up to {wanted}" if wanted else ", which leaves no room for an answer"
+        if room < (limit or 1):
+            answer = f" and an answer of up to {limit}" if limit else ", which leaves no room for an answer"
             raise Refused(
                 f"this model's context is {context} tokens; the prompt has {prompt_tokens}{answer}",
                 code="context_length_exceeded",
@@ -89,7 +89,7 @@ class Body(BaseModel):
         said = {name: value for name, value in named.items() if value is not None}
         if said.get("temperature", COLDEST) < COLDEST:
             said["temperature"] = 0.0
-        return start.model_copy(update={**said, "max_new_tokens": wanted or min(start.max_new_tokens, room)})
+        return start.model_copy(update={**said, "max_new_tokens": limit or min(start.max_new_tokens, room)})
 
     def drawn_seed(self) -> int:
         """63 bits: the body's seed, or any."""
@@ -140,9 +140,11 @@ def read_body(kind: type[Body], raw: object) -> Body:
     """The checked body. Raises Refused, which names the first field that cannot be."""
     if not isinstance(raw, dict):
         raise Refused("the body must be a JSON object")
-    told = {name: value for name, value in raw.items() if name in kind.model_fields or _matters(name, value)}
+    fields = {
+        name: value for name, value in raw.items() if name in kind.model_fields or _matters(name, value)
+    }
     try:
-        return kind.model_validate(told)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         param = str(first["loc"][0])
@@ -155,4 +157,5 @@ def read_body(kind: type[Body], raw: object) -> Body:
 
 
 def _matters(name: str, value: object) -> bool:
+    """Whether a field that no model has would change the answer."""
     return name not in IGNORED and bool(value) and NOTHING.get(name) != value

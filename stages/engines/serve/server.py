@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -22,23 +23,18 @@ from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
+from stages.engines.serve.student import Reading
 
 GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 4 * 2**20  # bytes
-
-
-class Reading(NamedTuple):
-    """What a student's text says: as text and, where it calls one, the function's name and arguments."""
-
-    content: str
-    function: tuple[str, dict] | None
 
 
 class Student(NamedTuple):
     """What is served. `read` is None for a student that calls no functions.
 
     `render(text, title, metadata)` gives the prompt and `read(text, request)` what the student said with a
-    text; both may raise UserError. `grammar` is that of all calls, which `constrain` uses unasked.
+    text; both may raise UserError. `grammar` is the text of the file `grammar_file`, None where that is not
+    there; `constrain` uses it unasked.
     """
 
     name: str
@@ -48,13 +44,14 @@ class Student(NamedTuple):
     render: Callable[[str, str | None, dict], str]
     read: Callable[[str, str], Reading] | None = None
     grammar: str | None = None
+    grammar_file: Path | None = None
     constrain: bool = False
 
 
 def make_app(student: Student, queue: EngineQueue) -> web.Application:
     """The application; requests wait in `queue`, which somebody has to run."""
 
-    async def made(body: Body, prompt: str, ids: list[int]) -> tuple[str, str, dict]:
+    async def answered(body: Body, prompt: str, ids: list[int]) -> tuple[str, str, dict]:
         """(what the student wrote, why it ended, the tokens used)."""
         sampling = body.sampling(student.sampling, len(ids), student.context)
         answer = await queue.answer(prompt, sampling, body.drawn_seed(), _grammar(body, student))
@@ -67,7 +64,7 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
         if tools is not None and student.read is None:
             raise Refused(f"the student of {student.name} has no skills, and calls no functions", "tools")
         prompt = student.render(asked, body.title, body.metadata or {})
-        text, reason, usage = await made(body, prompt, student.codec.prompts([prompt])[0])
+        text, reason, usage = await answered(body, prompt, student.codec.prompts([prompt])[0])
         message = {"role": "assistant", "content": text, "refusal": None}
         if student.read is not None:
             message["content"], function = student.read(text, asked)
@@ -87,7 +84,7 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
 
     async def completions(request: web.Request) -> web.StreamResponse:
         body = read_body(CompletionBody, await _json(request, student.name))
-        text, reason, usage = await made(body, body.prompt, student.codec.prompts([body.prompt])[0])
+        text, reason, usage = await answered(body, body.prompt, student.codec.prompts([body.prompt])[0])
         head = _head("text_completion", student.name)
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
         if body.stream:
@@ -96,10 +93,10 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
 
     async def models(request: web.Request) -> web.Response:
         entry = {"id": student.name, "object": "model", "created": 0, "owned_by": "retort"}
-        wanted = request.match_info.get("name")
-        if wanted not in (None, student.name):
+        name = request.match_info.get("name")
+        if name not in (None, student.name):
             raise _unknown_model(student.name)
-        return web.json_response(entry if wanted else {"object": "list", "data": [entry]})
+        return web.json_response(entry if name else {"object": "list", "data": [entry]})
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -121,10 +118,9 @@ def _grammar(body: Body, student: Student) -> str | None:
     """The Lark text that the answer has to obey: the body's word counts, else how the server was started."""
     wanted = student.constrain if body.grammar is None else body.grammar
     if wanted is True and student.grammar is None:
+        missing = f" ({student.grammar_file})" if student.grammar_file else ""
         raise Refused(
-            f"{student.name} has no grammar (data/{student.name}/skills/grammar.lark); leave `grammar` out, "
-            "or give a Lark text",
-            "grammar",
+            f"{student.name} has no grammar{missing}; leave `grammar` out, or give a Lark text", "grammar"
         )
     return student.grammar if wanted is True else f"{wanted}\n" if wanted else None
 
@@ -204,13 +200,13 @@ def _problem(status: int, message: str, param: str | None = None, code: str = "i
 
 def reserved(host: str, port: int) -> socket.socket:
     """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
         raise unusable(host, port, error) from None
-    return found
+    return bound
 
 
 def unusable(host: str, port: int, error: Exception) -> UserError:

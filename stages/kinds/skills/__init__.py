@@ -1,0 +1,37 @@
+"""The kind skills: a request goes in, one function call comes out (Otto)."""
+
+from stages.kinds.kind import Blocks, Kind
+from stages.kinds.skills.knobs import STAGES
+
+
+def before(dataset: str, blocks: Blocks) -> list[str]:
+    """A teacher first writes examples, for the dataset of briefs that the candidates are made from."""
+    briefs = blocks["candidates"].get(dataset, {}).get("briefs")
+    return [f"skills@{dataset}", f"*@{briefs}"] if briefs else []
+
+
+def problem(blocks: Blocks) -> str | None:
+    """What a block names that no other block makes."""
+    for stage, knob, maker in (
+        ("candidates", "briefs", "corpus_briefs"),
+        ("corpus_briefs", "skills", "skills"),
+    ):
+        for dataset, knobs in blocks[stage].items():
+            if knob in knobs and knobs[knob] not in blocks[maker]:
+                return f"{stage}.{dataset}.{knob}: {maker} has no block '{knobs[knob]}'"
+    return None
+
+
+KIND = Kind(
+    name="skills",
+    stages=STAGES,
+    tasks={"skills": "stages.kinds.skills.parts.task"},
+    report="stages.kinds.skills.report",
+    serving="stages.kinds.skills.serving",
+    headline=(
+        *("normalised_match_macro", "ast_match", "valid_call", "other_recall", "other_precision"),
+        "latency_ms_p50",
+    ),
+    before=before,
+    problem=problem,
+)

@@ -8,28 +8,14 @@ the schema and exact and near duplicates are left out and counted. `make review`
 from collections import Counter
 from itertools import chain
 
-from pydantic import Field
-
 from stages.core import layout
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
+from stages.kinds.skills.knobs import CandidatesKnobs
+from stages.kinds.skills.parts.candidates import from_files, from_teacher, gather
+from stages.kinds.skills.parts.files import read_skills
 
 
-class CandidatesKnobs(Knobs):
-    briefs: str = Field(description="the dataset whose teacher wrote examples")
-    near: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="Jaccard similarity from which requests with one call are near duplicates",
-    )
-
-
-@stage("candidates", CandidatesKnobs)
-def command(dataset: str, knobs: CandidatesKnobs) -> dict:
-    from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
-    from stages.kinds.skills.parts.candidates import from_files, from_teacher, gather
-    from stages.kinds.skills.parts.files import read_skills
-
+def run(dataset: str, knobs: CandidatesKnobs) -> dict:
     source, corpus = layout.skills(dataset), layout.corpus(knobs.briefs)
     verify_manifest(source)
     verify_manifest(corpus)
@@ -62,7 +48,3 @@ def command(dataset: str, knobs: CandidatesKnobs) -> dict:
         "with_notes": sum(bool(row["notes"]) for row in rows),
         "left_out": dict(sorted(left_out.items())),
     }
-
-
-if __name__ == "__main__":
-    command()

@@ -1,40 +1,22 @@
 """Write the briefs that ask a teacher for examples of requests: the documents of a dataset of its own.
 
 Reads `data/<skills>/skills/` and a file of topics; writes `data/<dataset>/corpus/documents.jsonl`, sorted by
-id: for each skill so many briefs of each variety (docs/skills.md), each with topics and examples of its own,
+id: for each skill so many briefs of each variety (docs/kinds/skills.md), with topics and examples of its own,
 so that a larger number adds briefs and changes none.
 """
 
 from collections import Counter
 from pathlib import Path
 
-from pydantic import Field
-
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, read_text, verify_manifest, write_jsonl
+from stages.kinds.skills.knobs import CorpusBriefsKnobs
+from stages.kinds.skills.parts.briefs import VARIETIES, briefs
+from stages.kinds.skills.parts.files import read_skills
 
 
-class CorpusBriefsKnobs(Knobs):
-    skills: str = Field(description="the dataset whose skills they are")
-    topics: str = Field(description="file of seed topics, one a line")
-    examples: int = Field(8, gt=0, description="examples that a brief asks for")
-    shown: int = Field(4, ge=0, description="known examples that a brief shows")
-    positive: int = Field(20, ge=0, description="briefs a skill: requests for it")
-    more: list[str] = Field(
-        [], description="skills that get as many again, for each time they are here: what is hard to learn"
-    )
-    multi: int = Field(10, ge=0, description="briefs a skill with several parameters: several arguments")
-    near_miss: int = Field(5, ge=0, description="briefs a skill: requests that only look like it")
-    other: int = Field(50, ge=0, description="briefs: what is no request at all")
-
-
-@stage("corpus_briefs", CorpusBriefsKnobs, figures="corpus")
-def command(dataset: str, knobs: CorpusBriefsKnobs) -> dict:
-    from stages.core.files import atomic_directory, read_text, verify_manifest, write_jsonl
-    from stages.kinds.skills.parts.briefs import VARIETIES, briefs
-    from stages.kinds.skills.parts.files import read_skills
-
+def run(dataset: str, knobs: CorpusBriefsKnobs) -> dict:
     source = layout.skills(knobs.skills)
     verify_manifest(source)
     topics = [line.strip() for line in read_text(Path(knobs.topics)).splitlines() if line.strip()]
@@ -60,7 +42,3 @@ def command(dataset: str, knobs: CorpusBriefsKnobs) -> dict:
         "examples_asked": len(rows) * knobs.examples,
         "topics": len(topics),
     }
-
-
-if __name__ == "__main__":
-    command()

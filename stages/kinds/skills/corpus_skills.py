@@ -3,39 +3,22 @@
 Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/` and `prompts/<dataset>/decisions.jsonl`; writes
 `data/<dataset>/corpus/documents.jsonl`, sorted by id: one document a request, with the call it stands for in
 its metadata. A test request is new in its wording and in all its values; requests that are new in one of the
-two only are left out (docs/skills.md).
+two only are left out (docs/kinds/skills.md).
 """
 
+import shutil
 from collections import Counter
-from typing import Literal
-
-from pydantic import Field
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
+from stages.kinds.skills.knobs import CorpusSkillsKnobs
+from stages.kinds.skills.parts.corpus import accepted, balanced, documents, without_contradictions
+from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
 
 
-class CorpusSkillsKnobs(Knobs):
-    unreviewed: Literal["drop", "keep"] = Field(
-        "drop", description="candidates that nobody has decided about: make review"
-    )
-    max_share: float = Field(0.3, gt=0, le=1, description="largest share of a skill in the training requests")
-    test_templates: float = Field(0.2, gt=0, lt=1, description="share of wordings that are held out")
-    test_values: float = Field(0.2, gt=0, lt=1, description="share of values that are held out")
-    val_share: float = Field(0.05, ge=0, lt=0.5, description="share of wordings for validation")
-
-
-@stage("corpus_skills", CorpusSkillsKnobs, figures="corpus")
-def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
-    import shutil
-
-    from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
-    from stages.kinds.skills.parts.corpus import accepted, documents, without_contradictions
-    from stages.kinds.skills.parts.files import read_skills
-    from stages.kinds.skills.parts.held_out import balanced
-    from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
-
+def run(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
     candidates, skills_directory = layout.candidates(dataset), layout.skills(dataset)
     verify_manifest(candidates)
     verify_manifest(skills_directory)
@@ -82,7 +65,3 @@ def command(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
         "new_in_one_way_only": mixed,
         "left_out_for_balance": dict(sorted(unbalanced.items())),
     }
-
-
-if __name__ == "__main__":
-    command()

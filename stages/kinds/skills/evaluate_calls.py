@@ -1,49 +1,36 @@
 """Score the calls that base, student, student with grammar and teacher answer to held-out requests.
 
 Reads `data/<dataset>/{corpus,skills}/`, `data/<dataset>/responses.jsonl`, `prompts/<dataset>/student.md`,
-`models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/`: `metrics.json` (each
+`models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/figures/`: `metrics.json` (each
 measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train and test; figures by
 skill, confusions and wrong answers of each system), `samples.json` and `plots/confusion.{json,svg}`.
 The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
 writes gets the spelling of its request. Latency, from one request at a time, is in `metrics.json` alone,
 which therefore differs from run to run.
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Literal
-
-from pydantic import Field
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import stage
-from stages.engines.protocol import Decoding
+from stages.core.files import iter_jsonl, verify_manifest, write_json, write_text
+from stages.core.hashing import stable_integer
+from stages.kinds.answers import document_of, is_first, lines_of
+from stages.kinds.skills.knobs import EvaluateCallsKnobs
+from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.runs import STUDENTS, run_students
+from stages.kinds.skills.parts.scoring import Answered, details, leaks, score
+from stages.kinds.skills.parts.task import TASK
+from stages.reporting.charts import confusion as chart
+from stages.reporting.charts import standalone
 
 SAMPLES = 20
 
 
-class EvaluateCallsKnobs(Decoding):
-    engine: Literal["transformers", "openvino", "vllm"] = Field(
-        "transformers", description="see docs/engines.md"
-    )
-    base: str = Field(description="a folder of models/base/")
-    bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
-    seed: int = Field(1, ge=0, description="of the resampling, and of the answers where they are sampled")
-    latency_requests: int = Field(40, ge=0, description="requests that are timed, one at a time")
-    limit: int = Field(0, ge=0, description="held-out requests to score; 0 = all")
-
-
-@stage("evaluate_calls", EvaluateCallsKnobs, figures="evaluate")
-def command(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
-    from stages.core.files import iter_jsonl, verify_manifest, write_json
-    from stages.kinds.skills.parts.files import read_skills
-    from stages.kinds.skills.parts.leaks import leaks
-    from stages.kinds.skills.parts.runs import STUDENTS, run_students
-    from stages.kinds.skills.parts.scoring import details, score
-
+def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
     verify_manifest(layout.corpus(dataset))
     skills = read_skills(layout.skills(dataset))
     fields = ("id", "title", "text", "metadata", "split")
@@ -67,10 +54,10 @@ def command(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
         name: score(own, skills, knobs.bootstrap, knobs.seed, times.get(name, ()))
         for name, own in answered.items()
     }
-    reports, shared = layout.reports(dataset), leaks(documents, skills)
-    write_json(reports / "metrics.json", metrics)
-    write_json(reports / "calls.json", {"leaks": shared, "systems": found})
-    write_json(reports / "samples.json", samples(rows[:SAMPLES], gold, written))
+    figures, shared = layout.figures(dataset), leaks(documents, skills)
+    write_json(figures / "metrics.json", metrics)
+    write_json(figures / "calls.json", {"leaks": shared, "systems": found})
+    write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, written))
     plot(dataset, found["student_grammar"]["confusion"])
     per_skill = {name: own["per_skill"] for name, own in found.items()}
     return {
@@ -86,9 +73,6 @@ def command(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
 
 def taught(dataset: str) -> tuple[dict[str, str], Counter]:
     """(the teacher's call for each document that it was asked about, how often each model answered)."""
-    from stages.core.files import iter_jsonl
-    from stages.kinds.answers import document_of, is_first
-
     labels, teachers = {}, Counter()
     for row in iter_jsonl(layout.responses(dataset), ("id", "accepted", "outcome", "response", "model")):
         teachers[row["model"]] += 1
@@ -99,10 +83,8 @@ def taught(dataset: str) -> tuple[dict[str, str], Counter]:
 
 def label(row: dict) -> str:
     """The teacher's call in a row of responses; "" where it is not accepted, or has not the form of one."""
-    from stages.kinds.answers import lines_of
-
     try:
-        lines = lines_of(row, "skills") if row["accepted"] else []
+        lines = lines_of(row, TASK) if row["accepted"] else []
     except ValueError:  # accepted although it is in no form that can be read: as if nothing had come
         lines = []
     return lines[0] if lines else ""
@@ -110,8 +92,6 @@ def label(row: dict) -> str:
 
 def chosen(documents: list[dict], labels: dict[str, str], limit: int) -> list[dict]:
     """The held-out documents with a label, lowest hash first, at most `limit` (0: all)."""
-    from stages.core.hashing import stable_integer
-
     held_out = [row for row in documents if row["split"] == "test" and row["id"] in labels]
     return sorted(held_out, key=lambda row: stable_integer("evaluate", row["id"]))[: limit or None]
 
@@ -126,8 +106,6 @@ def gold_of(document: dict, skills, dataset: str) -> str:
 
 
 def together(rows: list[dict], gold: list[str], texts: list[str]) -> list:
-    from stages.kinds.skills.parts.scoring import Answered
-
     return [Answered(row["text"], *pair) for row, *pair in zip(rows, gold, texts, strict=True)]
 
 
@@ -141,11 +119,7 @@ def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:
 
 def plot(dataset: str, confusion: dict) -> None:
     """The confusions of one system: rows for the template of `dvc plots`, and a picture."""
-    from stages.core.files import write_json, write_text
-    from stages.reporting.charts import confusion as chart
-    from stages.reporting.charts import standalone
-
-    plots, gold, answered = layout.reports(dataset) / "plots", confusion["gold"], confusion["answered"]
+    plots, gold, answered = layout.figures(dataset) / "plots", confusion["gold"], confusion["answered"]
     rows = [
         {"gold": skill, "answered": called}
         for skill, counts in zip(gold, confusion["counts"], strict=True)
@@ -162,7 +136,3 @@ def samples(rows: list[dict], gold: list[str], written: dict[str, list[str]]) ->
         | {name: own[place] for name, own in written.items()}
         for place, row in enumerate(rows)
     ]
-
-
-if __name__ == "__main__":
-    command()

@@ -2,40 +2,64 @@
 
 from stages.kinds.skills.parts.match import ast_compat
 from stages.reporting.charts import NAMES, confusion, number
+from stages.reporting.page import Funnel, Report, Section, counted
 
 SYSTEMS = ("base", "student", "student_grammar", "teacher")
 SAMPLES = 10
 LOOKED_AT = ("student_grammar", "student", "base", "teacher")  # whose confusions, first to last
+MEASURES = {
+    "normalised_match_macro": ("Right calls, by skill", "Share of right calls, averaged over the skills."),
+    "normalised_match": ("Right calls", "Whatever case, spacing, number words and order of arguments."),
+    "match": ("Exactly right calls", "Values letter for letter, arguments in any order."),
+    "ast_match": ("Equal syntax trees", "The match of the reference: order and case count, too."),
+    "right_skill": ("Right skill", "The right function is called, whatever its arguments."),
+    "valid_call": ("Valid calls", "Calls that can be read and obey the schema of their skill."),
+    "other_recall": ("Noise left alone", "Of what is for no skill, the share that the fallback gets."),
+    "other_precision": ("Rightly left alone", "Of what the fallback gets, the share that is for no skill."),
+    "latency_ms_p50": ("Milliseconds a request", "Median, one request at a time, on the machine of the run."),
+}
+HEADLINE = ("normalised_match_macro", "valid_call", "other_recall", "latency_ms_p50")
+MEASURED_ON = (
+    "Means over {rows:,} held-out requests with bootstrap 95% intervals. “+ grammar” is\n"
+    "the student that can write nothing but calls of the skills."
+)
 BY_SKILL = (("right_skill", "skill"), ("ast_match", "equal tree"))
+
+
+def report(figures: dict) -> Report:
+    """The sections of the page, from the figures of the stages by file name."""
+    metrics, evaluated = figures.get("metrics") or {}, figures.get("evaluate") or {}
+    shown = calls(figures)
+    return Report(
+        words="the function call that a request stands for",
+        noun="calls",
+        source="briefs",
+        share_of="examples",
+        funnel=funnel(figures),
+        measures=MEASURES,
+        measured_on=MEASURED_ON.format(rows=evaluated["rows"]) if metrics else "",
+        headline=HEADLINE,
+        shown="student_grammar" if "student_grammar" in metrics else "student",
+        results=[Section("kinds/skills/report.html.j2", {"calls": shown})] if shown else [],
+    )
 
 
 def funnel(figures: dict) -> list[dict]:
     """Steps from briefs to training rows; a `share` of all examples where the step counts requests."""
-    own, corpus = figures["candidates"], figures.get("corpus") or {}
-    offered, decided = own["offered"], corpus.get("decisions") or {}
-    tokens = (figures.get("tokenize") or {}).get("train")
-    total, steps = sum(offered.values()), []
-
-    def step(label: str, value: int | None, note: str = "", requests: bool = True) -> None:
-        if value is not None:
-            share = min(value / total, 1) if requests and total else None
-            steps.append({"label": label, "value": number(value), "note": note, "share": share})
-
-    step("briefs for the teacher", own.get("briefs"), requests=False)
-    step("examples", total, told(offered))
-    step("candidates", own["candidates"], f"left out: {told(own['left_out'])}")
+    offered = figures.get("candidates")
+    if not offered:
+        return []
+    corpus = figures.get("corpus") or {}
+    decided, total = corpus.get("decisions") or {}, sum(offered["offered"].values())
+    steps = Funnel(total)
+    steps.step("briefs for the teacher", offered.get("briefs"), shared=False)
+    steps.step("examples", total, counted(offered["offered"]))
+    steps.step("candidates", offered["candidates"], f"left out: {counted(offered['left_out'])}")
     accepted = sum(decided.get(kind, 0) for kind in ("accept", "edit"))
-    step("decided by people", accepted if decided else None, told(decided))
-    step("requests", corpus.get("documents"), told(corpus.get("splits") or {}))
-    if tokens:
-        note = f"{number(tokens['tokens'])} tokens, {number(tokens['target_tokens'])} to learn"
-        step("training rows", tokens["rows"], note)
-    return steps
-
-
-def told(counts: dict[str, int]) -> str:
-    named = (f"{number(count)} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-    return ", ".join(named) or "none"
+    steps.step("decided by people", accepted if decided else None, counted(decided))
+    steps.step("requests", corpus.get("documents"), counted(corpus.get("splits") or {}))
+    steps.training_rows(figures.get("tokenize"))
+    return steps.steps
 
 
 def calls(figures: dict) -> dict | None:

@@ -1,6 +1,6 @@
 """Read the skills of a dataset: the functions that its student may call, with examples of what users say.
 
-Reads skill files (text or YAML, docs/skills.md); writes `data/<dataset>/skills/`: `skills.json`,
+Reads skill files (text or YAML, docs/kinds/skills.md); writes `data/<dataset>/skills/`: `skills.json`,
 `examples.jsonl` (each example with file and line), `grammar.lark` and `grammar.gbnf` (every valid call and
 nothing else) and a manifest. Every example is held to the schema.
 """
@@ -9,23 +9,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pydantic import Field
-
 from stages.core import layout
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, write_json, write_jsonl, write_text
+from stages.kinds.skills.knobs import SkillsKnobs
+from stages.kinds.skills.parts import grammar as skill_grammar
+from stages.kinds.skills.parts.files import read_source
 
 
-class SkillsKnobs(Knobs):
-    path: str = Field(description="a folder of skill files, or one")
-    lenient: bool = Field(False, description="leave out lines and examples that are wrong, and count them")
-
-
-@stage("skills", SkillsKnobs)
-def command(dataset: str, knobs: SkillsKnobs) -> dict:
-    from stages.core.files import atomic_directory, write_json, write_jsonl, write_text
-    from stages.kinds.skills.parts import grammar as skill_grammar
-    from stages.kinds.skills.parts.files import read_source
-
+def run(dataset: str, knobs: SkillsKnobs) -> dict:
     source = read_source(Path(knobs.path), knobs.lenient)
     counts: dict[str, int] = {}
     with atomic_directory(layout.skills(dataset), "skills", counts) as directory:
@@ -42,7 +33,3 @@ def command(dataset: str, knobs: SkillsKnobs) -> dict:
         "examples_of": dict(sorted(Counter(row["skill"] for row in source.examples).items())),
         "problems": dict(sorted(source.problems.items())),
     }
-
-
-if __name__ == "__main__":
-    command()

@@ -1,6 +1,6 @@
 """Read a dataset in the format of the extreme classification repository: documents, queries and pairs.
 
-Reads a folder (trn_X.txt, tst_X.txt, Y.txt, label matrices, metadata: docs/xc-format.md); writes
+Reads a folder (trn_X.txt, tst_X.txt, Y.txt, label matrices, metadata: docs/kinds/xc/format.md); writes
 `data/<dataset>/corpus/` as the corpus stage does, with filters.jsonl where the source has filter pairs. Ids
 are row numbers, so that sorted by id is the source's order. Everything is streamed; the texts of documents
 are cut with the tokenizer of the model that will read them. Exact duplicates share a split; near-duplicates,
@@ -9,56 +9,24 @@ which the corpus stage looks for, would cost too much at this size.
 
 import sys
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from stages.core.stage import Knobs, stage
-
-
-class CorpusXcKnobs(Knobs):
-    path: str = Field(description="the folder")
-    points: Literal["queries", "documents"] = Field(
-        description="what X is: queries (ORCAS; labels are documents) or documents (Wiki; labels are queries)"
-    )
-    tokenizer: str = Field(description="model directory whose tokenizer measures texts")
-    metadata: str | None = Field(
-        None, description="file in the folder; default: metadata.*; 'none' = the lines are all the text"
-    )
-    join_on: Literal["url", "uid", "title"] | None = Field(
-        None, description="metadata's field that is the line (or uid) of its row; default: same order of rows"
-    )
-    url_field: str | None = Field(None, description="default: url, if any")
-    title_field: str | None = Field(None, description="default: doc_title or title, else the line")
-    body_field: str | None = Field(None, description="default: doc_body, body, content or text")
-    queries_field: str | None = Field(None, description="default: relevant_queries, if any")
-    uid_field: str | None = Field(None, description="default: uid or docid, if any")
-    max_chars: int = Field(7500, gt=0, description="longest title and text, in characters")
-    max_tokens: int = Field(750, gt=0, description="then in tokens")
-    known_queries: int = Field(5, ge=0, description="observed queries of a label that prompts may show")
-    val_share: float = Field(0.03, ge=0, lt=0.5)
-    test_share: float = Field(0.05, ge=0, lt=0.5, description="documents held out from distillation")
-    hidden_pairs: float = Field(0.1, ge=0, lt=1, description="share of training pairs kept out of training")
-    skip_share: float = Field(0.05, ge=0, le=1, description="largest share of rows without text")
+from stages.core import layout
+from stages.core.files import atomic_directory, write_json
+from stages.core.progress import progress
+from stages.kinds.xc.knobs import CorpusXcKnobs
+from stages.kinds.xc.parts.format import corpus as xc_corpus
+from stages.kinds.xc.parts.format import pairs as xc_pairs
+from stages.kinds.xc.parts.format.documents import Cutter, Metadata
+from stages.kinds.xc.parts.format.known import KnownQueries
+from stages.kinds.xc.parts.format.texts import check_files
 
 
 def check_source(knobs: CorpusXcKnobs) -> dict[str, Path]:
     """The source's files. Raises UserError with all that are missing, and where the data is published."""
-    from stages.kinds.xc.parts.format.texts import check_files
-
     return check_files(Path(knobs.path), knobs.points, knobs.metadata)
 
 
-@stage("corpus_xc", CorpusXcKnobs, figures="corpus")
-def command(dataset: str, knobs: CorpusXcKnobs) -> dict:
-    from stages.core import layout
-    from stages.core.files import atomic_directory, write_json
-    from stages.core.progress import progress
-    from stages.kinds.xc.parts.format import corpus as xc_corpus
-    from stages.kinds.xc.parts.format import pairs as xc_pairs
-    from stages.kinds.xc.parts.format.documents import Cutter, Metadata
-    from stages.kinds.xc.parts.format.known import KnownQueries
-
+def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
     files, cutter = check_source(knobs), Cutter(Path(knobs.tokenizer), knobs.max_chars, knobs.max_tokens)
     source = xc_corpus.read_source(files, knobs.points, knobs.skip_share)
     hidden = xc_pairs.hidden_pairs(source.trn, knobs.hidden_pairs)
@@ -94,7 +62,3 @@ def command(dataset: str, knobs: CorpusXcKnobs) -> dict:
         if count:
             print(f"corpus {dataset}: {name.replace('_', ' ')}: {count:,}", file=sys.stderr)
     return xc_corpus.statistics(source, made, xc_pairs.split_counts(hidden, source.tst))
-
-
-if __name__ == "__main__":
-    command()

@@ -1,47 +1,36 @@
 """Score what base, student and teacher write for held-out pages, beside copying the page's summary.
 
 Reads `data/<dataset>/{corpus,baseline,generated}/` and `data/<dataset>/responses.jsonl`; writes
-`reports/<dataset>/metrics.json` (each measure of each system with a bootstrap 95% interval over pages),
-`reports/<dataset>/samples.json` (the lines of twenty pages side by side) and `reports/<dataset>/plots/`.
+`reports/<dataset>/figures/metrics.json` (each measure of each system with a bootstrap 95% interval over
+pages), `samples.json` (the lines of twenty pages side by side) and `plots/` beside it.
 The pages are those of the held-out split that the teacher was asked about, lowest hash first. Of the corpus
 only what is scored or searched is held in memory.
-docs/evaluation.md defines the measures.
+docs/kinds/xc/evaluation.md defines the measures.
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from pydantic import Field
-
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
-from stages.core.stage import Knobs, stage
-from stages.kinds.registry import Task
+from stages.core.shards import iter_generated
+from stages.evaluation.bootstrap import intervals
+from stages.kinds.answers import document_of, is_first, lines_of
+from stages.kinds.kind import Task
+from stages.kinds.xc.knobs import EvaluateKnobs
+from stages.kinds.xc.parts.queries import TASK as QUERIES
+from stages.kinds.xc.parts.scoring import MEASURES, Output, Scorer, raw_lines, summary_line
+from stages.kinds.xc.parts.tasks import TASKS
 
 SAMPLES = 20
 BIN = 4  # tokens in a bar of the length histogram
 
 
-class EvaluateKnobs(Knobs):
-    task: Task = Field("queries", description="what was asked for; decides which lines are well-formed")
-    pages: int = Field(300, gt=0, description="held-out pages to score; all there are, if fewer")
-    among: int = Field(
-        0, ge=0, description="pages that retrieval has to find them among; 0 = the whole corpus"
-    )
-    bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
-    seed: int = Field(1, ge=0, description="of the resampling")
-
-
-@stage("evaluate", EvaluateKnobs)
-def command(dataset: str, knobs: EvaluateKnobs) -> dict:
-    from stages.core.files import iter_jsonl, verify_manifest, write_json
-    from stages.evaluation.bootstrap import intervals
-    from stages.kinds.answers import document_of, is_first
-    from stages.kinds.xc.parts.scoring import MEASURES, Scorer
-
-    corpus, responses = layout.corpus(dataset), layout.responses(dataset)
+def run(dataset: str, knobs: EvaluateKnobs) -> dict:
+    corpus, responses, task = layout.corpus(dataset), layout.responses(dataset), TASKS[knobs.task]
     verify_manifest(corpus)
     path, fields = corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
     answers, teachers = {}, Counter()
@@ -58,15 +47,15 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
     documents = [document for document in iter_jsonl(path, fields) if document["id"] in rivals]
     by_name = {document["id"]: document for document in documents}
     pages = [by_name[name] for name in names]
-    base, _, _ = written(layout.baseline(dataset), names)
-    student, generated, tokens = written(layout.generated(dataset), names)
+    base, _, _ = written(layout.baseline(dataset), names, task.column)
+    student, generated, tokens = written(layout.generated(dataset), names, task.column)
     outputs = {
         "base": base,
         "student": student,
-        "teacher": [taught(answers[name], knobs.task) for name in names],
+        "teacher": [taught(answers[name], task) for name in names],
         "extractive": [copied(page) for page in pages],
     }
-    scorer = Scorer(documents, knobs.task)
+    scorer = Scorer(documents, task)
     metrics = {}
     for system, own in outputs.items():
         scores = [
@@ -75,11 +64,11 @@ def command(dataset: str, knobs: EvaluateKnobs) -> dict:
         ]
         found = intervals(scores, knobs.bootstrap, knobs.seed)
         metrics[system] = dict(zip(MEASURES, found, strict=True))
-    reports = layout.reports(dataset)
-    write_json(reports / "metrics.json", metrics)
-    write_json(reports / "samples.json", samples(pages[:SAMPLES], outputs))
-    write_json(reports / "plots" / "metrics.json", bars(metrics))
-    write_json(reports / "plots" / "lengths.json", lengths(tokens))
+    figures = layout.figures(dataset)
+    write_json(figures / "metrics.json", metrics)
+    write_json(figures / "samples.json", samples(pages[:SAMPLES], outputs))
+    write_json(figures / "plots" / "metrics.json", bars(metrics))
+    write_json(figures / "plots" / "lengths.json", lengths(tokens))
     return {
         "task": knobs.task,
         "pages": len(pages),
@@ -112,19 +101,16 @@ def choose(
     return names, {name for _, name in sorted(ranked)[: among or None]} | set(names)
 
 
-def written(source: Path, names: list[str]) -> tuple[list, dict, Counter]:
+def written(source: Path, names: list[str], column: str) -> tuple[list, dict, Counter]:
     """(a model's Output for each page, figures of all that it wrote, how many answers have so many tokens).
 
     Raises UserError when a page is missing from the generated rows.
     """
-    from stages.core.shards import iter_generated
-    from stages.kinds.xc.parts.scoring import Output, raw_lines
-
     wanted: dict[str, list[dict]] = {name: [] for name in names}
     queries, tokens, seen, last = 0, Counter(), 0, None
     for row in iter_generated(source):  # sorted by document
         seen, last = seen + (row["document_id"] != last), row["document_id"]
-        queries += len(row["queries"])
+        queries += len(row[column])
         tokens[row["generated_tokens"]] += 1
         if last in wanted:
             wanted[last].append(row)
@@ -139,11 +125,8 @@ def written(source: Path, names: list[str]) -> tuple[list, dict, Counter]:
     return outputs, figures, tokens
 
 
-def taught(answer: dict, task: Task = "queries"):
+def taught(answer: dict, task: Task = QUERIES):
     """The teacher's Output: the lines of an accepted answer, nothing for any other."""
-    from stages.kinds.answers import lines_of
-    from stages.kinds.xc.parts.scoring import Output
-
     try:
         lines = lines_of(answer, task) if answer["accepted"] else []
     except ValueError:  # kept although it is cut or in no form: as if nothing had come
@@ -153,8 +136,6 @@ def taught(answer: dict, task: Task = "queries"):
 
 def copied(page: dict):
     """The Output of the baseline that copies one line of the page."""
-    from stages.kinds.xc.parts.scoring import Output, summary_line
-
     return Output([summary_line(page)], 1.0)
 
 
@@ -184,7 +165,3 @@ def lengths(tokens: dict[int, int]) -> list[dict]:
     return [
         {"generated_tokens": edge, "rows": counts[edge]} for edge in range(0, max(counts, default=0) + 1, BIN)
     ]
-
-
-if __name__ == "__main__":
-    command()

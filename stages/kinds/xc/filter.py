@@ -3,51 +3,33 @@
 Reads data/DATASET/corpus/, data/DATASET/generated/ and prompts/DATASET/student.md. Writes
 data/DATASET/filtered/: documents.txt (ids; those that may be written for, and the empty ones, in the order of
 the corpus), raw_rewrites.txt (one text a line) and start_indices.npy (document i owns the lines from start[i]
-to start[i + 1]); reports/DATASET/filter_samples.json shows some of the texts that each filter dropped. The
-filters work in the order of their knobs, each on what the ones before it left: docs/filters.md.
+to start[i + 1]); reports/DATASET/figures/filter_samples.json shows some of the texts that each filter
+dropped. The filters work in the order of their knobs, each on what is left: docs/kinds/xc/filters.md.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
-from stages.kinds.registry import Task, kind
+from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_json
+from stages.core.prompts import Template
+from stages.core.shards import iter_generated
+from stages.kinds.xc.knobs import FilterKnobs
+from stages.kinds.xc.parts import filters
 from stages.kinds.xc.parts.filters import Sieve, answers, joined
-
-if TYPE_CHECKING:
-    import numpy as np
+from stages.kinds.xc.parts.tasks import TASKS
+from stages.sources.near import near_repeated
 
 FIELDS = ("id", "title", "text", "metadata", "split")
 QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 
-class FilterKnobs(Knobs):
-    task: Task = Field("queries", description="what the student writes, which says how it is parsed")
-    well_formed: bool = Field(True, description="drop texts that the task's own rules reject")
-    copies: bool = Field(True, description="drop texts that the prompt of their document holds as a line")
-    duplicates: bool = Field(True, description="drop a document's texts that equal an earlier one")
-    near_duplicates: float = Field(
-        0, ge=0, le=1, description="Jaccard similarity from which a document's later text goes; 0: off"
-    )
-    min_logprob: float | None = Field(None, le=0, description="least mean log-probability of a text's tokens")
-    logprob_share: float = Field(1, gt=0, le=1, description="share of all texts kept, the likeliest first")
-    round_trip: int = Field(0, ge=0, description="rank within which a text must find its document; 0: off")
-    round_trip_by: str = Field(
-        "bm25", description="bm25, tfidf, or a sentence-transformers directory or hub id"
-    )
-
-
-@stage("filter", FilterKnobs)
-def command(dataset: str, knobs: FilterKnobs) -> dict:
-    from stages.core.files import write_json
-
+def run(dataset: str, knobs: FilterKnobs) -> dict:
     sieve = Sieve()
     gather(dataset, knobs, sieve)
     for name, judge in among_all(dataset, knobs).items():
@@ -56,19 +38,16 @@ def command(dataset: str, knobs: FilterKnobs) -> dict:
         why = ", ".join(f"{name} {count}" for name, count in sieve.dropped.items())
         raise UserError(f"{layout.generated(dataset)}: not one of {sieve.lines} texts is left to map ({why})")
     starts = write(layout.filtered(dataset), sieve)
-    write_json(layout.reports(dataset) / "filter_samples.json", sieve.samples())
+    write_json(layout.figures(dataset) / "filter_samples.json", sieve.samples())
     return statistics(sieve, starts)
 
 
 def gather(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> None:
     """Read documents and rows side by side; what one document's texts tell is decided here."""
-    from stages.core.files import verify_manifest
-    from stages.core.shards import iter_generated
-
     verify_manifest(layout.corpus(dataset))
     source = layout.generated(dataset)
     rows = iter_generated(source, ["text", "logprob", "line_logprobs"])
-    judges, lines = of_document(dataset, knobs), kind(knobs.task).lines
+    judges, lines = of_document(dataset, knobs), TASKS[knobs.task].lines
     needed = knobs.min_logprob is not None or knobs.logprob_share < 1
     for document, own in joined(documents(dataset), rows, source):
         found = list(answers(own, lines))
@@ -91,8 +70,6 @@ def gather(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> None:
 
 def documents(dataset: str) -> Iterator[dict]:
     """Those that own a segment, empty ones among them, in the order of their ids."""
-    from stages.core.files import iter_jsonl
-
     path, last = layout.corpus(dataset) / "documents.jsonl", ""
     for document in iter_jsonl(path, FIELDS):
         if document["id"] <= last:
@@ -106,12 +83,9 @@ def documents(dataset: str) -> Iterator[dict]:
 
 def of_document(dataset: str, knobs: FilterKnobs) -> dict[str, Callable]:
     """The filters that look at one document: (its texts, itself) → for each text why it goes, or nothing."""
-    from stages.core.prompts import Template
-    from stages.kinds.xc.parts import filters
-
     chosen: dict[str, Callable] = {}
     if knobs.well_formed:
-        reject = kind(knobs.task).reject
+        reject = TASKS[knobs.task].reject
         chosen["malformed"] = lambda texts, document: [reject(text, document) for text in texts]
     if knobs.copies:
         template = Template(layout.prompt(dataset, "student"))
@@ -120,15 +94,12 @@ def of_document(dataset: str, knobs: FilterKnobs) -> dict[str, Callable]:
     if knobs.duplicates:
         chosen["duplicates"] = lambda texts, _: filters.repeated(texts)
     if knobs.near_duplicates:
-        chosen["near_duplicates"] = lambda texts, _: filters.near_repeated(texts, knobs.near_duplicates)
+        chosen["near_duplicates"] = lambda texts, _: near_repeated(texts, knobs.near_duplicates)
     return chosen
 
 
-def among_all(dataset: str, knobs: FilterKnobs) -> dict[str, Callable[[Sieve], "np.ndarray"]]:
+def among_all(dataset: str, knobs: FilterKnobs) -> dict[str, Callable[[Sieve], np.ndarray]]:
     """The filters that compare all texts: a Sieve → which of its texts go."""
-    import numpy as np
-
-    from stages.kinds.xc.parts import filters
 
     chosen: dict[str, Callable] = {}
     if knobs.min_logprob is not None:
@@ -142,10 +113,8 @@ def among_all(dataset: str, knobs: FilterKnobs) -> dict[str, Callable[[Sieve], "
     return chosen
 
 
-def inconsistent(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> "np.ndarray":
+def inconsistent(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> np.ndarray:
     """Which texts do not lead back to their document."""
-    from stages.kinds.xc.parts import filters
-
     searched, page_of = filters.pages(d for d in documents(dataset) if d["split"] != "empty")
     targets = [page_of[sieve.documents[place]] for place in sieve.places]
     if knobs.round_trip_by == "bm25":
@@ -154,11 +123,8 @@ def inconsistent(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> "np.ndarray"
     return filters.lost_by_vectors(sieve.texts, targets, searched, knobs.round_trip, encoder, scratch)
 
 
-def write(directory: Path, sieve: Sieve) -> "np.ndarray":
+def write(directory: Path, sieve: Sieve) -> np.ndarray:
     """Write the texts that are left; returns where each document's begin."""
-    import numpy as np
-
-    from stages.core.files import atomic_directory
 
     starts = np.searchsorted(sieve.places, np.arange(len(sieve.documents) + 1)).astype(np.int64)
     files = {"documents.txt": sieve.documents, "raw_rewrites.txt": sieve.texts}
@@ -171,9 +137,7 @@ def write(directory: Path, sieve: Sieve) -> "np.ndarray":
     return starts
 
 
-def statistics(sieve: Sieve, starts: "np.ndarray") -> dict:
-    import numpy as np
-
+def statistics(sieve: Sieve, starts: np.ndarray) -> dict:
     counts = np.diff(starts)
     return {
         "documents": len(sieve.documents),
@@ -191,16 +155,10 @@ def statistics(sieve: Sieve, starts: "np.ndarray") -> dict:
     }
 
 
-def quantiles(values: "np.ndarray") -> dict[str, float] | None:
+def quantiles(values: np.ndarray) -> dict[str, float] | None:
     """Mean and QUANTILES of those that are known; None if none is."""
-    import numpy as np
-
     known = values[~np.isnan(values)]
     if not len(known):
         return None
     found = {"mean": known.mean(), **{name: np.quantile(known, share) for name, share in QUANTILES.items()}}
     return {name: round(float(value), 4) for name, value in found.items()}
-
-
-if __name__ == "__main__":
-    command()

@@ -6,38 +6,37 @@ trn_X_Y.npz without the latter; X.txt and Y.txt (ids of rows and columns). Step 
 direction: a synthetic query leads to queries like it, which are new points of its document's label; a
 synthetic label to labels like it, which are new labels of its document. Vectors are kept in scratch under a
 fingerprint of encoder and texts: a stopped run goes on where it was. What is counted, and how, is in
-docs/mapping.md.
+docs/kinds/xc/mapping.md.
 """
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
+from scipy.sparse import save_npz
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.stage import stage
-from stages.retrieval.knobs import Encoder, Search
+from stages.core.files import (
+    MANIFEST,
+    atomic_directory,
+    iter_jsonl,
+    prune,
+    read_json,
+    verify_manifest,
+    write_text,
+)
+from stages.core.hashing import sha256_json
+from stages.core.progress import Progress
+from stages.kinds.xc.knobs import MapKnobs
+from stages.kinds.xc.parts.mapping import Found, Shape, augmented, matrix, read_pairs, statistics
+from stages.retrieval.encoders import embeddings, fingerprint, finished, load
+from stages.retrieval.knobs import Encoder
+from stages.retrieval.neighbours import neighbours
 
-if TYPE_CHECKING:
-    import numpy as np
 
-
-class MapKnobs(Search, Encoder):
-    top_k: int = Field(10, gt=0, description="observed texts looked at for each synthetic one")
-    threshold: float = Field(0.8, ge=0, le=1, description="least similarity (cosine + 1) / 2 of a new pair")
-
-
-@stage("map", MapKnobs)
-def command(dataset: str, knobs: MapKnobs) -> dict:
-    import numpy as np
-    from scipy.sparse import save_npz
-
-    from stages.core.files import atomic_directory, iter_jsonl, read_json, verify_manifest, write_text
-    from stages.kinds.xc.parts.mapping import Found, Shape, augmented, matrix, read_pairs, statistics
-
+def run(dataset: str, knobs: MapKnobs) -> dict:
     corpus, filtered = layout.corpus(dataset), layout.filtered(dataset)
     verify_manifest(corpus)
     verify_manifest(filtered)
@@ -66,8 +65,6 @@ def command(dataset: str, knobs: MapKnobs) -> dict:
 
 def training(path: Path, fields: tuple[str, ...]) -> Iterator[dict]:
     """The rows of a corpus file that training may see: no test point of either kind."""
-    from stages.core.files import iter_jsonl
-
     unseen = "xc_test" if path.name == "documents.jsonl" else "test"
     return (row for row in iter_jsonl(path, (*fields, "split")) if row["split"] != unseen)
 
@@ -76,10 +73,8 @@ def ids(path: Path) -> list[str]:
     return [row["id"] for row in training(path, ("id",))]
 
 
-def segments(filtered: Path, documents: list[str]) -> "np.ndarray":
+def segments(filtered: Path, documents: list[str]) -> np.ndarray:
     """`start_indices.npy`, checked against the documents and the texts beside it."""
-    import numpy as np
-
     starts = np.load(filtered / "start_indices.npy")
     redo = "it belongs to another corpus: run filter again"
     with open(filtered / "documents.txt", encoding="utf-8", newline="\n") as lines:
@@ -107,10 +102,6 @@ def rewrites(filtered: Path) -> Iterator[str]:
 
 def add_neighbours(found, dataset: str, knobs: MapKnobs) -> None:
     """Encode both sides, and add the nearest queries of each synthetic text to `found`."""
-    from stages.core.files import prune
-    from stages.core.progress import Progress
-    from stages.retrieval.neighbours import neighbours
-
     scratch, files = kept(dataset, knobs)
     observed, synthetic = vectors(dataset, knobs, files, found.shape.queries, int(found.starts[-1]))
     k = min(knobs.top_k, len(observed))
@@ -123,10 +114,6 @@ def add_neighbours(found, dataset: str, knobs: MapKnobs) -> None:
 
 def kept(dataset: str, knobs: Encoder) -> tuple[Path, list[Path]]:
     """The scratch directory of this encoder and observed texts, and the files of vectors in it."""
-    from stages.core.files import MANIFEST, read_json
-    from stages.core.hashing import sha256_json
-    from stages.retrieval.encoders import fingerprint
-
     corpus = read_json(layout.corpus(dataset) / MANIFEST)["files"]
     fitted = ("documents.jsonl",) if knobs.encoder == "tfidf" else ()
     basis = [fingerprint(knobs), *(corpus[name]["sha256"] for name in ("queries.jsonl", *fitted))]
@@ -137,10 +124,8 @@ def kept(dataset: str, knobs: Encoder) -> tuple[Path, list[Path]]:
 
 def vectors(
     dataset: str, knobs: Encoder, files: list[Path], observed: int, synthetic: int
-) -> list["np.ndarray"]:
+) -> list[np.ndarray]:
     """float16 unit rows of the observed and of the synthetic texts."""
-    from stages.retrieval.encoders import embeddings, finished, load
-
     made = [finished(file) for file in files]
     if any(one is None for one in made):
         corpus = layout.corpus(dataset)
@@ -158,7 +143,3 @@ def texts_to_fit(corpus: Path) -> Iterator[str]:
         yield f"{document['title']}\n{document['text']}"
     for query in training(corpus / "queries.jsonl", ("text",)):
         yield query["text"]
-
-
-if __name__ == "__main__":
-    command()

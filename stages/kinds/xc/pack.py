@@ -3,7 +3,7 @@
 Reads `data/<dataset>/corpus/` and `data/<dataset>/mapped/`; writes `data/<dataset>/xc/`: the texts, one a
 line; the label matrices as .npz and as text, before (`trn_X_Y`) and after mapping (`trn_X_Y_skim`), and of
 the test; the filter pairs. Renee and DEXML read the folder as it is: each finds the names it expects, which
-docs/xc-format.md lists. Rows and columns are in the order of the corpus.
+docs/kinds/xc/format.md lists. Rows and columns are in the order of the corpus.
 """
 
 import shutil
@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+from scipy.sparse import csr_matrix, load_npz, save_npz
+
 from stages.core import layout
+from stages.core import rows as xc_rows
 from stages.core.errors import UserError
-from stages.core.stage import Knobs, stage
+from stages.core.files import atomic_directory, read_json, verify_manifest
+from stages.core.stage import NoKnobs
+from stages.kinds.xc.parts.format.matrices import text_form
+from stages.kinds.xc.parts.format.texts import one_line
 
 TEXTS = ("trn_X", "tst_X", "Y")
 # The names that DEXML, or Renee, has for a file: the same bytes twice, since links do not survive every copy.
@@ -30,16 +37,7 @@ COPIES = {
 }
 
 
-class PackKnobs(Knobs):
-    pass
-
-
-@stage("pack", PackKnobs)
-def command(dataset: str, knobs: PackKnobs) -> dict:
-    import numpy as np
-
-    from stages.core.files import atomic_directory, read_json, verify_manifest
-
+def run(dataset: str, knobs: NoKnobs) -> dict:
     corpus, mapped = layout.corpus(dataset), layout.mapped(dataset)
     verify_manifest(corpus)
     verify_manifest(mapped)
@@ -76,10 +74,6 @@ def texts(corpus: Path, points: str) -> Iterator[tuple[str, str, str]]:
 
     `metadata.line` is the line of the source only where the corpus says that it keeps such lines.
     """
-    from stages.core import rows as xc_rows
-    from stages.core.files import read_json
-    from stages.kinds.xc.parts.format.texts import one_line
-
     kept = read_json(corpus / "shape.json").get("lines", False)
     for _, batch in xc_rows.records(corpus / "documents.jsonl"):
         for row in batch:
@@ -111,11 +105,6 @@ def write_matrices(
     corpus: Path, mapped: Path, points: str, ids: dict[str, list[str]], directory: Path
 ) -> dict:
     """Write the three label matrices as .npz and as text; returns them. Raises UserError."""
-    import numpy as np
-    from scipy.sparse import csr_matrix, save_npz
-
-    from stages.kinds.xc.parts.format.matrices import text_form
-
     places = places_of(corpus / "pairs.jsonl", points, "test", ids["tst_X"], ids["Y"])
     ones = np.ones(len(places), dtype=np.float32)
     shape = (len(ids["tst_X"]), len(ids["Y"]))
@@ -143,8 +132,6 @@ def write_filters(corpus: Path, points: str, ids: dict[str, list[str]], director
 
 def check_ids(path: Path, expected: list[str], corpus: Path) -> None:
     """Raise UserError where the ids that were mapped are not those of the corpus."""
-    from stages.core import rows as xc_rows
-
     count = 0
     for first, batch in xc_rows.lines(path):
         theirs = expected[count : count + len(batch)]
@@ -162,8 +149,6 @@ def check_ids(path: Path, expected: list[str], corpus: Path) -> None:
 
 def mapped_matrix(path: Path, shape: tuple[int, int]):
     """The csr matrix. Raises UserError where it is not (training points, labels)."""
-    from scipy.sparse import load_npz
-
     matrix = load_npz(path)
     if matrix.shape != shape:
         raise UserError(
@@ -179,10 +164,6 @@ def places_of(path: Path, points: str, split: str, rows: list[str], columns: lis
 
     `rows` and `columns` are sorted ids. Raises UserError for an id that is not among them.
     """
-    import numpy as np
-
-    from stages.core import rows as xc_rows
-
     fields = ("query_id", "document_id") if points == "queries" else ("document_id", "query_id")
     found = array("q")
     for first, batch in xc_rows.records(path) if path.is_file() else ():
@@ -198,7 +179,3 @@ def places_of(path: Path, points: str, split: str, rows: list[str], columns: lis
                     )
                 found.append(place)
     return np.frombuffer(found, dtype=np.int64).reshape(-1, 2)
-
-
-if __name__ == "__main__":
-    command()

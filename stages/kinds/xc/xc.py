@@ -1,43 +1,30 @@
 """Train XC models on the original and on the augmented labels, and measure what the new ones bring.
 
-Reads `data/<dataset>/xc/` and nothing else; writes `reports/<dataset>/xc.json`, with the same measures for
-both matrices, their difference with a paired bootstrap 95% interval over test points, and all of it by how
-frequent labels are; and `reports/<dataset>/plots/xc.json`. docs/xc.md defines measures and models.
+Reads `data/<dataset>/xc/` and nothing else; writes `reports/<dataset>/figures/xc.json`, with the same
+measures for both matrices, their difference with a paired bootstrap 95% interval over test points, and all of
+it by how frequent labels are; and `plots/xc.json` beside it. docs/kinds/xc/gain.md defines both.
 """
 
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import Field
+import numpy as np
+from scipy.sparse import csr_matrix
 
 from stages.core import layout
-from stages.core.stage import Knobs, stage
-
-if TYPE_CHECKING:
-    import numpy as np
-    from scipy.sparse import csr_matrix
+from stages.core import rows as xc_rows
+from stages.core.files import verify_manifest, write_json
+from stages.kinds.xc.knobs import XcKnobs
+from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
+from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
+from stages.kinds.xc.parts.models import plt, two_tower
 
 DEPTH = 100  # labels predicted for each test point
 MATRICES = {"original": "trn_X_Y.npz", "augmented": "trn_X_Y_skim.npz"}
 BUCKETS = ("head", "torso", "tail", "unseen")
 Model = Literal["plt", "two_tower"]
-
-
-class XcKnobs(Knobs):
-    models: list[Model] = Field(["plt", "two_tower"], min_length=1, description="what is trained")
-    propensity_a: float = Field(0.55, gt=0, description="A of the propensity model of Jain et al. 2016")
-    propensity_b: float = Field(1.5, gt=0, description="its B")
-    bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
-    seed: int = Field(1, ge=0, description="of training and of the resampling")
-    cost: float = Field(10, gt=0, description="plt: C of the node classifiers; larger is less regularised")
-    tower: str = Field("static", description="two_tower: static, or a sentence-transformers directory or id")
-    dims: int = Field(256, gt=0, description="two_tower: dimensions of the static tower")
-    words: int = Field(64, gt=0, description="two_tower: words of a text that are read")
-    epochs: int = Field(10, gt=0, description="two_tower: passes through the training pairs")
-    batch_size: int = Field(256, gt=1, description="two_tower: pairs, each the others' negatives")
-    lr: float = Field(3e-2, gt=0, description="two_tower: learning rate; 2e-5 suits a pretrained tower")
 
 
 class Data(NamedTuple):
@@ -46,18 +33,12 @@ class Data(NamedTuple):
     train: list[str]
     test: list[str]
     labels: list[str]
-    matrices: "dict[str, csr_matrix]"
-    truth: "csr_matrix"
-    filtered: "csr_matrix"
+    matrices: dict[str, csr_matrix]
+    truth: csr_matrix
+    filtered: csr_matrix
 
 
-@stage("xc", XcKnobs)
-def command(dataset: str, knobs: XcKnobs) -> dict:
-    import numpy as np
-
-    from stages.core.files import write_json
-    from stages.kinds.xc.parts.measures import inverse_propensities
-
+def run(dataset: str, knobs: XcKnobs) -> dict:
     data = read(layout.packed(dataset))
     original = data.matrices["original"]
     inverse = inverse_propensities(original, knobs.propensity_a, knobs.propensity_b)
@@ -83,19 +64,12 @@ def command(dataset: str, knobs: XcKnobs) -> dict:
                 for place, name in enumerate(BUCKETS)
             },
         }
-    write_json(layout.reports(dataset) / "plots" / "xc.json", bars(found))
+    write_json(layout.figures(dataset) / "plots" / "xc.json", bars(found))
     return found
 
 
 def read(packed: Path) -> Data:
     """Raises UserError for files that are damaged or do not fit."""
-    import numpy as np
-    from scipy.sparse import csr_matrix
-
-    from stages.core import rows as xc_rows
-    from stages.core.files import verify_manifest
-    from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
-
     verify_manifest(packed)
     train, test, labels = (
         [line for _, batch in xc_rows.lines(packed / f"{name}.txt") for line in batch]
@@ -112,20 +86,12 @@ def read(packed: Path) -> Data:
     return Data(train, test, labels, matrices, truth, filtered)
 
 
-def predict(model: Model, data: Data, matrix: "csr_matrix", knobs: XcKnobs) -> "np.ndarray":
+def predict(model: Model, data: Data, matrix: csr_matrix, knobs: XcKnobs) -> np.ndarray:
     """int (test points, at most DEPTH): labels, best first, less filtered ones; -1 where there are none."""
-    import numpy as np
-
-    from stages.kinds.xc.parts.measures import holds
-
     depth = DEPTH + int(np.diff(data.filtered.indptr).max())  # so many are left when the filtered ones go
     if model == "plt":
-        from stages.kinds.xc.parts.models import plt
-
         found = plt.predict(data.train, matrix, data.test, depth, knobs.cost, knobs.seed)
     else:
-        from stages.kinds.xc.parts.models import two_tower
-
         how = two_tower.Settings(**knobs.model_dump(include=set(two_tower.Settings._fields)))
         found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, how)
     rows = np.flatnonzero(np.diff(data.filtered.indptr))
@@ -135,9 +101,7 @@ def predict(model: Model, data: Data, matrix: "csr_matrix", knobs: XcKnobs) -> "
     return found[:, :DEPTH]
 
 
-def compare(predicted: "dict[str, np.ndarray]", truth: "csr_matrix", inverse, knobs: XcKnobs) -> dict:
-    from stages.kinds.xc.parts.measures import differences, ratios, sums
-
+def compare(predicted: dict[str, np.ndarray], truth: csr_matrix, inverse, knobs: XcKnobs) -> dict:
     before, totals = sums(predicted["original"], truth, inverse)
     after, _ = sums(predicted["augmented"], truth, inverse)
     return {
@@ -147,15 +111,13 @@ def compare(predicted: "dict[str, np.ndarray]", truth: "csr_matrix", inverse, kn
     }
 
 
-def buckets(frequencies: "np.ndarray") -> "np.ndarray":
+def buckets(frequencies: np.ndarray) -> np.ndarray:
     """int (labels,): the place in BUCKETS of each label, by its number of original training points.
 
     A label is in the head if the labels at least as frequent, itself among them, hold at most a third of all
     training pairs; in the torso if at most two thirds; in the tail otherwise. Labels of one frequency are
     always together.
     """
-    import numpy as np
-
     known, place, count = np.unique(frequencies, return_inverse=True, return_counts=True)
     held = np.cumsum((known * count)[::-1])[::-1][place] * 3
     total = frequencies.sum()
@@ -163,7 +125,7 @@ def buckets(frequencies: "np.ndarray") -> "np.ndarray":
     return np.where(frequencies == 0, BUCKETS.index("unseen"), tail)
 
 
-def within(truth: "csr_matrix", chosen: "np.ndarray") -> "csr_matrix":
+def within(truth: csr_matrix, chosen: np.ndarray) -> csr_matrix:
     """`truth` with the labels in `chosen` alone."""
     made = truth.copy()
     made.data = made.data * chosen[made.indices]
@@ -171,7 +133,7 @@ def within(truth: "csr_matrix", chosen: "np.ndarray") -> "csr_matrix":
     return made
 
 
-def extent(chosen: "np.ndarray", frequencies: "np.ndarray", truth: "csr_matrix") -> dict:
+def extent(chosen: np.ndarray, frequencies: np.ndarray, truth: csr_matrix) -> dict:
     own = frequencies[chosen]
     return {
         "labels": len(own),
@@ -182,8 +144,6 @@ def extent(chosen: "np.ndarray", frequencies: "np.ndarray", truth: "csr_matrix")
 
 def points(data: Data) -> dict[str, int]:
     """Training points with a label in each matrix, and test points: those scored and those without labels."""
-    import numpy as np
-
     labelled = {which: int((np.diff(matrix.indptr) > 0).sum()) for which, matrix in data.matrices.items()}
     scored = int((np.diff(data.truth.indptr) > 0).sum())
     return {**labelled, "test": scored, "test_without_labels": len(data.test) - scored}
@@ -198,7 +158,3 @@ def bars(found: dict) -> list[dict]:
         for which in MATRICES
         if (value := own[which][measure]) is not None
     ]
-
-
-if __name__ == "__main__":
-    command()

@@ -1,27 +1,33 @@
-"""Causal self-attention of rows that lie end to end, the tokens that all of them begin with only once.
+"""Causal self-attention of rows that lie end to end, and share the tokens that all of them begin with.
 
-Everything else in a model looks at one token at a time; only attention knows which row a token is of. Hidden
-states of a common beginning are equal in all rows, since attention is causal: computed once, they take the
-sum of the rows' gradients, and loss and gradient stay what they were.
+Every other layer computes each token by itself; only attention depends on which row a token is of. Attention
+is causal, so hidden states of a common beginning are equal in all rows: they are computed once, and receive
+the sum of the rows' gradients. Loss and gradient are those of rows computed one by one.
 """
 
 from typing import NamedTuple
 
 import torch
 
-KEPT = 512**2  # probabilities of a row and head; more are computed again for the gradient
+# Probabilities of a row and head that are kept for the gradient; more are computed again. For 8 rows of 456
+# to 565 tokens (135M shape) that takes 5.1 s a step and 4.4 GB at the peak, keeping them 4.8 s and 5.5 GB,
+# the flash kernel 6.8 s and 4.9 GB.
+KEPT = 512**2
 
 
 class Packed(NamedTuple):
     """Where the rows of a pass lie among its T tokens: [common beginning | rows' own tokens | padding].
 
     starts: (rows + 2,) int32, where the own tokens of each row begin, where the last ones end, and T.
-    position: (T,), of every token in its row.
-    shared: tokens before the first start: all rows begin with them.
-    own: (rows, L), the own tokens of each row, then the last token of all, which is padding.
-    back: (own tokens,), where each of them is in a flattened `own`.
-    The last three are left out where a kernel goes by `starts` alone, since they need a look at their values.
+    position: (T,), the place of every token in its row.
+    shared: how many tokens come before the first start; all rows begin with them.
+    own: (rows, L), for each row the places of its own tokens, filled up with the place of the last token of
+        all, which is padding.
+    back: (number of own tokens,), where each of them is in a flattened `own`.
     """
+
+    # `shared`, `own` and `back` depend on the values of `starts`: on CUDA, making them would wait for the
+    # device. They are left out where a kernel goes by `starts` alone.
 
     starts: torch.Tensor
     position: torch.Tensor
@@ -31,6 +37,7 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, starts: torch.Tensor, length: int, by_row: bool) -> "Packed":
+        """Of `starts` (rows + 2,) and T = `length`; with what attention row by row needs if `by_row`."""
         place = torch.arange(length, device=starts.device)
         row = torch.bucketize(place, starts[1:], right=True)
         if not by_row:
@@ -38,16 +45,17 @@ class Packed(NamedTuple):
         shared, sizes = int(starts[0]), starts[1:-1] - starts[:-2]
         begins = torch.cat([starts[:-2] - shared, starts[-2:]])
         slot = torch.arange(int(sizes.max()), device=starts.device)
-        there = slot < sizes[:, None]
-        own = torch.where(there, starts[:-2, None] + slot, length - 1)
-        return cls(starts, place - begins[row], shared, own, there.flatten().nonzero()[:, 0])
+        filled = slot < sizes[:, None]
+        own = torch.where(filled, starts[:-2, None] + slot, length - 1)
+        return cls(starts, place - begins[row], shared, own, filled.flatten().nonzero()[:, 0])
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest row, the common beginning included."""
         return self.shared + self.own.shape[1]
 
     def whole(self) -> "Packed":
-        """The same tokens, the common beginning in every row; what comes of it is taken from the first."""
+        """The same tokens with the common beginning in `own` of every row; `back` reads it from the first."""
         first = torch.arange(self.shared, device=self.own.device)
         row, slot = self.back // self.own.shape[1], self.back % self.own.shape[1]
         back = torch.cat([first, row * self.longest + self.shared + slot])
@@ -55,12 +63,15 @@ class Packed(NamedTuple):
         return self._replace(own=own, back=back, shared=0)
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
-        """x (T, ...) -> (rows, L, ...)."""
+        """x (T, ...) of all tokens -> (rows, L, ...) of the rows' own ones, with padding."""
         return x.index_select(0, self.own.flatten()).view(*self.own.shape, *x.shape[1:])
 
 
 class Heads(NamedTuple):
-    """`groups` key heads, `share` query heads to each, of `size` elements; the first `rotary` are turned."""
+    """`groups` key heads, `share` query heads to each, of `size` elements; the first `rotary` are turned.
+
+    scale: factor of the products of queries and keys.
+    """
 
     groups: int
     share: int
@@ -82,24 +93,22 @@ def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tenso
 
 
 def split(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, ...]:
-    """qkv (B, L, width) -> q (B · groups, share · L, size), k and v (B · groups, L, size); q and k turned.
-
-    Queries that share a key are one matrix, so that keys and values are never repeated.
-    """
+    """qkv (B, L, width) -> q (B · groups, share · L, size), k and v (B · groups, L, size); q and k turned."""
+    # Queries that share a key are one matrix, so that keys and values are never repeated.
     groups, share, size, rotary, _ = heads
     batch, length, _ = qkv.shape
-    found = qkv.view(batch, length, -1, size).transpose(1, 2)
+    by_head = qkv.view(batch, length, -1, size).transpose(1, 2)
     q = qkv.new_empty(batch * groups, share * length, size)
     k = qkv.new_empty(batch * groups, length, size)
-    turn(found[:, : groups * share], cos, sin, q.view(batch, -1, length, size), rotary)
-    turn(found[:, groups * share : -groups], cos, sin, k.view(batch, -1, length, size), rotary)
-    return q, k, found[:, -groups:].reshape(-1, length, size)
+    turn(by_head[:, : groups * share], cos, sin, q.view(batch, -1, length, size), rotary)
+    turn(by_head[:, groups * share : -groups], cos, sin, k.view(batch, -1, length, size), rotary)
+    return q, k, by_head[:, -groups:].reshape(-1, length, size)
 
 
 def joined(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads
 ) -> torch.Tensor:
-    """The gradient of `split`: those of its results -> (B, L, width)."""
+    """Backward of `split`: gradients of its q, k and v -> that of qkv (B, L, width)."""
     groups, share, size, rotary, _ = heads
     batch, length = len(cos), cos.shape[2]
     into = q.new_empty(batch, length, groups * (share + 2), size).transpose(1, 2)
@@ -110,7 +119,7 @@ def joined(
 
 
 def probabilities(q: torch.Tensor, k: torch.Tensor, heads: Heads) -> torch.Tensor:
-    """What each query takes from each key, (B · groups, share · L, keys).
+    """The weights of attention, (B · groups, share · L, keys).
 
     The last query sees all keys, the one before it all but the last, and so on.
     """
@@ -124,10 +133,10 @@ def probabilities(q: torch.Tensor, k: torch.Tensor, heads: Heads) -> torch.Tenso
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Mixed values, as q, and the probabilities, or None where these are more than are KEPT."""
-    shares = probabilities(q, k, heads)
-    size = shares.shape[1] // heads.share * shares.shape[2]
-    return torch.bmm(shares, v), shares if size <= KEPT else None
+    """The output, of q's shape, and the probabilities, or None where these are more than are KEPT."""
+    weights = probabilities(q, k, heads)
+    size = weights.shape[1] // heads.share * weights.shape[2]
+    return torch.bmm(weights, v), weights if size <= KEPT else None
 
 
 def differentiate(
@@ -135,24 +144,27 @@ def differentiate(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    shares: torch.Tensor | None,
+    weights: torch.Tensor | None,
     heads: Heads,
 ) -> tuple[torch.Tensor, ...]:
-    """Gradients of q, k and v for that of `attend`'s mixed values."""
-    shares = probabilities(q, k, heads) if shares is None else shares
-    wanted = torch.bmm(grad, v.transpose(1, 2))
-    wanted = torch._softmax_backward_data(wanted, shares, -1, shares.dtype).mul_(heads.scale)
-    grad_k, grad_v = torch.bmm(wanted.transpose(1, 2), q), torch.bmm(shares.transpose(1, 2), grad)
-    return torch.bmm(wanted, k), grad_k, grad_v
+    """Backward of `attend`: gradients of q, k and v for `grad`, that of its output, and its `weights`."""
+    weights = probabilities(q, k, heads) if weights is None else weights
+    scores = torch.bmm(grad, v.transpose(1, 2))
+    scores = torch._softmax_backward_data(scores, weights, -1, weights.dtype).mul_(heads.scale)
+    grad_k, grad_v = torch.bmm(scores.transpose(1, 2), q), torch.bmm(weights.transpose(1, 2), grad)
+    return torch.bmm(scores, k), grad_k, grad_v
 
 
 class ShortAttention(torch.autograd.Function):
-    """Attention of each token to those before it in its row, and itself.
+    """Attention of each token to those before it in its row, and itself, by batched matrix products.
 
-    On a CPU, batched matrix products beat PyTorch's flash kernel for rows of up to a thousand tokens.
     qkv: (T, (groups · (share + 2)) · size), query heads first. cos, sin: (T, rotary), of qkv's dtype.
-    Returns (T, groups · share · size). Keeps the probabilities, (rows, heads, L, shared + L), of short rows.
+    Returns (T, groups · share · size).
     """
+
+    # On a CPU these beat PyTorch's flash kernel for rows of up to a thousand tokens (BMM_LENGTH in model.py),
+    # the more so where rows have a beginning in common, which the kernel sees once for each: 66 ms against
+    # 142 with 130 common tokens and 435 of their own, 46 against 225 with 700 and 150.
 
     @staticmethod
     def forward(ctx, qkv, cos, sin, heads: Heads, packed: Packed):
@@ -164,13 +176,13 @@ class ShortAttention(torch.autograd.Function):
         if shared:
             first = [part[None, None, :shared] for part in (cos, sin)]
             before = split(qkv[None, :shared], *first, heads)
-            values, shares = attend(*before, heads)
+            values, weights = attend(*before, heads)
             mixed[:shared] = merged(values, 1, heads)[0]
             k, v = (behind(part, own) for part, own in zip(before[1:], (k, v), strict=True))
-            before = (*before, shares, *first)
-        values, shares = attend(q, k, v, heads)
+            before = (*before, weights, *first)
+        values, weights = attend(q, k, v, heads)
         mixed[shared:end] = merged(values, len(packed.own), heads).flatten(0, 1).index_select(0, packed.back)
-        ctx.save_for_backward(q, k, v, shares, *turns, *before)
+        ctx.save_for_backward(q, k, v, weights, *turns, *before)
         ctx.heads, ctx.packed = heads, packed
         return mixed
 
@@ -185,8 +197,9 @@ class ShortAttention(torch.autograd.Function):
         if shared:
             *parts, first_cos, first_sin = before
             first = differentiate(parted(grad[None, :shared], heads), *parts, heads)
-            for mine, theirs in zip(first[1:], (k, v), strict=True):
-                mine += theirs[:, :shared].unflatten(0, (-1, heads.groups)).sum(0)
+            # Keys and values of the common beginning are read by all rows: their gradients are summed.
+            for common, of_rows in zip(first[1:], (k, v), strict=True):
+                common += of_rows[:, :shared].unflatten(0, (-1, heads.groups)).sum(0)
             into[:shared] = joined(*first, first_cos, first_sin, heads)[0]
             k, v = k[:, shared:], v[:, shared:]
         rows = joined(q, k, v, cos, sin, heads)
@@ -217,10 +230,10 @@ def varlen_attention(
 ) -> torch.Tensor:
     """Attention of every token to its own row up to itself: q, k, v (1, H, T, size) -> (1, T, H, size).
 
-    By PyTorch's flash kernel for rows of several lengths, on CUDA in half precision. longest: no row has more
-    tokens.
+    By PyTorch's flash kernel for rows of several lengths, on CUDA in half precision. No row has more tokens
+    than `longest`.
     """
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention.varlen import varlen_attn  # of CUDA; not every build of torch has it
 
     q, k, v = (part[0].transpose(0, 1) for part in (q, k, v))
     starts, causal = packed.starts, (-1, 0)

@@ -1,36 +1,109 @@
 """litgpt's LoRA model made quick: the same mathematics in fewer passes over memory.
 
 `Student.forward` returns a loss instead of logits, so that the output head runs on target tokens only and
-data-parallel wrappers see one forward call.
+data-parallel wrappers see one forward call. Against litgpt with the same rows: docs/finetuning.md.
 """
+
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stages.student.fast.attention import Heads, Packed, ShortAttention, varlen_attention
-from stages.student.fast.loss import HEAD_ELEMENTS, HeadLoss, summed_nll
-from stages.student.fast.lowrank import QuickLinear, QuickQKVLinear
-from stages.student.fast.pointwise import RMSNorm, SwiGLU
+from stages.student.fast.functions import HEAD_ELEMENTS, HeadLoss, LowRank, RMSNorm, SwiGLU, summed_nll
 from stages.student.formats.litgpt import (
     LoRAAttention,
     LoRABlock,
     LoRAConfig,
     LoRAGPT,
     LoRALinear,
-    LoRAMLP,
+    LoRALlamaMLP,
+    LoRANeoxMLP,
     LoRAQKVLinear,
 )
 from stages.student.formats.litgpt import RMSNorm as PlainRMSNorm
+from stages.student.formats.lora import sizes_of, up_of
 
-BMM_LENGTH = 1024  # own tokens of a row; up to here, on a CPU, batched matrix products beat the flash kernel
+# Tokens that rows have of their own; up to here, on a CPU, batched matrix products beat the flash kernel:
+# 85 ms against 143 (forward and back, 8 rows of 565 tokens, 9 heads of 64, two threads). With 1,024 tokens
+# both take as long (125 and 143 ms; with 32 heads 651 and 616).
+BMM_LENGTH = 1024
+
+
+class QuickLinear(LoRALinear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.r == 0 or self.merged:
+            return self.linear(x)
+        return adapted(self, x, ((0, len(self.lora_B)),))
+
+
+class QuickQKVLinear(LoRAQKVLinear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.r == 0 or not any(self.enable_lora) or self.merged:
+            return self.linear(x)
+        ends = list(accumulate(sizes_of(self)))
+        parts = zip([0, *ends], ends, self.enable_lora, strict=False)
+        return adapted(self, x, tuple((start, end) for start, end, on in parts if on))
+
+
+def adapted(layer: LoRALinear, x: torch.Tensor, parts: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """The output (..., out) of a layer for x (..., in); `parts` as in LowRank.
+
+    Dropout draws for the LoRA branch alone, and quantized weights are no matrix: these two take litgpt's way,
+    but with one block-diagonal product in place of its grouped convolution and index copy.
+    """
+    weight, dropout = layer.linear.weight, layer.lora_dropout
+    dropped = layer.training and isinstance(dropout, nn.Dropout)
+    if weight.is_floating_point() and not dropped:
+        flat = x.to(weight.dtype).reshape(-1, x.shape[-1])
+        bias = layer.linear.bias
+        y = LowRank.apply(flat, weight, bias, layer.lora_A, layer.lora_B, layer.scaling, parts)
+        return y.view(*x.shape[:-1], -1)
+    low = F.linear(dropout(x), layer.lora_A.to(x.dtype))
+    return layer.linear(x) + F.linear(low, up_of(layer).to(x.dtype)) * layer.scaling
+
+
+def quick_linear(
+    config: LoRAConfig, inputs: int, outputs: int, *, adapt: bool, bias: bool | None = None
+) -> QuickLinear:
+    """A layer with LoRA if `adapt`; with a bias as the config says, unless `bias` does."""
+    return QuickLinear(
+        inputs,
+        outputs,
+        bias=config.bias if bias is None else bias,
+        r=config.lora_r if adapt else 0,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+    )
 
 
 class QuickAttention(LoRAAttention):
     attend = staticmethod(ShortAttention.apply)
 
+    def __init__(self, config: LoRAConfig, block_idx: int):
+        super().__init__(config, block_idx)
+        self.qkv = QuickQKVLinear(
+            in_features=config.n_embd,
+            out_features=(config.n_head + 2 * config.n_query_groups) * config.head_size,
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            enable_lora=(config.lora_query, config.lora_key, config.lora_value),
+            bias=config.bias or config.attn_bias,
+            head_size=config.head_size,
+            n_head=config.n_head,
+            n_query_groups=config.n_query_groups,
+        )
+        width = config.head_size * config.n_head
+        self.proj = quick_linear(config, width, config.n_embd, adapt=config.lora_projection)
+
     def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None):
-        """Attention of (1, T, width), the rows that `mask`, a Packed, tells of. cos, sin: (1, T, rotary)."""
+        """x (1, T, width), cos and sin (1, T, rotary) -> (1, T, width).
+
+        `mask` is a Packed, which says what rows these tokens are; litgpt's last two arguments are unused.
+        """
         if mask.own is None:
             return super().forward(x, cos, sin, mask)
         if not self.plain or x.device.type != "cpu" or mask.own.shape[1] > BMM_LENGTH:
@@ -42,7 +115,7 @@ class QuickAttention(LoRAAttention):
         return self.proj(self.attend(self.qkv(x)[0], cos, sin, heads, mask)[None])
 
     def row_by_row(self, x: torch.Tensor, cos, sin, packed: Packed) -> torch.Tensor:
-        """litgpt's attention, of rows that are padded for it."""
+        """The same by litgpt's attention: rows are padded for it, and put end to end again."""
         y = super().forward(*(packed.rows(part[0]) for part in (x, cos, sin)))
         y = y.flatten(0, 1).index_select(0, packed.back)
         return F.pad(y, (0, 0, 0, x.shape[1] - len(y)))[None]
@@ -53,6 +126,7 @@ class QuickAttention(LoRAAttention):
 
     @property
     def plain(self) -> bool:
+        """Whether attention is no more than rotary embedding and a softmax over all that came before."""
         config = self.config
         special = config.norm_qk or config.rope_interleave or config.attention_logit_softcapping
         return not special and not self.apply_sliding_window_attention
@@ -63,16 +137,40 @@ class QuickAttention(LoRAAttention):
         return varlen_attention(q, k, v, mask, min(q.shape[2], self.config.block_size), self.scale)
 
 
-class QuickMLP(LoRAMLP):
+class QuickLlamaMLP(LoRALlamaMLP):
+    def __init__(self, config: LoRAConfig):
+        super().__init__(config)
+        width, inner, adapt = config.n_embd, config.intermediate_size, config.lora_mlp
+        self.fc_1 = quick_linear(config, width, inner, adapt=adapt)
+        self.fc_2 = quick_linear(config, width, inner, adapt=adapt)
+        self.proj = quick_linear(config, inner, width, adapt=adapt)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.proj(SwiGLU.apply(self.fc_1(x), self.fc_2(x)))
 
 
+class QuickNeoxMLP(LoRANeoxMLP):
+    def __init__(self, config: LoRAConfig):
+        super().__init__(config)
+        width, inner, adapt = config.n_embd, config.intermediate_size, config.lora_mlp
+        self.fc = quick_linear(config, width, inner, adapt=adapt)
+        self.proj = quick_linear(config, inner, width, adapt=adapt)
+
+
+MLPS = {"LLaMAMLP": QuickLlamaMLP, "GptNeoxMLP": QuickNeoxMLP}  # by Config.mlp_class_name
+
+
 class QuickBlock(LoRABlock):
+    def __init__(self, config: LoRAConfig, block_idx: int):
+        super().__init__(config, block_idx)
+        self.attn = QuickAttention(config, block_idx)
+        self.mlp = MLPS[config.mlp_class_name](config)
+
     def forward(self, x, cos, sin, dtype, packed: Packed, at: torch.Tensor | None = None):
         """x (1, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
 
-        With `at` (N,): only those tokens of the output, (N, width). The MLP runs on them alone.
+        With `at` (N,): only those tokens of the output, (N, width). The last block is called so: its MLP runs
+        on the tokens that predict a target alone.
         """
         mixed = self.post_attention_norm(self.attn(normed(self.norm_1, x, dtype), cos, sin, packed))
         if at is not None:
@@ -82,32 +180,34 @@ class QuickBlock(LoRABlock):
         return after + self.post_mlp_norm(self.mlp(normed(self.norm_2 or self.norm_1, inner, dtype)))
 
 
-def normed(norm: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def normed(norm: nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`norm(x)` in `dtype`."""
     if isinstance(norm, PlainRMSNorm) and not norm.add_unit_offset:
         return RMSNorm.apply(x, norm.weight, norm.eps, dtype)
     return norm(x).to(dtype)
 
 
-QUICK = {
-    LoRALinear: QuickLinear,
-    LoRAQKVLinear: QuickQKVLinear,
-    LoRAAttention: QuickAttention,
-    LoRAMLP: QuickMLP,
-    LoRABlock: QuickBlock,
-}
-
-
 class Student(LoRAGPT):
     """litgpt's GPT with LoRA, for training: same parameters, same names, same function.
 
-    checkpointing: keep each block's input only and run it again for its gradient.
+    checkpointing: keep each block's input only and run it again for its gradient (1.9 GiB in place of 5.1,
+    for 16 rows of about 140 tokens, the shape of SmolLM2-135M).
     """
+
+    # Layers are replaced one for one, as litgpt's own LoRA classes do it: names and order stay, so that the
+    # seeded start of the adapter does, too.
 
     def __init__(self, config: LoRAConfig):
         super().__init__(config)
         self.checkpointing = False
-        for module in self.modules():
-            module.__class__ = QUICK.get(type(module), type(module))
+        self.lm_head = quick_linear(
+            config,
+            config.n_embd,
+            config.padded_vocab_size,
+            adapt=config.lora_head,
+            bias=config.lm_head_bias,
+        )
+        self.transformer.h = nn.ModuleList(QuickBlock(config, place) for place in range(config.n_layer))
 
     def forward(
         self,
@@ -133,8 +233,9 @@ class Student(LoRAGPT):
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Run the blocks through torch.compile, once for all lengths.
 
-        Without the attention of short rows: compiled for any length, it is several times slower.
+        On a CPU it makes steps slower (4,829 tokens/s against 8,179): it is meant for CUDA.
         """
+        # Not the attention of short rows: compiled for any length, it is several times slower.
         for block in self.transformer.h:
             block.attn.attend = torch.compiler.disable(ShortAttention.apply)
             block.compile(dynamic=True, backend=backend)
@@ -150,7 +251,7 @@ class Student(LoRAGPT):
         return normed(self.transformer.ln_f, self._run(last, x, cos, sin, dtype, packed, at), dtype)
 
     def layout(self, ids: torch.Tensor, dtype: torch.dtype, starts: torch.Tensor | None) -> Packed:
-        """Rows end to end; those of a rectangle are, as it lies in memory."""
+        """Where the rows of ids (B, T) lie; without `starts`, B rows of T tokens each, as memory has them."""
         config, length = self.config, ids.numel()
         special = config.sliding_window_size is not None or config.attention_logit_softcapping is not None
         kernel = starts is not None and ids.is_cuda and dtype != torch.float32 and not special
@@ -173,7 +274,7 @@ class Student(LoRAGPT):
         if len(hidden) <= rows:
             return self._piece(hidden, targets)
         pieces = zip(hidden.split(rows), targets.split(rows), strict=True)
-        return sum(checkpoint(self._piece, part, wanted, use_reentrant=False) for part, wanted in pieces)
+        return sum(checkpoint(self._piece, part, target, use_reentrant=False) for part, target in pieces)
 
     def _piece(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return summed_nll(self.lm_head(hidden), targets)

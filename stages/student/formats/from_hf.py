@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from stages.core.errors import UserError
 from stages.core.files import read_json, write_json
 from stages.core.tokenizer import TextCodec
-from stages.student.formats.litgpt import Config, from_hf, save_config
+from stages.student.formats.litgpt import GPT, Config, from_hf, save_config
 from stages.student.formats.weights import Unfilled, blocks, create_state, load_state
 
 # Besides the weights and config.json, everything transformers may need beside them. Of these, litgpt's own
@@ -211,7 +211,7 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     hf = read_hf_config(source)
     config = litgpt_config(hf, str(source / "config.json"))
     codec = TextCodec(source, chat)
-    codec.prompts(["a message"])  # a template that refuses is told before anything is read
+    codec.prompts(["a message"])  # a template that refuses is reported before anything is read
     if not (source / "tokenizer_config.json").is_file():
         raise UserError(f"{source}: no tokenizer_config.json; copy it beside tokenizer.json")
     if codec.vocabulary_size > config.padded_vocab_size:
@@ -233,7 +233,7 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
 def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, config: Config) -> None:
     """lit_model.pth and model_config.yaml of Hugging Face `weights`, converted a block at a time."""
     embedding = EMBEDDINGS.get(hf["model_type"], "model.embed_tokens.weight")
-    own = {EMBEDDING: embedding, HEAD: head_key(hf)}
+    sources = {EMBEDDING: embedding, HEAD: head_key(hf)}
     meta = to_litgpt({name: value.to("meta") for name, value in weights.items()}, hf, config)
     like = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in meta.items()}
     if hf.get("tie_word_embeddings"):
@@ -241,21 +241,16 @@ def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, conf
     create_state(target, like)
     for block in blocks(weights):
         # litgpt's functions ask for the embedding whatever they convert
-        found = to_litgpt({name: weights[name] for name in (embedding, *block)}, hf, config)
+        converted = to_litgpt({name: weights[name] for name in (embedding, *block)}, hf, config)
         state = load_state(target, shared=True)
-        for name, value in found.items():
-            if name not in own or own[name] in block:
+        for name, value in converted.items():
+            if name not in sources or sources[name] in block:
                 state[name].copy_(value)
     save_config(config, target)
 
 
-def save_litgpt(target: Path, state: dict[str, torch.Tensor], config: Config) -> None:
-    """Write lit_model.pth and model_config.yaml. The directory must be a fresh one: nothing stale is kept."""
-    torch.save(state, target / "lit_model.pth")
-    save_config(config, target)
-
-
 def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
+    """Family, size and shape of a model; tied tensors count once."""
     storages = {value.data_ptr(): value.numel() for value in state.values()}
     return {
         "family": hf["model_type"],
@@ -270,13 +265,12 @@ def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
 
 
 def _check_shapes(state: dict[str, torch.Tensor], config: Config, source: Path) -> None:
-    from stages.student.formats.litgpt import GPT
-
+    """Raises UserError unless `state` has the tensors of a litgpt model of that config, and no other ones."""
     with Unfilled():
-        wanted = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
-    for name in sorted(set(wanted) | set(state)):
-        found = tuple(state[name].shape) if name in state else None
-        if found != wanted.get(name):
+        expected = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
+    for name in sorted(set(expected) | set(state)):
+        shape, right = tuple(state[name].shape) if name in state else None, expected.get(name)
+        if shape != right:
             raise UserError(
-                f"{source}: weights and config.json disagree: {name} is {found}, expected {wanted.get(name)}"
+                f"{source}: weights and config.json disagree: {name} is {shape}, expected {right}"
             )

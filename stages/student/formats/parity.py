@@ -1,4 +1,8 @@
-"""The gate: what is delivered computes what was trained. Differences are measured, not assumed."""
+"""The parity gate: what is delivered computes what was trained.
+
+transformers and PEFT are imported by the functions that need them: `export` imports them in a thread while
+it writes the weights.
+"""
 
 from pathlib import Path
 
@@ -9,7 +13,7 @@ from stages.core.files import verify_manifest
 from stages.core.tokenizer import TextCodec
 from stages.student.formats.from_hf import mapped_model, read_hf_config
 from stages.student.formats.litgpt import GPT, Config
-from stages.student.formats.merge import adapted_layers, compared
+from stages.student.formats.merge import Compared, compared
 from stages.student.formats.weights import Float32, load_state, release_as_it_runs
 
 TEXTS = (
@@ -19,7 +23,6 @@ TEXTS = (
     "Größe, naïve café, Ωmega, 数据, данные, 🙂 ½ ﬁ",
     "0123456789 3.14e-10 __init__ CamelCase snake_case UPPER <|not_a_token|> #!?;:",
 )
-
 
 LENGTH = 16  # tokens: a wrong weight or setting shows in a few, and the work grows with them
 
@@ -68,6 +71,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _gate(name: str, value: float, tolerance: float) -> None:
+    """Raises UserError where a difference of logits is more than the tolerance, or is no number."""
     if not value <= tolerance:
         raise UserError(
             f"parity: {name} logits differ by {value:g}, more than parity_tolerance {tolerance:g}; "
@@ -90,11 +94,11 @@ def check_tokens(directory: Path, codec: TextCodec) -> int:
             f"{directory}: AutoTokenizer has {len(tokenizer)} tokens, trained with {codec.vocabulary_size}"
         )
     for text, plain, prompt in zip(TEXTS, codec.plain(list(TEXTS)), codec.prompts(list(TEXTS)), strict=True):
-        found = tokenizer(text)["input_ids"]
-        found = found[: len(found) - codec.suffix_length]
-        if found != plain:
+        ids = tokenizer(text)["input_ids"]
+        ids = ids[: len(ids) - codec.suffix_length]
+        if ids != plain:
             raise UserError(
-                f"{directory}: AutoTokenizer gives {found[:6]}… for {text[:30]!r}, training used {plain[:6]}…"
+                f"{directory}: AutoTokenizer gives {ids[:6]}… for {text[:30]!r}, training used {plain[:6]}…"
                 "; make add_bos_token and tokenizer_class of tokenizer_config.json agree with tokenizer.json"
             )
         if codec.chat is None:
@@ -103,7 +107,7 @@ def check_tokens(directory: Path, codec: TextCodec) -> int:
         if tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] != prompt:
             raise UserError(
                 f"{directory}: AutoTokenizer's chat template gives other tokens for {text[:30]!r} than "
-                "training used; mend the template, or import the base with `chat: false`"
+                "training used; fix the template, or import the base with `chat: false`"
             )
     return len(TEXTS)
 
@@ -136,23 +140,25 @@ def check_export(base: Path, adapter: Path, merged: Path, hf: Path, peft: Path, 
     """Adapter = merged = reloaded = PEFT, and token ids equal. Raises UserError naming the broken link.
 
     Logits are compared in float32, those of adapter, merged and PEFT with the float32 sum; that the stored
-    model is this sum, cast once, is checked for each weight, so a stale or damaged one cannot pass. One model
-    at a time is mapped into memory.
+    model is this sum, cast once, is checked for each weight, so a stale or damaged one cannot pass. Returns
+    the differences, the tolerance, how many texts were encoded alike, and whether the head is tied.
     """
+    # One model at a time is mapped, and gives back the pages of each layer: 771 MiB for the first pass of a
+    # 1.1B model in place of 2,781. One pass has a row for each way: 4.1 s, where a pass for each took 6.5.
     codec = TextCodec(base)
     ids = probe(codec, Config.from_file(base / "model_config.yaml"))
     model = compared(base, adapter, merged)
     adapted, summed, stored = litgpt_logits(model, ids.expand(3, -1)).split(1)
-    if any(layer.rounded for layer in adapted_layers(model).values()):
+    if any(layer.rounded for layer in model.modules() if isinstance(layer, Compared)):
         verify_manifest(merged)
-    found = {"adapter_merged": difference(adapted, summed)}
+    differences = {"adapter_merged": difference(adapted, summed)}
     reloaded, tied = _reloaded_logits(hf, ids)
-    found["merged_reloaded"] = difference(stored, reloaded)
-    found["adapter_peft"] = difference(adapted, _peft_logits(base, peft, ids))
-    for name, value in found.items():
+    differences["merged_reloaded"] = difference(stored, reloaded)
+    differences["adapter_peft"] = difference(adapted, _peft_logits(base, peft, ids))
+    for name, value in differences.items():
         _gate(name.replace("_", " and "), value, tolerance)
     if tied != bool(read_hf_config(hf)["tie_word_embeddings"]):
         raise UserError(
             f"{hf}: config.json says tie_word_embeddings = {not tied}, but the loaded model does not"
         )
-    return {**found, "tolerance": tolerance, "texts_equal": check_tokens(hf, codec), "tied": tied}
+    return {**differences, "tolerance": tolerance, "texts_equal": check_tokens(hf, codec), "tied": tied}

@@ -16,6 +16,7 @@ from stages.student.formats.from_hf import (
     read_hf_config,
 )
 from stages.student.formats.litgpt import Config, LoRAConfig, to_hf
+from stages.student.formats.lora import block_diagonal, by_projection, sizes_of
 from stages.student.formats.weights import blocks, release, write_safetensors
 
 
@@ -75,62 +76,37 @@ def write_hf(
     return sha256
 
 
-def neox_config(config: Config, tied: bool, eos_id: int, bos_id: int | None = None) -> dict:
-    """transformers' GPT-NeoX config of a litgpt Config of that shape; inverse of `convert.litgpt_config`."""
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "model_type": "gpt_neox",
-        "vocab_size": config.padded_vocab_size,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.block_size,
-        "hidden_act": "gelu" if config.gelu_approximate == "none" else "gelu_pytorch_tanh",
-        "layer_norm_eps": config.norm_eps,
-        "attention_bias": True,
-        "use_parallel_residual": config.parallel_residual,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": float(config.rope_base),
-            "partial_rotary_factor": config.rotary_percentage,
-        },
-        "tie_word_embeddings": tied,
-        "bos_token_id": eos_id if bos_id is None else bos_id,
-        "eos_token_id": eos_id,
-    }
-
-
 def write_peft(target: Path, base: Path, adapter: Path, config: LoRAConfig) -> None:
     """The adapter in PEFT's format, for `PeftModel.from_pretrained(base, target)`."""
-    from peft import LoraConfig
+    from peft import LoraConfig  # takes seconds; `export` has it imported meanwhile
 
     base_model = read_hf_config(base)
     tensors, ranks = peft_tensors(load_file(Path(adapter) / "adapter.safetensors"), base_model, config)
     lora = read_json(Path(adapter) / "lora.json")
     wide = {name: rank for name, rank in ranks.items() if rank != config.lora_r}
-    LoraConfig(
+    settings = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=sorted(ranks),
         rank_pattern=wide,
         # PEFT scales by alpha / rank; litgpt by alpha / r, whatever the rank of a joint projection.
         alpha_pattern={name: config.lora_alpha * rank // config.lora_r for name, rank in wide.items()},
         task_type="CAUSAL_LM",
         inference_mode=True,
         base_model_name_or_path=f"models/base/{lora['base']}",
-    ).save_pretrained(target)
+    )
+    settings.target_modules = sorted(ranks)  # given above, it would become a set, and be written in any order
+    settings.save_pretrained(target)
     save_file(tensors, target / "adapter_model.safetensors", {"format": "pt"})
 
 
 def peft_tensors(
     adapter: dict[str, torch.Tensor], hf: dict, config: LoRAConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """PEFT's tensors, and the rank of each adapted module (by the end of its name).
+    """PEFT's tensors of litgpt's, and the rank of each adapted module (by the end of its name).
 
-    litgpt keeps one A (enabled · r, in) and one B (sum of enabled outputs, r) for q, k and v together. Where
-    Hugging Face has separate projections they are taken apart. GPT-NeoX has one, with q, k and v of a head
+    litgpt adapts q, k and v together (formats/lora.py). Where Hugging Face has separate projections they are
+    taken apart. GPT-NeoX has one, with q, k and v of a head
     side by side: there B becomes block-diagonal, of rank enabled · r, and its rows are interleaved. Phi-3
     has one, too, with q, k and v one after the other, and another one for both halves of the MLP's input.
     """
@@ -146,6 +122,7 @@ def peft_tensors(
         }
     )
     stem = "gpt_neox.layers" if neox else "model.layers"
+    sizes, enabled = sizes_of(config), (config.lora_query, config.lora_key, config.lora_value)
     tensors, ranks = {}, {}
 
     def put(module: str, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -169,37 +146,16 @@ def peft_tensors(
         if module != "attn.qkv":
             put(f"{stem}.{layer}.{names[module]}", a, b)
             continue
-        parts = _by_projection(b, config)
+        parts = by_projection(b, sizes, enabled)
         if neox:
-            joint = to_hf.qkv_reassemble(_block_diagonal(parts, config), config)
+            joint = to_hf.qkv_reassemble(block_diagonal(parts, sizes), config)
             put(f"{stem}.{layer}.attention.query_key_value", a, joint)
             continue
         if phi:
-            put(f"{stem}.{layer}.self_attn.qkv_proj", a, _block_diagonal(parts, config))
+            put(f"{stem}.{layer}.self_attn.qkv_proj", a, block_diagonal(parts, sizes))
             continue
         downs = iter(a.split(config.lora_r))
         for letter, part in zip("qkv", parts, strict=True):
             if part is not None:
                 put(f"{stem}.{layer}.self_attn.{letter}_proj", next(downs), part)
     return tensors, ranks
-
-
-def _by_projection(b: torch.Tensor, config: LoRAConfig) -> list[torch.Tensor | None]:
-    """B of query, key and value; None where a projection is not adapted."""
-    sizes = _sizes(config)
-    enabled = (config.lora_query, config.lora_key, config.lora_value)
-    pieces = iter(b.split([size for size, on in zip(sizes, enabled, strict=True) if on]))
-    return [next(pieces) if on else None for on in enabled]
-
-
-def _block_diagonal(parts: list[torch.Tensor | None], config: LoRAConfig) -> torch.Tensor:
-    """One B of all three; a projection that is not adapted has rows, but no columns."""
-    sizes = _sizes(config)
-    return torch.block_diag(
-        *(torch.empty(size, 0) if part is None else part for part, size in zip(parts, sizes, strict=True))
-    )
-
-
-def _sizes(config: LoRAConfig) -> list[int]:
-    """Outputs of query, key and value."""
-    return [config.head_size * n for n in (config.n_head, config.n_query_groups, config.n_query_groups)]

@@ -1,7 +1,8 @@
 """Weights in files that may be larger than memory: mapped, read a block at a time, written as a stream.
 
-A map of a file counts as memory in use as far as it was touched, so what reads a whole file maps it anew for
-every block: the pages of the one before are given back, and stay in the system's cache.
+A mapped file counts as memory in use as far as it was touched. What reads a whole file therefore maps it
+anew for every block, or gives pages back with `release`: they stay in the system's cache. The peak of
+`export` fell so from 1.26 times the model to 0.47.
 """
 
 import ctypes
@@ -58,11 +59,11 @@ def release_as_it_runs(model: torch.nn.Module, directory: Path) -> None:
     """Let each layer give back what it has mapped from the files of `directory`, whenever it has run."""
     places = _mapped_from(Path(directory).resolve())
     for layer in model.modules():
-        own = [
+        mapped = [
             p.data for p in layer.parameters(recurse=False) if any(p.data_ptr() in place for place in places)
         ]
-        if own:
-            layer.register_forward_hook(partial(_release_all, own))
+        if mapped:
+            layer.register_forward_hook(partial(_release_all, mapped))
 
 
 def _release_all(tensors: list[torch.Tensor], *_) -> None:
@@ -74,8 +75,8 @@ def _mapped_from(directory: Path) -> list[range]:
     """Addresses of this process's memory that are pages of a file of `directory` (man 5 proc_pid_maps)."""
     maps = Path("/proc/self/maps")  # of Linux
     fields = [line.split(maxsplit=5) for line in maps.read_text().splitlines()] if maps.exists() else []
-    found = [own[0].split("-") for own in fields if Path(own[-1]).parent == directory]
-    return [range(int(start, 16), int(end, 16)) for start, end in found]
+    spans = [field[0].split("-") for field in fields if Path(field[-1]).parent == directory]
+    return [range(int(start, 16), int(end, 16)) for start, end in spans]
 
 
 def create_state(directory: Path, like: dict[str, torch.Tensor]) -> None:
@@ -90,11 +91,11 @@ def create_state(directory: Path, like: dict[str, torch.Tensor]) -> None:
 
 def blocks(names: Iterable[str]) -> list[list[str]]:
     """The names of each layer together, any other name alone, in the order of first appearance."""
-    found: dict[str, list[str]] = {}
+    by_layer: dict[str, list[str]] = {}
     for name in names:
         number = re.search(r"\.(\d+)\.", name)
-        found.setdefault(number[1] if number else name, []).append(name)
-    return list(found.values())
+        by_layer.setdefault(number[1] if number else name, []).append(name)
+    return list(by_layer.values())
 
 
 def pieces(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -107,10 +108,9 @@ def write_safetensors(
 ) -> str:
     """Write `tensors`, which come one by one in the order of `layout` (name → any tensor of that shape).
 
-    Returns the file's sha256, which is taken beside the writing.
-
-    The safetensors library takes all tensors at once. The format: the header's length (8 bytes, little
-    endian), a JSON header padded to 8 bytes, the data (https://huggingface.co/docs/safetensors).
+    Returns the file's sha256. The safetensors library takes all tensors at once. The format: the header's
+    length (8 bytes, little endian), a JSON header padded to 8 bytes, the data
+    (https://huggingface.co/docs/safetensors).
     """
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, like in layout.items():
@@ -123,9 +123,10 @@ def write_safetensors(
     digest = hashlib.sha256(head)
     with open(path, "wb") as stream, ThreadPoolExecutor(1) as beside:
         stream.write(head)
-        for (wanted, like), (name, tensor) in zip(layout.items(), tensors, strict=True):
-            assert (wanted, like.shape, like.dtype) == (name, tensor.shape, tensor.dtype)
+        for (expected, like), (name, tensor) in zip(layout.items(), tensors, strict=True):
+            assert (expected, like.shape, like.dtype) == (name, tensor.shape, tensor.dtype)
             data = tensor.contiguous().view(torch.uint8).numpy()
+            # beside the writing: 0.4 s more for a 1.1B model, where a second reading took 1.3
             hashed = beside.submit(digest.update, data)
             stream.write(data)
             hashed.result()
@@ -135,8 +136,8 @@ def write_safetensors(
 class Unfilled(TorchFunctionMode):
     """Inside, layers get parameters on the meta device, and nothing is drawn for them.
 
-    Unlike in `with torch.device("meta")`, what is computed is computed on the CPU: for the meta device torch
-    would import its compiler, which takes most of a second.
+    Unlike in `with torch.device("meta")`, what is computed is computed on the CPU: on the meta device
+    `normal_` and `div` import torch's compiler (0.80 s for an empty 1.1B model; 0.06 s so).
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -151,7 +152,7 @@ class Unfilled(TorchFunctionMode):
 class Float32(TorchFunctionMode):
     """Inside, layers compute in float32 whatever their weights are stored in, cast a piece at a time.
 
-    So the exact function of a memory-mapped bfloat16 model is had without a float32 copy of it.
+    So a memory-mapped bfloat16 model computes what its float32 copy would, and no such copy is made.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -162,7 +163,7 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     if weight.dtype == torch.float32:
         return F.linear(x, weight, bias)
     parts = pieces(weight)
-    exact = torch.empty(parts[0].shape)  # one for all: what each piece gave back would not fit the next one
+    exact = torch.empty(parts[0].shape)  # one for all: malloc would not give a freed piece to the next one
     y = torch.cat([F.linear(x, exact[: len(part)].copy_(part)) for part in parts], dim=-1)
     return y if bias is None else y + bias
 

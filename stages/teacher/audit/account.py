@@ -69,12 +69,12 @@ def _caps(connection: sqlite3.Connection, spend: list[dict]) -> list[dict]:
 
 
 def _open_batches(connection: sqlite3.Connection) -> list[dict]:
-    now, found = datetime.now(UTC), []
+    now, batches = datetime.now(UTC), []
     query = f"SELECT name, dataset, rows, state, intended_at {OPEN} ORDER BY intended_at, name"
     for name, dataset, rows, state, since in connection.execute(query):
         age = round((now - datetime.fromisoformat(since)).total_seconds())
-        found.append({"batch": name, "dataset": dataset, "rows": rows, "state": state, "age_seconds": age})
-    return found
+        batches.append({"batch": name, "dataset": dataset, "rows": rows, "state": state, "age_seconds": age})
+    return batches
 
 
 def _rounded(dollars: float) -> float:

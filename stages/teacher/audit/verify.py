@@ -1,37 +1,46 @@
-"""What in a store is no longer as it was written: found by checksums of attempts and by keys of requests."""
+"""Check a store against what was written to it, and take out what is damaged.
+
+Every attempt has a checksum of its fields; every request has the key that its content hashes to.
+"""
 
 import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.teacher.identity import key_of, limit_of, question_key
+from stages.teacher.store.schema import NO_DELETE
 from stages.teacher.store.store import FIELDS, Store, checksum
 
 ATTEMPT = (*FIELDS, "checksum")
 REQUEST = ("request_key", "question_key", "token_limit", "model", "request")
-SHOWN = 10
-MEND = (
-    "Mend: put a backup of {path} in its place. Without one: `make store EXPORT=rescued.jsonl.gz SALVAGE=1` "
-    "writes all that is sound; move {path}* away; `make store IMPORT=rescued.jsonl.gz`. What was damaged is "
-    "asked again, and caps count from zero"
+SHOWN = 10  # damaged rows that a message names
+FIX_ROWS = (
+    "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies the file and "
+    "removes the damaged rows; `collect` takes what they held over from responses.jsonl, or asks again"
 )
-MEND_FILE = (
-    "Mend: put a backup of {path} in its place. Without one: move {path}* away and import your last export "
-    "(`make store IMPORT=`); `sqlite3 {path} .recover` may bring back more. Answers in responses.jsonl are "
-    "taken over by `collect`"
+FIX_FILE = (
+    "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
+    "the answers in responses.jsonl; `sqlite3 {path} .recover` may bring back more"
 )
 
 
 @dataclass
 class Damage:
-    """`file` is what sqlite says, `unchecked` counts attempts from before checksums: no damage by itself."""
+    """What is not as it was written.
+
+    `file`: what sqlite says about the file. `attempts`: id and request_key of each that fails its checksum.
+    `requests`: the request_key of each that does not hash to it. `unchecked`: how many attempts are older
+    than checksums, which is no damage by itself.
+    """
 
     file: list[str] = field(default_factory=list)
-    attempts: list[dict] = field(default_factory=list)  # id and request_key
-    requests: list[str] = field(default_factory=list)  # request_key
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     unchecked: int = 0
 
     def __bool__(self) -> bool:
@@ -40,28 +49,29 @@ class Damage:
     def as_dict(self) -> dict:
         return asdict(self)
 
-    def told(self, path) -> str:
-        """The damage and how to mend it, in one line."""
-        attempts = [f"{bad['id']} (request {bad['request_key']})" for bad in self.attempts[:SHOWN]]
+    def message(self, path: Path) -> str:
+        """One line: the damage of the store at `path` and how to fix it."""
+        attempts = [f"{bad['id']} (request {bad['request_key']})" for bad in self.attempts]
         lists = {
-            "sqlite says": (self.file[:SHOWN], self.file),
-            "attempts that fail their checksum": (attempts, self.attempts),
-            "requests that do not have their key": (self.requests[:SHOWN], self.requests),
+            "sqlite says": self.file,
+            "attempts that fail their checksum": attempts,
+            "requests that do not have their key": self.requests,
         }
-        found = [f"{what} ({len(of):,}): {_listed(some, of)}" for what, (some, of) in lists.items() if of]
-        mend = MEND_FILE if self.file else MEND
-        return f"{path} is damaged. {'. '.join(found)}. {mend.format(path=path)}"
+        parts = [f"{what} ({len(names):,}): {_first(names)}" for what, names in lists.items() if names]
+        fix = FIX_FILE if self.file else FIX_ROWS
+        return f"{path} is damaged. {'. '.join(parts)}. {fix.format(path=path)}"
 
 
-def _listed(some: list[str], everything: list) -> str:
-    return ", ".join(some) + (", … (--json lists all)" if len(everything) > SHOWN else "")
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", … (--json lists all)" if len(names) > SHOWN else "")
 
 
 @contextmanager
 def snapshot(store: Store) -> Iterator[sqlite3.Connection]:
-    """A connection that sees one moment of the store, whoever writes, and reads text that is no UTF-8.
+    """A connection that sees one moment of the store, whoever writes meanwhile.
 
-    Raises UserError where sqlite itself cannot read the file.
+    Text that is not UTF-8 is read with surrogate escapes. Raises UserError where sqlite itself cannot read
+    the file.
     """
     with closing(store.connect()) as connection:
         connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
@@ -71,42 +81,48 @@ def snapshot(store: Store) -> Iterator[sqlite3.Connection]:
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
-            raise UserError(Damage([str(error)]).told(store.path)) from None
+            raise UserError(Damage([str(error)]).message(store.path)) from None
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def attempts_in(connection: sqlite3.Connection, where: str = "true") -> Iterator[dict]:
-    """Attempts by id, each a dict with its `id` and the names in ATTEMPT."""
-    names = ("id", *ATTEMPT)
-    for row in connection.execute(f"SELECT {', '.join(names)} FROM attempts WHERE {where} ORDER BY id"):
-        yield dict(zip(names, row, strict=True))
-
-
-def requests_in(connection: sqlite3.Connection, where: str = "true") -> Iterator[dict]:
-    """Requests by key, each a dict with the names in REQUEST; `request` is the text as stored, or None."""
-    query = f"SELECT {', '.join(REQUEST)} FROM requests WHERE {where} ORDER BY request_key"
-    for row in connection.execute(query):
-        yield dict(zip(REQUEST, row, strict=True))
-
-
-def checksum_or_none(attempt: dict) -> str | None:
-    """None where a value is of a kind that was never written, such as text that is no UTF-8."""
+def verify(connection: sqlite3.Connection) -> Damage:
+    """The damage of the file, the attempts and the requests that a `snapshot` sees."""
+    damage = Damage()
     try:
-        return checksum(attempt)
-    except (TypeError, ValueError):
-        return None
+        lines = [line for (line,) in connection.execute("PRAGMA integrity_check")]
+        damage.file = [] if lines == ["ok"] else lines
+        for attempt in _rows(connection, "attempts", ("id", *ATTEMPT)):
+            damage.unchecked += attempt["checksum"] is None
+            if not _is_sound(attempt):
+                damage.attempts.append({name: attempt[name] for name in ("id", "request_key")})
+        requests = _rows(connection, "requests", REQUEST)
+        damage.requests = [row["request_key"] for row in requests if not _has_its_keys(row)]
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
+        damage.file.append(str(error))
+    return damage
 
 
-def is_sound(attempt: dict) -> bool:
-    found = checksum_or_none(attempt)
-    return found is not None and attempt["checksum"] in (found, None)
+def _rows(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of `table` as dicts of `columns`, in the order of the first of them."""
+    for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {columns[0]}"):
+        yield dict(zip(columns, row, strict=True))
 
 
-def has_its_keys(row: dict) -> bool:
-    """Does the request, where more of it is known than its keys, have the keys that stand beside it?"""
+def _is_sound(attempt: dict[str, Any]) -> bool:
+    try:
+        expected = checksum(attempt)
+    except (TypeError, ValueError):  # a value of a kind that is never written, such as text that is not UTF-8
+        return False
+    return attempt["checksum"] in (expected, None)
+
+
+def _has_its_keys(row: dict[str, Any]) -> bool:
+    """Whether a request has the keys that stand beside it. True for one of which only the keys are known."""
     if row["request"] is None:
         return True
     try:
@@ -117,19 +133,38 @@ def has_its_keys(row: dict) -> bool:
     return expected == tuple(row[name] for name in REQUEST[:4])
 
 
-def verify(connection: sqlite3.Connection) -> Damage:
-    """Check the file, every attempt and every request, as a `snapshot` sees them."""
-    damage = Damage()
-    try:
-        told = [line for (line,) in connection.execute("PRAGMA integrity_check")]
-        damage.file = [] if told == ["ok"] else told
-        for attempt in attempts_in(connection):
-            damage.unchecked += attempt["checksum"] is None
-            if not is_sound(attempt):
-                damage.attempts.append({name: attempt[name] for name in ("id", "request_key")})
-        damage.requests = [row["request_key"] for row in requests_in(connection) if not has_its_keys(row)]
-    except sqlite3.DatabaseError as error:
-        if not _is_damage(error):
-            raise
-        damage.file.append(str(error))
-    return damage
+def salvage(store: Store) -> tuple[Damage, Path]:
+    """Remove the damaged rows from the store in one transaction; other processes may go on using it.
+
+    Returns what was removed, and the copy of the whole file that was written before, beside the store. What
+    counts against caps stays. Raises UserError where sqlite cannot read the file, where the copy exists
+    already, or where a damaged request waits in an open batch.
+    """
+    copy = store.path.with_name(f"{store.path.name}.damaged")
+    with snapshot(store) as connection:
+        damage = verify(connection)
+    if damage.file:
+        raise UserError(damage.message(store.path))
+    if not damage:
+        return damage, copy
+    # Bytes, because a damaged key may be text that sqlite does not take as a parameter.
+    keys = [(key.encode("utf-8", "surrogateescape"),) for key in damage.requests]
+    in_batches = (
+        "SELECT batch FROM batch_rows JOIN batches ON name = batch WHERE state NOT IN ('collected', 'void') "
+        "AND CAST(request_key AS BLOB) = ?"
+    )
+    for key in keys:
+        if open_batch := store.reader.execute(in_batches, key).fetchone():
+            raise UserError(
+                f"{store.path}: a damaged request is in the open batch {open_batch[0]}; give that up first: "
+                "`python -m stages collect DATASET --forget`"
+            )
+    if copy.exists():
+        raise UserError(f"{copy} exists: move it away, it is the copy of an earlier SALVAGE")
+    store.writer.execute("VACUUM INTO ?", (str(copy),))
+    with store.transaction() as writer:
+        writer.execute("DROP TRIGGER IF EXISTS no_delete")
+        writer.executemany("DELETE FROM attempts WHERE id = ?", [(row["id"],) for row in damage.attempts])
+        writer.executemany("DELETE FROM requests WHERE CAST(request_key AS BLOB) = ?", keys)
+        writer.execute(NO_DELETE)
+    return damage, copy

@@ -1,18 +1,23 @@
-"""What to do about a batch that is open: find out whether it was made, fetch its results, stop it."""
+"""What to do about an open batch: learn whether it exists, fetch its results, stop it."""
 
 import asyncio
 import random
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
+from stages.core.records import KeyedRequest
 from stages.teacher.batch.lines import Result, judge_result, read_results
 from stages.teacher.batch.provider import FINAL, Provider
 from stages.teacher.batch.store import Batch, Batches
 from stages.teacher.endpoint import Endpoint, Failure, not_a_completion, open_client, short
 from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store
+
+if TYPE_CHECKING:
+    from openai.types import Batch as ProviderBatch
 
 FORGOTTEN = "forgotten"
 
@@ -25,22 +30,26 @@ class Collected:
     outcomes: dict[str, list[str]] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
 
-    def read(self, result: Result, request: dict, model: str, end: Endpoint) -> None:
+    def read(self, result: Result, request: KeyedRequest, model: str, endpoint: Endpoint) -> None:
+        """Add the outcomes or the failure of one result."""
         if result.raw is None:
-            self.failures[result.key] = judge_result(result, end, model)
+            self.failures[result.key] = judge_result(result, endpoint, model)
         elif (answers := read_answers(result.raw, request)) is None:
-            self.failures[result.key] = not_a_completion(result.raw, end, 0.0)
+            self.failures[result.key] = not_a_completion(result.raw, endpoint)
         else:
             self.outcomes[result.key] = [answer.outcome for answer in answers]
 
 
 def source_of(endpoint: Endpoint) -> str:
-    """By what the store knows a provider."""
+    """The name by which the store knows a provider: its address."""
     return endpoint.base_url.rstrip("/")
 
 
 async def settle(provider: Provider, batches: Batches, name: str) -> None:
-    """Find out about a claimed batch whose process died before it knew that the batch was made."""
+    """Look for a claimed batch at the provider whose process died before it knew whether it was made.
+
+    Afterwards the batch is submitted or void.
+    """
     batch = batches.get(name)
     if batch.state == "uploaded" and (batch_id := await provider.find(batch)):
         batches.note(name, "submitted", batch_id=batch_id)
@@ -48,39 +57,46 @@ async def settle(provider: Provider, batches: Batches, name: str) -> None:
         batches.void(name, "never made")
 
 
-async def fetch(provider: Provider, batches: Batches, batch: Batch, seen) -> Collected | None:
-    """Store what a claimed batch brought, `seen` being final. None where that was done already."""
-    counts, end = seen.request_counts, provider.endpoint
+async def fetch(
+    provider: Provider, batches: Batches, batch: Batch, seen: "ProviderBatch"
+) -> Collected | None:
+    """Store what a claimed batch brought. None where another process did.
+
+    `seen` is the provider's view of the batch, in a final state. Raises UserError where it names no file of
+    the answers that it says there are.
+    """
+    counts, endpoint = seen.request_counts, provider.endpoint
     if counts and counts.completed and not seen.output_file_id:
         raise UserError(
-            f"{end.base_url}: {batch.batch_id} has {counts.completed:,} answers, but names no file of them; "
-            "nothing was given up: run again later"
+            f"{endpoint.base_url}: {batch.batch_id} has {counts.completed:,} answers, but names no file of "
+            "them; nothing was given up: run again later"
         )
     paths = []
     for kind, file_id in (("output", seen.output_file_id), ("error", seen.error_file_id)):
         if file_id:
             paths.append(batches.file(batch.name, kind))
             await provider.download(file_id, paths[-1])
-    keys, odd = batches.keys(batch.name), Counter()
-    dollars = batches.collect(batch, seen.status, read_results(paths, keys, odd), odd, end)
+    keys, odd = batches.keys(batch.name), Counter[str]()
+    results = read_results(paths, keys, odd)
+    dollars = batches.collect(batch, status=seen.status, results=results, odd=odd, endpoint=endpoint)
     if dollars is None:
         return None
     if +odd:
-        told = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+odd).items()))
-        print(f"batch {batch.batch_id}: results that do not fit its requests: {told}", file=sys.stderr)
-    found = Collected(dollars)
+        counts_of = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+odd).items()))
+        print(f"batch {batch.batch_id}: results that do not fit its requests: {counts_of}", file=sys.stderr)
+    collected = Collected(dollars)
     for result in read_results(paths, keys, Counter()):
-        found.read(result, batches.request(result.key), batch.model, end)
+        collected.read(result, batches.request(result.key), batch.model, endpoint)
     batches.clean(batch.name)
-    return found
+    return collected
 
 
-def is_rejected(seen) -> bool:
-    """Did the provider's validation refuse the batch, so that nothing of it was done?"""
+def is_rejected(seen: "ProviderBatch") -> bool:
+    """Whether the provider's validation refused the batch, so that nothing of it was done."""
     return seen.status == "failed" and not (seen.output_file_id or seen.error_file_id)
 
 
-def rejection(seen, endpoint: Endpoint) -> str:
+def rejection(seen: "ProviderBatch", endpoint: Endpoint) -> str:
     """Why, in the provider's words."""
     errors = (seen.errors and seen.errors.data) or []
     lines = [f"{e.code}: {e.message}" + (f" (line {e.line})" if e.line else "") for e in errors]
@@ -88,6 +104,7 @@ def rejection(seen, endpoint: Endpoint) -> str:
 
 
 def listed(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
 
 
@@ -100,7 +117,7 @@ def check_free(held: list[Batch], source: str | None) -> None:
     raise UserError(
         f"nothing was sent: some of these requests are in open batches ({listed([b.name for b in held])}). "
         f"Fetch their answers with mode: batch and base_url: {first.source}, or stop them with "
-        f"`python -m stages.collect {first.dataset} --cancel`"
+        f"`python -m stages collect {first.dataset} --cancel`"
     )
 
 
@@ -122,13 +139,13 @@ async def _cancel(mine: list[Batch], endpoint: Endpoint, batches: Batches, poll:
 
 
 async def _is_stopped(provider: Provider, batches: Batches, name: str) -> bool:
-    """Take a batch one step further to its end."""
+    """Stop a batch, or store what it had done once it has stopped; False where more is to be waited for."""
     with batches.claim(name) as claimed:
         if not claimed:  # another process submits or collects it now
             return False
         await settle(provider, batches, name)
         if (batch := batches.get(name)).state == "submitted":
-            seen = await provider.look(batch)
+            seen = await provider.retrieve(batch)
             if seen.status not in FINAL:
                 if seen.status != "cancelling":
                     await provider.cancel(batch)

@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 from stages.core.hashing import canonical_json
+from stages.core.records import KeyedRequest
 from stages.teacher.endpoint import Endpoint, Failure, judge, short
 from stages.teacher.identity import body_of
 from stages.teacher.outcomes import filtered, read_usage, sound
 
-PATH = "/v1/chat/completions"
+PATH: Final = "/v1/chat/completions"
 MISSING = "missing from batch"
 
 
@@ -26,22 +28,23 @@ class Result:
     key: str
     status: int | None = None
     raw: str | None = None
-    usage: dict | None = None
+    usage: dict[str, int] | None = None
     request_id: str | None = None
-    error: dict = field(default_factory=dict)
+    error: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_missing(self) -> bool:
         return self.error.get("code") == MISSING
 
 
-def input_line(request: dict) -> bytes:
+def input_line(request: KeyedRequest) -> bytes:
+    """The line of a batch's input file for a request."""
     line = {"custom_id": request["request_key"], "method": "POST", "url": PATH, "body": body_of(request)}
     return json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
-def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter) -> Iterator[Result]:
-    """One Result for each of `keys`, the missing ones last. Only custom_id tells a line's request.
+def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter[str]) -> Iterator[Result]:
+    """One Result for each of `keys`, the missing ones last. A line belongs to the request of its custom_id.
 
     Lines that are torn, repeated (the first one counts) or of no request among `keys` are counted in `odd`.
     """
@@ -82,19 +85,20 @@ def _result(text: bytes) -> Result | None:
     return Result(key, status, raw, read_usage(_dict(body).get("usage")), request_id)
 
 
-def _dict(value) -> dict:
+def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def judge_result(result: Result, end: Endpoint, model: str) -> Failure:
+def judge_result(result: Result, endpoint: Endpoint, model: str) -> Failure:
     """What a result that is no answer means for its request and for the run."""
     code, message = (sound(result.error.get(name) or "") for name in ("code", "message"))
     message = message or "no reason given"
     if result.status is None:
         code = code or "no answer"
-        return Failure(code, f"{end.base_url}, in a batch: {code}: {short(message, end)}", retry=True)
+        text = f"{endpoint.base_url}, in a batch: {code}: {short(message, endpoint)}"
+        return Failure(code, text, retry=True)
     import httpx2
     import openai
 
-    response = httpx2.Response(result.status, request=httpx2.Request("POST", end.base_url))
-    return judge(openai.APIStatusError(message, response=response, body=result.error), end, model)
+    response = httpx2.Response(result.status, request=httpx2.Request("POST", endpoint.base_url))
+    return judge(openai.APIStatusError(message, response=response, body=result.error), endpoint, model)

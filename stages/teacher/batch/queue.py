@@ -1,10 +1,12 @@
 """Which requests go into the next batch: a choice and a promise, in one transaction."""
 
+import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from stages.core.progress import Progress
+from stages.core.records import KeyedRequest, Request
 from stages.teacher.batch.lines import input_line
 from stages.teacher.batch.store import Batch, Batches, insert_event, insert_row
 from stages.teacher.endpoint import Failure
@@ -16,7 +18,7 @@ from stages.teacher.tally import Tally
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one batch, and the seconds between two looks at it."""
+    """The size of a batch, the seconds between questions about it (`poll`), the time it may take."""
 
     requests: int = 50_000
     bytes: int = 190_000_000
@@ -25,8 +27,11 @@ class Limits:
 
 
 @dataclass
-class Row:
-    """A request without an answer so far. `known` bodies were stored for it when it was chosen."""
+class QueuedRequest:
+    """A request without an answer so far.
+
+    `id` is that of its row in requests.jsonl; `known` bodies were stored for it when it was chosen.
+    """
 
     id: str
     known: int
@@ -37,12 +42,13 @@ class Queue:
     """The requests still to be put in a batch: new ones in their order, then those that came back.
 
     `rows` has all that were ever first in the queue and have no answer yet, by key; `held` names the open
-    batches that were found to have some of them.
+    batches that hold some of them.
     """
 
     def __init__(
         self,
-        requests: Iterator[tuple[dict, int]],
+        requests: Iterator[tuple[Request, int]],
+        *,
         batches: Batches,
         source: str,
         budget: Budget,
@@ -52,39 +58,45 @@ class Queue:
     ):
         self.requests, self.batches, self.source = requests, batches, source
         self.budget, self.limits, self.tally, self.shown = budget, limits, tally, shown
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, QueuedRequest] = {}
         self.held: set[str] = set()
         self.back: list[str] = []
-        self.head: dict | None = None
+        self.head: KeyedRequest | None = None
 
-    def first(self) -> dict | None:
+    def first(self) -> KeyedRequest | None:
+        """The next request to be put in a batch, which stays in the queue; None where there is none."""
         if self.head is None:
-            if (found := next(self.requests, None)) is not None:
-                self.head, known = found
-                self.rows[self.head["request_key"]] = Row(self.head["id"], known)
+            if (new := next(self.requests, None)) is not None:
+                request, known = new
+                self.head = request
+                self.rows[request["request_key"]] = QueuedRequest(request["id"], known)
             while self.head is None and self.back:
                 if (key := self.back.pop()) in self.rows:
                     self.head = self.batches.request(key)
         return self.head
 
     def put_back(self, keys: Iterable[str]) -> None:
+        """Queue requests again that were in a batch and have no answer."""
         self.back += keys
 
-    def give_up(self, request: dict, failure: Failure) -> None:
-        row = self.rows.pop(request["request_key"])
+    def give_up(self, request: KeyedRequest, failure: Failure) -> None:
+        """Count a request as failed for good."""
+        key = request["request_key"]
+        row = self.rows.pop(key)
         self.tally.outcomes["error"] += choices_of(request)
-        self.tally.fail(failure.kind, {**request, "id": row.id}, failure.message)
+        self.tally.give_up(failure.kind, request_key=key, row_id=row.id, message=failure.message)
 
-    def worst(self, request: dict) -> float:
+    def worst(self, request: KeyedRequest) -> float:
+        """The most that the request can cost in a batch, in dollars; 0 where the price is unknown."""
         return self.budget.price.worst(request, batch=True) if self.budget.price else 0.0
 
     def intend(self, name: str, file: BinaryIO) -> int:
-        """Write requests to `file` and make them the batch's own, before another process can.
+        """Write requests to `file` and enter them for the batch `name`, in one transaction.
 
         What is in an open batch is left to it; the worst case of the others is reserved. Returns how many
         there are: 0 where nothing is left, or where the cap has no room for the first.
         """
-        count, dollars, model = 0, 0.0, None
+        count, dollars, model = 0, 0.0, ""
         with self.batches.store.transaction() as writer:
             room = self.budget.room()
             open_batches = {batch.name: batch for batch in self.batches.open()}
@@ -102,18 +114,20 @@ class Queue:
                     file.write(line)
                     count, dollars = count + 1, dollars + worst
             if count:
-                self._intended(writer, name, model, count, dollars)
+                self._intended(writer, name, model=model, count=count, dollars=dollars)
         file.flush()
         return count
 
-    def _intended(self, writer, name: str, model: str, count: int, dollars: float) -> None:
+    def _intended(
+        self, writer: sqlite3.Connection, name: str, *, model: str, count: int, dollars: float
+    ) -> None:
         budget = self.budget
         detail = {"source": self.source, "dataset": budget.dataset, "model": model, "rows": count}
         insert_event(writer, name, "intended", {**detail, "price": budget.price and budget.price.record})
         if budget.price:
             reserve_batch(writer, budget.dataset, name, dollars)
 
-    def _is_wanted(self, request: dict, line: bytes, open_batches: dict[str, Batch]) -> bool:
+    def _is_wanted(self, request: KeyedRequest, line: bytes, open_batches: dict[str, Batch]) -> bool:
         """False for a request that was answered meanwhile, is in an open batch, or is too large for any."""
         key = request["request_key"]
         if self.batches.store.knows(key) > self.rows[key].known:
@@ -127,7 +141,7 @@ class Queue:
                 del self.rows[key]  # sent to another provider by another process, at this very moment
             return False
         if len(line) > self.limits.bytes:
-            told = f"its line has {len(line):,} bytes, more than batch_bytes ({self.limits.bytes:,})"
-            self.give_up(request, Failure("too large for a batch", told))
+            message = f"its line has {len(line):,} bytes, more than batch_bytes ({self.limits.bytes:,})"
+            self.give_up(request, Failure("too large for a batch", message))
             return False
         return True

@@ -10,9 +10,11 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
 from stages.core.progress import Progress
+from stages.core.records import Request
 from stages.teacher.batch.follow import (
     FORGOTTEN,
     Collected,
@@ -31,22 +33,26 @@ from stages.teacher.money import Budget, cap_reached
 from stages.teacher.store.store import Store
 from stages.teacher.tally import Tally
 
+if TYPE_CHECKING:
+    from openai.types import Batch as ProviderBatch
+
 CROWDED = "token_limit_exceeded"  # the account's open batches have all the tokens that they may
 
 
 @dataclass
 class Followed:
-    """An open batch. `alone`: no other was open when it was submitted; `shown`: rows told as done."""
+    """An open batch. `alone`: no other was open when it was submitted; `shown`: rows displayed as done."""
 
     alone: bool = False
     shown: int = 0
 
 
 def ask_in_batches(
-    requests: Iterator[tuple[dict, int]],
+    requests: Iterator[tuple[Request, int]],
     endpoint: Endpoint,
     store: Store,
     budget: Budget,
+    *,
     limits: Limits,
     shown: Progress,
 ) -> Tally:
@@ -55,7 +61,7 @@ def ask_in_batches(
     Raises UserError and KeyboardInterrupt as that does. Batches then go on at the provider, and the next call
     takes them up.
     """
-    run = _Run(requests, endpoint, store, budget, limits, shown)
+    run = _Run(requests, endpoint=endpoint, store=store, budget=budget, limits=limits, shown=shown)
     try:
         asyncio.run(run.all())
     except KeyboardInterrupt:
@@ -67,12 +73,28 @@ def ask_in_batches(
 
 
 class _Run:
-    def __init__(self, requests, endpoint: Endpoint, store: Store, budget: Budget, limits: Limits, shown):
+    def __init__(
+        self,
+        requests: Iterator[tuple[Request, int]],
+        *,
+        endpoint: Endpoint,
+        store: Store,
+        budget: Budget,
+        limits: Limits,
+        shown: Progress,
+    ):
         self.endpoint, self.store, self.budget = endpoint, store, budget
         self.limits, self.shown, self.tally = limits, shown, Tally()
         self.batches = Batches(store)
-        source = source_of(endpoint)
-        self.queue = Queue(requests, self.batches, source, budget, limits, self.tally, shown)
+        self.queue = Queue(
+            requests,
+            batches=self.batches,
+            source=source_of(endpoint),
+            budget=budget,
+            limits=limits,
+            tally=self.tally,
+            shown=shown,
+        )
         self.rows = self.queue.rows
         self.followed: dict[str, Followed] = {}
         self.crowded = False  # nothing can be submitted before a batch ends
@@ -121,6 +143,7 @@ class _Run:
         name = f"{self.budget.dataset}-{uuid.uuid4().hex[:16]}"
         alone = not self.followed
         with self.batches.claim(name) as file:
+            assert file is not None  # nobody else knows the name
             count = self.queue.intend(name, file)
             for held in self.queue.held:
                 self.followed.setdefault(held, Followed())
@@ -150,15 +173,15 @@ class _Run:
             if batch.state != "submitted":
                 self._released(batch)
                 return
-            seen = await self.provider.look(batch)
+            seen = await self.provider.retrieve(batch)
             if seen.request_counts and self._is_mine(batch):
                 self._show(self.followed[name], seen.request_counts.completed + seen.request_counts.failed)
             if seen.status in FINAL:
                 await self._finish(batch, seen)
 
     def _show(self, followed: Followed, done: int) -> None:
-        told = [f"open batches {len(self.followed)}", self.tally.note(self.budget.price is not None)]
-        self.shown.update(done - followed.shown, ", ".join(filter(None, told)))
+        notes = [f"open batches {len(self.followed)}", self.tally.note(self.budget.price is not None)]
+        self.shown.update(done - followed.shown, ", ".join(filter(None, notes)))
         followed.shown = done
 
     def _unfollow(self, name: str, done: int) -> Followed:
@@ -183,42 +206,43 @@ class _Run:
         self._check_stopped(batch.name, batch.status, len(keys) - len(answered))
 
     def _check_stopped(self, name: str, status: str | None, left: int) -> None:
-        """What somebody stopped on purpose is not begun anew."""
+        """Raises UserError where a batch was stopped on purpose: its `left` requests are not asked again."""
         if left and status in ("cancelled", FORGOTTEN):
             raise UserError(
                 f"batch {name} was {status}; what it had done is stored, a new run asks for the {left:,} "
                 "requests that are left"
             )
 
-    async def _finish(self, batch: Batch, seen) -> None:
+    async def _finish(self, batch: Batch, seen: "ProviderBatch") -> None:
         if is_rejected(seen):
             self._rejected(batch, seen)
-        elif (found := await fetch(self.provider, self.batches, batch, seen)) is not None:
-            self._count(batch, found)
-            self._check_stopped(batch.name, seen.status, len(found.failures.keys() & self.rows.keys()))
+        elif (collected := await fetch(self.provider, self.batches, batch, seen)) is not None:
+            self._count(batch, collected)
+            left = collected.failures.keys() & self.rows.keys()
+            self._check_stopped(batch.name, seen.status, len(left))
 
-    def _rejected(self, batch: Batch, seen) -> None:
+    def _rejected(self, batch: Batch, seen: "ProviderBatch") -> None:
         """The provider's validation refused the batch: nothing of it was or will be done."""
-        told = f"batch {batch.batch_id} was refused: {rejection(seen, self.endpoint)}"
-        self.batches.void(batch.name, "rejected", told)
+        reason = f"batch {batch.batch_id} was refused: {rejection(seen, self.endpoint)}"
+        self.batches.void(batch.name, "rejected", reason)
         self.queue.put_back(self._wanted(batch))
         alone = self._unfollow(batch.name, 0).alone
-        if CROWDED not in told:
-            raise UserError(f"{told}. Its lines are in {self.batches.file(batch.name)}")
+        if CROWDED not in reason:
+            raise UserError(f"{reason}. Its lines are in {self.batches.file(batch.name)}")
         self.batches.clean(batch.name)
         if alone:
-            raise UserError(f"{told}. Lower batch_requests in collect.{batch.dataset}")
+            raise UserError(f"{reason}. Lower batch_requests in collect.{batch.dataset}")
         self.crowded = bool(self.followed)
 
-    def _count(self, batch: Batch, found: Collected) -> None:
+    def _count(self, batch: Batch, collected: Collected) -> None:
         if self._is_mine(batch):
-            self.tally.attempts += len(found.outcomes) + len(found.failures)
-            self.tally.dollars += found.dollars
-        for key, outcomes in found.outcomes.items():
+            self.tally.attempts += len(collected.outcomes) + len(collected.failures)
+            self.tally.dollars += collected.dollars
+        for key, outcomes in collected.outcomes.items():
             if self.rows.pop(key, None):
                 self.tally.outcomes.update(outcomes)
-        self._unfollow(batch.name, len(found.outcomes))
-        failed = {key: failure for key, failure in found.failures.items() if key in self.rows}
+        self._unfollow(batch.name, len(collected.outcomes))
+        failed = {key: failure for key, failure in collected.failures.items() if key in self.rows}
         for key, failure in failed.items():
             self._failed(key, failure)
         if stop := next((failure.stop for failure in failed.values() if failure.stop), None):

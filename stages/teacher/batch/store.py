@@ -2,14 +2,16 @@
 
 import fcntl
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from stages.core.records import KeyedRequest
 from stages.teacher.batch.lines import Result, judge_result
 from stages.teacher.endpoint import Endpoint
 from stages.teacher.money import settle_batch
@@ -54,7 +56,7 @@ class Batches:
     def get(self, name: str) -> Batch:
         return self._select("name = ?", name)[0]
 
-    def _select(self, where: str, *values) -> list[Batch]:
+    def _select(self, where: str, *values: str) -> list[Batch]:
         query = f"SELECT {COLUMNS} FROM batches WHERE {where} ORDER BY intended_at, name"
         return [Batch(*row) for row in self.store.reader.execute(query, values)]
 
@@ -70,13 +72,14 @@ class Batches:
     def holding(self, keys: Iterable[str]) -> list[Batch]:
         """The open batches with any of these requests."""
         batches = {batch.name: batch for batch in self.open()}
-        found = {name for key in keys for name in self.of(key) & batches.keys()} if batches else ()
-        return [batch for name, batch in batches.items() if name in found]
+        names = {name for key in keys for name in self.of(key) & batches.keys()} if batches else set()
+        return [batch for name, batch in batches.items() if name in names]
 
-    def request(self, key: str) -> dict:
+    def request(self, key: str) -> KeyedRequest:
         """A request that was ever in a batch."""
         query = "SELECT request FROM requests WHERE request_key = ?"
-        return {**json.loads(self.store.reader.execute(query, (key,)).fetchone()[0]), "request_key": key}
+        request: KeyedRequest = json.loads(self.store.reader.execute(query, (key,)).fetchone()[0])
+        return {**request, "request_key": key}
 
     # Files
 
@@ -114,8 +117,8 @@ class Batches:
 
     # Events
 
-    def note(self, name: str, event: str, **detail) -> None:
-        """Durable on return."""
+    def note(self, name: str, event: str, **detail: str) -> None:
+        """Store an event of a batch, durably."""
         with self.store.transaction() as writer:
             insert_event(writer, name, event, detail)
 
@@ -128,7 +131,7 @@ class Batches:
                     settle_batch(writer, name, 0.0)
 
     def collect(
-        self, batch: Batch, status: str, results: Iterator[Result], odd: Counter, end: Endpoint
+        self, batch: Batch, *, status: str, results: Iterator[Result], odd: Counter[str], endpoint: Endpoint
     ) -> float | None:
         """Store the results, what they cost, and that they are stored: all or nothing, before they are read.
 
@@ -140,26 +143,28 @@ class Batches:
             if self.get(batch.name).state != "submitted":
                 return None
             while some := list(islice(results, AT_ONCE)):
-                insert_attempts(writer, [attempt_of(result, batch, end) for result in some])
+                insert_attempts(writer, [attempt_of(result, batch, endpoint) for result in some])
                 dollars += sum(self._cost(result, price) for result in some)
             settle_batch(writer, batch.name, dollars)
             insert_event(writer, batch.name, "collected", {"status": status, **+odd})
         return dollars
 
     def _cost(self, result: Result, price: Price | None) -> float:
-        """What may have been billed unseen counts in full."""
+        """The dollars of a result. What may have been billed unseen counts in full."""
         if price is None or result.status not in (None, 200) or result.raw is None and not result.is_missing:
             return 0.0
-        known = price.dollars(result.usage, batch=True)
-        return price.worst(self.request(result.key), batch=True) if known is None else known
+        if result.usage is None:
+            return price.worst(self.request(result.key), batch=True)
+        return price.dollars(result.usage, batch=True)
 
 
-def attempt_of(result: Result, batch: Batch, end: Endpoint) -> Attempt:
+def attempt_of(result: Result, batch: Batch, endpoint: Endpoint) -> Attempt:
+    """The row of the store for a result."""
     return Attempt(
         result.key,
-        end.base_url,
+        endpoint.base_url,
         status=result.status,
-        error=judge_result(result, end, batch.model).kind if result.raw is None else None,
+        error=judge_result(result, endpoint, batch.model).kind if result.raw is None else None,
         raw=result.raw,
         dataset=batch.dataset,
         mode="batch",
@@ -168,14 +173,15 @@ def attempt_of(result: Result, batch: Batch, end: Endpoint) -> Attempt:
     )
 
 
-def insert_event(writer, name: str, event: str, detail: dict) -> None:
+def insert_event(writer: sqlite3.Connection, name: str, event: str, detail: dict[str, Any]) -> None:
+    """Note what became of a batch; `detail` becomes JSON."""
     writer.execute(
         "INSERT INTO batch_events (batch, at, event, detail) VALUES (?, ?, ?, ?)",
         (name, utc_now(), event, json.dumps(detail)),
     )
 
 
-def insert_row(writer, name: str, key: str) -> bool:
-    """Put a request in a batch; False where it is in there."""
+def insert_row(writer: sqlite3.Connection, name: str, key: str) -> bool:
+    """Put a request in a batch; False where it was in there before."""
     query = "INSERT OR IGNORE INTO batch_rows (batch, request_key) VALUES (?, ?)"
     return writer.execute(query, (name, key)).rowcount == 1

@@ -1,6 +1,10 @@
 """The tables of the answer store, as the scripts that lead from each version to the next."""
 
-ONE = """
+# A trigger that `audit.verify.salvage` takes away while it removes damaged rows.
+NO_DELETE = """CREATE TRIGGER no_delete BEFORE DELETE ON attempts
+BEGIN SELECT RAISE(ABORT, 'append-only'); END"""
+
+ONE = f"""
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
     request_key TEXT NOT NULL,
@@ -12,8 +16,7 @@ CREATE TABLE attempts (
     raw TEXT                   -- the whole body as it came
 );
 CREATE INDEX answers ON attempts (request_key) WHERE raw IS NOT NULL;
-CREATE TRIGGER no_delete BEFORE DELETE ON attempts
-BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+{NO_DELETE};
 CREATE TRIGGER no_update BEFORE UPDATE ON attempts
 BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 PRAGMA user_version = 1;
@@ -25,7 +28,7 @@ ALTER TABLE attempts ADD COLUMN dataset TEXT;
 ALTER TABLE attempts ADD COLUMN mode TEXT;
 ALTER TABLE attempts ADD COLUMN request_id TEXT;         -- the provider's
 ALTER TABLE attempts ADD COLUMN price TEXT;              -- JSON of the price then; null when unknown
-ALTER TABLE attempts ADD COLUMN foreign_spend INTEGER;   -- 1: it came with another store's export
+ALTER TABLE attempts ADD COLUMN foreign_spend INTEGER;   -- 1: paid by another store (imports of old)
 ALTER TABLE attempts ADD COLUMN checksum TEXT;
 CREATE INDEX checksums ON attempts (checksum);
 CREATE TABLE requests (

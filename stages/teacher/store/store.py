@@ -1,28 +1,30 @@
 """The permanent store of teacher answers: one sqlite file for all datasets, append-only, never cleaned.
 
 Every attempt is one row, written before its body is parsed: it is the answer and the ledger line in one, with
-the price of the day, so that the `ledger` view can tell tokens and dollars. Online requests and batches share
-it. Several processes may use it at once. It must lie on a local disk (sqlite's WAL mode needs that).
+the price of the day, from which the `ledger` view counts tokens and dollars. Online requests and batches
+share it. Several processes may use it at once. It must lie on a local disk (sqlite's WAL mode needs that).
 """
 
 import errno
 import fcntl
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.hashing import canonical_json, sha256_json
+from stages.core.records import KeyedRequest, RequestKeys
 from stages.teacher.identity import limit_of, question_key
 from stages.teacher.outcomes import OUTCOMES, imported, read_answers
 from stages.teacher.store.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
-FIELDS = "request_key at source seconds status error raw dataset mode request_id price foreign_spend".split()
+FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
 
@@ -42,11 +44,10 @@ class Attempt:
     request_id: str | None = None
     price: str | None = None
     at: str | None = None  # UTC; None = now
-    foreign_spend: bool = False  # somebody else's money: it came with an import
 
 
 class Store:
-    """Append attempts, look answers up. `append` may run in another thread than the rest."""
+    """Append attempts, and read what is stored. `append` may run in another thread than the rest."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -79,18 +80,18 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.writer.close()
         self.reader.close()
 
     @contextmanager
-    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        """The writing connection in a transaction of its own; durable afterwards.
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The writing connection, in a new transaction; what it wrote is durable after the block.
 
         Raises OSError (ENOSPC) when the disk is full.
         """
         try:
-            self.writer.execute(begin)
+            self.writer.execute("BEGIN IMMEDIATE")
             with self.writer:
                 yield self.writer
         except sqlite3.OperationalError as error:
@@ -98,19 +99,25 @@ class Store:
                 raise OSError(errno.ENOSPC, "disk full", str(self.path)) from None
             raise
 
-    def append(self, attempts: Iterable[Attempt], requests: Iterable[dict] = ()) -> None:
-        """Save all in one transaction, with the requests (each with its `request_key`) that they answer."""
-        attempts, requests = list(attempts), list(requests)
+    def append(
+        self,
+        attempts: Iterable[Attempt],
+        requests: Iterable[KeyedRequest] = (),
+        keys: Iterable[RequestKeys] = (),
+    ) -> None:
+        """Save all in one transaction: attempts, and the requests, or only their keys, that they answer."""
+        attempts, requests, keys = list(attempts), list(requests), list(keys)
         with self.transaction() as writer:
             insert_requests(writer, requests)
+            insert_request_keys(writer, keys)
             insert_attempts(writer, attempts)
 
-    def bodies(self, request: dict) -> list[str]:
+    def bodies(self, request: KeyedRequest) -> list[str]:
         """The raw body of each stored answer to `request` itself, oldest first."""
         query = "SELECT raw FROM attempts WHERE request_key = ? AND raw IS NOT NULL ORDER BY id"
         return [raw for (raw,) in self.reader.execute(query, (request["request_key"],))]
 
-    def other_limits(self, request: dict) -> list[tuple[str, int | None]]:
+    def other_limits(self, request: KeyedRequest) -> list[tuple[str, int | None]]:
         """(raw body, limit) of each answer to the same question under another limit on tokens."""
         query = (
             "SELECT raw, token_limit FROM requests JOIN attempts USING (request_key) "
@@ -123,8 +130,10 @@ class Store:
         query = "SELECT count(*) FROM attempts WHERE request_key = ? AND raw IS NOT NULL"
         return self.reader.execute(query, (key,)).fetchone()[0]
 
-    def _answered(self, request: dict) -> bool:
-        return any(read_answers(raw, {"params": {}}) is not None for raw in self.bodies(request))
+    def _is_answered(self, key: str) -> bool:
+        """Whether one of the bodies stored for a request key is a completion."""
+        anything: KeyedRequest = {"request_key": key, "model": "", "messages": [], "params": {}}
+        return any(read_answers(raw, anything) is not None for raw in self.bodies(anything))
 
     def spent(self, dataset: str) -> float:
         """Dollars of `dataset` in the ledger so far, as far as they are known."""
@@ -134,38 +143,55 @@ class Store:
     def refill(self, responses: Path) -> int:
         """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests."""
         fields = ("request_key", "outcome", "response", "usage", "model")
-        known = set(OUTCOMES) - {"error"}
-        new: dict[str, list[dict]] = {}
+        outcomes = set(OUTCOMES) - {"error"}
+        new: dict[str, list[dict[str, Any]]] = {}
         for row in iter_jsonl(responses, fields):
-            if row["outcome"] in known and not self._answered(row):
+            if row["outcome"] in outcomes and not self._is_answered(row["request_key"]):
                 new.setdefault(row["request_key"], []).append(row)
-        stubs = [
-            {name: rows[0][name] for name in ("request_key", "question_key", "token_limit", "model")}
-            for rows in new.values()
-            if "question_key" in rows[0]
+        firsts = (rows[0] for rows in new.values())
+        keys: list[RequestKeys] = [
+            {
+                "request_key": row["request_key"],
+                "question_key": row["question_key"],
+                "token_limit": row["token_limit"],
+                "model": row["model"],
+            }
+            for row in firsts
+            if "question_key" in row
         ]
         self.append(
-            (Attempt(key, "import", raw=imported(rows), mode="import") for key, rows in new.items()), stubs
+            (Attempt(key, "import", raw=imported(rows), mode="import") for key, rows in new.items()),
+            keys=keys,
         )
         return len(new)
 
 
-def insert_requests(writer: sqlite3.Connection, requests: Iterable[dict]) -> None:
-    """Remember requests by key. One without `messages` is a stub, known by its keys alone."""
-    fields = "request_key, question_key, token_limit, model, request"
-    known = "ON CONFLICT (request_key) DO UPDATE SET request = excluded.request WHERE request IS NULL"
+def insert_requests(writer: sqlite3.Connection, requests: Iterable[KeyedRequest]) -> None:
+    """Remember requests by key; those of which only the keys were known are filled in."""
+    rows = []
+    for request in requests:
+        fields: Mapping[str, Any] = request
+        content = canonical_json({name: fields[name] for name in REQUEST if fields.get(name) is not None})
+        key, question = request["request_key"], question_key(request)
+        rows.append((key, question, limit_of(request), request["model"], content))
+    _insert_requests(writer, rows)
+
+
+def insert_request_keys(writer: sqlite3.Connection, keys: Iterable[RequestKeys]) -> None:
+    """Remember requests of which only the keys are known."""
+    rows = [(row["request_key"], row["question_key"], row["token_limit"], row["model"], None) for row in keys]
+    _insert_requests(writer, rows)
+
+
+def _insert_requests(
+    writer: sqlite3.Connection, rows: Sequence[tuple[str, str, int | None, str, str | None]]
+) -> None:
     writer.executemany(
-        f"INSERT INTO requests ({fields}) VALUES (?, ?, ?, ?, ?) {known}",
-        [_request_row(request) for request in requests],
+        "INSERT INTO requests (request_key, question_key, token_limit, model, request) "
+        "VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (request_key) DO UPDATE SET request = excluded.request WHERE request IS NULL",
+        rows,
     )
-
-
-def _request_row(request: dict) -> tuple:
-    key = request["request_key"]
-    if "messages" not in request:
-        return key, request["question_key"], request["token_limit"], request["model"], None
-    kept = {name: request[name] for name in REQUEST if request.get(name) is not None}
-    return key, question_key(request), limit_of(request), request["model"], canonical_json(kept)
 
 
 def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> None:
@@ -182,6 +208,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def checksum(attempt: dict) -> str:
-    """sha256 of what an attempt is: by it damage is found, and an import knows what is here already."""
+def checksum(attempt: Mapping[str, Any]) -> str:
+    """sha256 of what an attempt is, by which damage is detected."""
     return sha256_json([attempt[name] for name in CHECKED])

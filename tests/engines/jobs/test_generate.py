@@ -12,15 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.baseline import BaselineKnobs
-from stages.baseline import command as baseline
+from stages.baseline import run as baseline
 from stages.core import files, layout
 from stages.core.errors import UserError
-from stages.core.hashing import sha256_json, shard_of, stable_unit
-from stages.core.shards import iter_generated, read_generated, shard_name, write_generated
-from stages.generate import GenerateKnobs, plan, work
-from stages.generate import command as generate
+from stages.core.hashing import model_fingerprint, sha256_json, shard_of, stable_unit
+from stages.core.shards import iter_generated, shard_name
+from stages.generate import plan, work
+from stages.generate import run as generate
+from stages.knobs import BaselineKnobs, GenerateKnobs
 from tests.helpers.completions import completions, decoding
+from tests.helpers.shards import read_generated, write_generated
 from tests.helpers.tiny import WORDS, tiny_model
 
 DECODING = {
@@ -85,7 +86,7 @@ def test_rows_are_the_same_whatever_the_shards_and_workers(house):
     found, metrics = [], []
     for shards, workers in ((1, 1), (3, 2), (8, 1)):
         shutil.rmtree("data/.work", ignore_errors=True)
-        metrics.append(generate.run("d", GenerateKnobs(**DECODING, shards=shards, workers=workers)))
+        metrics.append(generate("d", GenerateKnobs(**DECODING, shards=shards, workers=workers)))
         found.append(read_generated(Path("data/d/generated")))
         names = sorted(path.name for path in Path("data/d/generated").glob("*.parquet"))
         assert names == [shard_name(i) for i in range(shards)]
@@ -103,19 +104,19 @@ def test_rows_are_the_same_whatever_the_shards_and_workers(house):
 
 def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd, student):
     knobs = GenerateKnobs(**decoding(student), shards=4, share=0.5)
-    generate.run("d", knobs)
+    generate("d", knobs)
     before, bytes_before = scratch_files(), shard_bytes()
     chosen = {row["document_id"] for row in read_generated(Path("data/d/generated"))}
     assert chosen == {
         f"doc-{i:03d}" for i in range(20) if i % 5 == 0 or stable_unit("share", f"doc-{i:03d}") < 0.5
     }
     capfd.readouterr()
-    generate.run("d", knobs)
+    generate("d", knobs)
     assert "4 shards, 4 of them made before" in capfd.readouterr().err
     assert scratch_files() == before and shard_bytes() == bytes_before
 
     write_corpus([*(document(i, "test" if i % 5 == 0 else "train") for i in range(20)), document(20, "test")])
-    generate.run("d", knobs)
+    generate("d", knobs)
     assert "4 shards, 3 of them made before" in capfd.readouterr().err
     after = scratch_files()
     assert len(after) == 4 and len(before.items() & after.items()) == 3
@@ -126,7 +127,7 @@ def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd
     other.mkdir()
     (kept := Path("data/.work/generate-d-e-" + "0" * 16)).mkdir()
     files.write_text(Path("prompts/d/student.md"), "{{ document.title }}: {{ document.text }}")
-    generate.run("d", knobs)
+    generate("d", knobs)
     assert not other.exists() and kept.exists()
     assert not scratch_files().keys() & after.keys()
 
@@ -144,18 +145,18 @@ def test_only_documents_that_may_be_written_for_are(house, monkeypatch):
     assert written_for(0.0) == ["doc-002", "doc-006"]
     write_corpus([document(i, split) for i, split in enumerate(splits[3:5])])
     with pytest.raises(UserError, match="no held-out document and none by share"):
-        generate.run("d", GenerateKnobs(**DECODING))
+        generate("d", GenerateKnobs(**DECODING))
 
 
 @pytest.mark.slow
 def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(house, monkeypatch):
-    from stages.engines import protocol
+    from stages.engines import load, protocol
     from stages.engines.jobs import items
 
     model, knobs = layout.model("d", "hf"), GenerateKnobs(**{**DECODING, "n": 1}, shards=1, task="categories")
     asked = protocol.Decoding(**knobs.model_dump(include=set(protocol.Decoding.model_fields)))
-    decoding = protocol.resolve(asked)
-    before = [protocol.model_fingerprint(model), decoding.model_dump(), protocol.engine_versions(decoding)]
+    decoding = load.resolve(asked)
+    before = [model_fingerprint(model), decoding.model_dump(), load.engine_versions(decoding)]
     scratch, job = plan("generate", "d", model, knobs)
     stale = Path(f"data/.work/generate-d-{sha256_json(before)[:16]}/{items.finished_name(job.items[0])}")
     own = list(items.todo(scratch, job.items[0].key))
@@ -163,7 +164,7 @@ def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(h
     saved = [{"document_id": row.document_id, "sample": 0, "text": "stale", **numbers} for row in own]
     files.write_jsonl(stale, saved)
     monkeypatch.setattr("stages.generate.kind", lambda task: SimpleNamespace(parse=lambda text: [task]))
-    generate.run("d", knobs)
+    generate("d", knobs)
     assert not stale.exists()
     rows = read_generated(Path("data/d/generated"))
     assert len(rows) == 20 and all(row["queries"] == ["categories"] for row in rows)
@@ -173,14 +174,14 @@ def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(h
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house, monkeypatch):
     knobs = {**DECODING, "max_new_tokens": 64, "batch_size": 2, "shards": 2}
-    generate.run("d", GenerateKnobs(**knobs))
+    generate("d", GenerateKnobs(**knobs))
     whole, metrics = shard_bytes(), None
     shutil.rmtree("data/d/generated")
     shutil.rmtree("data/.work")
 
     flags = [part for key, value in {**knobs, "workers": 2}.items() for part in (f"--{key}", str(value))]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-m", "stages.generate", "d", *flags]
+    command = [sys.executable, "-m", "stages", "generate", "d", *flags]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while sum(_lines(path) for path in Path("data/.work").glob("generate-d-*/*.part")) < 4:
@@ -197,7 +198,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house, monkeypatch):
     torn.write_bytes(saved[torn] + b'{"document_id": "doc-0')
 
     monkeypatch.setattr("stages.core.files.prune", lambda scratch, used: None)
-    metrics = generate.run("d", GenerateKnobs(**knobs))
+    metrics = generate("d", GenerateKnobs(**knobs))
     assert shard_bytes() == whole and metrics["rows"] == 40
     parts = Path("data/.work").glob("generate-d-*/*.part")
     assert sum(map(_lines, parts)) == 40  # what was finished was not made again
@@ -221,7 +222,7 @@ def _settled() -> None:
 def test_the_baseline_writes_for_held_out_pages_only_and_openvino_is_the_default(house, model):
     shutil.copytree(model, "models/base/tiny")
     knobs = BaselineKnobs(base="tiny", shards=2, max_new_tokens=8)
-    metrics = baseline.run("d", knobs)
+    metrics = baseline("d", knobs)
     rows = read_generated(Path("data/d/baseline"))
     assert [row["document_id"] for row in rows] == ["doc-000", "doc-005", "doc-010", "doc-015"]
     assert metrics["documents"] == 4 and knobs.engine == "openvino"
@@ -235,7 +236,7 @@ def test_answers_are_held_to_the_grammar_beside_the_corpus(house):
     with files.atomic_directory(Path("data/d/corpus"), "corpus") as directory:
         files.write_jsonl(directory / "documents.jsonl", [document(i, "test") for i in range(3)])
         files.write_text(directory / "grammar.lark", 'start: "cat" | "dog"')
-    generate.run("d", knobs)
+    generate("d", knobs)
     rows = read_generated(Path("data/d/generated"))
     assert len(rows) == 6 and {row["text"] for row in rows} <= {"cat", "dog"}
 
@@ -243,7 +244,7 @@ def test_answers_are_held_to_the_grammar_beside_the_corpus(house):
 def test_what_the_user_can_mend_is_said_before_anything_is_made(house):
     def refused(match: str, **knobs) -> None:
         with pytest.raises(UserError, match=match):
-            generate.run("d", GenerateKnobs(**{**DECODING, **knobs}))
+            generate("d", GenerateKnobs(**{**DECODING, **knobs}))
         assert not Path("data/d/generated").exists() and not list(Path("data/.work").glob("*/*"))
 
     refused("'doc-0.*its prompt has .* tokens.*context of 256.*lower max_new_tokens", max_new_tokens=250)
@@ -256,7 +257,7 @@ def test_what_the_user_can_mend_is_said_before_anything_is_made(house):
 
 def test_an_undefined_knob_and_a_missing_model_end_with_code_2(house):
     for arguments, said in ((["--engine", "magic"], "engine"), (["--engine", "vllm"], "vllm")):
-        command = [sys.executable, "-m", "stages.generate", "d", *arguments]
+        command = [sys.executable, "-m", "stages", "generate", "d", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert ended.returncode == 2 and said in ended.stderr.splitlines()[-1]

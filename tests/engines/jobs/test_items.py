@@ -9,12 +9,14 @@ import pytest
 from stages.core import files, layout
 from stages.core.errors import UserError
 from stages.core.hashing import shard_of
-from stages.core.shards import read_generated, write_generated, write_shards
+from stages.core.shards import write_shards
 from stages.engines.jobs import items, shared
 from stages.engines.protocol import Decoding, Generation
-from stages.generate import GenerateKnobs, generate, plan
-from stages.generate import command as stage
+from stages.generate import generate, plan
+from stages.generate import run as stage
+from stages.knobs import GenerateKnobs
 from tests.helpers.completions import completions, decoding, make_project, write_corpus
+from tests.helpers.shards import read_generated, write_generated
 
 MODEL = Path("models/d/hf")
 
@@ -153,7 +155,7 @@ def run_elsewhere(monkeypatch, knobs: dict) -> None:
 
 def test_work_on_shared_storage_gives_the_bytes_of_local_work(student, place, tmp_path, monkeypatch, capfd):
     knobs = {**decoding(student), "shards": 3}
-    stage.run("d", GenerateKnobs(**knobs))
+    stage("d", GenerateKnobs(**knobs))
     local = {path.name: path.read_bytes() for path in Path("data/d/generated").iterdir()}
     shutil.rmtree("data/d/generated")
     shutil.rmtree("data/.work")
@@ -235,13 +237,13 @@ def test_what_a_runner_needs_is_no_part_of_the_fingerprint(student):
 
 
 def test_the_baseline_reads_what_its_share_says(student):
-    from stages.baseline import BaselineKnobs
-    from stages.baseline import command as baseline
+    from stages.baseline import run as baseline
+    from stages.knobs import BaselineKnobs
 
     shutil.copytree(MODEL, layout.base_model("tiny"))
     for share, documents in ((0.0, 4), (1.0, 20)):
         knobs = BaselineKnobs(**decoding(student), base="tiny", **({"share": share} if share else {}))
-        assert baseline.run("d", knobs)["documents"] == documents
+        assert baseline("d", knobs)["documents"] == documents
         assert len(read_generated(Path("data/d/baseline"))) == 2 * documents
 
 

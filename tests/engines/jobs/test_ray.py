@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.generate import GenerateKnobs
-from stages.generate import command as stage
+from stages.generate import run as stage
+from stages.knobs import GenerateKnobs
 from tests.helpers.completions import completions, decoding, make_project
 
 ray = pytest.importorskip("ray", reason="pip install ray==2.60.0")
@@ -59,7 +59,7 @@ def worker_of(part: Path) -> int | None:
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row(student, cluster, monkeypatch):
     knobs = {**decoding(student), "shards": 2}
-    stage.run("d", GenerateKnobs(**knobs))
+    stage("d", GenerateKnobs(**knobs))
     local = shard_bytes()
     shutil.rmtree("data/d/generated")
     shutil.rmtree("data/.work")
@@ -79,7 +79,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row(student, cluster,
 
     killer = threading.Thread(target=kill)
     killer.start()
-    metrics = stage.run("d", GenerateKnobs(**knobs, runner="ray", num_cpus=1))
+    metrics = stage("d", GenerateKnobs(**knobs, runner="ray", num_cpus=1))
     killer.join()
     assert killed and metrics["rows"] == 40 and shard_bytes() == local
     (part, before), key = killed[0], killed[0][0].name.split(".")[0]
@@ -97,6 +97,6 @@ def test_no_cluster_and_an_unknown_runner_end_with_code_2(student):
         (["--runner", "ray"], "no cluster at 127.0.0.1:1"),
         (["--runner", "x"], "runner"),
     ):
-        command = [sys.executable, "-m", "stages.generate", "d", *flags, *arguments]
+        command = [sys.executable, "-m", "stages", "generate", "d", *flags, *arguments]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert ended.returncode == 2 and said in ended.stderr.splitlines()[-1], ended.stderr

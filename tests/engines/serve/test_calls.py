@@ -11,6 +11,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding
+from stages.engines.serve import start
 from tests.helpers.skills_project import make_project
 from tests.helpers.student_server import BERLIN, MODEL, TOOLS, Saying, chat, refusal, student, talk
 
@@ -67,10 +68,10 @@ def test_the_grammar_is_the_datasets_or_the_requests():
         chat(held, engine, extra_body={"grammar": given})
         assert engine.asked[-1][3] == expected
     layout.skills("d").joinpath("grammar.lark").unlink()
-    bare = serve.student_of("d", served.sampling, False)
+    bare = start.student_of("d", served.sampling, False, serve.served("d"))
     assert "grammar.lark" in refusal(bare, extra_body={"grammar": True}).body["message"]
     with pytest.raises(UserError, match="grammar.lark"):
-        serve.student_of("d", served.sampling, True)
+        start.student_of("d", served.sampling, True, serve.served("d"))
     bad = [{"role": "user", "content": "bad grammar"}]
     assert "nonsense" in refusal(served, bad, extra_body={"grammar": "x"}).body["message"]
 
@@ -142,8 +143,8 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
     make_project("d", kind, prompt, skills=False)
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
-    served = serve.student_of("d", Decoding(engine="vllm"), False)
-    command = serve.vllm_command(served, "127.0.0.1", 8001)
+    served = start.student_of("d", Decoding(engine="vllm"), False, serve.served("d"))
+    command = start.vllm_command(served, "127.0.0.1", 8001)
     assert command[:3] == ["vllm", "serve", "models/d/hf"] and command[command.index("--port") + 1] == "8001"
     with open(command[command.index("--chat-template") + 1]) as file:
         template = file.read()
@@ -157,13 +158,13 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
 def test_vllm_serves_only_what_it_serves_alike():
     served = student(skills=False)
     warm = served._replace(sampling=served.sampling.model_copy(update={"temperature": 0.5}))
-    usual = serve.vllm_command(warm, "127.0.0.1", 1)[-1]
+    usual = start.vllm_command(warm, "127.0.0.1", 1)[-1]
     assert json.loads(usual) == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
     less = served.sampling.model_copy(update={"frequency_penalty": 0.5})
     with pytest.raises(UserError, match="frequency_penalty"):
-        serve.vllm_command(served._replace(sampling=less), "127.0.0.1", 1)
+        start.vllm_command(served._replace(sampling=less), "127.0.0.1", 1)
     for prompt in ("{{ document.text | words(3) }}", "{{ document.title }} {{ document.text }}"):
         with pytest.raises(UserError, match="words|title"):
-            serve.vllm_command(student(prompt, skills=False), "127.0.0.1", 1)
+            start.vllm_command(student(prompt, skills=False), "127.0.0.1", 1)
     with pytest.raises(UserError, match="calls"):
-        serve.vllm_command(student(), "127.0.0.1", 1)
+        start.vllm_command(student(), "127.0.0.1", 1)

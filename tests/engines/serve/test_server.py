@@ -202,7 +202,7 @@ def test_what_cannot_be_served_is_one_line(project, client):
     error = process.stderr.read()
     assert f"port {taken}" in error and "--port" in error and error.count("\n") == 1
     process = subprocess.run(
-        [sys.executable, "-m", "stages.commands.serve", "nobody"],
+        [sys.executable, "-m", "stages", "serve", "nobody"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -10,9 +10,17 @@ from stages.core.files import read_jsonl, write_jsonl
 from stages.kinds.skills.parts.briefs import briefs, request_document
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.candidates import content, from_teacher, gather
-from stages.kinds.skills.parts.corpus import accepted, documents, without_contradictions
-from stages.kinds.skills.parts.held_out import balanced, split_of, template, values
+from stages.kinds.skills.parts.corpus import (
+    accepted,
+    balanced,
+    documents,
+    split_of,
+    template,
+    values,
+    without_contradictions,
+)
 from stages.kinds.skills.parts.schema import Example, Parameter, Skill, together
+from tests.helpers.cli import invoke
 
 TEXT = Parameter()
 SKILLS = together(
@@ -244,7 +252,6 @@ def test_documents_have_the_defaults_of_their_skill():
 
 
 def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
-    from click.testing import CliRunner
 
     from stages.kinds.skills import candidates, corpus_briefs, corpus_skills, skills
     from stages.kinds.skills.parts.files import written
@@ -258,7 +265,7 @@ def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
         (tmp_path / "files" / f"{skill.name}.yaml").write_text(written(skill, ".yaml"))
 
     def run(stage, *arguments):
-        done = CliRunner().invoke(stage.command, arguments)
+        done = invoke(stage, arguments)
         return done.exit_code, done.output
 
     assert run(skills, "d", "--path", "files")[0] == 0

@@ -13,6 +13,7 @@ from stages.commands import evaluate_rows
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.kinds.skills import evaluate_calls, skills
 from stages.kinds.skills.parts.calls import parse_call
+from tests.helpers.cli import invoke
 from tests.helpers.tiny import tiny_model
 
 MEASURES = "normalised_match_macro ast_match valid_call other_recall other_precision latency_ms_p50".split()
@@ -59,7 +60,7 @@ def house(tmp_path, monkeypatch, models):
         example = CALLS[name].format(n=99)
         pair = f"### User: {name} please\n### Assistant: {example}\n"
         write_text(Path(f"skills/{name}.txt"), f"#### Prompt:\n\n{prompt}\n\n#### Examples:\n\n{pair}")
-    assert CliRunner().invoke(skills.command, ["d", "--path", "skills"]).exit_code == 0
+    assert invoke(skills, ["d", "--path", "skills"]).exit_code == 0
     write_text(Path("prompts/d/student.md"), "{{ document.text }}\ncall:")
     rows = [document(n, "train" if n >= 12 else "test") for n in range(15)]
     write_corpus(rows)
@@ -80,12 +81,12 @@ def run(command, *arguments, **knobs):
 
 
 def evaluated(**knobs):
-    return run(evaluate_calls.command, "d", **{**KNOBS, "latency_requests": 2, **knobs})
+    return run(evaluate_calls, "d", **{**KNOBS, "latency_requests": 2, **knobs})
 
 
 def test_four_systems_side_by_side(house):
     assert evaluated().exit_code == 0
-    metrics = read_json(Path("reports/d/metrics.json"))
+    metrics = read_json(Path("reports/d/figures/metrics.json"))
     assert list(metrics) == SYSTEMS
     for system, own in metrics.items():
         for measure in MEASURES:
@@ -97,15 +98,15 @@ def test_four_systems_side_by_side(house):
     assert metrics["teacher"]["ast_match"]["mean"] < 1
     assert metrics["student_grammar"]["valid_call"] == {"mean": 1, "low": 1, "high": 1}
     assert metrics["student"]["valid_call"]["mean"] < 1  # random weights
-    figures = read_json(Path("reports/d/evaluate.json"))
+    figures = read_json(Path("reports/d/figures/evaluate.json"))
     assert figures["task"] == "skills" and figures["rows"] == 12 and figures["teacher"] == {"embedded": 15}
     assert {skill: own["rows"] for skill, own in figures["per_skill"]["base"].items()} == dict.fromkeys(
         sorted(SKILLS), 4
     )
-    details = read_json(Path("reports/d/calls.json"))
+    details = read_json(Path("reports/d/figures/calls.json"))
     assert details["leaks"]["test"] == 12 and list(details["systems"]) == SYSTEMS
-    assert len(read_json(Path("reports/d/plots/confusion.json"))) == 12
-    picture = Path("reports/d/plots/confusion.svg").read_text()
+    assert len(read_json(Path("reports/d/figures/plots/confusion.json"))) == 12
+    picture = Path("reports/d/figures/plots/confusion.svg").read_text()
     assert picture.startswith("<svg ") and "no call" in picture
 
 
@@ -127,17 +128,17 @@ def test_all_but_latency_is_the_same_again(house):
 
 def test_the_grammar_writes_calls_in_the_spelling_of_the_request(house):
     evaluated(latency_requests=0)
-    rows = read_json(Path("reports/d/samples.json"))
+    rows = read_json(Path("reports/d/figures/samples.json"))
     assert {row["user"] for row in rows} == {document(n)["text"] for n in range(12)}
     for row in rows:
         assert parse_call(row["student_grammar"]).name in SKILLS
-    metrics = read_json(Path("reports/d/metrics.json"))
+    metrics = read_json(Path("reports/d/figures/metrics.json"))
     assert metrics["student"]["latency_ms_p50"]["mean"] is None
 
 
 def test_written_calls_are_read_as_in_serving():
-    from stages.kinds.skills.parts.runs import in_own_spelling
     from stages.kinds.skills.parts.schema import Parameter, Skill, together
+    from stages.kinds.skills.parts.task import in_own_spelling
 
     parameters = {"location": Parameter(optional=True)}
     known = together([Skill(name="Weather", description="", parameters=parameters)])
@@ -149,14 +150,14 @@ def test_written_calls_are_read_as_in_serving():
 
 def test_requests_are_the_asked_ones_lowest_hash_first(house):
     evaluated(limit=5, latency_requests=0)
-    assert read_json(Path("reports/d/evaluate.json"))["rows"] == 5
-    first = [row["id"] for row in read_json(Path("reports/d/samples.json"))]
+    assert read_json(Path("reports/d/figures/evaluate.json"))["rows"] == 5
+    first = [row["id"] for row in read_json(Path("reports/d/figures/samples.json"))]
     evaluated(limit=7, latency_requests=0)
-    assert [row["id"] for row in read_json(Path("reports/d/samples.json"))][:5] == first
+    assert [row["id"] for row in read_json(Path("reports/d/figures/samples.json"))][:5] == first
     kept = [json.loads(line) for line in Path("data/d/responses.jsonl").read_text().splitlines()]
     write_jsonl(Path("data/d/responses.jsonl"), [row for row in kept if row["id"] in ("r00", "r03", "r13")])
     result = evaluated(latency_requests=0)
-    assert read_json(Path("reports/d/evaluate.json"))["skills_without_rows"] == ["notes", "other"]
+    assert read_json(Path("reports/d/figures/evaluate.json"))["skills_without_rows"] == ["notes", "other"]
     assert "no held-out request for notes, other" in result.output
 
 
@@ -164,8 +165,8 @@ def test_what_is_too_long_gets_no_answer(house):
     long = {**document(0), "text": "weather " * 500}
     write_corpus([long, document(1), document(12, "train")])
     evaluated(latency_requests=1)
-    assert read_json(Path("reports/d/evaluate.json"))["too_long"] == dict.fromkeys(SYSTEMS[:3], 1)
-    texts = {row["id"]: row["student_grammar"] for row in read_json(Path("reports/d/samples.json"))}
+    assert read_json(Path("reports/d/figures/evaluate.json"))["too_long"] == dict.fromkeys(SYSTEMS[:3], 1)
+    texts = {row["id"]: row["student_grammar"] for row in read_json(Path("reports/d/figures/samples.json"))}
     assert texts["r00"] == "" and texts["r01"]
 
 
@@ -273,12 +274,12 @@ def test_the_embedded_teacher_labels_rows(params):
 def test_the_page_of_a_dataset_of_skills(house):
     evaluated()
     write_json(
-        Path("reports/d/candidates.json"),
+        Path("reports/d/figures/candidates.json"),
         {"offered": {"file": 30, "teacher": 70}, "candidates": 80, "left_out": {"near duplicate": 20}},
     )
     decisions = {"accept": 40, "edit": 2, "reject": 8, "unreviewed": 30}
     corpus = {"documents": 60, "splits": {"test": 12, "train": 48}, "decisions": decisions}
-    write_json(Path("reports/d/corpus.json"), corpus)
+    write_json(Path("reports/d/figures/corpus.json"), corpus)
     assert run(report_skills.command, "d").exit_code == 0
     page = Path("reports/d/report.html").read_text()
     assert re.findall("<h2>(.*?)</h2>", page) == [
@@ -304,7 +305,7 @@ def test_the_page_of_a_dataset_of_skills(house):
 
 def test_a_page_with_few_figures_has_few_sections(house):
     evaluated(latency_requests=0)
-    (Path("reports/d/calls.json")).unlink()
+    (Path("reports/d/figures/calls.json")).unlink()
     run(report_skills.command, "d")
     page = Path("reports/d/report.html").read_text()
     assert "How good the calls are" in page and "Calls by skill" not in page and "Milliseconds" not in page

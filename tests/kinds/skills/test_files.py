@@ -83,7 +83,7 @@ def test_what_is_wrong_is_named_with_file_and_line_and_counted_if_lenient(tmp_pa
 def test_a_call_is_never_taken_for_that_of_another_request(line):
     text = TIMER.replace("### User: ring loudly in a minute", f"### User: A\n{line}")
     found = parse(text)
-    assert [one.user for one in found.said] == ["Alert me: in thirty seconds"]
+    assert [one.user for one in found.examples] == ["Alert me: in thirty seconds"]
     assert [problem.line for problem in sorted(found.problems)] == [12, 13, 14]
 
 
@@ -150,7 +150,7 @@ def test_each_form_holds_everything(tmp_path, suffix):
         parsed = parsed_file(path)
         assert not parsed.problems
         said = {section: [] for section in ("prompt_examples", "examples")}
-        for one in parsed.said:
+        for one in parsed.examples:
             said[one.section].append(Example(user=one.user, call=one.call))
         again = parsed.skill.model_copy(update={key: tuple(own) for key, own in said.items()})
         assert again == skill, written(skill, suffix)

@@ -235,13 +235,6 @@ def test_numbers_are_finite_and_ints_readable():
     assert not accepts(start, f'notes(action="add", count={"9" * 301})')
 
 
-def test_max_length_bounds_a_text():
-    for grammar in (lark(SKILLS, max_length=5), gbnf_to_lark(gbnf(SKILLS, max_length=5))):
-        start = matcher(grammar)
-        assert accepts(start, 'math(question="")') and accepts(start, 'math(question="ä数😀\\n\\u00e9")')
-        assert not accepts(start, 'math(question="123456")')
-
-
 def test_without_a_prompt_a_verbatim_text_is_any_text():
     place = Skill(name="place", description="", parameters={"of": Parameter(verbatim=True)})
     skills = together([place])

@@ -34,14 +34,13 @@ def project(tmp_path_factory) -> Workspace:
 
 
 def test_from_skill_files_to_scores(project):
-    output = project.run("stages.commands.build", "otto")
-    blocks = project.params()
-    chain = [stage for stage in params.STAGES if "otto" in blocks[stage]]
+    output = project.run("stages", "build", "otto")
+    chain = project.chain("otto")
     assert [name for name in ran(output) if name.endswith("@otto")] == [f"{stage}@otto" for stage in chain]
     assert set(chain) >= set(OF_SKILLS) - {"corpus_briefs"}
 
     reports = project.directory / "reports/otto"
-    metrics = read_json(reports / "metrics.json")
+    metrics = read_json(reports / "figures/metrics.json")
     assert tuple(metrics) == SYSTEMS
     for system in SYSTEMS:
         for measure in (
@@ -65,7 +64,7 @@ def test_from_skill_files_to_scores(project):
         for split in ("train", "test")
     }
     assert wordings["test"] and not wordings["test"] & wordings["train"]
-    assert ran(project.run("stages.commands.build", "otto")) == []  # nothing changed, nothing runs
+    assert ran(project.run("stages", "build", "otto")) == []  # nothing changed, nothing runs
 
 
 def test_a_decision_reruns_what_depends_on_it_and_asks_nothing_twice(project):
@@ -95,7 +94,7 @@ def test_any_file_of_rows_is_scored(project):
     ]
     path = project.directory / "rows.json"
     path.write_text(json.dumps(rows))
-    project.run("stages.commands.evaluate_rows", "otto", "--rows", "rows.json", "--out", "scores.json")
+    project.run("stages", "evaluate_rows", "otto", "--rows", "rows.json", "--out", "scores.json")
     found = read_json(project.directory / "scores.json")
     assert found["scored"] == 2 and set(SYSTEMS) >= set(found["systems"]) >= set(SYSTEMS[:3])
     assert found["systems"]["student_grammar"]["valid_call"]["mean"] == 1

@@ -11,10 +11,20 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.evaluation.bootstrap import macro_interval, quantile_interval
-from stages.kinds.skills.parts.leaks import leaks, letters, nearest, shared_requests
-from stages.kinds.skills.parts.rows import Row, judged, read_rows
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
-from stages.kinds.skills.parts.scoring import NO_CALL, Answered, by_skill, confusion, details, score
+from stages.kinds.skills.parts.scored_rows import GoldRequest, judged, read_rows
+from stages.kinds.skills.parts.scoring import (
+    NO_CALL,
+    Answered,
+    by_skill,
+    confusion,
+    details,
+    leaks,
+    letters,
+    nearest,
+    score,
+    shared_requests,
+)
 from tests.helpers.workspace import ROOT
 
 REAL = ROOT.parent / "shared" / "data" / "otto" / "synthetic_data.json"
@@ -132,7 +142,10 @@ GOOD = [
 @pytest.mark.parametrize(("text", "skipped"), zip(GOOD, ([], [], [], [1, 5, 7], []), strict=True))
 def test_rows_of_every_form(tmp_path, text, skipped):
     found = read_rows(written(tmp_path, text))
-    assert found.rows == [Row(1, "a", "other()"), Row(2, "b", "other()")] and found.skipped == skipped
+    assert (
+        found.requests == [GoldRequest(1, "a", "other()"), GoldRequest(2, "b", "other()")]
+        and found.skipped_lines == skipped
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,16 +172,16 @@ def test_other_rows_are_refused(tmp_path, text, told):
 
 def test_gold_calls_that_cannot_be_are_left_out():
     texts = ["other()", 'timer(location="Boston")', "timer", 'sleep(x="1")']
-    sound, left_out = judged([Row(n, "u", text) for n, text in enumerate(texts, 1)], SKILLS)
-    assert sound == [Row(1, "u", "other()")] and [row["row"] for row in left_out] == [2, 3, 4]
+    sound, left_out = judged([GoldRequest(n, "u", text) for n, text in enumerate(texts, 1)], SKILLS)
+    assert sound == [GoldRequest(1, "u", "other()")] and [row["row"] for row in left_out] == [2, 3, 4]
     assert "no parameter 'location'" in left_out[0]["problem"] and "not a call" in left_out[1]["problem"]
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="the real file is not here")
 def test_the_real_file_of_rows():
     found = read_rows(REAL)
-    assert len(found.rows) == json.dumps(REAL.read_text()).count('\\"input\\"') == 279
-    assert len(found.skipped) == 20 and all(row.gold.endswith(")") for row in found.rows)
+    assert len(found.requests) == json.dumps(REAL.read_text()).count('\\"input\\"') == 279
+    assert len(found.skipped_lines) == 20 and all(row.gold.endswith(")") for row in found.requests)
 
 
 def document(name: str, split: str, text: str, call: str, template: str) -> dict:

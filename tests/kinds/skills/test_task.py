@@ -2,13 +2,12 @@
 
 import json
 
-from stages.convert import ConvertKnobs
-from stages.convert import command as convert
+from stages.convert import run as convert
 from stages.core import layout
 from stages.core.files import write_jsonl
 from stages.kinds.skills.parts import task as kind
-from stages.kinds.skills.parts.calls import Call, parse_call
-from stages.kinds.skills.parts.verbatim import span
+from stages.kinds.skills.parts.calls import Call, parse_call, span
+from stages.knobs import ConvertKnobs
 from tests.kinds.skills.test_corpus import SKILLS
 
 
@@ -74,7 +73,7 @@ def test_convert_tells_which_skill_the_student_cannot_learn(tmp_path, monkeypatc
     write_jsonl(layout.responses("d"), rows)
     layout.prompt("d", "student").parent.mkdir(parents=True)
     layout.prompt("d", "student").write_text("{{ document.text }}")
-    convert.run("d", ConvertKnobs(task="skills", min_lines=1))
+    convert("d", ConvertKnobs(task="skills", min_lines=1))
     told = capsys.readouterr().err
     assert "no answer about 'other' can be used" in told
     assert "weather" not in told and "math" not in told

@@ -10,6 +10,7 @@ from stages.core.hashing import stable_integer
 from stages.evaluation.bootstrap import intervals
 from stages.kinds.xc.evaluate import bars, choose, copied, lengths, taught
 from stages.kinds.xc.parts.scoring import MEASURES, Output, Scorer, grounded, raw_lines, summary_line
+from stages.kinds.xc.parts.tasks import TASKS
 from stages.retrieval.bm25 import Bm25
 
 KINDS = ("queries", "categories")
@@ -179,14 +180,16 @@ def test_pages_are_found_among_fewer_where_all_would_be_too_many():
 
 def test_lines_are_judged_by_the_kind_of_task():
     lines = ["Villages", "Decomposition", "This is a matrix", "#### Immediate categories"]
-    outputs = {task: Scorer([SVD, CSV], task).score(SVD["id"], Output(lines, 1.0), []) for task in KINDS}
+    outputs = {
+        task: Scorer([SVD, CSV], TASKS[task]).score(SVD["id"], Output(lines, 1.0), []) for task in KINDS
+    }
     valid = {
         task: dict(zip(MEASURES, found, strict=True))["format_validity"] for task, found in outputs.items()
     }
     assert valid == {"queries": 1 / 4, "categories": 2 / 4}
     assert outputs["queries"][1:] == pytest.approx(outputs["categories"][1:], nan_ok=True)
     row = {"id": "p", "outcome": "ok", "accepted": True, "response": "Lakes\n\tWater\nRivers\n\tWater"}
-    assert taught(row, "categories").lines == ["Lakes", "Rivers", "Water"]
+    assert taught(row, TASKS["categories"]).lines == ["Lakes", "Rivers", "Water"]
     assert taught({**row, "response": "[1]", "form": "json"}, "categories") == Output([], 1.0)
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 
 from stages.core import files
 from stages.core.errors import UserError
-from stages.core.shards import write_generated
 from stages.core.text import tokens
-from stages.kinds.xc.filter import FilterKnobs
-from stages.kinds.xc.filter import command as stage
+from stages.kinds.xc.filter import run as stage
+from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
+from tests.helpers.shards import write_generated
 
 OFF = {"well_formed": False, "copies": False, "duplicates": False}
 
@@ -59,7 +60,7 @@ def make(documents: list[dict], rows: list[dict], shards: int = 3) -> None:
 
 def run(**knobs) -> tuple[dict[str, list[str]], dict]:
     """Runs the stage; the texts left for each document, and its metrics, after checks that always hold."""
-    metrics = stage.run("d", FilterKnobs(**knobs))
+    metrics = stage("d", FilterKnobs(**knobs))
     directory = Path("data/d/filtered")
     files.verify_manifest(directory)
     assert sorted(path.name for path in directory.iterdir()) == [
@@ -71,7 +72,7 @@ def run(**knobs) -> tuple[dict[str, list[str]], dict]:
     assert starts.dtype == np.int64 and starts[0] == 0 and starts[-1] == len(texts) == metrics["kept"]
     assert (np.diff(starts) >= 0).all() and len(starts) == len(names) + 1 == metrics["documents"] + 1
     assert metrics["lines"] == metrics["kept"] + sum(metrics["dropped"].values())
-    samples = json.loads(Path("reports/d/filter_samples.json").read_text())
+    samples = json.loads(Path("reports/d/figures/filter_samples.json").read_text())
     assert {name: len(own) for name, own in samples.items()} == {
         name: min(count, SAMPLES) for name, count in metrics["dropped"].items()
     }
@@ -101,13 +102,16 @@ def test_without_filters_all_texts_are_laid_out_in_the_order_of_the_corpus(house
 
 
 def test_malformed_texts_go_by_the_rules_of_the_task(house, monkeypatch):
-    from stages.kinds.xc.parts import queries
+    from stages.kinds.xc.parts.tasks import TASKS
 
     reasons = {"bad line": "too bad", "ugly line": "ugly", "worse line": "too bad"}
     seen = []
-    monkeypatch.setattr(
-        queries, "reject", lambda text, own: (seen.append((text, own["id"])), reasons.get(text))[1]
-    )
+
+    def reject(text, own):
+        seen.append((text, own["id"]))
+        return reasons.get(text)
+
+    monkeypatch.setitem(TASKS, "queries", replace(TASKS["queries"], reject=reject))
     make([document("a")], [row("a", "bad line", "good line", "ugly line", "worse line")])
     kept, metrics = run(copies=False, duplicates=False)
     assert kept == {"a": ["good line"]} and ("good line", "a") in seen

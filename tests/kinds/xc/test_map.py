@@ -5,17 +5,18 @@ import time
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from scipy.sparse import load_npz, save_npz
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.kinds.xc import map as stage
+from stages.kinds.xc.knobs import MapKnobs
 from stages.kinds.xc.parts import mapping
 from stages.kinds.xc.parts.mapping import Found, Shape
 from stages.retrieval import encoders
 from stages.retrieval.neighbours import nearest
+from tests.helpers.cli import invoke
 
 
 def unit(rows, dims, seed, centres=0):
@@ -228,7 +229,7 @@ def lines(name):
 
 
 def run(**knobs):
-    return stage.command.run("d", stage.MapKnobs(top_k=2, **knobs))
+    return stage.run("d", MapKnobs(top_k=2, **knobs))
 
 
 def test_synthetic_queries_lead_to_points(project):
@@ -327,9 +328,9 @@ def test_the_real_encoder_on_the_command_line(tmp_path, monkeypatch):
     queries = {"q1": ("sorting arrays", "train"), "q2": ("csv reading", "train"), "q3": ("xyz", "test")}
     pairs = {("q1", "d1"): "train", ("q2", "d2"): "hidden"}
     write("d", "queries", documents.items(), queries.items(), pairs, [["sorted array"], ["reads csv files"]])
-    result = CliRunner().invoke(stage.command, ["d", "--dims", "4", "--top_k", "1"])
+    result = invoke(stage, ["d", "--dims", "4", "--top_k", "1"])
     assert result.exit_code == 0, result.output
-    figures = read_json(layout.reports("d") / "map.json")
+    figures = read_json(layout.figures("d") / "map.json")
     assert figures["pairs_after"] == 2 and figures["hidden"]["recovered"] == 1
     assert json.dumps(figures).count("nan") == 0
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from scipy.sparse import coo_matrix, csr_matrix, load_npz, save_npz
 
 from stages.core.files import (
@@ -16,10 +15,9 @@ from stages.core.files import (
     write_json,
     write_jsonl,
 )
-from stages.kinds.xc.corpus_xc import command as corpus_xc
-from stages.kinds.xc.pack import command
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.format.texts import find, lines_of
+from tests.helpers.cli import invoke
 from tests.helpers.workspace import ROOT
 from tests.helpers.xc_fixture import orcas, wiki
 
@@ -34,7 +32,7 @@ def in_tmp(tmp_path, monkeypatch):
 def read_corpus(folder: str, points: str, hidden: float = 0) -> None:
     tokenizer = str(ROOT / "models/shipped/small")
     options = ["--path", folder, "--points", points, "--tokenizer", tokenizer, "--hidden_pairs", str(hidden)]
-    result = CliRunner().invoke(corpus_xc, ["d", *options])
+    result = invoke("corpus_xc", ["d", *options])
     assert result.exit_code == 0, result.output
 
 
@@ -61,9 +59,9 @@ def packed(points: str, make):
     made = make(Path("source"))
     read_corpus("source", points)
     skim = map_of(ids("x", len(made.trn_x)), ids("y", len(made.y)), made.matrix("trn"))
-    result = CliRunner().invoke(command, ["d"])
+    result = invoke("pack", ["d"])
     assert result.exit_code == 0, result.output
-    return made, skim, read_json(Path("reports/d/pack.json"))
+    return made, skim, read_json(Path("reports/d/figures/pack.json"))
 
 
 BOTH = pytest.mark.parametrize(("points", "make"), [("queries", orcas), ("documents", wiki)])
@@ -111,7 +109,7 @@ def test_a_packed_folder_is_a_source_again(points, make):
     before = {name: read_jsonl(CORPUS / f"{name}.jsonl") for name in ("queries", "pairs", "filters")}
     # The metadata is not packed: the lines are then all the text.
     options = ["--path", str(XC), "--points", points, "--tokenizer", str(ROOT / "models/shipped/small")]
-    result = CliRunner().invoke(corpus_xc, ["e", *options, "--hidden_pairs", "0", "--metadata", "none"])
+    result = invoke("corpus_xc", ["e", *options, "--hidden_pairs", "0", "--metadata", "none"])
     assert result.exit_code == 0, result.output
     for name, rows in before.items():
         assert read_jsonl(Path(f"data/e/corpus/{name}.jsonl")) == rows
@@ -177,7 +175,7 @@ def small_corpus(pairs: list[tuple] = PAIRS) -> None:
 def test_any_corpus_is_packed_with_empty_filters():
     small_corpus()
     map_of(["q1", "q3"], ["a", "b", "c#1", "d"], csr_matrix(np.eye(2, 4, dtype=np.float32)))
-    assert CliRunner().invoke(command, ["d"]).exit_code == 0
+    assert invoke("pack", ["d"]).exit_code == 0
     assert (XC / "trn_X.txt").read_text() == "query q1\nquery q3\n"  # q3 has no label and keeps its row
     assert (XC / "tst_X.txt").read_text() == "query q2\n"
     assert (XC / "Y.txt").read_text() == "".join(
@@ -188,12 +186,12 @@ def test_any_corpus_is_packed_with_empty_filters():
         assert (XC / name).read_bytes() == b""
         assert np.fromfile(XC / name, sep=" ").size == 0
     first = {path.name: path.read_bytes() for path in XC.iterdir() if path.is_file()}
-    assert CliRunner().invoke(command, ["d"]).exit_code == 0
+    assert invoke("pack", ["d"]).exit_code == 0
     assert first == {path.name: path.read_bytes() for path in XC.iterdir() if path.is_file()}
 
 
 def refused(*parts: str) -> None:
-    result = CliRunner().invoke(command, ["d"])
+    result = invoke("pack", ["d"])
     assert result.exit_code == 2, result.output
     assert result.stderr.count("\n") == 1 and not XC.exists()
     for part in parts:

@@ -8,15 +8,13 @@ import pytest
 from demo.teacher import queries as rules
 from stages import params
 from stages.commands import build, new
-from stages.convert import ConvertKnobs
-from stages.convert import command as convert
+from stages.convert import run as convert
 from stages.core import layout
-from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl
 from stages.core.stage import valid
 from stages.kinds.xc.parts import categories, queries
-from stages.prompt import PromptKnobs
-from stages.prompt import command as prompt
+from stages.knobs import ConvertKnobs, PromptKnobs
+from stages.prompt import run as prompt
 from tests.helpers.workspace import OF_SKILLS
 from tests.helpers.xc_fixture import EMPTY, orcas_made, wiki_made
 
@@ -26,84 +24,26 @@ DATASETS = ("orcas", "wikihierarchy")
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The prompts and params.yaml of the project."""
+    """The prompts, the params and the graph of the project."""
     shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def lines_of_params() -> list[str]:
-    return Path("params.yaml").read_text().splitlines()
 
 
 # Blocks
 
 
-@pytest.mark.parametrize("order", [DATASETS, DATASETS[::-1]])
-def test_both_bring_their_base_model_which_stands_there_once(project, order):
-    before = lines_of_params()
-    for dataset in order:
-        assert new.scaffold(dataset)
-    after = lines_of_params()
-    blocks = params.load()
-    for dataset in order:
-        assert [stage for stage in params.STAGES if dataset in blocks[stage]] == [
-            stage for stage in params.STAGES if stage not in (*params.BASES, "corpus", *OF_SKILLS)
-        ]
-        assert new.scaffold(dataset) == [
-            f"data/sources/{dataset} does not exist yet: put your files there, or set "
-            f"corpus_xc.{dataset}.path in params.yaml"
-        ]
-    assert lines_of_params() == after and sum("llama2: {id" in line for line in after) == 1
-    assert list(blocks["base_hub"]) == ["llama2"]
-    assert [line for line in before if line not in after] == [
-        line for line in before if line.startswith(("base_hub: {}", "corpus_xc: {}"))
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_dataset_takes_part_in_every_stage_of_its_kind(project, dataset):
+    assert new.scaffold(dataset)
+    chain = {stage.name for stage in params.stages_of(dataset, params.check())}
+    assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus", *OF_SKILLS}
+    assert new.scaffold(dataset) == [
+        f"data/sources/{dataset} does not exist yet: put your files there, or set "
+        f"corpus_xc.{dataset}.path in prompts/{dataset}/params.yaml"
     ]
-
-
-def test_the_blocks_are_valid(project):
-    pytest.importorskip("stages.kinds.xc.xc")
-    for dataset in DATASETS:
-        new.scaffold(dataset)
-    params.check()
-
-
-def test_another_block_of_the_same_name_is_no_reason_to_overwrite_it(project):
-    text = Path("params.yaml").read_text()
-    other = text.replace("base_hub: {}", "base_hub:\n  llama2: {id: a/b, revision: c}", 1)
-    assert other != text
-    Path("params.yaml").write_text(other)
-    with pytest.raises(
-        UserError, match=r"params\.yaml: there is another base_hub\.llama2 than in prompts/orcas"
-    ):
-        new.scaffold("orcas")
-    assert Path("params.yaml").read_text() == other
-
-
-def test_a_block_is_added_with_its_comments_and_no_other(project):
-    template, own = Path("template.yaml"), Path("own.yaml")
-    template.write_text(
-        "# all\nbase:\n  # of a\n  a: {path: x}\n  # of b\n  b: # too\n    path: y\n\n    # inside b\n"
-        "map:\n  d: {}\n"
-    )
-    own.write_text("base:\n  z: {path: w}\n  b: {path: y}\nreport: {}\n")
-    assert new.add_blocks(own, template) == ["base", "map"]
-    assert own.read_text() == (
-        "base:\n  z: {path: w}\n  b: {path: y}\n  # of a\n  a: {path: x}\nreport: {}\n\nmap:\n  d: {}\n"
-    )
-    assert new.add_blocks(own, template) == []
-    template.write_text("map: {e: {}}\n")
-    with pytest.raises(UserError, match=r"template\.yaml, map: give each block a line of its own"):
-        new.add_blocks(own, template)
-
-
-def test_a_folder_is_set_where_the_dataset_is_read(project):
-    done = new.scaffold("orcas", str(project))
-    assert f"set corpus_xc.orcas.path in params.yaml to {project}" in done
-    assert params.load()["corpus_xc"]["orcas"]["path"] == str(project)
-    new.scaffold("mine", str(project))
-    assert params.load()["corpus"]["mine"]["path"] == str(project)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +51,13 @@ def test_a_folder_is_set_where_the_dataset_is_read(project):
     [("orcas", "queries", "queries", 750, 250), ("wikihierarchy", "categories", "documents", 1000, 500)],
 )
 def test_the_settings_of_the_paper(dataset, task, points, tokens, new_tokens):
-    found = params.load(ROOT / "prompts" / dataset / "params.yaml")
+    blocks = params.read(ROOT / "prompts" / dataset / "params.yaml")
 
     def block(stage: str):
-        return valid(params.command(stage).knobs, found[stage][dataset], stage)
+        return valid(params.STAGES[stage].knobs, blocks[stage][dataset], stage)
 
-    assert found["base_hub"]["llama2"]["id"] == "meta-llama/Llama-2-7b-hf"
+    shared = params.read(ROOT / "prompts/bases/llama2.yaml")
+    assert shared["base_hub"]["llama2"]["id"] == "meta-llama/Llama-2-7b-hf"
     corpus = block("corpus_xc")
     assert (corpus.points, corpus.max_chars, corpus.max_tokens) == (points, 7500, tokens)
     assert corpus.tokenizer == "models/base/llama2"
@@ -145,7 +86,6 @@ def test_the_settings_of_the_paper(dataset, task, points, tokens, new_tokens):
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_files_that_are_missing_are_named_before_anything_runs(project, monkeypatch, dataset, capsys):
-    pytest.importorskip("stages.kinds.xc.xc")
     new.scaffold(dataset)
     monkeypatch.setattr(build, "repro", lambda *arguments: pytest.fail("nothing may run"))
     with pytest.raises(SystemExit) as end:
@@ -164,7 +104,7 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
     names = ("hit_at_10", "hit_at_10_nameless", "groundedness", "format_validity", "rouge_l")
     scores = {"student": dict.fromkeys(names, interval) | {"hit_at_10_nameless": None}}
     scores["base"] = dict.fromkeys(names, dict.fromkeys(interval))
-    write_json(layout.reports("d") / "metrics.json", scores)
+    write_json(layout.figures("d") / "metrics.json", scores)
     assert build.headline("d").splitlines()[1].split() == ["student", "0.500", "–", "0.500", "0.500", "0.500"]
     assert build.headline("d").splitlines()[2].split() == ["base", *"–––––"]
     figures = {
@@ -172,7 +112,7 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
         "augmented": {"R@10": 0.31},
         "difference": {"R@10": {"mean": 0.06, "low": 0.04, "high": 0.08}},
     }
-    write_json(layout.reports("d") / "xc.json", {"plt": figures})
+    write_json(layout.figures("d") / "xc.json", {"plt": figures})
     assert build.headline("d").splitlines()[-2:] == [
         "plt: R@10 0.250 with the known labels, 0.310 with the mapped ones too (+0.040 to +0.080)",
         "report: reports/d/report.html",
@@ -186,7 +126,7 @@ def chain(dataset: str, documents: list[dict], task: str) -> tuple[dict, list[di
     """Prompt, answer and convert; returns convert's metrics and all rows."""
     with atomic_directory(layout.corpus(dataset), "corpus") as target:
         write_jsonl(target / "documents.jsonl", documents)
-    prompt.run(dataset, PromptKnobs(template=f"prompts/{dataset}/teacher.md", task=task))
+    prompt(dataset, PromptKnobs(template=f"prompts/{dataset}/teacher.md", task=task))
     answers = [
         {
             "id": row["id"],
@@ -198,7 +138,7 @@ def chain(dataset: str, documents: list[dict], task: str) -> tuple[dict, list[di
         for row in read_jsonl(layout.requests(dataset))
     ]
     write_jsonl(layout.responses(dataset), answers)
-    metrics = convert.run(dataset, ConvertKnobs(task=task))
+    metrics = convert(dataset, ConvertKnobs(task=task))
     folder = layout.litgpt_data(dataset)
     return metrics, [row for split in ("train", "val", "test") for row in read_json(folder / f"{split}.json")]
 

@@ -42,7 +42,7 @@ def project(tmp_path_factory) -> Workspace:
     blocks = {stage: {} for stage in params.STAGES} | {"base": {"small": {"path": "models/shipped/small"}}}
     for dataset in MAKERS:
         own = YAML(typ="safe").load(ROOT / "prompts" / dataset / "params.yaml")
-        for stage in own.keys() - {"base_hub"}:
+        for stage in own:
             knobs = own[stage][dataset] | SMALL.get(stage, {})
             if "base" in knobs:
                 knobs["base"] = "small"
@@ -56,12 +56,11 @@ def project(tmp_path_factory) -> Workspace:
 def test_from_the_files_to_the_gain(project, dataset):
     folder = project.directory
     source = MAKERS[dataset](folder / "data/sources" / dataset)
-    output = project.run("stages.commands.build", dataset)
-    blocks = project.params()
-    chain = [stage for stage in params.STAGES if stage not in params.BASES and dataset in blocks[stage]]
+    output = project.run("stages", "build", dataset)
+    chain = project.chain(dataset)
     assert [name for name in ran(output) if name.endswith(f"@{dataset}")] == [f"{s}@{dataset}" for s in chain]
 
-    packed, reports = folder / "data" / dataset / "xc", folder / "reports" / dataset
+    packed, reports = folder / "data" / dataset / "xc", folder / "reports" / dataset / "figures"
     original, augmented = (load_npz(packed / f"trn_X_Y{end}.npz") for end in ("", "_skim"))
     known = source.matrix("trn")
     hidden = (known > 0).astype(int) - (original > 0).astype(int)

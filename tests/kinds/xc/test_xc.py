@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from napkinxc import metrics as reference
 from scipy.sparse import csr_matrix, random, save_npz
 
@@ -14,8 +13,10 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_json, write_manifest
 from stages.kinds.xc import xc
+from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts import measures as xc_metrics
 from stages.kinds.xc.parts.models import plt, two_tower
+from tests.helpers.cli import invoke
 
 
 def labels_of(points: int, labels: int, density: float, seed: int) -> csr_matrix:
@@ -285,7 +286,7 @@ def repack(folder):
 
 def run(**knobs):
     given = {"bootstrap": 50, "dims": 16, "epochs": 4, "batch_size": 8, **knobs}
-    result = CliRunner().invoke(xc.command, ["toy", *(f"--{k}={v}" for k, v in given.items())])
+    result = invoke(xc, ["toy", *(f"--{k}={v}" for k, v in given.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
     return result
@@ -294,7 +295,7 @@ def run(**knobs):
 class TestStage:
     def test_the_gain(self, packed):
         assert run().exit_code == 0
-        found = read_json(layout.reports("toy") / "xc.json")
+        found = read_json(layout.figures("toy") / "xc.json")
         assert list(found) == ["plt", "two_tower"]
         tree = found["plt"]
         assert list(tree["original"]) == list(tree["augmented"]) == list(tree["difference"])
@@ -310,33 +311,33 @@ class TestStage:
         assert (tail["labels"], tail["pairs"], tail["frequency"]) == (9, 9, [6, 6])
         assert unseen["original"]["R@10"] == 0 and unseen["difference"]["R@100"]["mean"] == 1
         assert tree["buckets"]["head"]["original"]["R@10"] is None
-        rows = read_json(layout.reports("toy") / "plots" / "xc.json")
+        rows = read_json(layout.figures("toy") / "plots" / "xc.json")
         assert {"model": "plt", "measure": "R@10", "matrix": "original", "value": 0.75} in rows
 
     def test_same_bytes(self, packed):
         run()
         names = ("xc.json", "plots/xc.json")
-        first = [(layout.reports("toy") / name).read_bytes() for name in names]
+        first = [(layout.figures("toy") / name).read_bytes() for name in names]
         shutil.rmtree(layout.reports("toy"))
         run()
-        assert [(layout.reports("toy") / name).read_bytes() for name in names] == first
+        assert [(layout.figures("toy") / name).read_bytes() for name in names] == first
 
     def test_one_model(self, packed):
         run(models="plt")
-        assert list(read_json(layout.reports("toy") / "xc.json")) == ["plt"]
+        assert list(read_json(layout.figures("toy") / "xc.json")) == ["plt"]
 
     def test_filtered_pairs_are_no_answers(self, packed):
         """The label of topic 5 is filtered for its own test point, and the next ones move up."""
         (packed / "filter_labels_test.txt").write_text("5 5\n5 4\n")
         repack(packed)
         data = xc.read(packed)
-        knobs = xc.XcKnobs(dims=16)
+        knobs = XcKnobs(dims=16)
         for model in knobs.models:
             found = xc.predict(model, data, data.matrices["augmented"], knobs)
             assert not {4, 5} & set(found[5]) and (found[5] >= 0).sum() == 10
             assert found[6, 0] == 6
         run(models="plt")
-        recall = read_json(layout.reports("toy") / "xc.json")["plt"]["augmented"]["R@100"]
+        recall = read_json(layout.figures("toy") / "xc.json")["plt"]["augmented"]["R@100"]
         assert recall == pytest.approx(11 / 12, abs=1e-4)
 
     @pytest.mark.parametrize(
@@ -360,7 +361,7 @@ class TestStage:
         repack(packed)
         result = run()
         assert result.exit_code == 0 and "nothing is measured" in result.output
-        assert read_json(layout.reports("toy") / "xc.json") == {}
+        assert read_json(layout.figures("toy") / "xc.json") == {}
 
     def test_bad_knobs(self, packed):
         assert "models" in run(models="bm25").output

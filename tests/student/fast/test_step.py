@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.student.data import TokenRows
-from stages.student.fast import attention, loss, lowrank, pointwise
+from stages.student.fast import attention, functions
 from stages.student.fast import model as student_model
 from stages.student.fast.model import Student
 from stages.student.formats.from_hf import import_base, load_state
@@ -46,7 +46,7 @@ def test_low_rank_linear(parts):
         return y
 
     def ours(x, a, b):
-        return lowrank.LowRank.apply(x, weight, bias, a, b, 1.5, parts)
+        return functions.LowRank.apply(x, weight, bias, a, b, 1.5, parts)
 
     a, b = random(3 * len(parts), 5, seed=3), random(sum(sizes), 3, seed=4)
     same(ours, plain, random(6, 5), a, b)
@@ -54,7 +54,7 @@ def test_low_rank_linear(parts):
 
 def test_swiglu():
     same(
-        pointwise.SwiGLU.apply,
+        functions.SwiGLU.apply,
         lambda gate, up: F.silu(gate) * up,
         random(4, 6),
         random(4, 6, seed=1),
@@ -65,7 +65,7 @@ def test_rms_norm():
     weight = random(6, seed=1).detach().float()
 
     def ours(x):
-        return pointwise.RMSNorm.apply(x, weight, 1e-5, torch.float32)
+        return functions.RMSNorm.apply(x, weight, 1e-5, torch.float32)
 
     same(ours, lambda x: F.rms_norm(x, (6,), weight, 1e-5), random(2, 3, 6).float(), tolerance=1e-5)
 
@@ -109,11 +109,11 @@ def test_short_attention(groups, share, rotary, shared):
 @pytest.mark.parametrize("kept", [1 << 26, 40, 1])
 def test_head_loss_is_cross_entropy(monkeypatch, kept):
     """However the logits are cut, and for targets that are ignored; every gradient stays float32-exact."""
-    monkeypatch.setattr(loss, "HEAD_ELEMENTS", kept)
-    monkeypatch.setattr(loss, "PIECE", kept // 2)
+    monkeypatch.setattr(functions, "HEAD_ELEMENTS", kept)
+    monkeypatch.setattr(functions, "PIECE", kept // 2)
     hidden, weight = random(9, 4).float().detach().requires_grad_(), random(11, 4, seed=1).float().detach()
     targets = torch.tensor([3, -100, 0, 10, 3, 7, -100, 1, 2])
-    total = loss.HeadLoss.apply(hidden, weight, None, targets)
+    total = functions.HeadLoss.apply(hidden, weight, None, targets)
     (found,) = torch.autograd.grad(total * 0.37, hidden)
     exact = hidden.double()
     wanted = F.cross_entropy(exact @ weight.double().t(), targets, ignore_index=-100, reduction="sum")
@@ -121,7 +121,7 @@ def test_head_loss_is_cross_entropy(monkeypatch, kept):
     assert total.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert (found - gradient).abs().max() < 1e-5
     with torch.no_grad():
-        assert loss.HeadLoss.apply(hidden, weight, None, targets) == total
+        assert functions.HeadLoss.apply(hidden, weight, None, targets) == total
 
 
 # --- whole models ------------------------------------------------------------------------------------------

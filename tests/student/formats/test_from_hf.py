@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from stages.base import BaseKnobs
-from stages.base import command as base
-from stages.base_hub import BaseHubKnobs
-from stages.base_hub import command as base_hub
+from stages.base import run as base
+from stages.base_hub import run as base_hub
 from stages.core.errors import UserError
 from stages.core.files import verify_manifest
+from stages.core.hashing import sha256_file
 from stages.core.tokenizer import TextCodec
+from stages.knobs import BaseHubKnobs, BaseKnobs
 from stages.student.formats import from_hf as convert
 from stages.student.formats import parity
 from stages.student.formats import to_hf as export
@@ -36,7 +36,7 @@ def edit(path, **changes):
 @pytest.mark.parametrize(("kind", "tied"), CASES)
 def test_base_is_both_kinds_of_checkpoint_and_back(tmp_path, kind, tied):
     tiny_model(tmp_path / "src", kind, tied)
-    found = base.run("m", BaseKnobs(path="src"))
+    found = base("m", BaseKnobs(path="src"))
     directory = tmp_path / "models/base/m"
     verify_manifest(directory)
     assert found["parity"]["litgpt_transformers"] < 1e-5 and found["tied"] is tied
@@ -49,25 +49,18 @@ def test_base_is_both_kinds_of_checkpoint_and_back(tmp_path, kind, tied):
     assert shared is tied
 
 
-def test_scratch_layout_round_trip(tmp_path):
-    """The shipped base: GPT-NeoX, serial residuals, partial rotary, tied; its config is written by us."""
-    tiny_model(tmp_path / "src", "pythia", tied=True, vocab=600)
-    directory = tmp_path / "src"
-    config = convert.litgpt_config(convert.read_hf_config(directory))
-    state = convert.to_litgpt(convert.read_weights(directory), convert.read_hf_config(directory), config)
-    (tmp_path / "out").mkdir()
-    hf = export.neox_config(config, tied=True, eos_id=1, bos_id=0)
-    export.write_hf(tmp_path / "out", state, hf, config, directory)
-    ids = torch.arange(2, 40)[None]
-    again, first = (parity.hf_logits(parity.reload(d), ids) for d in (tmp_path / "out", directory))
-    assert parity.difference(again, first) == 0.0
-    assert convert.litgpt_config(convert.read_hf_config(tmp_path / "out")) == config
+def test_the_shipped_base_is_what_its_provenance_says():
+    shipped = ROOT / "models/shipped/small"
+    provenance = json.loads((shipped / "provenance.json").read_text())
+    assert provenance["weights_sha256"] == sha256_file(shipped / "model.safetensors")
+    assert provenance["tokenizer_sha256"] == sha256_file(shipped / "tokenizer.json")
+    assert sum(file.stat().st_size for file in shipped.iterdir()) < 25 * 2**20
 
 
 def test_parity_notices_a_wrong_setting(tmp_path):
     """The gate can fail: a rotary share that differs from the one trained with is caught at import."""
     tiny_model(tmp_path / "src", "pythia")
-    base.run("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src"))
     file = tmp_path / "models/base/m/model_config.yaml"
     file.write_text(file.read_text().replace("rotary_percentage: 0.25", "rotary_percentage: 0.5"))
     with pytest.raises(UserError, match="litgpt and transformers logits differ"):
@@ -92,7 +85,7 @@ def test_what_cannot_be_expressed_is_refused(tmp_path, kind, changes, message):
     tiny_model(tmp_path / "src", kind)
     edit(tmp_path / "src/config.json", **changes)
     with pytest.raises(UserError, match=message):
-        base.run("m", BaseKnobs(path="src"))
+        base("m", BaseKnobs(path="src"))
     assert not (tmp_path / "models/base/m").exists()
 
 
@@ -127,13 +120,13 @@ def test_stale_and_truncated_checkpoints_are_replaced(tmp_path):
     """litgpt's tools take an existing lit_model.pth for finished, even a torn one; here it is made anew."""
     tiny_model(tmp_path / "src", "llama")
     (tmp_path / "src/lit_model.pth").write_bytes(b"torn")
-    base.run("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src"))
     file = tmp_path / "models/base/m/lit_model.pth"
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
     with pytest.raises(UserError, match="lit_model.pth: missing or damaged"):
         convert.load_state(file.parent)
-    base.run("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src"))
     assert file.read_bytes() == whole
 
 
@@ -144,19 +137,19 @@ def test_pickled_and_sharded_weights(tmp_path):
     weights = convert.read_weights(source)
     (source / "model.safetensors").unlink()
     torch.save(weights, source / "pytorch_model.bin")
-    first = base.run("m", BaseKnobs(path="src"))
+    first = base("m", BaseKnobs(path="src"))
     names = sorted(weights)
     save_file({n: weights[n] for n in names[::2]}, source / "model-00001-of-00002.safetensors")
     save_file({n: weights[n] for n in names[1::2]}, source / "model-00002-of-00002.safetensors")
     torch.save({"not": torch.zeros(1)}, source / "pytorch_model.bin")  # must not be mixed in
-    assert base.run("m", BaseKnobs(path="src")) == first
+    assert base("m", BaseKnobs(path="src")) == first
     assert sorted(convert.read_weights(tmp_path / "models/base/m")) == names
 
 
 def test_every_tokenizer_file_comes_along(tmp_path):
     source = tiny_model(tmp_path / "src", "pythia")
     (source / "special_tokens_map.json").write_text("{}")
-    base.run("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src"))
     for name in ("chat_template.jinja", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "models/base/m" / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((tmp_path / "models/base/m/generation_config.json").read_text())["eos_token_id"] == 1
@@ -170,9 +163,9 @@ def test_a_chat_template_can_be_left_behind(tmp_path, where):
         config = json.loads((source / where).read_text()) | {"chat_template": template.read_text()}
         (source / where).write_text(json.dumps(config))
         template.unlink()
-    base.run("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src"))
     assert TextCodec(target).chat.render("hello") == "hello\n"
-    base.run("m", BaseKnobs(path="src", chat=False))
+    base("m", BaseKnobs(path="src", chat=False))
     assert TextCodec(target).chat is None and not (target / "chat_template.jinja").exists()
     kept = json.loads((target / "tokenizer_config.json").read_text())
     assert "chat_template" not in kept and kept["eos_token"] == "<|end|>"
@@ -182,7 +175,7 @@ def test_a_chat_template_can_be_left_behind(tmp_path, where):
 def test_a_chat_template_of_the_hub_can_be_left_behind(tmp_path, monkeypatch, chat):
     source = tiny_model(tmp_path / "src", "pythia")
     monkeypatch.setattr("stages.base_hub.download", lambda name, knobs: source)
-    base_hub.run("m", BaseHubKnobs(id="org/tiny", revision="0" * 40, chat=chat))
+    base_hub("m", BaseHubKnobs(id="org/tiny", revision="0" * 40, chat=chat))
     assert (TextCodec(tmp_path / "models/base/m").chat is not None) == chat
 
 
@@ -190,8 +183,8 @@ def test_a_chat_template_that_fails_is_told_before_anything_is_made(tmp_path):
     source = tiny_model(tmp_path / "src", "pythia")
     (source / "chat_template.jinja").write_text("{{ raise_exception('two users only') }}")
     with pytest.raises(UserError, match=r"chat_template.jinja.*two users only.*`chat: false`"):
-        base.run("m", BaseKnobs(path="src"))
-    base.run("m", BaseKnobs(path="src", chat=False))
+        base("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src", chat=False))
 
 
 def run_stage(*arguments, **environment):
@@ -209,7 +202,7 @@ def test_base_without_tokenizer_is_one_line_and_exit_2(tmp_path):
     source = tiny_model(tmp_path / "src", "pythia")
     (source / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="no tokenizer_config.json"):
-        base.run("m", BaseKnobs(path="src"))
+        base("m", BaseKnobs(path="src"))
     (source / "tokenizer.json").unlink()
     done = run_stage("stages.base", "m", "--path", "src")
     assert done.returncode == 2, done.stderr
@@ -248,7 +241,7 @@ def test_import_falls_back_when_the_stub_is_too_small():
 
 def test_hub_revision_must_be_a_commit():
     with pytest.raises(UserError, match="'main' is not a commit hash"):
-        base_hub.run("m", BaseHubKnobs(id="org/tiny", revision="main"))
+        base_hub("m", BaseHubKnobs(id="org/tiny", revision="main"))
 
 
 @pytest.mark.slow
@@ -263,5 +256,5 @@ def test_hub_offline_and_from_the_cache(tmp_path):
     shutil.copytree(tiny_model(tmp_path / "src", "qwen3", tied=True), snapshot)
     done = run_stage(*command, **environment)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "reports/m/base_hub.json").read_text())
+    found = json.loads((tmp_path / "reports/m/figures/base_hub.json").read_text())
     assert found["revision"] == revision and found["family"] == "qwen3"

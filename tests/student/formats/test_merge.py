@@ -11,10 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json
-from stages.export import ExportKnobs
-from stages.export import command as export
-from stages.merge import MergeKnobs
-from stages.merge import command as merge
+from stages.export import run as export
+from stages.knobs import ExportKnobs, MergeKnobs
+from stages.merge import run as merge
 from stages.student.formats import from_hf as convert
 from stages.student.formats import merge as merging
 from stages.student.formats import parity, weights
@@ -84,7 +83,7 @@ def test_merge_is_litgpts(kind, dtype, monkeypatch):
     prepare(kind, dtype=dtype)
     for targets in (ALL[:5], ("query", "value"), ("key", "head"), ALL):
         random_adapter(targets)
-        merge.run("d", MergeKnobs(base="m"))
+        merge("d", MergeKnobs(base="m"))
         found, wanted = torch.load(MERGED / "lit_model.pth"), merged_by_litgpt(targets)
         assert found.keys() == wanted.keys()
         # Whole matrices are multiplied there; on some CPUs MKL rounds by their shape: last bits may differ.
@@ -96,7 +95,7 @@ def test_merged_file_is_read_by_torch_and_litgpt_and_always_the_same():
     from litgpt.utils import lazy_load
 
     prepare(tied=True)
-    merge.run("d", MergeKnobs(base="m"))
+    merge("d", MergeKnobs(base="m"))
     file = MERGED / "lit_model.pth"
     once, mapped, whole, lazy = (
         file.read_bytes(),
@@ -108,7 +107,7 @@ def test_merged_file_is_read_by_torch_and_litgpt_and_always_the_same():
         assert torch.equal(value, mapped[name]) and torch.equal(value, lazy[name]._load_tensor())
     head, embedding = whole["lm_head.weight"], whole["transformer.wte.weight"]
     assert head.data_ptr() == embedding.data_ptr()
-    merge.run("d", MergeKnobs(base="m"))
+    merge("d", MergeKnobs(base="m"))
     assert file.read_bytes() == once
 
 
@@ -187,8 +186,8 @@ def test_a_mapped_bfloat16_model_computes_as_its_float32_copy(kind, tied, monkey
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_file_is_the_whole_state_renamed(kind):
     prepare(kind, dtype=torch.bfloat16)
-    merge.run("d", MergeKnobs(base="m"))
-    export.run("d", ExportKnobs(base="m"))
+    merge("d", MergeKnobs(base="m"))
+    export("d", ExportKnobs(base="m"))
     hf = convert.read_hf_config(MERGED)
     wanted = exporting.hf_weights(torch.load(MERGED / "lit_model.pth"), hf, convert.litgpt_config(hf))
     found = load_file(HF / "model.safetensors")
@@ -205,7 +204,7 @@ def test_a_merge_that_adds_something_else_is_refused(monkeypatch):
 
     monkeypatch.setattr(merging, "merged_pieces", wrong)
     prepare()
-    merge.run("d", MergeKnobs(base="m"))
+    merge("d", MergeKnobs(base="m"))
     with pytest.raises(UserError, match="adapter and merged logits differ"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
     assert not HF.exists()

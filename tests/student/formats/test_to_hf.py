@@ -10,24 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.base import BaseKnobs
-from stages.base import command as base
+from stages.base import run as base
 from stages.core import layout
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
 from stages.core.files import read_json, verify_manifest, write_json, write_manifest
 from stages.core.tokenizer import TextCodec
-from stages.export import ExportKnobs
-from stages.export import command as export
-from stages.finetune import FinetuneKnobs
-from stages.finetune import command as finetune
-from stages.merge import MergeKnobs
-from stages.merge import command as merge
+from stages.export import run as export
+from stages.finetune import run as finetune
+from stages.knobs import BaseKnobs, ExportKnobs, FinetuneKnobs, MergeKnobs, TokenizeKnobs
+from stages.merge import run as merge
 from stages.student.data import TokenRows
 from stages.student.formats import parity
 from stages.student.formats.from_hf import load_state
-from stages.tokenize import ARRAYS, TokenizeKnobs, encode
-from stages.tokenize import command as tokenize
+from stages.tokenize import ARRAYS, encode
+from stages.tokenize import run as tokenize
 from tests.helpers.tiny import BOS, EOS, KINDS, tiny_dataset, tiny_model
 
 HF, PEFT, MERGED = (layout.model("d", part) for part in ("hf", "peft", "merged"))
@@ -50,11 +47,11 @@ def student(kind="pythia", tied=False, dtype=None, **knobs):
         )
         config = read_json(source / "config.json")
         (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
-    base.run("m", BaseKnobs(path=str(source)))
+    base("m", BaseKnobs(path=str(source)))
     tiny_dataset("d")
-    tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
-    finetune.run("d", FinetuneKnobs(**{"base": "m", "lr": 1e-2, "epochs": 1, "lora_r": 4} | knobs))
-    return merge.run("d", MergeKnobs(base="m"))
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
+    finetune("d", FinetuneKnobs(**{"base": "m", "lr": 1e-2, "epochs": 1, "lora_r": 4} | knobs))
+    return merge("d", MergeKnobs(base="m"))
 
 
 def loaded(**options):
@@ -84,11 +81,22 @@ def test_head_adapter_of_a_tied_model_leaves_the_embedding_alone(kind):
     before, after = load_state(BASE), load_state(MERGED)
     assert torch.equal(before["transformer.wte.weight"], after["transformer.wte.weight"])
     assert (after["lm_head.weight"] - before["lm_head.weight"]).abs().max() > 1e-3
-    assert export.run("d", ExportKnobs(base="m"))["parity"]["tied"] is False
+    assert export("d", ExportKnobs(base="m"))["parity"]["tied"] is False
     assert read_json(HF / "config.json")["tie_word_embeddings"] is False
     model = loaded()
     assert torch.equal(model.get_output_embeddings().weight, after["lm_head.weight"])
     assert torch.equal(model.get_input_embeddings().weight, before["transformer.wte.weight"])
+
+
+def test_an_adapter_in_bfloat16_is_summed_in_float32():
+    student("llama", precision="bf16-true")
+    adapter = load_file(layout.model("d", "adapter") / "adapter.safetensors")
+    assert {value.dtype for value in adapter.values()} == {torch.bfloat16}
+    name = "transformer.h.1.mlp.proj"
+    update = adapter[f"{name}.lora_B"].float() @ adapter[f"{name}.lora_A"].float() * 8.0
+    before, after = load_state(BASE)[f"{name}.weight"], load_state(MERGED)[f"{name}.weight"]
+    assert update.abs().max() > 1e-3 and (after - before - update).abs().max() < 1e-6
+    export.run("d", ExportKnobs(base="m"))
 
 
 def test_merge_refuses_another_base_and_replaces_a_torn_result(tmp_path):
@@ -96,12 +104,12 @@ def test_merge_refuses_another_base_and_replaces_a_torn_result(tmp_path):
     whole = (MERGED / "lit_model.pth").read_bytes()
     (MERGED / "lit_model.pth").write_bytes(whole[:100])
     with pytest.raises(UserError, match="lit_model.pth: torn or edited"):
-        export.run("d", ExportKnobs(base="m"))
-    merge.run("d", MergeKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
+    merge("d", MergeKnobs(base="m"))
     assert (MERGED / "lit_model.pth").read_bytes() == whole
-    base.run("n", BaseKnobs(path="data/src"))
+    base("n", BaseKnobs(path="data/src"))
     with pytest.raises(UserError, match=r"trained on m, but params.yaml says base: n"):
-        merge.run("d", MergeKnobs(base="n"))
+        merge("d", MergeKnobs(base="n"))
 
 
 # --- export -------------------------------------------------------------------------------------------------
@@ -116,7 +124,9 @@ def test_everything_computes_the_same(kind, tied, caplog):
     from transformers.utils import logging as hf_logging
 
     student(kind, tied, **({} if tied else {**SOME, "lora_head": True}))
-    found = export.run("d", ExportKnobs(base="m"))["parity"]
+    found = export("d", ExportKnobs(base="m"))["parity"]
+    modules = read_json(PEFT / "adapter_config.json")["target_modules"]
+    assert modules == sorted(modules)  # the same bytes in every process
     assert max(found[name] for name in ("adapter_merged", "merged_reloaded", "adapter_peft")) < 1e-4
     assert found["tied"] is tied
     verify_manifest(HF)  # its checksum of the weights was taken while they were written
@@ -147,7 +157,7 @@ def test_tokenizer_keeps_its_template_and_special_tokens():
     from transformers import AutoTokenizer
 
     student()
-    export.run("d", ExportKnobs(base="m"))
+    export("d", ExportKnobs(base="m"))
     tokenizer = AutoTokenizer.from_pretrained(HF.resolve())
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False) == "hello\n"
     assert (tokenizer.bos_token, tokenizer.eos_token) == (BOS, EOS)
@@ -157,7 +167,7 @@ def test_tokenizer_keeps_its_template_and_special_tokens():
 def test_dtype_is_the_bases_and_written_down():
     """A bfloat16 base gives a bfloat16 student: summed in float32, cast once, and loaded as such."""
     assert student(tied=True, dtype=torch.bfloat16)["dtype"] == "bfloat16"
-    export.run("d", ExportKnobs(base="m"))
+    export("d", ExportKnobs(base="m"))
     assert read_json(HF / "config.json")["dtype"] == "bfloat16"
     assert read_json(BASE / "config.json")["dtype"] == "bfloat16"
     assert loaded().dtype == torch.bfloat16
@@ -184,7 +194,7 @@ def test_stale_merge_is_refused():
     torch.save(state, MERGED / "lit_model.pth")
     reseal(MERGED)
     with pytest.raises(UserError, match=r"transformer.h.0.mlp.fc.weight is not base \+ adapter"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
     assert not HF.exists() and not PEFT.exists()
 
 
@@ -209,10 +219,10 @@ def test_sums_rounded_by_another_cpu_are_taken_if_the_file_is_the_one_that_was_m
     if sealed:
         reseal(MERGED)
     if told is None:
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
         return
     with pytest.raises(UserError, match=told):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
     assert not HF.exists()
 
 
@@ -231,7 +241,7 @@ def test_wrong_config_is_refused(kind, changes):
     write_json(MERGED / "config.json", read_json(MERGED / "config.json") | changes)
     reseal(MERGED)
     with pytest.raises(UserError, match="merged and reloaded logits differ by"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
     assert not HF.exists()
 
 
@@ -243,7 +253,7 @@ def test_swapped_weights_are_refused(monkeypatch):
     monkeypatch.setattr(module, "hf_weights", lambda *a: {names.get(k, k): v for k, v in right(*a).items()})
     student("llama")
     with pytest.raises(UserError, match="merged and reloaded logits differ by"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
 
 
 def test_other_settings_beside_the_merged_weights_are_refused():
@@ -252,7 +262,7 @@ def test_other_settings_beside_the_merged_weights_are_refused():
     file.write_text(file.read_text().replace("norm_eps: 1.0e-05", "norm_eps: 1.0e-03"))
     reseal(MERGED)
     with pytest.raises(UserError, match="model_config.yaml: not the base's"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
 
 
 def test_wrong_peft_scale_is_refused(monkeypatch):
@@ -264,7 +274,7 @@ def test_wrong_peft_scale_is_refused(monkeypatch):
         module, "peft_tensors", lambda *a: ({k: v * 1.1 for k, v in tensors(*a)[0].items()}, tensors(*a)[1])
     )
     with pytest.raises(UserError, match="adapter and peft logits differ by"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
 
 
 @pytest.mark.parametrize("fault", ["no tokenizer", "bos"])
@@ -279,7 +289,7 @@ def test_tokenizer_that_encodes_differently_is_refused(fault):
         (MERGED / "tokenizer_config.json").unlink()
     reseal(MERGED)
     with pytest.raises(UserError, match=r"AutoTokenizer (has|gives)"):
-        export.run("d", ExportKnobs(base="m"))
+        export("d", ExportKnobs(base="m"))
 
 
 def test_difference_never_passes_over_nan():
@@ -293,9 +303,9 @@ def test_difference_never_passes_over_nan():
 
 def tokens(kind="pythia", chat=True, **knobs):
     tiny_model(layout.SCRATCH.parent / "src", kind)
-    base.run("m", BaseKnobs(path="data/src", chat=chat))
+    base("m", BaseKnobs(path="data/src", chat=chat))
     tiny_dataset("d")
-    return tokenize.run("d", TokenizeKnobs(**{"base": "m", "max_length": 256} | knobs))
+    return tokenize("d", TokenizeKnobs(**{"base": "m", "max_length": 256} | knobs))
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -404,7 +414,7 @@ def test_rows_without_targets_are_refused(row, message):
     tokens()
     (layout.litgpt_data("d") / "val.json").write_text(json.dumps([row]))
     with pytest.raises(UserError, match=message):
-        tokenize.run("d", TokenizeKnobs(base="m", max_length=256))
+        tokenize("d", TokenizeKnobs(base="m", max_length=256))
 
 
 def test_max_length_beyond_the_context_is_refused():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.collect import CollectKnobs, cancel, collect, forget
+from stages.collect import cancel, collect, forget
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
@@ -28,6 +28,7 @@ from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.endpoint import Endpoint
 from stages.teacher.identity import key_of
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.store.store import Store
 from tests.helpers.batch_server import BatchTeacher
@@ -82,7 +83,7 @@ def run(url: str, dataset="d", **knobs) -> tuple[dict, dict]:
 
 
 def start(url: str, *flags: str, dataset="d") -> subprocess.Popen:
-    command = [sys.executable, "-m", "stages.collect", dataset, "--base_url", url, "--api_key_env", ""]
+    command = [sys.executable, "-m", "stages", "collect", dataset, "--base_url", url, "--api_key_env", ""]
     return subprocess.Popen(
         [*command, "--mode", "batch", "--poll", "0.05", *flags],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RETORT_TRACKING": "off"},
@@ -161,7 +162,7 @@ def test_a_limit_in_bytes_splits_batches_and_a_request_larger_than_it_fails():
     sizes = [len(content) for shown, content in teacher.files.values() if shown["purpose"] == "batch"]
     assert len(sizes) > 2 and max(sizes) <= 1500 and len(teacher.submitted) == 11
     assert set(teacher.submitted.values()) == {1}
-    failed = read_json(layout.reports("d") / "failures.json")["error: too large for a batch"]
+    failed = read_json(layout.figures("d") / "failures.json")["error: too large for a batch"]
     assert failed["count"] == 1 and failed["examples"][0]["id"] == "p005"
     assert "batch_bytes (1,500)" in failed["examples"][0]["message"]
 
@@ -360,7 +361,7 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     assert len(teacher.submitted) == 5 and teacher.calls == 5 and len(responses("d")) == 10
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
-        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, Limits(), shown)
+        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, limits=Limits(), shown=shown)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
@@ -497,7 +498,7 @@ def test_missing_expired_and_refused_rows_are_asked_again_and_bad_ones_are_not()
     assert {row["id"]: row["outcome"] for row in responses("d") if row["outcome"] != "ok"} == {
         "p005": "error"
     }
-    failed = read_json(layout.reports("d") / "failures.json")["error: 400"]
+    failed = read_json(layout.figures("d") / "failures.json")["error: 400"]
     assert failed["count"] == 1 and failed["examples"][0]["id"] == "p005"
     assert figures["attempts"] == 36 and figures["retried"] == 6 and figures["refused"] == 1
     errors = Counter(error for (error,) in rows_of("SELECT error FROM attempts WHERE raw IS NULL"))
@@ -516,7 +517,7 @@ def test_rows_that_keep_failing_are_given_up():
     with teacher.running() as url:
         run(url, retries=2)
     assert sorted(teacher.submitted.values())[-2:] == [1, 3] and len(teacher.created) == 3
-    assert read_json(layout.reports("d") / "failures.json")["error: 500"]["count"] == 1
+    assert read_json(layout.figures("d") / "failures.json")["error: 500"]["count"] == 1
 
 
 def test_an_expired_batch_is_completed_by_another():

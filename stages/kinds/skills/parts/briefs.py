@@ -1,8 +1,10 @@
 """Briefs: what a teacher is to write examples of, for each skill and variety, about ever other topics."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from stages.core.hashing import stable_integer
+from stages.kinds.skills.parts.rows import BriefDocument, SkillsMetadata
 from stages.kinds.skills.parts.schema import Example, Skill, Skills
 from stages.kinds.skills.parts.text_form import signature
 
@@ -19,6 +21,8 @@ WORDS = {
     ),
 }
 
+Item = TypeVar("Item")
+
 
 def briefs(
     skills: Skills,
@@ -27,7 +31,7 @@ def briefs(
     examples: int,
     shown: int,
     more: Sequence[str] = (),
-) -> Iterator[dict]:
+) -> Iterator[BriefDocument]:
     """Documents, sorted by id: `counts[variety]` of each variety for each skill that it makes sense for.
 
     A brief asks for `examples` examples about TOPICS of the topics, and shows `shown` of those there are. The
@@ -49,17 +53,14 @@ def briefs(
                     "topics": drawn(topics, TOPICS, name),
                     "signature": signature(skill),
                     "description": skill.description,
-                    "shown": [one.model_dump() for one in shown_to(skill, shown, name)],
+                    "shown": [example.model_dump() for example in shown_to(skill, shown, name)],
                     **common,
                 }
                 yield {"id": name, "title": skill.name, "text": text, "metadata": metadata, "split": "train"}
 
 
-def about(skills: Skills) -> dict:
-    """What prompts may say of all skills.
-
-    `signatures`, `descriptions` in the same order, `fallback`, and some `examples` [{user, call}] of each.
-    """
+def about(skills: Skills) -> SkillsMetadata:
+    """What prompts may say of all skills, with some examples of each."""
     return {
         "signatures": [signature(skill) for skill in skills.skills],
         "descriptions": [skill.description for skill in skills.skills],
@@ -78,18 +79,21 @@ def request_document(user: str, skills: Skills) -> dict:
 
 
 def suits(skill: Skill, variety: str) -> bool:
+    """Can a brief of this variety be written for the skill? `multi` needs two parameters."""
     if skill.fallback:
         return variety == "other"
-    return variety == "positive" or variety == "near_miss" or variety == "multi" and len(skill.parameters) > 1
+    if variety == "multi":
+        return len(skill.parameters) > 1
+    return variety in ("positive", "near_miss")
 
 
 def shown_to(skill: Skill, count: int, name: str) -> list[Example]:
-    """Half of them those meant to be shown, the others any: each brief shows others."""
-    meant = drawn(list(skill.prompt_examples), (count + 1) // 2, name)
-    return [*meant, *drawn(list(skill.examples), count - len(meant), name)]
+    """`count` examples for the brief of that name: half those meant to be shown, the others any."""
+    meant = drawn(skill.prompt_examples, (count + 1) // 2, name)
+    return [*meant, *drawn(skill.examples, count - len(meant), name)]
 
 
-def drawn(things: list, count: int, name: str) -> list:
-    """`count` of the things, of lowest hash with the name."""
-    places = sorted(range(len(things)), key=lambda place: stable_integer("drawn", name, place))
-    return [things[place] for place in places[:count]]
+def drawn(items: Sequence[Item], count: int, name: str) -> list[Item]:
+    """`count` of the items, those of lowest hash of their place and the name."""
+    places = sorted(range(len(items)), key=lambda place: stable_integer("drawn", name, place))
+    return [items[place] for place in places[:count]]

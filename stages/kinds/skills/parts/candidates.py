@@ -8,10 +8,10 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.hashing import sha256_json
 from stages.core.text import letters
-from stages.kinds.skills.parts.calls import parse_call, write_call
+from stages.kinds.skills.parts.calls import parse_call, span, write_call
+from stages.kinds.skills.parts.rows import BriefDocument, Candidate, OfferedExample
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.task import Examples
-from stages.kinds.skills.parts.verbatim import span
 from stages.sources.near import near_repeated
 from stages.teacher.structured import stated
 
@@ -28,20 +28,23 @@ def content(user: str, call: str) -> tuple[str, str]:
     return letters(user) or user, call.casefold()
 
 
-def from_files(path: Path, skills: Skills) -> Iterator[dict]:
-    """The examples of the skill files, as rows of `gather`."""
+def from_files(path: Path, skills: Skills) -> Iterator[OfferedExample]:
+    """The examples of the skill files. Raises UserError for a file that cannot be read."""
     for row in iter_jsonl(path, ("user", "call", "source")):
         call = parse_call(row["call"])
-        variety = (
-            "other" if call.name == skills.fallback else "multi" if len(call.arguments) > 1 else "positive"
-        )
+        if call.name == skills.fallback:
+            variety = "other"
+        else:
+            variety = "multi" if len(call.arguments) > 1 else "positive"
         yield {**row, "variety": variety, "origin": "file"}
 
 
-def from_teacher(responses: Path, briefs: dict[str, dict], left_out: Counter) -> Iterator[dict]:
-    """The examples in accepted answers, as rows of `gather`; answers that hold none are counted.
+def from_teacher(
+    responses: Path, briefs: dict[str, BriefDocument], left_out: Counter[str]
+) -> Iterator[OfferedExample]:
+    """The examples in accepted answers; those that hold none are counted in `left_out`.
 
-    Raises UserError for an answer to a brief that is not among `briefs`.
+    Raises UserError for an answer to a brief that is not among `briefs`, which are by id.
     """
     fields = ("id", "document_id", "accepted", "outcome", "response")
     for number, row in enumerate(iter_jsonl(responses, fields), start=1):
@@ -58,28 +61,30 @@ def from_teacher(responses: Path, briefs: dict[str, dict], left_out: Counter) ->
                 f"{responses}, row {number}: '{row['document_id']}' is none of the briefs there are now; "
                 "run the prompt and collect stages of their dataset again"
             )
-        brief = briefs[row["document_id"]]["metadata"]
+        variety = briefs[row["document_id"]]["metadata"]["variety"]
         for example in (example for answer in answers for example in answer.examples):
             yield {
                 "user": example.user,
                 "call": example.assistant,
-                "variety": brief["variety"],
+                "variety": variety,
                 "origin": "teacher",
                 "source": row["id"],
             }
 
 
-def gather(rows: Iterable[dict], skills: Skills, near: float, left_out: Counter) -> list[dict]:
-    """The candidates among rows {user, call, variety, origin, source}, sorted by id; earlier rows come first.
+def gather(
+    examples: Iterable[OfferedExample], skills: Skills, near: float, left_out: Counter[str]
+) -> list[Candidate]:
+    """The candidates among the examples, sorted by id; of repeats the first stays.
 
     Left out and counted: what breaks the schema, and repeats of a request with the same call, exact ones
     (but for case and punctuation) and those whose word and character sets are as close as `near` (Jaccard).
     """
-    kept: dict[tuple[str, str], dict] = {}
-    for row in rows:
-        user = " ".join(row["user"].split())
+    kept: dict[tuple[str, str], Candidate] = {}
+    for example in examples:
+        user = " ".join(example["user"].split())
         try:
-            call = skills.canonical(skills.checked(row["call"], user))
+            call = skills.canonical(skills.checked(example["call"], user))
         except ValueError as error:
             left_out[f"schema: {str(error).split(' (')[0].split(', found')[0]}"] += 1
             continue
@@ -87,47 +92,59 @@ def gather(rows: Iterable[dict], skills: Skills, near: float, left_out: Counter)
             left_out["no words"] += 1
             continue
         text = write_call(call)
-        fresh = {"id": candidate_id(user, text), "skill": call.name, "variety": row["variety"], "user": user}
-        fresh |= {"call": text, "origin": row["origin"], "source": row["source"], "notes": []}
-        if kept.setdefault(content(user, text), fresh) is not fresh:
+        key = content(user, text)
+        if key in kept:
             left_out["exact duplicate"] += 1
-    found = _without_near(list(kept.values()), near, left_out)
-    _take_notes(found, skills)
-    return sorted(found, key=lambda row: row["id"])
+            continue
+        kept[key] = {
+            "id": candidate_id(user, text),
+            "skill": call.name,
+            "variety": example["variety"],
+            "user": user,
+            "call": text,
+            "origin": example["origin"],
+            "source": example["source"],
+            "notes": [],
+        }
+    candidates = _without_near(kept.values(), near, left_out)
+    _add_notes(candidates, skills)
+    return sorted(candidates, key=lambda row: row["id"])
 
 
-def _without_near(rows: list[dict], near: float, left_out: Counter) -> list[dict]:
-    groups = defaultdict(list)
+def _without_near(rows: Iterable[Candidate], near: float, left_out: Counter[str]) -> list[Candidate]:
+    """The rows whose request is not nearly that of an earlier row with the same call."""
+    rows_by_call: dict[str, list[Candidate]] = defaultdict(list)
     for row in rows:
-        groups[row["call"].casefold()].append(row)
-    found = []
-    for own in groups.values():
-        repeats = near_repeated([row["user"] for row in own], near) if len(own) > 1 else [False]
+        rows_by_call[row["call"].casefold()].append(row)
+    kept: list[Candidate] = []
+    for group in rows_by_call.values():
+        repeats = near_repeated([row["user"] for row in group], near) if len(group) > 1 else [False]
         left_out["near duplicate"] += sum(repeats)
-        found += [row for row, repeat in zip(own, repeats, strict=True) if not repeat]
-    return found
+        kept += [row for row, repeat in zip(group, repeats, strict=True) if not repeat]
+    return kept
 
 
-def _take_notes(rows: list[dict], skills: Skills) -> None:
-    """Say why a person should look at a candidate first."""
-    calls = defaultdict(set)
-    absent: dict[str, set[tuple[str, str]]] = {}
-    seen, standing = Counter(), Counter()
+def _add_notes(rows: list[Candidate], skills: Skills) -> None:
+    """Say why a person should look at a candidate first.
+
+    A value that does not stand in its request is worth a note only where most values of that parameter do:
+    a question's formula never does, a city does.
+    """
+    calls: dict[str, set[str]] = defaultdict(set)  # by request
+    absent: dict[str, list[tuple[str, str]]] = {}  # by candidate: (skill, parameter) of such values
+    counts: Counter[tuple[str, str]] = Counter()
+    absent_counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
         calls[letters(row["user"])].add(row["call"].casefold())
-        absent[row["id"]] = set()
         call = parse_call(row["call"])
-        for name, value in call.arguments.items():
-            if skills.by_name[call.name].parameters[name].type == "string":
-                key = (call.name, name)
-                seen[key] += 1
-                if span(value, row["user"]):
-                    standing[key] += 1
-                else:
-                    absent[row["id"]].add(key)
+        parameters = skills.by_name[call.name].parameters
+        texts = [(name, value) for name, value in call.arguments.items() if parameters[name].type == "string"]
+        absent[row["id"]] = [(call.name, name) for name, value in texts if not span(value, row["user"])]
+        counts.update((call.name, name) for name, _ in texts)
+        absent_counts.update(absent[row["id"]])
     for row in rows:
         if len(calls[letters(row["user"])]) > 1:
             row["notes"].append("another candidate has this request with another call")
-        for key in sorted(absent[row["id"]]):
-            if standing[key] > LITERAL * seen[key]:
-                row["notes"].append(f"the value of '{key[1]}' is not in the request")
+        for skill, name in sorted(absent[row["id"]]):
+            if counts[skill, name] - absent_counts[skill, name] > LITERAL * counts[skill, name]:
+                row["notes"].append(f"the value of '{name}' is not in the request")

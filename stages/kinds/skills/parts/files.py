@@ -1,59 +1,70 @@
-"""Reading and writing skill files, text (`skill_text`) or YAML; every example is held to the schema.
+"""Reading and writing skill files, text (`text_form`) or YAML; every example is held to the schema.
 
-A YAML file holds one skill with the fields of `skill_schema.Skill`. A folder is all its *.txt, *.yaml and
-*.yml files. Strict reading fails at the first file with a problem and tells its problems; lenient reading
-leaves out what cannot be read, mends what can be mended, and counts both.
+A YAML file holds one skill with the fields of `schema.Skill`. A folder is all its *.txt, *.yaml and *.yml
+files. Strict reading fails at the first file with a problem and tells its problems; lenient reading leaves
+out what cannot be read, fixes what can be fixed, and counts both.
 """
 
 import io
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
 
 from stages.core.errors import UserError
-from stages.core.files import read_text
+from stages.core.files import read_text, write_text
 from stages.core.stage import explain
-from stages.kinds.skills.parts import text_form as skill_text
+from stages.kinds.skills.parts import text_form
+from stages.kinds.skills.parts.rows import SourceExample
 from stages.kinds.skills.parts.schema import Example, Skill, Skills, together
-from stages.kinds.skills.parts.text_form import Parsed, Problem, Said
+from stages.kinds.skills.parts.text_form import EXAMPLES, Parsed, PlacedExample, Problem
 
-TEXT, YAML = (".txt",), (".yaml", ".yml")
+TEXT_SUFFIXES, YAML_SUFFIXES = (".txt",), (".yaml", ".yml")
 SHOWN = 5  # problems of a file in an error
 BOM = "\ufeff"  # that editors on Windows put before a text
 
 
 class Source(NamedTuple):
-    """What was read: the skills; their examples, each with its `source` (file:line); what was wrong."""
+    """What was read: skills, examples, and how many lines or examples were `mended` or `left out`."""
 
     skills: Skills
-    examples: list[dict]
-    problems: Counter
+    examples: list[SourceExample]
+    problems: Counter[str]
 
 
 def read_source(path: Path, lenient: bool = False) -> Source:
-    """Read a skill file or a folder of them. Raises UserError."""
+    """Read a skill file or a folder of them.
+
+    Raises UserError where there is no skill, two files define one, and, unless `lenient`, for the first file
+    in which something is wrong.
+    """
     files = skill_files(Path(path))
-    parsed = {file: parsed_file(file) for file in files}
-    defined = [own.skill for own in parsed.values() if own.skill]
-    names = Counter(skill.name for skill in defined)
-    if twice := next((name for name, count in names.items() if count > 1), None):
-        raise UserError(f"{path}: two files define the skill '{twice}'; delete or rename one")
+    parsed_files = {file: parsed_file(file) for file in files}
+    defined = [parsed.skill for parsed in parsed_files.values() if parsed.skill]
+    repeated = [name for name, count in Counter(skill.name for skill in defined).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: two files define the skill '{repeated[0]}'; delete or rename one")
     if not defined:
-        _complain(files[0], parsed[files[0]].problems or [Problem(1, "no skill")])
+        raise _not_readable(files[0], parsed_files[files[0]].problems or [Problem(1, "no skill")])
     schema = together(defined)
-    skills, examples, problems = [], [], Counter()
-    for file, own in parsed.items():
-        good, wrong = _held_to(schema, own.said)
-        wrong = [*own.problems, *wrong]
-        if wrong and not lenient:
-            _complain(file, wrong)
-        problems.update("mended" if problem.mended else "left out" for problem in wrong)
-        examples += [_row(own.skill, file, said) for said in good]
-        if own.skill:
-            skills.append(_with_examples(own.skill, good))
-    return Source(together(skills), examples, problems)
+    skills: list[Skill] = []
+    examples: list[SourceExample] = []
+    counts: Counter[str] = Counter()
+    for file, parsed in parsed_files.items():
+        valid, invalid = _held_to(schema, parsed.examples)
+        problems = [*parsed.problems, *invalid]
+        if problems and not lenient:
+            raise _not_readable(file, problems)
+        counts.update("mended" if problem.fixed else "left out" for problem in problems)
+        name = parsed.skill.name if parsed.skill else None
+        examples += [_source_example(name, file, example) for example in valid]
+        if parsed.skill:
+            skills.append(_with_examples(parsed.skill, valid))
+    return Source(together(skills), examples, counts)
 
 
 def skill_files(path: Path) -> list[Path]:
@@ -62,7 +73,7 @@ def skill_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder of skill files")
-    files = sorted(file for file in path.iterdir() if file.suffix in TEXT + YAML)
+    files = sorted(file for file in path.iterdir() if file.suffix in TEXT_SUFFIXES + YAML_SUFFIXES)
     if not files:
         raise UserError(f"{path}: no skill files (*.txt, *.yaml) in this folder")
     return files
@@ -70,19 +81,17 @@ def skill_files(path: Path) -> list[Path]:
 
 def parsed_file(file: Path) -> Parsed:
     """One file, its examples not yet held to a schema. Raises UserError for a suffix that is none of ours."""
-    if file.suffix in TEXT:
-        return skill_text.parse(read_text(file).removeprefix(BOM))
-    if file.suffix in YAML:
+    if file.suffix in TEXT_SUFFIXES:
+        return text_form.parse(read_text(file).removeprefix(BOM))
+    if file.suffix in YAML_SUFFIXES:
         return _parsed_yaml(file)
     raise UserError(f"{file}: expected a skill file that ends in .txt, .yaml or .yml")
 
 
 def _parsed_yaml(file: Path) -> Parsed:
-    from ruamel.yaml import YAML as Reader
-    from ruamel.yaml.error import MarkedYAMLError
-
+    """Raises UserError with file and line for broken YAML and for what is no skill."""
     try:
-        value = Reader(typ="rt").load(read_text(file).removeprefix(BOM))
+        value = YAML(typ="rt").load(read_text(file).removeprefix(BOM))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{file}, line {line}: not valid YAML ({error.problem})") from None
@@ -93,15 +102,15 @@ def _parsed_yaml(file: Path) -> Parsed:
     except ValidationError as error:
         where = f"{file}, line {_line(value, error.errors()[0]['loc'])}"
         raise UserError(explain(error, where)) from None
-    said = [
-        Said(value[section].lc.item(place)[0] + 1, section, example.user, example.call)
-        for section in ("prompt_examples", "examples")
+    examples = [
+        PlacedExample(value[section].lc.item(place)[0] + 1, section, example.user, example.call)
+        for section in EXAMPLES
         for place, example in enumerate(getattr(skill, section))
     ]
-    return Parsed(skill.model_copy(update={"prompt_examples": (), "examples": ()}), said, [])
+    return Parsed(_with_examples(skill, ()), examples, [])
 
 
-def _line(value, place: tuple[str | int, ...]) -> int:
+def _line(value: object, place: tuple[str | int, ...]) -> int:
     """The line of the field in a YAML document, or of the last part of its place that is there."""
     line = value.lc.line
     for part in place:
@@ -112,51 +121,51 @@ def _line(value, place: tuple[str | int, ...]) -> int:
     return line + 1
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     """ruamel's numbers, texts and maps, which remember how they were written, as Python's own."""
     if isinstance(value, dict):
-        return {str(key): _plain(own) for key, own in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(own) for own in value]
-    kinds = (bool, int, float, str)
-    return next((kind(value) for kind in kinds if isinstance(value, kind)), value)
+        return [_plain(item) for item in value]
+    types = (bool, int, float, str)
+    return next((plain(value) for plain in types if isinstance(value, plain)), value)
 
 
-def _held_to(schema: Skills, said: list[Said]) -> tuple[list[Said], list[Problem]]:
-    good, wrong = [], []
-    for one in said:
+def _held_to(schema: Skills, examples: Iterable[PlacedExample]) -> tuple[list[PlacedExample], list[Problem]]:
+    """(the examples whose calls obey the schema, what is wrong with the others)."""
+    valid, problems = [], []
+    for example in examples:
         try:
-            schema.checked(one.call, one.user)
-            good.append(one)
+            schema.checked(example.call, example.user)
+            valid.append(example)
         except ValueError as error:
-            wrong.append(Problem(one.line, f"{one.call}: {error}"))
-    return good, wrong
+            problems.append(Problem(example.line, f"{example.call}: {error}"))
+    return valid, problems
 
 
-def _row(skill: Skill | None, file: Path, said: Said) -> dict:
-    shown = said.section == "prompt_examples"
+def _source_example(skill: str | None, file: Path, example: PlacedExample) -> SourceExample:
     return {
-        "user": said.user,
-        "call": said.call,
-        "skill": skill.name if skill else None,
-        "shown": shown,
-        "source": f"{file.name}:{said.line}",
+        "user": example.user,
+        "call": example.call,
+        "skill": skill,
+        "shown": example.section == "prompt_examples",
+        "source": f"{file.name}:{example.line}",
     }
 
 
-def _with_examples(skill: Skill, said: list[Said]) -> Skill:
-    own = {
-        section: tuple(Example(user=one.user, call=one.call) for one in said if one.section == section)
-        for section in ("prompt_examples", "examples")
-    }
-    return skill.model_copy(update=own)
+def _with_examples(skill: Skill, examples: Iterable[PlacedExample]) -> Skill:
+    """The skill with these examples in place of its own."""
+    sections: dict[str, list[Example]] = {section: [] for section in EXAMPLES}
+    for example in examples:
+        sections[example.section].append(Example(user=example.user, call=example.call))
+    return skill.model_copy(update={section: tuple(rows) for section, rows in sections.items()})
 
 
-def _complain(file: Path, problems: list[Problem]) -> None:
-    problems = sorted(problems)
-    told = [f"{file}, line {problem.line}: {problem.what}" for problem in problems[:SHOWN]]
+def _not_readable(file: Path, problems: list[Problem]) -> UserError:
+    """The first problems of a file, in the order of its lines."""
+    first = [f"{file}, line {problem.line}: {problem.what}" for problem in sorted(problems)[:SHOWN]]
     more = f"\n({len(problems) - SHOWN} more in this file)" if len(problems) > SHOWN else ""
-    raise UserError("\n".join(told) + more + "\nmend the file, or read it leniently (--lenient)")
+    return UserError("\n".join(first) + more + "\ncorrect the file, or read it leniently (--lenient)")
 
 
 def read_skills(directory: Path) -> Skills:
@@ -173,24 +182,44 @@ def written(skill: Skill, suffix: str) -> str:
 
     Raises UserError for an unknown suffix, and for a skill that the text form cannot say.
     """
-    if suffix in TEXT:
-        return _as_text(skill_text.one_line(skill))
-    if suffix not in YAML:
-        raise UserError(f"'{suffix}' is no suffix of a skill file; there are {', '.join(TEXT + YAML)}")
-    from ruamel.yaml import YAML as Writer
-
-    writer, stream = Writer(), io.StringIO()
+    if suffix in TEXT_SUFFIXES:
+        return _as_text(text_form.one_line(skill))
+    if suffix not in YAML_SUFFIXES:
+        suffixes = ", ".join(TEXT_SUFFIXES + YAML_SUFFIXES)
+        raise UserError(f"'{suffix}' is no suffix of a skill file; there are {suffixes}")
+    writer, stream = YAML(), io.StringIO()
     writer.default_flow_style, writer.width = False, 1 << 16
     writer.dump(skill.model_dump(mode="json", exclude_defaults=True), stream)
     return stream.getvalue()
 
 
 def _as_text(skill: Skill) -> str:
-    text = skill_text.write(skill)
-    read, said, problems = skill_text.parse(text)
-    if problems or _with_examples(read, said) != skill:
+    """The text form, read again to see that nothing is lost. Raises UserError where something is."""
+    text = text_form.write(skill)
+    again = text_form.parse(text)
+    if again.problems or again.skill is None or _with_examples(again.skill, again.examples) != skill:
         raise UserError(
             f"the skill '{skill.name}' cannot be said in the text form, which has no way to write some of "
-            "its texts (docs/skills.md): keep YAML"
+            "its texts (docs/kinds/skills.md): keep YAML"
         )
     return text
+
+
+def convert(source: Path, folder: Path, suffix: str, lenient: bool) -> tuple[list[Path], Counter[str]]:
+    """Write each skill of `source` to a file of its name in `folder`, in the form of the suffix.
+
+    Returns (the files, how many lines or examples were `mended` or `left out`). Raises UserError for what
+    cannot be read or written, and before anything is written for a file that is there already.
+    """
+    skills, _, problems = read_source(source, lenient)
+    texts = {folder / f"{skill.name}{suffix}": written(skill, suffix) for skill in skills.skills}
+    present = [file for file in texts if file.exists()]
+    if present:
+        raise UserError(f"{present[0]}: is there already; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: expected a folder, and there is a file; name another one") from None
+    for file, text in texts.items():
+        write_text(file, text)
+    return list(texts), problems

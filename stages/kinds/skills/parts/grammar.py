@@ -27,13 +27,9 @@ VERBATIM = "prompt_words"
 QUOTE = '"'
 
 
-def lark(skills: Skills, max_length: int | None = None) -> str:
-    """The grammar in llguidance's dialect of Lark; a text has `max_length` characters at most.
-
-    Raises UserError where there are no skills.
-    """
-    length = f"{{1,{max_length}}}" if max_length else "+"
-    text = f"/({CHARACTER}){length}/"
+def lark(skills: Skills) -> str:
+    """The grammar in llguidance's dialect of Lark. Raises UserError where there are no skills."""
+    text = f"/({CHARACTER})+/"
     terminals = {
         "TEXT": text,
         "PROMPT_WORDS": text,
@@ -44,12 +40,11 @@ def lark(skills: Skills, max_length: int | None = None) -> str:
     return "\n".join(["%llguidance {}", *_rules(skills, "start", ": ", terminals), ""])
 
 
-def gbnf(skills: Skills, max_length: int | None = None) -> str:
+def gbnf(skills: Skills) -> str:
     """The same for llama.cpp. Raises UserError where there are no skills."""
-    length = f"{{1,{max_length}}}" if max_length else "+"
     character = CHARACTER.replace(r"\x5c[", r'"\\" [').replace(r"\x5cu", r'"\\u" ')
     terminals = {
-        "text": f"({character}){length}",
+        "text": f"({character})+",
         "integer": _spelt(WHOLE),
         "number": f'({_spelt(WHOLE)}) ("." {FRACTION})? '
         f'| [1-9] ("." {FRACTION})? ("e+" ({_spelt(EXPONENT)}) | "e-" [0-9]{{1,3}})',
@@ -59,12 +54,16 @@ def gbnf(skills: Skills, max_length: int | None = None) -> str:
 
 def _spelt(digits: str) -> str:
     """A regular expression of digits in GBNF, where a plain digit needs quotes."""
-    own = {"0": '"0"', "30[0-7]": '"30" [0-7]'}
-    return " | ".join(own.get(part, part.replace("][", "] [")) for part in digits.split("|"))
+    quoted = {"0": '"0"', "30[0-7]": '"30" [0-7]'}
+    return " | ".join(quoted.get(part, part.replace("][", "] [")) for part in digits.split("|"))
 
 
 def _rules(skills: Skills, start: str, sets: str, terminals: dict[str, str]) -> list[str]:
-    """A rule for all skills, one for each, for each argument after a call's first, and for each terminal."""
+    """A rule for all skills, one for each, for each argument after a call's first, and for each terminal.
+
+    `start` is the name of the first rule, `sets` what stands between a name and its rule, `terminals` the
+    rules of the open values. Raises UserError where there are no skills.
+    """
     if not skills.skills:
         raise UserError("no skills: a grammar needs at least one; add a skill file")
     values = {name.lower(): name for name in terminals}
@@ -75,8 +74,9 @@ def _rules(skills: Skills, start: str, sets: str, terminals: dict[str, str]) -> 
         for place, (name, parameter) in enumerate(skill.parameters.items()):
             if place:
                 rules.append(f"skill{number}-{place}{sets}{_argument(', ', name, parameter, values)}")
-    types = {values.get(_terminal(own)) for skill in skills.skills for own in skill.parameters.values()}
-    return rules + [f"{name}{sets}{rule}" for name, rule in terminals.items() if name in types]
+    parameters = (parameter for skill in skills.skills for parameter in skill.parameters.values())
+    used = {values.get(_terminal(parameter)) for parameter in parameters}
+    return rules + [f"{name}{sets}{rule}" for name, rule in terminals.items() if name in used]
 
 
 def _calls(skill: Skill, number: int, values: dict[str, str]) -> str:
@@ -95,7 +95,7 @@ def _calls(skill: Skill, number: int, values: dict[str, str]) -> str:
 
 
 def _argument(before: str, name: str, parameter: Parameter, values: dict[str, str]) -> str:
-    """Everything that an argument can be, from `before` it to the end of its value."""
+    """Everything that an argument can be, from the text `before` its name to the end of its value."""
     if parameter.type in ("enum", "boolean"):
         closed = parameter.values if parameter.type == "enum" else (True, False)
         return " | ".join(_quoted(f"{before}{name}={write_value(value)}") for value in dict.fromkeys(closed))
@@ -106,8 +106,10 @@ def _argument(before: str, name: str, parameter: Parameter, values: dict[str, st
 
 
 def _terminal(parameter: Parameter) -> str | None:
+    """The open value that a parameter takes; None for one of a few known values."""
     return VERBATIM if parameter.verbatim else TERMINAL.get(parameter.type)
 
 
 def _quoted(literal: str) -> str:
+    """A literal of either dialect."""
     return json.dumps(literal, ensure_ascii=False).replace("\x7f", r"\u007f")  # llguidance wants it so

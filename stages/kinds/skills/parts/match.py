@@ -1,11 +1,13 @@
 """When an answered call is the right one: as the reference compares, exactly, or by normalised values.
 
-docs/calls.md has every rule with examples.
+docs/kinds/skills/calls.md has every rule with examples.
 """
 
 import ast
 import re
 import unicodedata
+
+from text_to_num import alpha2digit
 
 from stages.kinds.skills.parts.calls import Call, Value
 from stages.kinds.skills.parts.schema import Skills
@@ -75,11 +77,10 @@ def _bare(text: str) -> str:
 
 
 def _digits(text: str) -> str:
-    from text_to_num import alpha2digit
-
-    between = KEPT.split(text)  # every second part is one that is kept
-    between[::2] = [alpha2digit(part, "en", 0) for part in between[::2]]
-    return "".join(between)
+    """The text with digits for its number words, except in what KEPT matches."""
+    parts = KEPT.split(text)  # every second part is one that is kept
+    parts[::2] = [alpha2digit(part, "en", 0) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _typed(call: Call) -> dict[str, tuple[type, Value]]:
@@ -87,8 +88,8 @@ def _typed(call: Call) -> dict[str, tuple[type, Value]]:
 
 
 def _normal(call: Call) -> dict[str, tuple[type, str]]:
-    return {name: (_kind(value), normal_value(value)) for name, value in call.arguments.items()}
-
-
-def _kind(value: Value) -> type:
-    return float if type(value) is int else type(value)
+    """The normalised values, each with its type, integers being floats."""
+    return {
+        name: (float if type(value) is int else type(value), normal_value(value))
+        for name, value in call.arguments.items()
+    }

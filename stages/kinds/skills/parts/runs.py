@@ -3,21 +3,32 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text
+from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.tokenizer import TextCodec
-from stages.engines import protocol
-from stages.engines.protocol import Decoding
-from stages.kinds.skills.parts.calls import write_call
+from stages.engines.load import context_of, open_engine, prepare, resolve
+from stages.engines.protocol import Decoding, Engine
+from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
-from stages.kinds.skills.parts.task import understood
+from stages.kinds.skills.parts.task import in_own_spelling
 
 STUDENTS = ("base", "student", "student_grammar")
+
+
+class EvaluationKnobs(Protocol):
+    """What the knobs of the stage evaluate_calls say, besides the fields of Decoding."""
+
+    base: str  # a folder of models/base/
+    seed: int
+    bootstrap: int  # resamples behind each interval
+    latency_requests: int  # that are timed, one at a time
+
+    def model_dump(self, *, include: set[str]) -> dict: ...
 
 
 class Ran(NamedTuple):
@@ -28,38 +39,50 @@ class Ran(NamedTuple):
     too_long: int
 
 
-def run_students(dataset: str, knobs, rows: Sequence[dict], skills: Skills, names: Iterable[str]) -> dict:
-    """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request: {name: Ran}.
+class Asked(NamedTuple):
+    """A prompt and the seed of its random numbers."""
+
+    prompt: str
+    seed: int
+
+
+def run_students(
+    dataset: str,
+    knobs: EvaluationKnobs,
+    rows: Sequence[RequestDocument],
+    skills: Skills,
+    names: Iterable[str],
+) -> dict[str, Ran]:
+    """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request.
 
     `knobs` are those of the stage evaluate_calls. Raises UserError for a model that is not there.
     """
-    decoding = protocol.resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
-    template, found = Template(layout.prompt(dataset, "student")), {}
-    prompts = [render(template, row) for row in rows]
-    seeds = [stable_integer("sample", knobs.seed, row["id"], 0) >> 1 for row in rows]
-    for directory, own in _by_model(dataset, knobs.base, names).items():
-        fits = _fitting(directory, prompts, decoding)
-        asked = [(prompt, seed) for prompt, seed, fit in zip(prompts, seeds, fits, strict=True) if fit]
-        made = _generate(directory, decoding, asked, own, knobs.latency_requests)
-        for name, (texts, latencies) in made.items():
-            answers = iter(texts)
-            told = [
-                in_own_spelling(next(answers), row["text"], skills) if fit else ""
+    decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    template = Template(layout.prompt(dataset, "student"))
+    asked = [
+        Asked(render(template, row), stable_integer("sample", knobs.seed, row["id"], 0) >> 1) for row in rows
+    ]
+    ran = {}
+    for directory, grammars in _by_model(dataset, knobs.base, names).items():
+        fits = _fitting(directory, [one.prompt for one in asked], decoding)
+        fitting = [one for one, fit in zip(asked, fits, strict=True) if fit]
+        answers = _generate(directory, decoding, fitting, grammars, knobs.latency_requests)
+        for name, (texts, latencies) in answers.items():
+            left = iter(texts)
+            calls = [
+                in_own_spelling(next(left), row["text"], skills) if fit else ""
                 for row, fit in zip(rows, fits, strict=True)
             ]
-            found[name] = Ran(told, latencies, fits.count(False))
-    return found
-
-
-def in_own_spelling(text: str, request: str, skills: Skills) -> str:
-    """A written call as it is served; what is no call stays as it is."""
-    call = understood(text, request, skills)
-    return text if call is None else write_call(call)
+            ran[name] = Ran(calls, latencies, fits.count(False))
+    return ran
 
 
 def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[str, str | None]]:
-    """The grammar of each system, None for none, by the directory of its model."""
-    found: dict[Path, dict[str, str | None]] = {}
+    """The grammar of each system, None for none, by the directory of its model.
+
+    Raises UserError for a model or grammar that is not there.
+    """
+    grammars: dict[Path, dict[str, str | None]] = {}
     for name in names:
         directory = layout.base_model(base) if name == "base" else layout.model(dataset, "hf")
         if not (directory / "config.json").is_file():
@@ -68,45 +91,43 @@ def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[
             )
         constrained = name == "student_grammar"
         grammar = read_text(layout.skills(dataset) / "grammar.lark") if constrained else None
-        found.setdefault(directory, {})[name] = grammar
-    return found
+        grammars.setdefault(directory, {})[name] = grammar
+    return grammars
 
 
 def _fitting(directory: Path, prompts: list[str], decoding: Decoding) -> list[bool]:
     """Does a prompt leave room for the longest answer?"""
-    config = read_json(directory / "config.json")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if context is None:
-        raise UserError(
-            f"{directory / 'config.json'}: no max_position_embeddings; add the length of the context"
-        )
+    context = context_of(directory)
     lengths = map(len, TextCodec(directory).prompts(prompts))
     return [length + decoding.max_new_tokens <= context for length in lengths]
 
 
 def _generate(
-    directory: Path, decoding: Decoding, asked: list, grammars: dict[str, str | None], timed: int
+    directory: Path, decoding: Decoding, asked: list[Asked], grammars: dict[str, str | None], timed: int
 ) -> dict[str, tuple[list[str], list[float]]]:
-    """(texts in the order of `asked`, milliseconds of the first `timed`) for each grammar."""
+    """(texts in the order of `asked`, milliseconds of the first `timed`) for each system of `grammars`.
+
+    All are answered in batches before any is timed, by an engine that has one request at a time.
+    """
     if not asked:
         return {name: ([], []) for name in grammars}
-    protocol.prepare(directory, decoding)
-    engine, texts, latencies = protocol.open_engine(directory, decoding), {}, {}
-    prompts, seeds = zip(*asked, strict=True)
+    prepare(directory, decoding)
+    engine = open_engine(directory, decoding)
+    prompts, seeds = [one.prompt for one in asked], [one.seed for one in asked]
+    texts, latencies = {}, {}
     for name, grammar in grammars.items():
-        made = engine.generate([*prompts], decoding, [*seeds], grammar=grammar)
-        texts[name] = [one.text for one in sorted(made, key=lambda one: one.index)]
+        answers = engine.generate(prompts, decoding, seeds, grammar=grammar)
+        texts[name] = [answer.text for answer in sorted(answers, key=lambda answer: answer.index)]
     alone = decoding.model_copy(update={"batch_size": 1})
-    engine = protocol.open_engine(directory, alone) if timed else engine
+    engine = open_engine(directory, alone) if timed else engine
     for name, grammar in grammars.items():
         warm_up = asked[: min(timed, 1)]
-        times = [_timed(engine, one, alone, grammar) for one in [*warm_up, *asked[:timed]]]
+        times = [_milliseconds(engine, one, alone, grammar) for one in [*warm_up, *asked[:timed]]]
         latencies[name] = times[len(warm_up) :]
     return {name: (texts[name], latencies[name]) for name in grammars}
 
 
-def _timed(engine, asked: tuple[str, int], decoding: Decoding, grammar: str | None) -> float:
-    prompt, seed = asked
+def _milliseconds(engine: Engine, asked: Asked, decoding: Decoding, grammar: str | None) -> float:
     begun = perf_counter()
-    list(engine.generate([prompt], decoding, [seed], grammar=grammar))
+    list(engine.generate([asked.prompt], decoding, [asked.seed], grammar=grammar))
     return round(1000 * (perf_counter() - begun), 2)

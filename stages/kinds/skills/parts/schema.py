@@ -2,12 +2,18 @@
 
 import keyword
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from stages.kinds.skills.parts.calls import Call, Value, parse_call, sound
-from stages.kinds.skills.parts.verbatim import is_verbatim
+from stages.kinds.skills.parts.calls import (
+    Call,
+    Value,
+    is_verbatim,
+    parse_call,
+    same_as_left_out,
+    sound,
+)
 
 
 def _no_keyword(name: str) -> str:
@@ -41,7 +47,7 @@ class Parameter(Part):
     default: Value | None = None
 
     @model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         if (self.type == "enum") != bool(self.values):
             raise ValueError("`values` belong to the type enum, which needs some")
         if self.verbatim and self.type != "string":
@@ -56,8 +62,8 @@ class Parameter(Part):
 
     def problem_with(self, value: Value, request: str | None = None) -> str | None:
         """Why this cannot be the argument, or None. With the request, a verbatim value is held to it."""
-        right = isinstance(value, PYTHON_TYPES[self.type])
-        if not right or isinstance(value, bool) != (self.type == "boolean"):
+        is_of_type = isinstance(value, PYTHON_TYPES[self.type])
+        if not is_of_type or isinstance(value, bool) != (self.type == "boolean"):
             return f"expected a value of type {self.type}, found {value!r}"
         if not sound(value):
             return f"expected a finite number or Unicode text, found {value!r}"
@@ -88,7 +94,11 @@ class Skill(Part):
     @property
     def defaults(self) -> dict[str, Value]:
         """The values of the parameters that have a default."""
-        return {name: own.default for name, own in self.parameters.items() if own.default is not None}
+        return {
+            name: parameter.default
+            for name, parameter in self.parameters.items()
+            if parameter.default is not None
+        }
 
     def problem_with(self, call: Call, request: str | None = None) -> str | None:
         """Why a call breaks this skill's schema (its arguments' names, types, what is required), or None."""
@@ -110,7 +120,7 @@ class Skills(Part):
     skills: tuple[Skill, ...]
 
     @model_validator(mode="after")
-    def _distinct(self):
+    def _distinct(self) -> Self:
         names = [skill.name for skill in self.skills]
         if names != sorted(set(names)):
             raise ValueError("two skills of one name, or not in the order of their names")
@@ -152,14 +162,14 @@ class Skills(Part):
         parameters = self.by_name[call.name].parameters if call.name in self.by_name else {}
 
         def says_something(name: str, value: Value) -> bool:
-            known = parameters.get(name)
-            if known is None or known.required:
+            parameter = parameters.get(name)
+            if parameter is None or parameter.required:
                 return True
-            return value != "" and not (value == known.default and type(value) is type(known.default))
+            return not same_as_left_out(value, parameter.default)
 
         order = {name: place for place, name in enumerate(parameters)}
-        named = sorted(call.arguments.items(), key=lambda item: order.get(item[0], len(order)))
-        return Call(call.name, {name: value for name, value in named if says_something(name, value)})
+        arguments = sorted(call.arguments.items(), key=lambda item: order.get(item[0], len(order)))
+        return Call(call.name, {name: value for name, value in arguments if says_something(name, value)})
 
 
 def together(skills: Iterable[Skill]) -> Skills:

@@ -1,17 +1,23 @@
-"""How good answered calls are: measures with intervals, figures by skill, which skills are mixed up.
+"""How good answered calls are: measures, which skills are mixed up, what test shares with training.
 
-docs/calls.md defines the measures.
+docs/kinds/skills/calls.md defines the measures.
 """
 
 import ast
 import math
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from stages.kinds.skills.parts.calls import Call, parse_call
-from stages.kinds.skills.parts.match import ast_compat, normalised_match, same
+import regex
+
+from stages.evaluation.bootstrap import intervals, macro_interval, quantile_interval
+from stages.kinds.skills.parts.calls import call_or_none, parse_call
+from stages.kinds.skills.parts.match import ast_compat, normal_value, normalised_match, same
+from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
+from stages.sources.near import nearest
 
 NO_CALL = "no call"
 MEASURES = """normalised_match match ast_match right_skill valid_call valid_format_compat other_recall
@@ -19,6 +25,10 @@ MEASURES = """normalised_match match ast_match right_skill valid_call valid_form
 BY_SKILL = ("normalised_match", "ast_match", "right_skill")
 UNDEFINED = {"mean": None, "low": None, "high": None}
 WRONG = 30  # wrong answers that are listed
+FIRST = 5  # examples of each kind of leak
+NEAR = 0.8  # least Jaccard similarity of letter trigrams
+# Letters with their marks (vowel signs of Indic scripts), numbers, and what these are reckoned with.
+WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+|[\p{Sm}*/^%]|-(?=\s*\p{N})")
 
 
 class Answered(NamedTuple):
@@ -39,22 +49,20 @@ class Judged(NamedTuple):
 
 def score(
     rows: Sequence[Answered], skills: Skills, resamples: int, seed: int, latencies_ms: Sequence[float] = ()
-) -> dict:
+) -> dict[str, dict]:
     """Measures of one system, each as {mean, low, high}; all three are None where it is not defined.
 
     `normalised_match_macro` is the mean over the skills of the gold calls; `latency_ms_*` are quantiles.
     Raises ValueError for no row, and for a gold call that is none.
     """
-    from stages.evaluation.bootstrap import intervals, macro_interval, quantile_interval
-
     if not rows:
         raise ValueError("no row to score")
     judged = [judge(row, skills) for row in rows]
-    found = dict(zip(MEASURES, intervals([one.values for one in judged], resamples, seed), strict=True))
-    right, gold = [one.values[0] for one in judged], [one.skill for one in judged]
+    of_rows = intervals([row.values for row in judged], resamples, seed)
+    matches, gold_skills = [row.values[0] for row in judged], [row.skill for row in judged]
     measures = {
-        "normalised_match_macro": macro_interval(right, gold, resamples, seed),
-        **found,
+        "normalised_match_macro": macro_interval(matches, gold_skills, resamples, seed),
+        **dict(zip(MEASURES, of_rows, strict=True)),
         "latency_ms_p50": quantile_interval(latencies_ms, 0.5, resamples, seed),
         "latency_ms_p95": quantile_interval(latencies_ms, 0.95, resamples, seed),
     }
@@ -71,9 +79,10 @@ def details(rows: Sequence[Answered], skills: Skills) -> dict:
 
 
 def judge(row: Answered, skills: Skills) -> Judged:
-    gold, answer = parse_call(row.gold), call_in(row.answer)
-    known = answer is not None and answer.name in skills.by_name
-    fallback, called = skills.fallback, answer.name if known else NO_CALL
+    """The measures of one row. Raises ValueError for a gold call that is none."""
+    gold, answer = parse_call(row.gold), call_or_none(row.answer)
+    fallback = skills.fallback
+    called = answer.name if answer is not None and answer.name in skills.by_name else NO_CALL
     values = {
         "normalised_match": answer is not None and normalised_match(gold, answer, skills),
         "match": answer is not None and same(gold, answer),
@@ -87,13 +96,6 @@ def judge(row: Answered, skills: Skills) -> Judged:
     return Judged(gold.name, called, [float(values[measure]) for measure in MEASURES])
 
 
-def call_in(text: str) -> Call | None:
-    try:
-        return parse_call(text)
-    except ValueError:
-        return None
-
-
 def is_expression(text: str) -> bool:
     """What the reference calls the right format: any Python expression."""
     try:
@@ -103,26 +105,27 @@ def is_expression(text: str) -> bool:
     return True
 
 
-def by_skill(rows: Iterable[Answered], skills: Skills) -> dict[str, dict]:
-    """For each skill with a row: how many, and the means of BY_SKILL."""
-    own: dict[str, list[list[float]]] = {}
-    for one in (judge(row, skills) for row in rows):
-        own.setdefault(one.skill, []).append(one.values)
-    found = {}
-    for skill, values in sorted(own.items()):
+def by_skill(rows: Iterable[Answered], skills: Skills) -> dict[str, dict[str, float]]:
+    """For each skill with a row: how many (`rows`), and the means of BY_SKILL."""
+    rows_by_skill: dict[str, list[list[float]]] = defaultdict(list)
+    for row in rows:
+        judged = judge(row, skills)
+        rows_by_skill[judged.skill].append(judged.values)
+    figures = {}
+    for skill, values in sorted(rows_by_skill.items()):
         columns = dict(zip(MEASURES, zip(*values, strict=True), strict=True))
         means = {measure: round(sum(columns[measure]) / len(values), 4) for measure in BY_SKILL}
-        found[skill] = {"rows": len(values), **means}
-    return found
+        figures[skill] = {"rows": len(values), **means}
+    return figures
 
 
-def confusion(rows: Iterable[Answered], skills: Skills) -> dict:
+def confusion(rows: Iterable[Answered], skills: Skills) -> dict[str, list]:
     """How often each skill was called where each was right: `counts` (gold, answered), the last NO_CALL.
 
     An answer that cannot be read, or calls what is no skill, is no call.
     """
     names = list(skills.by_name)
-    pairs = Counter((one.skill, one.answered) for one in (judge(row, skills) for row in rows))
+    pairs = Counter((judged.skill, judged.answered) for judged in (judge(row, skills) for row in rows))
     answered = [*names, NO_CALL]
     return {
         "gold": names,
@@ -131,7 +134,88 @@ def confusion(rows: Iterable[Answered], skills: Skills) -> dict:
     }
 
 
-def wrong(rows: Iterable[Answered], skills: Skills) -> list[dict]:
-    """The first rows whose answer is no normalised match."""
+def wrong(rows: Iterable[Answered], skills: Skills) -> list[dict[str, str]]:
+    """The first WRONG rows whose answer is no normalised match."""
     missed = (row for row in rows if not judge(row, skills).values[0])
     return [row._asdict() for _, row in zip(range(WRONG), missed, strict=False)]
+
+
+# What test rows share with training rows
+
+
+def leaks(documents: Iterable[RequestDocument], skills: Skills) -> dict:
+    """Counts and first examples of what the split `test` shares with `train`, and of duplicates within it.
+
+    `requests` counts test rows under the strictest name that holds: `exact`, `spelling` (the same but for
+    case and punctuation) or `near` (Jaccard similarity of letter trigrams from NEAR on). Templates are those
+    of `metadata.template`; values those of texts, by skill and parameter, normalised. Enums are left out.
+    """
+    split = defaultdict(list)
+    for document in documents:
+        split[document["split"]].append(document)
+    train, test = split["train"], split["test"]
+    train_values = values(train, skills)
+    return {
+        "test": len(test),
+        "train": len(train),
+        "requests": shared_requests([row["text"] for row in test], [row["text"] for row in train]),
+        "duplicates_in_test": repeated(letters(row["text"]) or row["text"] for row in test),
+        "templates": shared(templates(test), templates(train)),
+        "values": {
+            name: shared(test_values, train_values.get(name, set()))
+            for name, test_values in values(test, skills).items()
+        },
+    }
+
+
+def letters(text: str) -> str:
+    """Letters and digits in one case and operators, apart by one space."""
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+
+
+def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict]:
+    """{exact, spelling, near: {rows, first: [[test request, training request], …]}}."""
+    exact, spelling = set(train), {letters(text): text for text in reversed(train)}
+    spelling.pop("", None)  # texts of nothing but punctuation are not alike
+    pairs: dict[str, list[list[str]]] = {"exact": [], "spelling": [], "near": []}
+    for text, (similarity, other) in zip(test, nearest(test, train, trigrams), strict=True):
+        if text in exact:
+            pairs["exact"].append([text, text])
+        elif letters(text) in spelling:
+            pairs["spelling"].append([text, spelling[letters(text)]])
+        elif similarity >= NEAR:
+            pairs["near"].append([text, other])
+    return {name: {"rows": len(alike), "first": alike[:FIRST]} for name, alike in pairs.items()}
+
+
+def trigrams(text: str) -> set[str]:
+    """The runs of three letters of each word, with a space before and after it."""
+    words = letters(text).split()
+    return {f" {word} "[start : start + 3] for word in words for start in range(len(word))}
+
+
+def repeated(texts: Iterable[str]) -> dict:
+    """Texts that occur more than once: `rows` are those that would go."""
+    often = {text: count for text, count in sorted(Counter(texts).items()) if count > 1}
+    return {"rows": sum(count - 1 for count in often.values()), "first": list(often)[:FIRST]}
+
+
+def templates(rows: Iterable[RequestDocument]) -> set[str]:
+    """The wordings of requests, where they are known."""
+    return {row["metadata"]["template"] for row in rows if row["metadata"].get("template")}
+
+
+def values(rows: Iterable[RequestDocument], skills: Skills) -> dict[str, set[str]]:
+    """Normalised values of text parameters under `skill.parameter`, sorted by it."""
+    by_parameter: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        name, arguments = parse_call(row["metadata"]["call"])
+        for key, value in arguments.items():
+            if skills.by_name[name].parameters[key].type == "string":
+                by_parameter[f"{name}.{key}"].add(normal_value(value))
+    return dict(sorted(by_parameter.items()))
+
+
+def shared(test: set[str], train: set[str]) -> dict:
+    """How many of the test values there are in training, too."""
+    return {"test": len(test), "shared": len(test & train), "first": sorted(test & train)[:FIRST]}

@@ -5,12 +5,23 @@ Pure functions, like those of `queries`. A document is a request: its text is wh
 the same as leaving an argument out, where there are any.
 """
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, Field
 
-from stages.kinds.skills.parts.calls import Call, Value, parse_call, write_call
+from stages.kinds.kind import Task
+from stages.kinds.skills.parts.calls import (
+    Call,
+    Value,
+    call_or_none,
+    parse_call,
+    same_as_left_out,
+    span,
+    write_call,
+)
 from stages.kinds.skills.parts.match import normalised_match
-from stages.kinds.skills.parts.schema import Skills
-from stages.kinds.skills.parts.verbatim import span
+from stages.kinds.skills.parts.rows import RequestDocument
+from stages.kinds.skills.parts.schema import Parameter, Skills
 from stages.teacher.structured import stated
 
 LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
@@ -32,13 +43,10 @@ class Examples(BaseModel):
     examples: list[WrittenExample] = Field(description="Examples that differ in wording and in values")
 
 
-Answer = Examples
-
-
 def lines(text: str) -> list[tuple[int, str]]:
     """The calls in a text, one a line, each with its line from 0; a line that is no call is left out."""
-    found = ((number, called(line)) for number, line in enumerate(text.split("\n")))
-    return [(number, write_call(call)) for number, call in found if call]
+    calls = ((number, called(line)) for number, line in enumerate(text.split("\n")))
+    return [(number, write_call(call)) for number, call in calls if call]
 
 
 def called(line: str) -> Call | None:
@@ -46,10 +54,7 @@ def called(line: str) -> Call | None:
     line = line.strip().strip("`").strip()
     for before in WRAPPING:
         line = line.removeprefix(before).strip()
-    try:
-        return parse_call(line)
-    except ValueError:
-        return None
+    return call_or_none(line)
 
 
 def parse(text: str) -> list[str]:
@@ -64,14 +69,14 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[s
     """
     if form == "text":
         return parse(response.rpartition("\n")[0] if cut else response)
-    found = stated(response, form, Examples)
-    return parse("\n".join(example.assistant for part in found for example in part.examples))
+    answers = stated(response, form, Examples)
+    return parse("\n".join(example.assistant for answer in answers for example in answer.examples))
 
 
-def fit(answer: list[str], document: dict) -> list[str]:
+def fit(answer: list[str], document: RequestDocument) -> list[str]:
     """The call that the student is to learn: the known one, if this is the teacher's; else the teacher's."""
-    good = [call for call in answer if not reject(call, document)]
-    return [document["metadata"].get("call", call) for call in good[:1]] if len(answer) == 1 else []
+    usable = [call for call in answer if not reject(call, document)]
+    return [document["metadata"].get("call", call) for call in usable[:1]] if len(answer) == 1 else []
 
 
 def flat(answer: list[str]) -> list[str]:
@@ -84,27 +89,27 @@ def output(answer: list[str]) -> str:
     return "\n".join(answer)
 
 
-def reject(line: str, document: dict) -> str | None:
+def reject(line: str, document: RequestDocument) -> str | None:
     """Why a call may not be used for this request, or None: no call, or not the one that is known."""
     call, known = called(line), document["metadata"].get("call")
     defaults = document["metadata"].get("defaults", {})
     if call is None:
         return "not a call"
     if known is not None:
-        left, right = (_said(own, defaults) for own in (parse_call(known), call))
+        left, right = (_essential(side, defaults) for side in (parse_call(known), call))
         if not normalised_match(left, right, NO_SCHEMA):
             return "not the call that is known"
     return None
 
 
-def _said(call: Call, defaults: dict[str, Value]) -> Call:
-    """The call without the arguments that say nothing."""
-
-    def says_something(name: str, value: Value) -> bool:
-        default = defaults.get(name)
-        return value != "" and not (value == default and type(value) is type(default))
-
-    return Call(call.name, {name: own for name, own in call.arguments.items() if says_something(name, own)})
+def _essential(call: Call, defaults: dict[str, Value]) -> Call:
+    """The call without the arguments that mean the same as leaving them out."""
+    arguments = {
+        name: value
+        for name, value in call.arguments.items()
+        if not same_as_left_out(value, defaults.get(name))
+    }
+    return Call(call.name, arguments)
 
 
 def well_formed(line: str) -> bool:
@@ -116,6 +121,12 @@ def understood(text: str, request: str, skills: Skills) -> Call | None:
     """The call that a student wrote for a request, as it is served and scored; None where it is no call."""
     call = called(text)
     return None if call is None else respelled(call, request, skills)
+
+
+def in_own_spelling(text: str, request: str, skills: Skills) -> str:
+    """The text of the call that a student wrote, as it is served; what is no call stays as it is."""
+    call = understood(text, request, skills)
+    return text if call is None else write_call(call)
 
 
 def respelled(call: Call, request: str, skills: Skills) -> Call:
@@ -130,30 +141,47 @@ def respelled(call: Call, request: str, skills: Skills) -> Call:
         return call
     parameters, arguments = skills.by_name[skill].parameters, {}
     for name, value in call.arguments.items():
-        own = _alike(name, parameters) or name
-        arguments[own] = _respelled(value, parameters[own], request) if own in parameters else value
+        spelt = _alike(name, parameters) or name
+        arguments[spelt] = _respelled(value, parameters[spelt], request) if spelt in parameters else value
     return Call(skill, arguments)
 
 
-def _respelled(value: Value, parameter, request: str) -> Value:
+def _respelled(value: Value, parameter: Parameter, request: str) -> Value:
     if not isinstance(value, str):
         return value
     if parameter.type == "enum":
         return _alike(value, parameter.values) or value
-    found = span(value, request)
-    if not found:
+    place = span(value, request)
+    if place is None:
         return value
-    there = request[found[0] : found[1]]
-    if there.casefold().split() == value.casefold().split():
-        return there
-    spelt = "".join(there.split())
-    if len(spelt) != len("".join(value.split())):  # ß and ss
+    words = request[slice(*place)]
+    if words.casefold().split() == value.casefold().split():
+        return words
+    letters = "".join(words.split())
+    if len(letters) != len("".join(value.split())):  # ß and ss
         return value
-    letter = iter(spelt)
+    letter = iter(letters)
     return "".join(char if char.isspace() else next(letter) for char in value)
 
 
-def _alike(name: str, known) -> str | None:
-    return next((one for one in known if one == name), None) or next(
-        (one for one in known if one.casefold() == name.casefold()), None
-    )
+def _alike(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is this one, or else the first that differs in case only."""
+    alike = [other for other in known if other.casefold() == name.casefold()]
+    return name if name in alike else next(iter(alike), None)
+
+
+TASK = Task(
+    name="skills",
+    column="calls",
+    Answer=Examples,
+    lines=lines,
+    parse=parse,
+    parse_answer=parse_answer,
+    fit=fit,
+    flat=flat,
+    output=output,
+    well_formed=well_formed,
+    reject=reject,
+    left_out=LEFT_OUT,
+    subject=lambda document: document["metadata"]["skill"],
+)

@@ -19,9 +19,14 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from stages.kinds.skills.parts.calls import parse_call, read_value, write_value
+from stages.kinds.skills.parts.calls import (
+    Value,
+    call_or_none,
+    is_verbatim,
+    read_value,
+    write_value,
+)
 from stages.kinds.skills.parts.schema import Example, Parameter, Skill
-from stages.kinds.skills.parts.verbatim import is_verbatim
 
 SECTIONS = {
     "prompt": "Prompt",
@@ -29,6 +34,7 @@ SECTIONS = {
     "examples": "Examples",
     "fallback": "Fallback",
 }
+EXAMPLES = ("prompt_examples", "examples")
 HEADING = re.compile(r"^#### (.*?):\s*$")
 SPOKEN = re.compile(r"^(### )?(User|Assistant):(.*)$")
 QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -43,15 +49,15 @@ ENOUGH = 5
 
 
 class Problem(NamedTuple):
-    """What is wrong in a line; a mended one could be read all the same."""
+    """What is wrong in a line, which counts from 1; a fixed one could be read all the same."""
 
     line: int
     what: str
-    mended: bool = False
+    fixed: bool = False
 
 
-class Said(NamedTuple):
-    """An example, where it stands, and in which section."""
+class PlacedExample(NamedTuple):
+    """An example, the line where it begins, and its section, one of SECTIONS."""
 
     line: int
     section: str
@@ -60,30 +66,34 @@ class Said(NamedTuple):
 
 
 class Parsed(NamedTuple):
+    """A skill file as it was read: the skill, None where it has no signature that can be read."""
+
     skill: Skill | None
-    said: list[Said]
+    examples: list[PlacedExample]
     problems: list[Problem]
 
 
 def parse(text: str) -> Parsed:
     """Read one file. Nothing is left out silently: what cannot be read is among the problems."""
-    sections, said, problems = {}, [], []
-    section, user = None, None
+    sections: dict[str, list[tuple[int, str]]] = {}
+    examples: list[PlacedExample] = []
+    problems: list[Problem] = []
+    section: str | None = None
+    waiting: tuple[int, str] | None = None  # a request, with its line, whose call has yet to come
 
-    def forget() -> None:
+    def drop_waiting() -> None:
         """Let no later call be taken for that of the request which still waits for one."""
-        nonlocal user
-        if user:
-            problems.append(Problem(user[0], "a request without a call"))
-        user = None
+        nonlocal waiting
+        if waiting:
+            problems.append(Problem(waiting[0], "a request without a call"))
+        waiting = None
 
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
-        heading = HEADING.match(line)
         if not line:
             continue
-        if heading:
-            forget()
+        if heading := HEADING.match(line):
+            drop_waiting()
             section = next((key for key, name in SECTIONS.items() if name == heading[1]), None)
             if section is None:
                 problems.append(Problem(number, f"no section is called '{heading[1]}'"))
@@ -94,101 +104,113 @@ def parse(text: str) -> Parsed:
                 sections[section] = []
         elif section == "prompt" and not line.startswith("#"):
             sections["prompt"].append((number, line))
-        elif section in ("prompt_examples", "examples") and (spoken := SPOKEN.match(line)):
-            marks, who, words = spoken.groups()
+        elif section in EXAMPLES and (spoken := SPOKEN.match(line)):
+            marks, speaker, words = spoken.groups()
+            words = words.strip()
             if not marks:
-                problems.append(Problem(number, f"'{who}:' without '### ' before it", mended=True))
-            if not words.strip():
-                forget()
-                problems.append(Problem(number, f"nothing after '{who}:'"))
-            elif who == "User":
-                forget()
-                user = (number, words.strip())
-            elif user is None:
+                problems.append(Problem(number, f"'{speaker}:' without '### ' before it", fixed=True))
+            if not words:
+                drop_waiting()
+                problems.append(Problem(number, f"nothing after '{speaker}:'"))
+            elif speaker == "User":
+                drop_waiting()
+                waiting = (number, words)
+            elif waiting is None:
                 problems.append(Problem(number, "a call without a request"))
             else:
-                said.append(Said(user[0], section, user[1], words.strip()))
-                user = None
+                examples.append(PlacedExample(waiting[0], section, waiting[1], words))
+                waiting = None
         else:
-            forget()
+            drop_waiting()
             problems.append(Problem(number, f"expected a section or an example, found '{line[:60]}'"))
-    forget()
-    skill, wrong = _skill(sections, said)
-    return Parsed(skill, said, [*problems, *wrong])
+    drop_waiting()
+    skill, problem = _skill(sections, examples)
+    return Parsed(skill, examples, [*problems, problem] if problem else problems)
 
 
-def _skill(sections: dict, said: list[Said]) -> tuple[Skill | None, list[Problem]]:
+def _skill(
+    sections: dict[str, list[tuple[int, str]]], examples: list[PlacedExample]
+) -> tuple[Skill | None, Problem | None]:
+    """(the skill without its examples, None), or (None, why the section Prompt does not give one)."""
     lines = sections.get("prompt")
     if not lines:
-        return None, [Problem(1, "no section '#### Prompt:' with a signature")]
+        return None, Problem(1, "no section '#### Prompt:' with a signature")
     number, first = lines[0]
-    found = SIGNATURE.match(first)
-    if not found:
-        return None, [
-            Problem(number, f"expected a signature such as name(key=\"[what it is]\"), found '{first}'")
-        ]
-    name, arguments, rest = found.groups()
-    own = {
-        "name": name,
-        "description": " ".join([rest or "", *(line for _, line in lines[1:])]).strip(),
-        "fallback": name == "other" or "fallback" in sections,
-    }
+    match = SIGNATURE.match(first)
+    if not match:
+        what = f"expected a signature such as name(key=\"[what it is]\"), found '{first}'"
+        return None, Problem(number, what)
+    name, arguments, rest = match.groups()
     try:
         parameters, marked = _parameters(arguments)
         if not marked:
-            parameters = _as_its_examples_are(name, parameters, said)
-        return Skill(**own, parameters=parameters), []
+            parameters = _as_its_examples_are(name, parameters, examples)
+        skill = Skill(
+            name=name,
+            description=" ".join([rest or "", *(line for _, line in lines[1:])]).strip(),
+            fallback=name == "other" or "fallback" in sections,
+            parameters=parameters,
+        )
     except ValidationError as error:
-        return None, [Problem(number, f"{name}: {error.errors()[0]['msg']}")]
+        return None, Problem(number, f"{name}: {error.errors()[0]['msg']}")
     except ValueError as error:
-        return None, [Problem(number, f"{name}: {error}")]
+        return None, Problem(number, f"{name}: {error}")
+    return skill, None
 
 
 def _parameters(text: str) -> tuple[dict[str, Parameter], bool]:
-    """(the parameters, does one of them have a mark that older files have not?)"""
-    found, at, marked = {}, 0, False
+    """(the parameters, does one of them have a mark that older files have not?). Raises ValueError."""
+    parameters: dict[str, Parameter] = {}
+    at, marked = 0, False
     while at < len(text.rstrip()):
         match = PARAMETER.match(text, at)
         if not match:
             raise ValueError(f"cannot read the parameters from '{text[at:].strip()}'")
         name, quoted, choice, choice_about, bare, optional, default = match.groups()
-        if name in found:
+        if name in parameters:
             raise ValueError(f"two parameters are called '{name}'")
         if choice is not None:
             values = tuple(part.strip() for part in choice.split("|"))
-            own = {"type": "enum", "values": values, "description": choice_about or ""}
+            fields = {"type": "enum", "values": values, "description": choice_about or ""}
         else:
             whole = bare if quoted is None else quoted
             kind, _, about = (part.strip() for part in whole.partition(":"))
-            typed, told = bare is not None and kind in TYPES, quoted is not None and kind in TEXTS
-            about = about if typed or told else whole.strip()
-            own = {"type": kind if typed else "string", "description": about if about != name else ""}
-            own["verbatim"], marked = told and kind == "verbatim", marked or told
-        known = None if default is None else read_value(default)
-        found[name] = Parameter(**own, optional=bool(optional), default=known)
+            is_typed = bare is not None and kind in TYPES
+            is_marked_text = quoted is not None and kind in TEXTS
+            about = about if is_typed or is_marked_text else whole.strip()
+            fields = {
+                "type": kind if is_typed else "string",
+                "description": about if about != name else "",
+                "verbatim": is_marked_text and kind == "verbatim",
+            }
+            marked = marked or is_marked_text
+        value = None if default is None else read_value(default)
+        parameters[name] = Parameter(**fields, optional=bool(optional), default=value)
         marked, at = marked or bool(optional) or default is not None, match.end()
-    return found, marked
+    return parameters, marked
 
 
-def _as_its_examples_are(name: str, parameters: dict, said: list[Said]) -> dict[str, Parameter]:
-    given: list[tuple[str, dict]] = []
-    for one in said:
-        try:
-            call = parse_call(one.call)
-        except ValueError:
-            continue
-        if call.name == name and call.arguments.keys() <= parameters.keys():
-            given.append((one.user, call.arguments))
+def _as_its_examples_are(
+    name: str, parameters: dict[str, Parameter], examples: list[PlacedExample]
+) -> dict[str, Parameter]:
+    """The parameters of an older file, optional and verbatim as its examples show them to be."""
+    known: list[tuple[str, dict[str, Value]]] = []  # (request, arguments) of the calls of this skill
+    for example in examples:
+        call = call_or_none(example.call)
+        if call and call.name == name and call.arguments.keys() <= parameters.keys():
+            known.append((example.user, call.arguments))
 
-    def found(key: str, own: Parameter) -> Parameter:
-        there = [(arguments[key], user) for user, arguments in given if key in arguments]
-        verbatim = own.type == "string" and all(
-            isinstance(value, str) and is_verbatim(value, user) for value, user in there
+    def refined(key: str, parameter: Parameter) -> Parameter:
+        given = [(arguments[key], user) for user, arguments in known if key in arguments]
+        verbatim = (
+            parameter.type == "string"
+            and len(given) >= ENOUGH
+            and all(isinstance(value, str) and is_verbatim(value, user) for value, user in given)
         )
-        optional = own.optional or len(there) < len(given)
-        return own.model_copy(update={"optional": optional, "verbatim": verbatim and len(there) >= ENOUGH})
+        optional = parameter.optional or len(given) < len(known)
+        return parameter.model_copy(update={"optional": optional, "verbatim": verbatim})
 
-    return {key: found(key, own) for key, own in parameters.items()}
+    return {key: refined(key, parameter) for key, parameter in parameters.items()}
 
 
 def one_line(skill: Skill) -> Skill:
@@ -197,27 +219,27 @@ def one_line(skill: Skill) -> Skill:
     def flat(text: str) -> str:
         return " ".join(text.split())
 
-    own = {
+    fields = {
         section: tuple(
             Example(user=flat(example.user), call=example.call.strip()) for example in getattr(skill, section)
         )
-        for section in ("prompt_examples", "examples")
+        for section in EXAMPLES
     }
-    own["description"] = flat(skill.description)
-    own["parameters"] = {
+    fields["description"] = flat(skill.description)
+    fields["parameters"] = {
         name: parameter.model_copy(update={"description": flat(parameter.description)})
         for name, parameter in skill.parameters.items()
     }
-    return skill.model_copy(update=own)
+    return skill.model_copy(update=fields)
 
 
 def write(skill: Skill) -> str:
     """The text of a skill of one line each (`one_line`). `parse` reads back what this form can say."""
-    marked = any(own.verbatim or not own.required for own in skill.parameters.values())
+    marked = any(parameter.verbatim or not parameter.required for parameter in skill.parameters.values())
     lines = ["#### Prompt:", f"{signature(skill, '' if marked else 'text: ')} {skill.description}".rstrip()]
     if skill.fallback and skill.name != "other":
         lines += ["", "#### Fallback:"]
-    for section in ("prompt_examples", "examples"):
+    for section in EXAMPLES:
         lines += ["", f"#### {SECTIONS[section]}:"]
         for example in getattr(skill, section):
             lines += ["", f"### User: {example.user}", f"### Assistant: {example.call}"]
@@ -226,10 +248,11 @@ def write(skill: Skill) -> str:
 
 def signature(skill: Skill, text: str = "") -> str:
     """`notes(action="add|list", note="[note]"?)`; `text` marks a text that is not verbatim."""
-    return f"{skill.name}({', '.join(_shown(name, own, text) for name, own in skill.parameters.items())})"
+    parameters = (_parameter(name, parameter, text) for name, parameter in skill.parameters.items())
+    return f"{skill.name}({', '.join(parameters)})"
 
 
-def _shown(name: str, parameter: Parameter, text: str) -> str:
+def _parameter(name: str, parameter: Parameter, text: str) -> str:
     about = parameter.description
     if parameter.type == "string":
         value = f'"[{"verbatim: " if parameter.verbatim else text}{about or name}]"'
@@ -239,7 +262,3 @@ def _shown(name: str, parameter: Parameter, text: str) -> str:
         value = f"[{parameter.type}: {about}]" if about else f"[{parameter.type}]"
     default = "" if parameter.default is None else f"={write_value(parameter.default)}"
     return f"{name}={value}{'?' if parameter.optional else ''}{default}"
-
-
-def example(said: Said) -> Example:
-    return Example(user=said.user, call=said.call)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import BaseModel, Field
 
 from stages.core.text import WORD, content_words
+from stages.kinds.kind import Task
 from stages.kinds.xc.parts.queries import MARKUP, MAX_CHARS, WRAPPING, is_known
 from stages.teacher.structured import stated
 
@@ -68,9 +69,6 @@ class Categories(BaseModel):
     """The categories of an article, on two levels."""
 
     categories: list[Category] = Field(description="Different categories of the article, the nearest ones")
-
-
-Answer = Categories
 
 
 def tree(text: str) -> Tree:
@@ -272,3 +270,19 @@ def _is_heading(line: str) -> bool:
 
 def _is_prose(line: str) -> bool:
     return bool(VERB.search(line) or TALK.search(line))
+
+
+TASK = Task(
+    name="categories",
+    column="queries",
+    Answer=Categories,
+    lines=lines,
+    parse=parse,
+    parse_answer=parse_answer,
+    fit=fit,
+    flat=flat,
+    output=output,
+    well_formed=well_formed,
+    reject=reject,
+    left_out=LEFT_OUT,
+)

@@ -1,4 +1,4 @@
-"""Which synthetic texts are not worth mapping: one function a filter, in the order of docs/filters.md."""
+"""Which texts are not worth mapping: one function a filter, in the order of docs/kinds/xc/filters.md."""
 
 import shutil
 from array import array
@@ -22,7 +22,6 @@ from stages.kinds.xc.parts.format.texts import Texts
 from stages.kinds.xc.parts.queries import known_texts
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import Encoder
-from stages.sources.near import near_repeated as near_repeated  # the filter stage takes all filters from here
 
 SAMPLES = 10
 

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 from pydantic import BaseModel, Field
 
 from stages.core.text import WORD, content_words, letters
+from stages.kinds.kind import Task
 from stages.teacher.structured import stated
 
-LEFT_OUT = None  # `fit` leaves out rejected lines only
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
 GLUE = frozenset("a an and at by for from in of on or the to with".split())
 LEAST_RUN = 8  # letters of a query's words that stand together inside a longer word of a URL
@@ -29,9 +29,6 @@ class Queries(BaseModel):
 
     # Docstring and description are sent to the teacher and are part of the request's key: a change asks anew.
     queries: list[str] = Field(description="Different queries, each as a person would type it")
-
-
-Answer = Queries
 
 
 def lines(text: str) -> list[tuple[int, str]]:
@@ -182,3 +179,18 @@ def mentions_name(line: str, document: dict) -> bool:
         return True
     parts = WORD.findall(re.sub(r"(?<=[^\W_A-Z])(?=[A-Z])", " ", name).lower())
     return bool(parts) and set(parts) <= set(words)
+
+
+TASK = Task(
+    name="queries",
+    column="queries",
+    Answer=Queries,
+    lines=lines,
+    parse=parse,
+    parse_answer=parse_answer,
+    fit=fit,
+    flat=flat,
+    output=output,
+    well_formed=well_formed,
+    reject=reject,
+)

@@ -1,4 +1,4 @@
-"""How good the lines written for a page are: one number a page for every measure; see docs/evaluation.md.
+"""How good the lines of a page are: one number a page for every measure; see docs/kinds/xc/evaluation.md.
 
 Lines are judged raw, as they were written: no repeats dropped, no bullets cut. The one-line summary that
 `extractive` copies tops what rewards copying (retrieval, groundedness), so it stands beside every system.
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stages.core.text import content_words, plain_words, stems, tokens
-from stages.kinds.registry import Task, kind
+from stages.kinds.kind import Task
+from stages.kinds.xc.parts import queries
 from stages.kinds.xc.parts.queries import mentions_name
 from stages.retrieval.bm25 import Bm25
 
@@ -58,14 +59,14 @@ def page_text(document: dict) -> str:
 class Scorer:
     """Scores lines against their page and against all pages of a corpus (one BM25 index)."""
 
-    def __init__(self, documents: list[dict], task: Task = "queries"):
+    def __init__(self, documents: list[dict], task: Task = queries.TASK):
         from rouge_score.rouge_scorer import RougeScorer
 
         self.documents = {document["id"]: document for document in documents}
         self.places = {name: place for place, name in enumerate(self.documents)}
         self.index = Bm25([page_text(document) for document in documents])
         self.rank = lru_cache(maxsize=None)(self.index.rank)
-        self.well_formed = kind(task).well_formed
+        self.well_formed = task.well_formed
         self.rouge = RougeScorer(["rougeL"], tokenizer=_cached_tokenizer())
 
     def score(self, name: str, output: Output, reference: list[str]) -> list[float]:

@@ -27,7 +27,7 @@ from stages.kinds.skills.parts.review.decisions import (
     reviewed,
     save_decisions,
 )
-from stages.kinds.skills.parts.review.neighbours import Neighbours
+from stages.kinds.skills.parts.review.server import Neighbours
 from stages.kinds.skills.parts.schema import Parameter, Skill, together
 from tests.helpers.workspace import ROOT
 
@@ -293,7 +293,7 @@ def test_neighbours_have_another_kind_of_call():
 
 def run(*arguments: str, root: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "stages.commands.review", *arguments],
+        [sys.executable, "-m", "stages", "review", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
 def serving(root: Path, port: int = 0):
     """A real server process; yields its address and the process."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stages.commands.review", "otto", "--port", str(port)],
+        [sys.executable, "-m", "stages", "review", "otto", "--port", str(port)],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from tokenizers import Tokenizer
 
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, verify_manifest
-from stages.kinds.xc.corpus_xc import CorpusXcKnobs, check_source, command
+from stages.kinds.xc.corpus_xc import check_source
+from stages.kinds.xc.knobs import CorpusXcKnobs
+from tests.helpers.cli import invoke
 from tests.helpers.workspace import ROOT
 from tests.helpers.xc_fixture import EMPTY, TWIN, orcas, orcas_made, put, wiki, write
 
@@ -26,14 +27,14 @@ def in_tmp(tmp_path, monkeypatch):
 
 def run(points: str, *options: str):
     fixed = ["d", "--path", str(SOURCE), "--points", points, "--tokenizer", TOKENIZER, "--skip_share", "0.1"]
-    return CliRunner().invoke(command, [*fixed, *options])
+    return invoke("corpus_xc", [*fixed, *options])
 
 
 def made_of(points: str, *options: str) -> dict:
     """Run the stage; its metrics."""
     result = run(points, *options)
     assert result.exit_code == 0, result.output
-    return read_json(Path("reports/d/corpus.json"))
+    return read_json(Path("reports/d/figures/corpus.json"))
 
 
 def rows(name: str) -> list[dict]:
@@ -49,7 +50,7 @@ def refused(points: str, *parts: str, options: tuple = ()) -> None:
     assert len(errors) == 1
     for part in parts:
         assert part in errors[0], errors[0]
-    assert not CORPUS.exists() and not Path("reports/d/corpus.json").exists()
+    assert not CORPUS.exists() and not Path("reports/d/figures/corpus.json").exists()
 
 
 # --- the two shapes
@@ -186,7 +187,7 @@ def test_joined_tsv_of_ms_marco_leaves_pages_that_it_lacks_empty():
     assert metrics["warnings"]["without_metadata"] == 1
     assert rows("documents")[0]["metadata"]["uid"] == "D0"
     shutil.rmtree(CORPUS)
-    Path("reports/d/corpus.json").unlink()
+    Path("reports/d/figures/corpus.json").unlink()
     options = ("--metadata", "msmarco-docs.tsv", "--join_on", "url", "--skip_share", "0.01")
     refused("queries", "Y.txt, row 8", "with this url, or no text in it", "2 of 60", options=options)
 

@@ -37,7 +37,7 @@ def test_texts_that_are_not_tokenised_are_short_enough(name):
         put(folder / "config.json", '{"eos_token_id": 0}')
     cutter = Cutter(folder, 7500, 750)
     pages = [page["doc_body"] for page in orcas_made().metadata]
-    texts = [*pages, *(page.read_text("utf-8")[:7000] for page in sorted(ROOT.glob("docs/*.md")))]
+    texts = [*pages, *(page.read_text("utf-8")[:7000] for page in sorted(ROOT.glob("docs/**/*.md")))]
     texts += ["", " ", "\n\n\t x \n", "漢字 ☕ é" * 50, "a" * 300, "x = [1,2]\n    return\u2028y " * 20]
     texts = [text.strip() for text in texts]  # as documents are
     exact = [len(found) for found in cutter.tokenizer.encode_batch(texts, add_special_tokens=False)]

@@ -1,4 +1,4 @@
-"""The local web page on which people review candidates. Imported lazily: aiohttp takes its time.
+"""The local web page on which people review candidates.
 
 Only pages of this server may use it: it listens on 127.0.0.1, answers only to that name (DNS rebinding),
 and takes no POST that another site's page sent. The page gets texts as JSON and shows them as text.
@@ -9,14 +9,18 @@ import os
 import re
 import secrets
 import socket
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import web
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text
+from stages.core.text import letters
+from stages.kinds.skills.parts.calls import parse_call, span
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
     Change,
@@ -28,7 +32,7 @@ from stages.kinds.skills.parts.review.decisions import (
     read_decisions,
     save_decisions,
 )
-from stages.kinds.skills.parts.review.neighbours import Neighbours
+from stages.kinds.skills.parts.rows import Candidate, Decision
 from stages.kinds.skills.parts.schema import Skills
 
 PAGE = Path(__file__).with_name("page.html")
@@ -44,10 +48,65 @@ POLICY = (
     "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+NEAR = 0.5  # least Jaccard similarity of the words of neighbours
+NEIGHBOURS = 4  # that are shown
+
+
+class Wording(NamedTuple):
+    """A request and its call, as neighbours are looked for."""
+
+    user: str  # letters and digits only, in one case
+    words: frozenset[str]  # without those of the call's values
+    call: str  # in one case
+    kind: tuple  # the name of the call and its values that are no free texts
+
+
+def wording(user: str, text: str, skills: Skills) -> Wording:
+    """The wording of a request `user` with the call `text`."""
+    call = parse_call(text)
+    skill, kind, places = skills.by_name.get(call.name), [call.name], []
+    for name, value in sorted(call.arguments.items()):
+        if not (skill and name in skill.parameters and skill.parameters[name].type == "string"):
+            kind.append((name, value))
+        elif place := span(value, user):
+            places.append(place)
+    rest = user
+    for start, stop in sorted(places, reverse=True):  # from the end: earlier places stay where they are
+        rest = f"{rest[:start]} {rest[stop:]}"
+    words = frozenset(word.casefold() for word in WORD.findall(rest))
+    return Wording(letters(user), words, text.casefold(), tuple(kind))
+
+
+class Neighbours:
+    """Near neighbours of a candidate with another kind of call: where two people would label differently.
+
+    Every one is compared: 20,000 take some 10 ms.
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], skills: Skills):
+        self.wordings = {row["id"]: wording(row["user"], row["call"], skills) for row in candidates}
+
+    def of(self, name: str) -> list[str]:
+        """The ids of up to NEIGHBOURS others of the candidate with this id, nearest first.
+
+        They are the same request with another call, or have another kind of call and words as near as NEAR.
+        """
+        mine = self.wordings[name]
+        ranked: list[tuple[float, str]] = []
+        for other, theirs in self.wordings.items():
+            if theirs.user == mine.user and theirs.call != mine.call:
+                ranked.append((-1.0, other))
+            elif theirs.kind != mine.kind:
+                common = len(mine.words & theirs.words)
+                similarity = common / (len(mine.words) + len(theirs.words) - common) if common else 0.0
+                if similarity >= NEAR:
+                    ranked.append((-similarity, other))
+        return [other for _, other in sorted(ranked)[:NEIGHBOURS]]
 
 
 class Material:
-    """What is reviewed, as it was in the files at one time."""
+    """What is reviewed, as it was in the files at one time. Raises UserError where there is nothing."""
 
     def __init__(self, dataset: str):
         self.version = version(*sources(dataset))
@@ -61,6 +120,7 @@ class Material:
 
 
 def sources(dataset: str) -> tuple[Path, Path]:
+    """The files that Material is read from."""
     return candidates_file(dataset), layout.skills(dataset) / "skills.json"
 
 
@@ -100,32 +160,35 @@ class Review:
 
     def news(self, candidates: str, decisions: str) -> dict:
         """What differs from the versions that a page has; `problem` where a file cannot be read just now."""
-        told = {"dataset": self.dataset}
+        answer = {"dataset": self.dataset}
         try:
             if self.material.version != version(*sources(self.dataset)):
                 self.material = Material(self.dataset)
         except UserError as error:  # they may be in the making: go on with what there was
-            told["problem"] = str(error)
+            answer["problem"] = str(error)
         material = self.material
         if material.version != candidates:
-            parts = {"examples", "prompt_examples"}
-            skills = [skill.model_dump(exclude=parts) for skill in material.skills.skills]
-            told["candidates"] = {"version": material.version, "rows": material.candidates, "skills": skills}
+            examples = {"examples", "prompt_examples"}
+            skills = [skill.model_dump(exclude=examples) for skill in material.skills.skills]
+            answer["candidates"] = {
+                "version": material.version,
+                "rows": material.candidates,
+                "skills": skills,
+            }
         now = version(self.path)
         try:
             if now != decisions:
                 rows = {name: plain(row) for name, row in read_decisions(self.path).items()}
-                told["decisions"] = {"version": now, "rows": rows}
+                answer["decisions"] = {"version": now, "rows": rows}
         except UserError as error:
-            told["problem"] = str(error)
-        return told
+            answer["problem"] = str(error)
+        return answer
 
     async def neighbours(self, request: web.Request) -> web.Response:
         material, name = self.material, request.match_info["id"]
         if name not in material.by_id:
             raise web.HTTPNotFound()
-        found = await asyncio.to_thread(lambda: material.neighbours.of(name))
-        return web.json_response(found)
+        return web.json_response(await asyncio.to_thread(lambda: material.neighbours.of(name)))
 
     async def decide(self, request: web.Request) -> web.Response:
         """200 with the decisions as they are now; 409 with what others decided; 422 with what is wrong."""
@@ -143,37 +206,50 @@ class Review:
             return web.json_response({"conflicts": present}, status=409)
         except Rejected as rejected:
             return web.json_response({"problems": rejected.problems}, status=422)
-        return web.json_response({"decisions": {c.id: plain(decisions.get(c.id)) for c in changes}})
+        saved = {change.id: plain(decisions.get(change.id)) for change in changes}
+        return web.json_response({"decisions": saved})
 
 
-def plain(row: dict | None) -> dict | None:
+def plain(row: Decision | None) -> dict[str, str] | None:
     """A decision without what the page knows."""
     return row and {key: row[key] for key in ("decision", "new_user", "new_call") if key in row}
 
 
-def changes_of(body: dict, by_id: dict, skills: Skills) -> tuple[list[Change], dict[str, str]]:
-    """(the changes in {changes: [{id, wanted, seen}]}, what is wrong by id)."""
-    changes, problems = [], {}
+def changes_of(
+    body: dict, candidates: dict[str, Candidate], skills: Skills
+) -> tuple[list[Change], dict[str, str]]:
+    """(the changes in {changes: [{id, wanted, seen}]}, what is wrong by id).
+
+    Raises KeyError, TypeError or AttributeError for a body of another shape.
+    """
+    changes: list[Change] = []
+    problems: dict[str, str] = {}
     for given in body["changes"]:
-        candidate, wanted, seen = by_id.get(given["id"]), given["wanted"], given["seen"]
+        candidate, wanted, seen = candidates.get(given["id"]), given["wanted"], given["seen"]
         if candidate is None:
             problems[given["id"]] = "this candidate is no longer there: the candidates were made again"
             continue
-        base = {key: candidate[key] for key in ("id", "user", "call")}
-        try:
-            texts = (wanted.get("new_user", ""), wanted.get("new_call", "")) if wanted else ()
-            row = decided(candidate, wanted["decision"], *texts, skills) if wanted else None
-        except ValueError as error:
-            problems[given["id"]] = str(error)
-            continue
-        changes.append(Change(candidate["id"], row, seen and {**base, **seen}))
+        decision = None
+        if wanted:
+            user, call = wanted.get("new_user", ""), wanted.get("new_call", "")
+            try:
+                decision = decided(candidate, wanted["decision"], user, call, skills)
+            except ValueError as error:
+                problems[given["id"]] = str(error)
+                continue
+        subject = {key: candidate[key] for key in ("id", "user", "call")}
+        changes.append(Change(candidate["id"], decision, seen and {**subject, **seen}))
     return changes, problems
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
 @web.middleware
-async def guard(request: web.Request, handler) -> web.StreamResponse:
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what no page of this server sends; tell the user's errors as JSON."""
-    if refusal := refused(request):
+    refusal = refused(request)
+    if refusal:
         return web.Response(status=403, text=refusal, headers=HEADERS)
     try:
         response = await handler(request)

@@ -11,13 +11,25 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
-from stages.kinds.skills.parts.review.decisions import KINDS, Change, decided
+from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.review.decisions import (
+    KINDS,
+    Change,
+    Conflict,
+    decided,
+    read_candidates,
+    read_decisions,
+    save_decisions,
+)
+from stages.kinds.skills.parts.rows import Candidate, Decision
 from stages.kinds.skills.parts.schema import Skills
 
-COLUMNS = "id skill variety origin notes user call decision new_user new_call".split()
-NEEDED = "id user call decision new_user new_call".split()
+DECIDED = "decision new_user new_call".split()
+COLUMNS = ["id", "skill", "variety", "origin", "notes", "user", "call", *DECIDED]
+NEEDED = ["id", "user", "call", *DECIDED]
 CLEAR = "clear"  # in the column `decision`: takes back what was decided
 BOM = "\ufeff"  # without it Excel does not read UTF-8
 # What a spreadsheet takes for a formula or a number.
@@ -25,21 +37,24 @@ CHANGED = re.compile(r"(?:[=+\-@\t\r＝＋－＠]|[\d.,]+(?:[eE]\d+)?$)")
 
 
 def guarded(text: str) -> str:
+    """The cell of a text, which no spreadsheet changes or runs."""
     return f"'{text}" if CHANGED.match(text.lstrip("'")) else text
 
 
 def unguarded(cell: str) -> str:
+    """The text of a cell."""
     return cell[1:] if cell.startswith("'") and CHANGED.match(cell.lstrip("'")) else cell
 
 
-def write_csv(path: Path, candidates: list[dict], decisions: dict[str, dict]) -> None:
+def write_csv(path: Path, candidates: Iterable[Candidate], decisions: dict[str, Decision]) -> None:
     """Write a row for each candidate with its decision."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for row in candidates:
-        own = decisions.get(row["id"], {})
-        cells = {**row, "notes": "; ".join(row["notes"]), **{key: own.get(key, "") for key in COLUMNS[-3:]}}
+        decision = decisions.get(row["id"], {})
+        decided_cells = {column: decision.get(column, "") for column in DECIDED}
+        cells = {**row, "notes": "; ".join(row["notes"]), **decided_cells}
         writer.writerow([guarded(cells[column]) for column in COLUMNS])
     write_text(path, BOM + stream.getvalue())
 
@@ -58,48 +73,55 @@ def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
     names = [name.strip().lower() for name in names]
-    if missing := [name for name in NEEDED if names.count(name) != 1]:
+    missing = [name for name in NEEDED if names.count(name) != 1]
+    if missing:
         raise UserError(f"{path}, row 1: expected one column '{missing[0]}'; export the table again")
-    found = []
+    table = []
     for number, cells in enumerate(rows, start=2):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(names):
             raise UserError(f"{path}, row {number}: expected {len(names)} cells, found {len(cells)}")
-        own = dict(zip(names, cells, strict=True))
-        found.append((number, {name: unguarded(own[name].replace("\r\n", "\n")) for name in NEEDED}))
-    return found
+        row = dict(zip(names, cells, strict=True))
+        table.append((number, {name: unguarded(row[name].replace("\r\n", "\n")) for name in NEEDED}))
+    return table
 
 
 def changes(
-    path: Path, candidates: Iterable[dict], decisions: dict[str, dict], skills: Skills
-) -> tuple[list[Change], Counter]:
+    path: Path, candidates: Iterable[Candidate], decisions: dict[str, Decision], skills: Skills
+) -> tuple[list[Change], Counter[str]]:
     """(what a table changes in the decisions, how many of its rows are new, changed, cleared or as before).
 
     An empty decision says nothing: only `clear` takes one back. Raises UserError with file, row and column
     for the first row that is not right: an id that is unknown or there twice, a user or call that is not the
     candidate's, a decision that is none, new texts without `edit`, a call that breaks the schema.
     """
-    known = {row["id"]: row for row in candidates}
-    found, counts, numbers = [], Counter(), {}
+    candidates_by_id = {row["id"]: row for row in candidates}
+    changed: list[Change] = []
+    counts: Counter[str] = Counter()
+    first_rows: dict[str, int] = {}  # the number of the row in which an id first stood
     for number, row in read_csv(path):
         where = f"{path}, row {number}, column"
-        candidate = known.get(row["id"].strip())
+        candidate = candidates_by_id.get(row["id"].strip())
         if candidate is None:
             raise UserError(f"{where} id: no candidate is called {row['id']!r}; export the table again")
-        if (first := numbers.setdefault(candidate["id"], number)) != number:
+        first = first_rows.setdefault(candidate["id"], number)
+        if first != number:
             raise UserError(f"{where} id: row {first} has the same id; delete one of the two")
-        wanted, seen = _wanted(row, candidate, decisions, skills, where), decisions.get(candidate["id"])
+        seen = decisions.get(candidate["id"])
+        wanted = _wanted(row, candidate, seen, skills, where)
         if wanted == seen:
             counts["as before"] += 1
             continue
         counts["cleared" if wanted is None else "new" if seen is None else "changed"] += 1
-        found.append(Change(candidate["id"], wanted, seen))
-    return found, counts
+        changed.append(Change(candidate["id"], wanted, seen))
+    return changed, counts
 
 
-def _wanted(row: dict, candidate: dict, decisions: dict, skills: Skills, where: str) -> dict | None:
-    """The decision of a row, None to have none."""
+def _wanted(
+    row: dict[str, str], candidate: Candidate, seen: Decision | None, skills: Skills, where: str
+) -> Decision | None:
+    """The decision of a row, None to have none; `seen` where the row says nothing. Raises UserError."""
     for column in ("user", "call"):
         if row[column] != candidate[column]:
             raise UserError(
@@ -115,7 +137,7 @@ def _wanted(row: dict, candidate: dict, decisions: dict, skills: Skills, where: 
         if row[column].strip() and kind != "edit":
             raise UserError(f"{where} {column}: only the decision edit has one; write edit or empty the cell")
     if kind == "":
-        return decisions.get(candidate["id"])
+        return seen
     if kind == CLEAR:
         return None
     if kind == "edit" and not (row["new_user"].strip() or row["new_call"].strip()):
@@ -125,3 +147,31 @@ def _wanted(row: dict, candidate: dict, decisions: dict, skills: Skills, where: 
         return decided(candidate, kind, user, call, skills)
     except ValueError as error:
         raise UserError(f"{where} new_call: {call}: {error}") from None
+
+
+def export_csv(dataset: str, target: Path) -> int:
+    """Write the candidates of a dataset with their decisions; returns how many.
+
+    Raises UserError for a target that is there already, and where there are no candidates.
+    """
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: name a file to write, such as {target}/{dataset}.csv")
+    if target.exists():  # what was decided in it would be lost
+        raise UserError(f"{target} is there already: import it and remove it, or name another file")
+    candidates = read_candidates(dataset)
+    write_csv(target, candidates, read_decisions(layout.decisions(dataset)))
+    return len(candidates)
+
+
+def import_csv(dataset: str, source: Path) -> Counter[str]:
+    """Save the decisions in a table, all or none; returns how many are new, changed, cleared or as before.
+
+    Raises UserError for what `changes` refuses, and where others decided at the same time.
+    """
+    path, skills = layout.decisions(dataset), read_skills(layout.skills(dataset))
+    changed, counts = changes(source, read_candidates(dataset), read_decisions(path), skills)
+    try:
+        save_decisions(path, changed)
+    except Conflict as error:
+        raise UserError(f"{path}: {error}; nothing was imported; import again") from None
+    return counts

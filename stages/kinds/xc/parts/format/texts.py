@@ -2,7 +2,7 @@
 
 Points X (rows) and labels Y (columns) are texts, one a line, or JSON lines; a label matrix says which labels
 a point has (matrices.py). The names are those of the repository and of SKIM, DEXML and Renee;
-docs/xc-format.md lists them.
+docs/kinds/xc/format.md lists them.
 """
 
 from array import array
@@ -90,7 +90,7 @@ def check_files(folder: Path, points: str, metadata: str | None = None) -> dict[
         lacks = "no such folder; it must hold" if not folder.is_dir() else "these files are missing:"
         raise UserError(
             f"{folder}: {lacks} {'; '.join(missing)}. Where data is published: {PUBLISHED[points]}. "
-            "docs/xc-format.md says what each file holds"
+            "docs/kinds/xc/format.md says what each file holds"
         )
     return find(folder, metadata)
 

@@ -1,0 +1,128 @@
+"""The rows that pass between stages, as they are written: one type for each file.
+
+What is NotRequired stands in a row only where it applies. Files that people bring may lack more; stages that
+read those say which fields they need (`iter_jsonl(path, required)`).
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Document(TypedDict):
+    """A row of corpus/documents.jsonl. `split` is train, val, test, or another that is never asked about."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+    split: str
+
+
+class Query(TypedDict):
+    """A row of corpus/queries.jsonl: an observed query. `split` is train or test."""
+
+    id: str
+    text: str
+    split: str
+
+
+class Pair(TypedDict):
+    """A row of corpus/pairs.jsonl: a query and a document it is about. `split` is train, hidden or test."""
+
+    query_id: str
+    document_id: str
+    split: str
+
+
+class RequestContent(TypedDict):
+    """What decides a teacher's answer: the request's key is a hash of it.
+
+    `messages` are those of OpenAI's chat protocol, `params` the sampling parameters as sent. `sample` tells
+    apart requests that are otherwise equal. `tools` or `response_format` ask for structure.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    params: dict[str, Any]
+    sample: NotRequired[int]
+    tools: NotRequired[list[dict[str, Any]]]
+    response_format: NotRequired[dict[str, Any]]
+
+
+class KeyedRequest(RequestContent):
+    """A request as the store knows it."""
+
+    request_key: str
+
+
+class Request(KeyedRequest):
+    """A row of requests.jsonl: one for each answer, so several rows share a request that asks for n choices.
+
+    `choice` is the number of the choice that the row is for. `form` is json or tool where the answer is
+    structured. `prompt_hash` is of the prompt file.
+    """
+
+    id: str
+    document_id: NotRequired[str]
+    choice: NotRequired[int]
+    form: NotRequired[str]
+    prompt_hash: str
+
+
+class RequestKeys(TypedDict):
+    """A request of which only this is known, from a row of responses.jsonl.
+
+    `question_key` is the hash without the limit on tokens, `token_limit` that limit.
+    """
+
+    request_key: str
+    question_key: str
+    token_limit: int | None
+    model: str
+
+
+class Response(RequestKeys):
+    """A row of responses.jsonl: the answer to a row of requests.jsonl.
+
+    `outcome` is one of `teacher.outcomes.OUTCOMES`; `accepted` says whether it is used. `usage` counts tokens
+    of the whole request. `logprob` is the mean over the tokens of the answer.
+    """
+
+    id: str
+    document_id: NotRequired[str]
+    sample: NotRequired[int]
+    choice: NotRequired[int]
+    form: NotRequired[str]
+    accepted: bool
+    outcome: str
+    response: str | None
+    problem: NotRequired[str]
+    usage: dict[str, int] | None
+    system_fingerprint: NotRequired[str]
+    logprob: NotRequired[float]
+    prompt_hash: str
+
+
+class TrainingRow(TypedDict):
+    """A row of litgpt/train.json, val.json and test.json. `instruction` is the prompt, `input` is empty."""
+
+    id: str
+    instruction: str
+    input: str
+    output: str
+
+
+class GeneratedRow(TypedDict):
+    """A row of a generated shard, but for one column: what was parsed out of `text`, a list of texts.
+
+    The task names that column (`Task.column`, such as queries). `logprob` is the mean over the tokens of the
+    text, `line_logprobs` over those of each of its lines.
+    """
+
+    document_id: str
+    sample: int
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    logprob: float | None
+    line_logprobs: list[float | None] | None

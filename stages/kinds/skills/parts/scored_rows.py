@@ -1,0 +1,202 @@
+"""Scoring students on the rows of any file: requests with the calls that are right for them.
+
+A file is a JSON array, JSON lines, or several of these with lines of other text between them. A row is
+`{user, answer}`, `{input, output}` or `{input, target}`; what else it holds is not read.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.kinds.skills.parts.briefs import request_document
+from stages.kinds.skills.parts.calls import SURROGATE
+from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.rows import LeftOut, RequestDocument
+from stages.kinds.skills.parts.runs import EvaluationKnobs, run_students
+from stages.kinds.skills.parts.schema import Skills
+from stages.kinds.skills.parts.scoring import Answered, by_skill, confusion, score
+from stages.teacher.collecting import ask
+from stages.teacher.knobs import CollectKnobs
+from stages.teacher.money import Budget, check_cap
+from stages.teacher.prices import price_of
+from stages.teacher.projection import Projection
+from stages.teacher.requests import Requests
+from stages.teacher.store.store import Store
+
+PAIRS = (("user", "answer"), ("input", "output"), ("input", "target"))
+EXPECTED = " or ".join(f"{{{user}, {answer}}}" for user, answer in PAIRS)
+BETWEEN = re.compile(r"[\s,]*")  # values
+SHOWN = """normalised_match_macro normalised_match ast_match valid_call other_recall other_precision
+    latency_ms_p50""".split()
+
+
+class GoldRequest(NamedTuple):
+    """`number` counts the rows of the file from 1; `gold` is the text of the call that is right."""
+
+    number: int
+    user: str
+    gold: str
+
+
+class RowsOfFile(NamedTuple):
+    requests: list[GoldRequest]
+    skipped_lines: list[int]  # numbers of those that are no JSON, from 1
+
+
+TeacherOf = Callable[[list[RequestDocument]], list[str]]  # requests → the teacher's call for each
+
+
+# Reading
+
+
+def read_rows(path: Path) -> RowsOfFile:
+    """Raises UserError with file, line or row, and field for broken JSON, what is no such row, and no row."""
+    path, skipped = Path(path), []
+    requests = [_request(path, number, value) for number, value in enumerate(_values(path, skipped), start=1)]
+    if not requests:
+        raise UserError(f"{path}: no row; expected {EXPECTED}, as a JSON array or one a line")
+    return RowsOfFile(requests, skipped)
+
+
+def _values(path: Path, skipped: list[int]) -> Iterator[object]:
+    """The items of every array, and every object outside them; lines of other text go to `skipped`."""
+    text, decode, place = read_text(path).removeprefix("\ufeff"), json.JSONDecoder().raw_decode, 0
+    while place < len(text):
+        end = text.find("\n", place) + 1 or len(text)
+        start = end - len(text[place:end].lstrip())
+        if start < end and text[start] not in "[{":
+            skipped.append(_line(text, start))
+        elif start < end:
+            try:
+                value, end = decode(text, start)
+            except (ValueError, RecursionError) as error:
+                line = _line(text, getattr(error, "pos", start))
+                raise UserError(f"{path}, line {line}: not valid JSON ({why_no_json(error)})") from None
+            yield from value if isinstance(value, list) else [value]
+            end = BETWEEN.match(text, end).end()
+        place = end
+
+
+def _line(text: str, place: int) -> int:
+    """The number of the line, from 1, in which a place of the text lies."""
+    return text.count("\n", 0, place) + 1
+
+
+def _request(path: Path, number: int, value: object) -> GoldRequest:
+    """The row `number` of the file. Raises UserError for what is none."""
+    where = f"{path}, row {number}"
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected {EXPECTED}, found {type(value).__name__}")
+    pair = next((pair for pair in PAIRS if pair[0] in value and pair[1] in value), None)
+    if pair is None:
+        raise UserError(f"{where}: expected {EXPECTED}; this row has {', '.join(value) or 'nothing'}")
+    for field in pair:
+        if not isinstance(value[field], str) or not value[field].strip():
+            raise UserError(f"{where}: field '{field}' is no text: {value[field]!r}; expected some")
+        if SURROGATE.search(value[field]):
+            raise UserError(f"{where}: field '{field}' has half a character: {value[field]!r}; correct it")
+    user, gold = (value[field].strip() for field in pair)
+    return GoldRequest(number, user, gold)
+
+
+def judged(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldRequest], list[LeftOut]]:
+    """(requests with a call that obeys the schema, the others with what is wrong with theirs)."""
+    valid: list[GoldRequest] = []
+    left_out: list[LeftOut] = []
+    for row in requests:
+        try:
+            skills.checked(row.gold)
+        except ValueError as error:
+            left_out.append({"row": row.number, "user": row.user, "answer": row.gold, "problem": str(error)})
+        else:
+            valid.append(row)
+    return valid, left_out
+
+
+# Scoring
+
+
+def evaluate(
+    dataset: str, file: Path, knobs: EvaluationKnobs, systems: list[str], teacher: TeacherOf | None
+) -> dict:
+    """The scores of the systems (of runs.STUDENTS) and of the teacher, if it is to be asked, as written.
+
+    Raises UserError for rows or models that cannot be read.
+    """
+    skills, read = read_skills(layout.skills(dataset)), read_rows(file)
+    rows, left_out = judged(read.requests, skills)
+    if not rows:
+        raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")
+    documents = [{**request_document(row.user, skills), "id": f"row {row.number}"} for row in rows]
+    ran = run_students(dataset, knobs, documents, skills, systems)
+    written = {name: ran[name].texts for name in systems}
+    times = {name: ran[name].latencies_ms for name in systems}
+    if teacher:
+        written["teacher"] = teacher(documents)
+    answered = {
+        name: [Answered(row.user, row.gold, text) for row, text in zip(rows, texts, strict=True)]
+        for name, texts in written.items()
+    }
+    return {
+        "file": file.name,
+        "rows": len(read.requests),
+        "scored": len(rows),
+        "left_out": left_out,
+        "lines_skipped": len(read.skipped_lines),
+        "systems": {
+            name: {
+                **score(answers, skills, knobs.bootstrap, knobs.seed, times.get(name, ())),
+                "per_skill": by_skill(answers, skills),
+                "confusion": confusion(answers, skills),
+            }
+            for name, answers in answered.items()
+        },
+        "predictions": [
+            {"user": row.user, "gold": row.gold} | {name: texts[place] for name, texts in written.items()}
+            for place, row in enumerate(rows)
+        ],
+    }
+
+
+def ask_once(dataset: str, requests: Iterable[dict], model: str, knobs: CollectKnobs) -> list[dict]:
+    """The teacher's answers to rows of a requests.jsonl, asked as `collect` asks, in the order of their ids.
+
+    The store is thrown away, so nothing of it is kept, and nothing is known beforehand. Raises UserError
+    where `knobs.max_dollars` has no price to go by.
+    """
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "requests.jsonl"
+        write_jsonl(source, requests)
+        asked, price = Requests(source), price_of(model)
+        check_cap(knobs.max_dollars, price, asked.first, f"params.yaml, collect.{dataset}")
+        say = partial(print, f"evaluate_rows {dataset}:", file=sys.stderr)
+        with (
+            Store(Path(folder) / "store.sqlite") as store,
+            Budget(store, dataset, price, knobs.max_dollars) as budget,
+        ):
+            ask(dataset, knobs, asked, store, budget, say)
+            return list(Projection(asked, store, knobs.policy(), price).rows())
+
+
+def table(scores: dict) -> str:
+    """The means of SHOWN, a column for each system, and how many rows were scored."""
+    lines = [f"{'':24}" + "".join(f"{system:>16}" for system in scores["systems"])]
+    for measure in SHOWN:
+        values = (figures[measure] for figures in scores["systems"].values())
+        means = ("–" if value["mean"] is None else f"{value['mean']:.3f}" for value in values)
+        lines.append(f"{measure:24}" + "".join(f"{mean:>16}" for mean in means))
+    summary = f"{scores['scored']:,} of {scores['rows']:,} rows scored"
+    if scores["left_out"]:
+        first = scores["left_out"][0]
+        summary += f"; row {first['row']} is the first left out: {first['problem']}"
+    if scores["lines_skipped"]:
+        summary += f"; {scores['lines_skipped']:,} lines are no JSON"
+    return "\n".join([*lines, summary])

@@ -1,0 +1,312 @@
+"""params.yaml, the datasets' params and dvc.yaml as a whole: what is refused, and what `make new` adds."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages import params
+from stages.commands import cost, new
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.stage import Knobs, Stage
+from stages.kinds import registry
+from stages.kinds.registry import KINDS
+from stages.knobs import SPINE, ConvertKnobs
+from stages.teacher.prices import NO_PRICES
+from tests.helpers.workspace import OF_SKILLS, ROOT
+
+PYDOC = "prompts/pydoc/params.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The shipped params, graph and prompts, to spoil."""
+    prompts = [str(p.relative_to(ROOT)) for p in (ROOT / "prompts").rglob("*") if p.is_file()]
+    for name in ("params.yaml", "dvc.yaml", *prompts):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def spoil(file: str, before: str, after: str) -> None:
+    text = Path(file).read_text()
+    assert before in text
+    Path(file).write_text(text.replace(before, after, 1))
+
+
+def test_shipped_params_are_valid(project):
+    params.check()
+
+
+@pytest.mark.parametrize(
+    "file, before, after, message",
+    [
+        (PYDOC, "\ncollect:", "\ncolect:", "no stage is called 'colect'; did you mean 'collect'?"),
+        (
+            PYDOC,
+            "min_lines:",
+            "min_line:",
+            "convert.pydoc: unknown key 'min_line'; did you mean 'min_lines'?",
+        ),
+        (
+            PYDOC,
+            "tokenize:\n  pydoc:",
+            "tokenize:\n  pydocs:",
+            "no folder prompts/pydocs; did you mean 'pydoc'",
+        ),
+        (
+            PYDOC,
+            "min_lines: 2",
+            "min_lines: two",
+            "convert.pydoc: min_lines: Input should be a valid integer",
+        ),
+        (PYDOC, "min_lines: 2", "min_lines: null", "convert.pydoc: 'min_lines' has no value"),
+        (PYDOC, "pack:\n  pydoc: {}", "pack:", "pack: expected datasets and their knobs"),
+        (PYDOC, "pack:\n  pydoc: {}", "pack:\n  pydoc:", "pack.pydoc: expected knobs"),
+        (PYDOC, "min_lines: 2}", "min_lines: 2", "params.yaml, line "),
+        (PYDOC, "    documents: 5000", "    temperature: hot", "prompt.pydoc: temperature"),
+        (
+            PYDOC,
+            "    documents: 5000",
+            "    body: '{\"n\": 2}'",
+            "prompt.pydoc: body: Value error, n cannot be",
+        ),
+        (
+            PYDOC,
+            "min_lines: 2",
+            "task: querys",
+            "convert.pydoc: task: Value error, no task is called 'querys'; did",
+        ),
+        (
+            PYDOC,
+            "pages: 300",
+            "task: skills",
+            "evaluate.pydoc: task: Input should be 'queries' or 'categories'",
+        ),
+        ("params.yaml", "prices:", "price:", "no stage is called 'price'; did you mean 'prices'?"),
+        ("params.yaml", "{input: 0,", "{inputs: 0,", "prices: models.embedded.input: Field required"),
+        (
+            "params.yaml",
+            "output: 0}",
+            "output: 0, cached: 0}",
+            "prices: unknown key 'models.embedded.cached'",
+        ),
+        (
+            "params.yaml",
+            "output: 0}",
+            "output: free}",
+            "prices: models.embedded.output: Input should be a valid",
+        ),
+        ("params.yaml", '"2026-11-21"', "2026-11-21", "prices: version: Input should be a valid string"),
+        (
+            "dvc.yaml",
+            "  - prompts/pydoc",
+            "  - prompts/pidoc",
+            "vars: there is no file prompts/pidoc/params.yaml",
+        ),
+        (
+            "dvc.yaml",
+            "  pack:\n    foreach",
+            "  pak:\n    foreach",
+            "no kind has the stage 'pak'; did you mean 'pack'",
+        ),
+        ("dvc.yaml", "pack: {}, ", "", "vars: 'pack' is not in the first line; add `pack: {}`"),
+    ],
+)
+def test_a_slip_is_one_line(project, file, before, after, message):
+    spoil(file, before, after)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages", "params"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_block_in_two_files_is_refused(project):
+    """DVC refuses it, too, and names neither file."""
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "convert:\n  pydoc: {min_lines: 3}\n")
+    with pytest.raises(UserError, match=r"pydoc/params.yaml, convert.pydoc: params.yaml has a block of that"):
+        params.check()
+
+
+def test_a_stage_that_is_not_in_the_graph_is_named(project):
+    graph = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(re.sub(r"(?ms)^  pack:\n.*?(?=^  \w)", "", graph))
+    with pytest.raises(UserError, match=r"the stage 'pack' \(stages.kinds.xc.pack\) is not in the graph"):
+        params.check()
+
+
+def test_a_kind_registered_twice_is_refused():
+    kind = KINDS[0]
+    with pytest.raises(UserError, match=f"the kind '{kind.name}' is registered twice"):
+        registry.check([*KINDS, kind])
+    task = next(iter(kind.tasks))
+    with pytest.raises(UserError, match=f"the task '{task}' is registered twice, by the kind '{kind.name}'"):
+        registry.check([*KINDS, replace(kind, name="other", stages=())])
+    with pytest.raises(UserError, match="the stage 'corpus' is registered twice, by the spine"):
+        registry.check([replace(kind, name="other", stages=(Stage("corpus", Knobs),))], SPINE)
+    registry.check(KINDS, SPINE)
+
+
+def test_an_unknown_task_is_an_error_and_none_means_the_first():
+    with pytest.raises(ValueError, match="no task is called 'query'; did you mean 'queries'"):
+        registry.task("query")
+    assert ConvertKnobs().task == registry.default_task() == next(iter(KINDS[0].tasks))
+
+
+def test_prices_belong_to_no_stage_and_may_not_be_left_out(project):
+    assert "prices" not in params.blocks() and "prices" not in params.check()
+    text = Path("params.yaml").read_text()
+    rest = re.sub(r"(?ms)^prices:.*?^(?=base:)", "", text)
+    Path("params.yaml").write_text(rest)
+    assert params.blocks()
+    with pytest.raises(
+        UserError, match=r"'prices' is missing; write `prices: \{version: none, models: \{\}\}`"
+    ):
+        params.check()  # DVC would refuse, and tell less
+    Path("params.yaml").write_text(f"{rest}\nprices: {NO_PRICES}\n")
+    params.check()
+    Path("params.yaml").write_text(f"{rest}\nprices:\n")
+    with pytest.raises(UserError, match="prices: expected a version and models; write `prices: {version"):
+        params.check()
+
+
+def test_prices_in_the_file_of_a_dataset_are_refused_and_nothing_changes(project):
+    with Path("prompts/faire/params.yaml").open("a") as stream:
+        stream.write(f"\nprices: {NO_PRICES}\n")
+    before = Path("dvc.yaml").read_text()
+    with pytest.raises(
+        UserError, match="faire/params.yaml: the block 'prices' is for all datasets; move it to"
+    ):
+        new.scaffold("faire")
+    assert Path("dvc.yaml").read_text() == before
+
+
+def test_a_base_that_nobody_makes_is_named(project):
+    name = params.blocks()["finetune"]["pydoc"]["base"]
+    text = Path(PYDOC).read_text()
+    merge = re.search(r"(?ms)^merge:.*?^\S", text)[0]
+    Path(PYDOC).write_text(text.replace(merge, merge.replace(name, f"{name}x", 1)))
+    with pytest.raises(
+        UserError, match=f"merge.pydoc: no base model is called '{name}x'; did you mean '{name}'"
+    ):
+        params.check()
+
+
+# make new
+
+
+@pytest.mark.parametrize("dataset", ["mine", "faire"])
+def test_scaffolding_lists_one_file_and_keeps_every_line(project, dataset):
+    graph, shared = Path("dvc.yaml").read_text(), Path("params.yaml").read_text()
+    done = new.scaffold(dataset, str(project))
+    file = f"prompts/{dataset}/params.yaml"
+    assert f"added to dvc.yaml, vars: {file}" in done
+    after = Path("dvc.yaml").read_text()
+    assert after == graph.replace("\nstages:\n", f"\n  - {file}\nstages:\n", 1) and after != graph
+    assert Path("params.yaml").read_text() == shared
+    blocks = params.check()
+    chain = {stage.name for stage in params.stages_of(dataset, blocks)}
+    assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus_xc", *OF_SKILLS}
+    assert blocks["corpus"][dataset]["path"] == str(project)
+    own = Path(file).read_text()
+    assert new.scaffold(dataset, str(project)) == []
+    assert Path("dvc.yaml").read_text() == after and Path(file).read_text() == own
+
+
+@pytest.mark.parametrize(("dataset", "like"), [("otto", None), ("home", "otto")])
+def test_scaffolding_a_dataset_of_skills(project, dataset, like):
+    (project / "files").mkdir()
+    Path("prompts/otto/decisions.jsonl").write_text("{}\n")
+    new.scaffold(dataset, "files", like)
+    blocks = params.check()
+    briefs = blocks["candidates"][dataset]["briefs"]
+    assert briefs == f"{dataset}_candidates" and blocks["corpus_briefs"][briefs]["skills"] == dataset
+    assert blocks["skills"][dataset]["path"] == "files"
+    assert blocks["prompt"][dataset]["template"] == f"prompts/{dataset}/teacher.md"
+    assert (Path(f"prompts/{dataset}/decisions.jsonl").read_text() == "") is bool(like)
+    assert new.scaffold(dataset, "files", like) == []
+
+
+def test_a_base_that_two_datasets_share_is_listed_once(project):
+    for dataset in ("orcas", "wikihierarchy"):
+        new.scaffold(dataset)
+    listed = re.findall(r"(?m)^  - (prompts/.*)", Path("dvc.yaml").read_text())
+    assert listed == [
+        PYDOC,
+        "prompts/orcas/params.yaml",
+        "prompts/bases/llama2.yaml",
+        "prompts/wikihierarchy/params.yaml",
+    ]
+    assert params.check()["base_hub"]["llama2"]["id"] == "meta-llama/Llama-2-7b-hf"
+
+
+def test_a_folder_is_set_where_the_dataset_is_read(project):
+    done = new.scaffold("orcas", str(project))
+    assert f"set corpus_xc.orcas.path in prompts/orcas/params.yaml to {project}" in done
+    assert params.blocks()["corpus_xc"]["orcas"]["path"] == str(project)
+    new.scaffold("mine", str(project))
+    assert params.blocks()["corpus"]["mine"]["path"] == str(project)
+
+
+@pytest.mark.parametrize("like", ["example", "../otto", "nothing"])
+def test_a_bad_dataset_to_begin_with_is_refused(project, like):
+    with pytest.raises(UserError, match=like.removeprefix("../")):
+        new.scaffold("home", like=like)
+    assert "home" not in Path("dvc.yaml").read_text() and not Path("prompts/home").exists()
+
+
+@pytest.mark.parametrize("name", ["My Data", "../up", "teacher", "example", "bases"])
+def test_a_bad_name_for_a_dataset_is_refused(project, name):
+    with pytest.raises(UserError, match="cannot name a dataset"):
+        new.scaffold(name)
+
+
+def test_no_dataset_can_have_the_name_of_a_make_target():
+    phony = re.search(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1]
+    assert set(phony.split()) - {"$(DATASETS)"} <= new.TAKEN
+
+
+# Datasets that are built upon others
+
+
+def test_showing_the_cost_of_skills_never_asks(project):
+    new.scaffold("otto")
+    first = ("otto_candidates", ["skills@otto", "corpus_briefs@otto_candidates", "prompt@otto_candidates"])
+    assert cost.steps("otto", params.check()) == [first]
+    layout.responses("otto_candidates").parent.mkdir(parents=True)
+    layout.responses("otto_candidates").write_text("")
+    own = ("otto", ["candidates@otto", "corpus_skills@otto", "prompt@otto"])
+    assert cost.steps("otto", params.check()) == [first, own]
+    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "prompt@pydoc"])]
+    with pytest.raises(UserError, match="did you mean 'pydoc'"):
+        cost.steps("pydok", params.check())
+
+
+def test_a_dataset_of_skills_needs_its_briefs(project):
+    new.scaffold("otto")
+    text = Path("prompts/otto/params.yaml").read_text()
+    for wrong in ("briefs: oto_candidates", "skills: oto,"):
+        right = wrong.replace("oto", "otto")
+        assert right in text
+        Path("prompts/otto/params.yaml").write_text(text.replace(right, wrong))
+        with pytest.raises(UserError, match="has no block 'oto"):
+            params.check()
+
+
+def test_two_stages_that_make_the_same_are_refused(project):
+    new.scaffold("orcas")
+    with Path("prompts/orcas/params.yaml").open("a") as stream:
+        stream.write("\ncorpus:\n  orcas: {path: x}\n")
+    with pytest.raises(UserError, match="'orcas' is in corpus and in corpus_xc, which make the same"):
+        params.check()
