@@ -226,7 +226,7 @@ def ran(process: subprocess.CompletedProcess) -> str:
 @pytest.mark.slow
 def test_a_pulled_clone_without_network_or_key_reuses_answers_that_dvc_has_deleted(tmp_path, monkeypatch):
     """The upstream changes: DVC deletes responses.jsonl and only then runs collect, whose store is empty."""
-    python = f"{sys.executable} -m stages.collect d --api_key_env NO_SUCH_KEY --base_url"
+    python = f"{sys.executable} -m stages collect d --api_key_env NO_SUCH_KEY --base_url"
     first = tmp_path / "first"
     first.mkdir()
     monkeypatch.chdir(first)
