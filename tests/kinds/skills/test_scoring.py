@@ -233,7 +233,7 @@ def test_similarity_is_that_of_the_sets():
         words = (f" {word} " for word in letters(text).split())
         return {word[n : n + 3] for word in words for n in range(len(word) - 2)}
 
-    for text, (similarity, _) in zip(texts, nearest(texts, others), strict=True):
+    for text, (similarity, _) in zip(texts, nearest(texts, others, trigrams), strict=True):
         scores = [
             len(trigrams(text) & trigrams(other)) / len(trigrams(text) | trigrams(other)) for other in others
         ]

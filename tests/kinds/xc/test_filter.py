@@ -315,7 +315,8 @@ def contents() -> dict[str, bytes]:
     return {
         str(path): path.read_bytes()
         for part in ("data/d/filtered", "reports/d")
-        for path in Path(part).iterdir()
+        for path in sorted(Path(part).rglob("*"))
+        if path.is_file()
     }
 
 
