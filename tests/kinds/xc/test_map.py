@@ -15,7 +15,6 @@ from stages.kinds.xc import places as data_of
 from stages.kinds.xc.knobs import MapKnobs
 from stages.kinds.xc.parts import mapping
 from stages.kinds.xc.parts.mapping import Found, Shape
-from stages.retrieval import encoders
 from stages.retrieval.neighbours import nearest
 from tests.helpers.cli import invoke
 
@@ -196,7 +195,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
     model = Angles()
-    monkeypatch.setattr(encoders, "load", lambda knobs, fit: model)
+    monkeypatch.setattr("stages.kinds.xc.map.load", lambda knobs, fit: model)
     return model
 
 
@@ -293,7 +292,7 @@ def test_other_observed_texts_are_encoded_anew_and_the_old_pruned(project):
 def test_what_the_encoder_is_fitted_on(project, monkeypatch):
     of_queries()
     seen = []
-    monkeypatch.setattr(encoders, "load", lambda knobs, fit: seen.extend(fit) or project)
+    monkeypatch.setattr("stages.kinds.xc.map.load", lambda knobs, fit: seen.extend(fit) or project)
     run()
     assert seen == ["\n"] * 4 + ["a0", "a90", "b0"]
     of_documents()
