@@ -66,7 +66,7 @@ class Amounts:
             for name in ("reads", "reads_digits")
         ]
         self.said: dict[str, list[Node]] = {
-            name: [parse(own.strip()) for own in durations[name].split(";")] for name in ("said", "length")
+            name: [parse(text.strip()) for text in durations[name].split(";")] for name in ("said", "length")
         }
         self.sums = {
             kind: [
