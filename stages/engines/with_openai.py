@@ -4,14 +4,14 @@ The pace is the collector's (stages/core/pacing.py): calls at once grow while th
 when it has no capacity; Retry-After is honoured; the run ends with an error where going on is useless.
 """
 
-import heapq
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import openai
 
@@ -95,16 +95,6 @@ def means(choice) -> tuple[float | None, list[float | None] | None]:
     return mean(logprobs), line_means(logprobs, ends) if known else None
 
 
-class PendingCall(NamedTuple):
-    """A call to make, not before `ready_at` (time.monotonic), after so many failures and refusals."""
-
-    ready_at: float
-    index: int
-    failures: int = 0
-    refusals: int = 0
-    sent_at: float = 0.0
-
-
 class PacedCalls:
     """Calls of a server, up to `most` at once, and again where it was not ready.
 
@@ -112,13 +102,13 @@ class PacedCalls:
     of openai's. url: for messages.
     """
 
-    def __init__(self, ask: Callable[[int], tuple[Any, Any]], url: str, most: int):
+    def __init__(self, ask: Callable[[int], tuple[Any, Mapping]], url: str, most: int):
         self.ask = ask
         self.url = url
         self.most = most
         self.pacer = Pacer(most)
-        self.waiting: list[PendingCall] = []  # a heap of calls to make again
-        self.flying: dict[Future, PendingCall] = {}
+        self.turn = threading.Condition()  # held by who asks or tells the pacer
+        self.ended = threading.Event()
         self.was_answered = False
         self.answered_at = time.monotonic()  # when the last answer came
 
@@ -127,83 +117,73 @@ class PacedCalls:
 
         Raises UserError where the server refuses one, or fails too often.
         """
-        fresh = (PendingCall(0.0, index) for index in range(count))
         with ThreadPoolExecutor(self.most) as pool:
             try:
-                upcoming = self._next(fresh)
-                while upcoming or self.waiting or self.flying:
-                    while upcoming and self.pacer.wait_s(0) <= 0:
-                        self._send(pool, upcoming)
-                        upcoming = self._next(fresh)
-                    for future in self._over(upcoming):
-                        yield from self._read(future)
-                    upcoming = upcoming or self._next(fresh)
+                for future in as_completed([pool.submit(self._answer, index) for index in range(count)]):
+                    yield future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+                with self.turn:
+                    self.ended.set()
+                    self.turn.notify_all()
 
-    def _next(self, fresh: Iterator[PendingCall]) -> PendingCall | None:
-        """A retry whose time has come, else a new call."""
-        if self.waiting and self.waiting[0].ready_at <= time.monotonic():
-            return heapq.heappop(self.waiting)
-        return next(fresh, None)
+    def _answer(self, index: int) -> Any:
+        """The answer to a call, tried again until it is there."""
+        failures = refusals = 0
+        while True:
+            sent_at = self._wait_for_turn()
+            try:
+                answer, headers = self.ask(index)
+            except (openai.APIConnectionError, openai.APIStatusError) as error:
+                headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+                refused = self._failed(error, headers, sent_at, failures)
+                failures, refusals = failures + (not refused), refusals + refused
+                self.ended.wait(pause_s(failures + refusals - 1, retry_after_s(headers)))
+                continue
+            with self.turn:
+                self._over(headers)
+                self.pacer.answered()
+                self.was_answered, self.answered_at = True, time.monotonic()
+            return answer
 
-    def _send(self, pool: ThreadPoolExecutor, call: PendingCall) -> None:
-        self.pacer.sent(0)
-        self.flying[pool.submit(self.ask, call.index)] = call._replace(sent_at=time.monotonic())
+    def _wait_for_turn(self) -> float:
+        """Wait until another call may be sent; returns the time (time.monotonic) when it may."""
+        with self.turn:
+            while (pause := self.pacer.wait_s(0)) > 0 and not self.ended.is_set():
+                self.turn.wait(None if pause == inf else pause)
+            if self.ended.is_set():
+                raise CancelledError
+            self.pacer.sent(0)
+            return time.monotonic()
 
-    def _over(self, upcoming: PendingCall | None) -> set[Future]:
-        """Calls that are over; waits for one, but no longer than until another may be sent."""
-        pause = self.pacer.wait_s(0) if upcoming else inf
-        if self.waiting and not upcoming:
-            pause = max(0.0, self.waiting[0].ready_at - time.monotonic())
-        if not self.flying:
-            time.sleep(pause)
-            return set()
-        return wait(self.flying, None if pause == inf else pause, FIRST_COMPLETED).done
-
-    def _read(self, future: Future) -> Iterator[Any]:
-        """The answer of a call that is over; nothing where it failed, and has to wait for another try."""
-        call, error = self.flying.pop(future), future.exception()
-        if error is None:
-            answer, headers = future.result()
-            self.pacer.over(0, headers)
-            self.pacer.answered()
-            self.was_answered, self.answered_at = True, time.monotonic()
-            yield answer
-            return
-        response = getattr(error, "response", None)
-        headers = {} if response is None else response.headers
+    def _over(self, headers: Mapping) -> None:
         self.pacer.over(0, headers)
-        if not isinstance(error, openai.APIConnectionError | openai.APIStatusError):
-            raise error
-        self._again(call, error, retry_after_s(headers))
+        self.turn.notify(2)  # for its place, and for one by which the limit may grow
 
-    def _again(self, call: PendingCall, error: openai.APIError, retry_after: float | None) -> None:
-        """Put a call off, or raise UserError where that is useless."""
-        status = getattr(error, "status_code", None)
+    def _failed(self, error: openai.APIError, headers: Mapping, sent_at: float, failures: int) -> bool:
+        """Whether a call that failed `failures` times before was refused for want of room.
+
+        Raises UserError where it is useless to try again.
+        """
+        status, retry_after = getattr(error, "status_code", None), retry_after_s(headers)
         refused = status in REFUSED and error.code != "insufficient_quota"
-        self._check(error, status, refused)
-        if refused or status in OVERLOADED:
-            self.pacer.refused(retry_after)
-        if not refused and not call.failures:
-            self.pacer.failed(call.sent_at)
-        failures, refusals = call.failures + (not refused), call.refusals + refused
-        silent = time.monotonic() - self.answered_at
-        if failures > RETRIES or self.pacer.failed_in_a_row >= BREAKER or silent > PATIENCE_S:
-            self._stop(f"the server keeps failing ({error})")
-        if (retry_after or 0) > PATIENCE_S:
-            self._stop(f"the server asks to wait for {retry_after:.0f} s")
-        ready_at = time.monotonic() + pause_s(failures + refusals - 1, retry_after)
-        heapq.heappush(self.waiting, PendingCall(ready_at, call.index, failures, refusals))
-
-    def _check(self, error: openai.APIError, status: int | None, refused: bool) -> None:
         if status is None and not self.was_answered and not isinstance(error, openai.APITimeoutError):
             raise unreachable(self.url, error)
         if status is not None and status < 500 and not refused and status not in PASSING:
             raise UserError(f"{self.url}: the server refused: {error}")
-
-    def _stop(self, why: str) -> None:
-        raise UserError(f"{self.url}: {why}; run again later, finished rows are kept")
+        with self.turn:
+            self._over(headers)
+            if refused or status in OVERLOADED:
+                self.pacer.refused(retry_after)
+            if not refused and not failures:
+                self.pacer.failed(sent_at)
+        silent = time.monotonic() - self.answered_at
+        again = "run again later, finished rows are kept"
+        if failures + (not refused) > RETRIES or self.pacer.failed_in_a_row >= BREAKER or silent > PATIENCE_S:
+            raise UserError(f"{self.url}: the server keeps failing ({error}); {again}")
+        if (retry_after or 0) > PATIENCE_S:
+            raise UserError(f"{self.url}: the server asks to wait for {retry_after:.0f} s; {again}")
+        return refused
 
 
 def unreachable(url: str, error: Exception) -> UserError:

@@ -28,24 +28,16 @@ class VllmEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         self.vllm, self.codec = require(), TextCodec(directory)
         self.directory, self.decoding = directory, decoding
-        self._load(constrained=False)
+        from vllm.config import StructuredOutputsConfig
 
-    def _load(self, constrained: bool) -> None:
-        """Load the engine; for grammars it needs the tokenizer and a backend, which it takes at its start."""
-        self.constrained, extra = constrained, {}
-        if constrained:
-            from vllm.config import StructuredOutputsConfig
-
-            extra["structured_outputs_config"] = StructuredOutputsConfig(backend="guidance")
         arguments = self.vllm.EngineArgs(
-            model=str(self.directory),
-            dtype={"bf16": "bfloat16", "f32": "float32"}[self.decoding.precision],
-            max_num_seqs=self.decoding.batch_size,
+            model=str(directory),
+            dtype={"bf16": "bfloat16", "f32": "float32"}[decoding.precision],
+            max_num_seqs=decoding.batch_size,
             enable_prefix_caching=True,
-            skip_tokenizer_init=not constrained,
+            structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # it reads Lark
             trust_remote_code=False,
             seed=0,
-            **extra,
         )
         self.engine = self.vllm.LLMEngine.from_engine_args(arguments)
 
@@ -53,9 +45,6 @@ class VllmEngine:
         self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
     ) -> Iterator[Generation]:
         held = constraint(self.directory, grammar) if grammar else None
-        if held and not self.constrained:
-            self.engine = None  # frees the memory of the device for the one that takes its place
-            self._load(constrained=True)
         ids = self.codec.prompts(prompts)
         waiting, running = iter(range(len(ids))), 0
         while True:

@@ -49,7 +49,10 @@ def vllm(monkeypatch):
     module = types.ModuleType("vllm")
     module.EngineArgs = module.SamplingParams = dict
     module.LLMEngine = FakeEngine
+    config = types.ModuleType("vllm.config")
+    config.StructuredOutputsConfig = dict
     monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm.config", config)
     return seen
 
 
