@@ -72,7 +72,7 @@ def cli(
     stages = [of_kind.evaluated_by, "generate"] if of_kind.evaluated_by else ["generate"]
     given = {name: size for name, size in sizes.items() if size is not None}
     decoding = {"precision": precision, **usual_decoding(dataset, stages), **given}
-    start.run(start.Wanted(dataset, host, port, engine, grammar, decoding), of_kind)
+    start.run(dataset, of_kind, host=host, port=port, engine=engine, constrain=grammar, decoding=decoding)
 
 
 if __name__ == "__main__":

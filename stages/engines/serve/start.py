@@ -4,66 +4,61 @@ Imported to serve only, never to show help.
 """
 
 import asyncio
+import json
 import os
 import sys
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from importlib.util import find_spec
 
 from jinja2 import StrictUndefined
 
 from stages.core import layout
+from stages.core.chat_template import ChatTemplate
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text, write_text
+from stages.core.files import read_text, write_text
 from stages.core.prompts import Template, render
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
-from stages.engines.serve import vllm
 from stages.engines.serve.queue import EngineQueue
 from stages.engines.serve.server import Student, reserved, serve
 from stages.engines.serve.student import Served
 
 WARM_UP = "hello"
+REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
 ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 8}
 
 
-class Wanted(NamedTuple):
-    """What to serve, and where.
-
-    `engine` None: vllm with CUDA, else a CPU engine. `constrain`: every answer obeys the grammar, unasked.
-    `decoding` has fields of Decoding that are set, those left out have the defaults of serving.
-    """
-
-    dataset: str
-    host: str
-    port: int  # 0: a free one
-    engine: str | None
-    constrain: bool
-    decoding: dict
-
-
-def run(wanted: Wanted, served: Served) -> None:
+def run(
+    dataset: str, served: Served, *, host: str, port: int, engine: str | None, constrain: bool, decoding: dict
+) -> None:
     """Serve until SIGTERM or SIGINT; with vllm this process becomes `vllm serve` where that answers alike.
 
+    port: 0 takes a free one. engine: None takes vllm with CUDA, else a CPU engine. constrain: every answer
+    obeys the grammar, unasked. decoding: fields of Decoding; those left out have the defaults of serving.
     Raises UserError where student, prompt, grammar or engine is missing, and for a port that is taken.
     """
-    address = reserved(wanted.host, wanted.port)  # before anything that takes long
-    engine = wanted.engine or ("vllm" if vllm.available() else cpu_engine(served))
+    address = reserved(host, port)  # before anything that takes long
+    engine = engine or ("vllm" if vllm_is_available() else cpu_engine(served))
     sizes = ALONE if engine == "transformers" else TOGETHER
-    decoding = load.resolve(valid(Decoding, {"engine": engine, **sizes, **wanted.decoding}, "serve"))
-    student = student_of(wanted.dataset, decoding, wanted.constrain, served)
+    sampling = load.resolve(valid(Decoding, {"engine": engine, **sizes, **decoding}, "serve"))
+    student = student_of(dataset, sampling, constrain, served)
     if engine == "vllm":
         try:
-            command = vllm_command(student, wanted.host, wanted.port)
+            command = vllm_command(student, host, port)
         except UserError as error:
             print(f"serve: the small server, on the engine vllm ({error})", file=sys.stderr)
         else:
             os.execvp(command[0], command)
-    queue = EngineQueue(partial(warm_engine, student), decoding.batch_size)
+    queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
     asyncio.run(serve(student, queue, address))
+
+
+def vllm_is_available() -> bool:
+    """Is vLLM installed, and a CUDA device there for it?"""
+    return find_spec("vllm") is not None and load.cuda_is_available()
 
 
 def cpu_engine(served: Served) -> str:
@@ -84,12 +79,11 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
     return Student(
         name=dataset,
         codec=TextCodec(model),
-        context=read_json(model / "config.json")["max_position_embeddings"],
+        context=load.context_of(model),
         sampling=decoding,
         render=partial(prompt_of, template, served.metadata),
         read=served.read,
         grammar=read_text(grammar) if has_grammar else None,
-        grammar_file=grammar,
         constrain=constrain,
     )
 
@@ -104,26 +98,51 @@ def prompt_of(template: Template, known: dict, text: str, title: str | None, met
 
 
 def vllm_command(student: Student, host: str, port: int) -> list[str]:
-    """The command of `vllm serve`. Raises UserError where it would not answer as the small server does."""
+    """The command of `vllm serve`. Raises UserError where it would not answer as the small server does.
+
+    No test starts it, for want of vLLM and CUDA; what its chat template renders is tested. It names no
+    max_new_tokens: vLLM would hold requests to it that say otherwise.
+    """
     if student.read is not None:
         raise UserError("vllm serve reads no calls")
     if student.sampling.frequency_penalty:
         raise UserError("vllm serve has no frequency_penalty but that of a request")
-    source = read_text(layout.prompt(student.name, "student"))
-    template = vllm.chat_template(student.codec, source)
+    template = chat_template(student.codec, read_text(layout.prompt(student.name, "student")))
     prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
     encoded = student.codec.tokenizer.encode(template.render(WARM_UP), add_special_tokens=False).ids
     if [encoded] != prompts:
         raise UserError("vllm serve would give other tokens than training did")
-    file = layout.SCRATCH / f"serve-{student.name}.jinja"
+    file, model = layout.SCRATCH / f"serve-{student.name}.jinja", layout.model(student.name, "hf")
     write_text(file, template.source)
-    model = layout.model(student.name, "hf")
-    return vllm.command(model, student.name, file, student.sampling, host, port)
+    usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p"})
+    return [
+        *("vllm", "serve", str(model), "--served-model-name", student.name),
+        *("--host", host, "--port", str(port)),
+        *("--chat-template", str(file), "--chat-template-content-format", "string"),
+        *("--override-generation-config", json.dumps(usual)),
+    ]
+
+
+def chat_template(codec: TextCodec, prompt: str) -> ChatTemplate:
+    """The template that puts the student prompt of that source around the last user message of a chat.
+
+    The model's own template, or the tokenizer's first token, comes around that. Raises UserError for a
+    prompt with filters of this project: vLLM does not know them.
+    """
+    document = f'{{"id": "", "title": "", "text": {REQUEST}, "metadata": {{}}}}'
+    rendered = f"{{%- set document = {document} -%}}\n{{%- set prompt -%}}\n{prompt}\n{{%- endset -%}}\n"
+    if codec.chat is None:
+        first = "".join(map(codec.tokenizer.id_to_token, codec.prefix))
+        return ChatTemplate(f"{rendered}{{{{ {json.dumps(first)} ~ (prompt | trim) }}}}", "student.md", {})
+    message = '{"role": "user", "content": prompt | trim}'
+    # The newline goes with trim_blocks, and nothing else of the model's template.
+    source = f"{rendered}{{%- set messages = [{message}] %}}\n{codec.chat.source}"
+    return ChatTemplate(source, "student.md", codec.chat.tokens)
 
 
 def warm_engine(student: Student) -> Engine:
     """The engine, after its first answers: what is made once is not for the first client to wait for."""
-    model: Path = layout.model(student.name, "hf")
+    model = layout.model(student.name, "hf")
     load.prepare(model, student.sampling)
     engine = load.open_engine(model, student.sampling)
     room = min(student.sampling.max_new_tokens, student.context // 2)
