@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
@@ -32,8 +33,8 @@ class Student(NamedTuple):
     """What is served. `read` is None for a student that calls no functions.
 
     `render(text, title, metadata)` gives the prompt and `read(text, request)` what the student said with a
-    text; both may raise UserError. `grammar` is the Lark text of its answers, None where there is none;
-    `constrain` uses it unasked.
+    text; both may raise UserError. `grammar` is the text of the file `grammar_file`, None where that is not
+    there; `constrain` uses it unasked.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Student(NamedTuple):
     render: Callable[[str, str | None, dict], str]
     read: Callable[[str, str], Reading] | None = None
     grammar: str | None = None
+    grammar_file: Path | None = None
     constrain: bool = False
 
 
@@ -116,7 +118,10 @@ def _grammar(body: Body, student: Student) -> str | None:
     """The Lark text that the answer has to obey: the body's word counts, else how the server was started."""
     wanted = student.constrain if body.grammar is None else body.grammar
     if wanted is True and student.grammar is None:
-        raise Refused(f"{student.name} has no grammar; leave `grammar` out, or give a Lark text", "grammar")
+        missing = f" ({student.grammar_file})" if student.grammar_file else ""
+        raise Refused(
+            f"{student.name} has no grammar{missing}; leave `grammar` out, or give a Lark text", "grammar"
+        )
     return student.grammar if wanted is True else f"{wanted}\n" if wanted else None
 
 

@@ -84,6 +84,7 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
         render=partial(prompt_of, template, served.metadata),
         read=served.read,
         grammar=read_text(grammar) if has_grammar else None,
+        grammar_file=grammar,
         constrain=constrain,
     )
 

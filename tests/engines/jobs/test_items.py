@@ -275,7 +275,7 @@ def test_shards_are_written_one_at_a_time_with_the_same_bytes(tmp_path):
             before.append(weakref.ref(part))
             yield part
 
-    write_shards(tmp_path / "one by one", parts(), "generate")
+    write_shards(tmp_path / "one by one", parts(), "generate", "queries")
     for path in (tmp_path / "all").iterdir():
         assert path.read_bytes() == (tmp_path / "one by one" / path.name).read_bytes()
     assert read_generated(tmp_path / "one by one") == rows
