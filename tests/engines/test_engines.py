@@ -373,7 +373,10 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
     fake.EngineArgs = dict
     fake.SamplingParams = lambda **params: (drawn.append(params), params)[1]
     fake.LLMEngine = FakeEngine
+    config = types.ModuleType("vllm.config")
+    config.StructuredOutputsConfig = dict
     monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm.config", config)
     sampling = Decoding(engine="vllm", precision="bf16", temperature=0.5)
     engine = open_engine(models["llama"], sampling)
     prompts = ["plot a line", "read csv file"]
