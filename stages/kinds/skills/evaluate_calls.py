@@ -22,13 +22,13 @@ from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.runs import STUDENTS, run_students
-from stages.kinds.skills.parts.scoring import Answered, details, leaks, score
+from stages.kinds.skills.parts.runs import STUDENTS, score_systems
+from stages.kinds.skills.parts.scoring import Judged, by_skill, confusion, leaks
 from stages.kinds.skills.parts.task import TASK
 from stages.reporting.charts import confusion as chart
 from stages.reporting.charts import standalone
 
-SAMPLES = 20
+SAMPLES, WRONG = 20, 30  # requests with all answers, wrong answers of each system that are listed
 
 
 def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
@@ -44,29 +44,28 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
             f"corpus_skills.{dataset} and prompt.{dataset}.test_documents in params.yaml"
         )
     gold = [gold_of(row, skills, dataset) for row in rows]
-    ran = run_students(dataset, knobs, rows, skills, STUDENTS)
-    written = {name: own.texts for name, own in ran.items()} | {
-        "teacher": [labels[row["id"]] for row in rows]
-    }
-    answered = {name: together(rows, gold, texts) for name, texts in written.items()}
-    times = {name: own.latencies_ms for name, own in ran.items()}
-    found = {name: details(own, skills) for name, own in answered.items()}
-    metrics = {
-        name: score(own, skills, knobs.bootstrap, knobs.seed, times.get(name, ()))
-        for name, own in answered.items()
+    taught_calls = [labels[row["id"]] for row in rows]
+    scored = score_systems(dataset, knobs, skills, rows, gold, STUDENTS, taught_calls)
+    per_skill = {name: by_skill(judged) for name, judged in scored.judged.items()}
+    systems = {
+        name: {
+            "per_skill": per_skill[name],
+            "confusion": confusion(judged, skills),
+            "wrong": wrong(rows, gold, scored.texts[name], judged)[:WRONG],
+        }
+        for name, judged in scored.judged.items()
     }
     figures, shared = layout.figures(dataset), leaks(documents, skills)
-    write_json(figures / "metrics.json", metrics)
-    write_json(figures / "calls.json", {"leaks": shared, "systems": found})
-    write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, written))
-    plot(dataset, found["student_grammar"]["confusion"])
-    per_skill = {name: own["per_skill"] for name, own in found.items()}
+    write_json(figures / "metrics.json", scored.measures)
+    write_json(figures / "calls.json", {"leaks": shared, "systems": systems})
+    write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, scored.texts))
+    plot(dataset, systems["student_grammar"]["confusion"])
     return {
         "task": "skills",
         "rows": len(rows),
         "skills_without_rows": without_rows(skills.by_name, per_skill["student"]),
         "teacher": dict(sorted(teachers.items())),
-        "too_long": {name: own.too_long for name, own in ran.items()},
+        "too_long": scored.too_long,
         "shared_requests": {name: own["rows"] for name, own in shared["requests"].items()},
         "per_skill": per_skill,
     }
@@ -106,8 +105,13 @@ def gold_of(document: dict, skills, dataset: str) -> str:
     return document["metadata"]["call"]
 
 
-def together(rows: list[dict], gold: list[str], texts: list[str]) -> list:
-    return [Answered(row["text"], *pair) for row, *pair in zip(rows, gold, texts, strict=True)]
+def wrong(rows: list[dict], gold: list[str], texts: list[str], judged: list[Judged]) -> list[dict]:
+    """The rows whose answer is no normalised match."""
+    return [
+        {"user": row["text"], "gold": call, "answer": text}
+        for row, call, text, own in zip(rows, gold, texts, judged, strict=True)
+        if not own.values["normalised_match"]
+    ]
 
 
 def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:

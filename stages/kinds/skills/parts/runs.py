@@ -3,33 +3,24 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
+from stages.core.records import Document
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import context_of, open_engine, prepare, resolve
 from stages.engines.protocol import Decoding, Engine
 from stages.kinds.skills import places
-from stages.kinds.skills.parts.rows import RequestDocument
+from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.schema import Skills
+from stages.kinds.skills.parts.scoring import Judged, judge, score
 from stages.kinds.skills.parts.task import in_own_spelling
 
 STUDENTS = ("base", "student", "student_grammar")
-
-
-class EvaluationKnobs(Protocol):
-    """What the knobs of the stage evaluate_calls say, besides the fields of Decoding."""
-
-    base: str  # a folder of models/base/
-    seed: int
-    bootstrap: int  # resamples behind each interval
-    latency_requests: int  # that are timed, one at a time
-
-    def model_dump(self, *, include: set[str]) -> dict: ...
 
 
 class Ran(NamedTuple):
@@ -47,16 +38,54 @@ class Asked(NamedTuple):
     seed: int
 
 
+class Scored(NamedTuple):
+    """Of each system: its texts, what became of them, and its measures. `too_long` is known of students."""
+
+    texts: dict[str, list[str]]
+    judged: dict[str, list[Judged]]
+    measures: dict[str, dict[str, dict]]
+    too_long: dict[str, int]
+
+
+def score_systems(
+    dataset: str,
+    knobs: EvaluateCallsKnobs,
+    skills: Skills,
+    rows: Sequence[Document],
+    gold: Sequence[str],
+    names: Iterable[str],
+    teacher: list[str] | None,
+) -> Scored:
+    """Run the STUDENTS in `names` on `rows`, and score their calls and those of the teacher, if it has any.
+
+    `gold` has the call that is right for each row, and obeys the schema. Raises UserError for a model that is
+    not there.
+    """
+    ran = run_students(dataset, knobs, rows, skills, names)
+    texts = {name: one.texts for name, one in ran.items()}
+    if teacher is not None:
+        texts["teacher"] = teacher
+    latencies = {name: one.latencies_ms for name, one in ran.items()}
+    judged = {
+        name: [judge(*pair, skills) for pair in zip(gold, answers, strict=True)]
+        for name, answers in texts.items()
+    }
+    measures = {
+        name: score(own, knobs.bootstrap, knobs.seed, latencies.get(name, ())) for name, own in judged.items()
+    }
+    return Scored(texts, judged, measures, {name: one.too_long for name, one in ran.items()})
+
+
 def run_students(
     dataset: str,
-    knobs: EvaluationKnobs,
-    rows: Sequence[RequestDocument],
+    knobs: EvaluateCallsKnobs,
+    rows: Sequence[Document],
     skills: Skills,
     names: Iterable[str],
 ) -> dict[str, Ran]:
     """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request.
 
-    `knobs` are those of the stage evaluate_calls. Raises UserError for a model that is not there.
+    Raises UserError for a model that is not there.
     """
     decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     template = Template(layout.prompt(dataset, "student"))
