@@ -64,14 +64,8 @@ def read_source(path: Path, lenient: bool = False) -> Source:
                 problems.append(Problem(example.line, f"{example.call}: {error}"))
                 continue
             valid.append(example)
-            shown, source = example.section == "prompt_examples", f"{file.name}:{example.line}"
-            row = {
-                "user": example.user,
-                "call": example.call,
-                "skill": name,
-                "shown": shown,
-                "source": source,
-            }
+            row = {"user": example.user, "call": example.call, "skill": name}
+            row |= {"shown": example.section == "prompt_examples", "source": f"{file.name}:{example.line}"}
             examples.append(row)
         if problems and not lenient:
             raise _not_readable(file, problems)
