@@ -12,6 +12,7 @@ import pytest
 from stages.core.errors import UserError
 from stages.evaluation.bootstrap import macro_interval, quantile_interval
 from stages.kinds.skills.evaluate_calls import wrong
+from stages.kinds.skills.parts.runs import Scored
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
 from stages.kinds.skills.parts.scored_rows import GoldRequest, obeying, read_rows
 from stages.kinds.skills.parts.scoring import (
@@ -93,7 +94,8 @@ def test_figures_by_skill_and_confusions():
     assert found["gold"] == ["other", "timer", "weather"] and found["answered"][-1] == NO_CALL
     assert found["counts"] == [[1, 0, 0, 2], [0, 1, 0, 0], [1, 0, 2, 1]]
     users, gold, answers = (list(column) for column in zip(*ROWS, strict=True))
-    missed = wrong([{"text": user} for user in users], gold, answers, judged(ROWS))
+    system = Scored(answers, judged(ROWS), {}, 0)
+    missed = wrong([{"text": user} for user in users], gold, system)
     assert [row["user"] for row in missed] == ["Oslo?", "Bern?", "5 min", "so", "uh"]
 
 

@@ -13,7 +13,7 @@ from stages.core.prompts import Template, render
 from stages.core.records import Document
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import context_of, open_engine, prepare, resolve
-from stages.engines.protocol import Decoding, Engine
+from stages.engines.protocol import Decoding
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.schema import Skills
@@ -23,79 +23,48 @@ from stages.kinds.skills.parts.task import in_own_spelling
 STUDENTS = ("base", "student", "student_grammar")
 
 
-class Ran(NamedTuple):
-    """A text a request, "" for one that leaves no room in the context; milliseconds of those timed."""
+class Scored(NamedTuple):
+    """A system: a text a request, "" for one that leaves no room in the context, and how good these are."""
 
     texts: list[str]
-    latencies_ms: list[float]
+    judged: list[Judged]
+    measures: dict[str, dict]
     too_long: int
 
 
-class Asked(NamedTuple):
-    """A prompt and the seed of its random numbers."""
-
-    prompt: str
-    seed: int
-
-
-class Scored(NamedTuple):
-    """Of each system: its texts, what became of them, and its measures. `too_long` is known of students."""
-
-    texts: dict[str, list[str]]
-    judged: dict[str, list[Judged]]
-    measures: dict[str, dict[str, dict]]
-    too_long: dict[str, int]
+def scored(
+    texts: list[str],
+    gold: Sequence[str],
+    skills: Skills,
+    knobs: EvaluateCallsKnobs,
+    latencies_ms: Sequence[float] = (),
+    too_long: int = 0,
+) -> Scored:
+    """The texts of a system, where the calls in `gold`, which obey the schema, are right."""
+    judged = [judge(*pair, skills) for pair in zip(gold, texts, strict=True)]
+    return Scored(texts, judged, score(judged, knobs.bootstrap, knobs.seed, latencies_ms), too_long)
 
 
-def score_systems(
+def score_students(
     dataset: str,
     knobs: EvaluateCallsKnobs,
-    skills: Skills,
     rows: Sequence[Document],
     gold: Sequence[str],
-    names: Iterable[str],
-    teacher: list[str] | None,
-) -> Scored:
-    """Run the STUDENTS in `names` on `rows`, and score their calls and those of the teacher, if it has any.
-
-    `gold` has the call that is right for each row, and obeys the schema. Raises UserError for a model that is
-    not there.
-    """
-    ran = run_students(dataset, knobs, rows, skills, names)
-    texts = {name: one.texts for name, one in ran.items()}
-    if teacher is not None:
-        texts["teacher"] = teacher
-    latencies = {name: one.latencies_ms for name, one in ran.items()}
-    judged = {
-        name: [judge(*pair, skills) for pair in zip(gold, answers, strict=True)]
-        for name, answers in texts.items()
-    }
-    measures = {
-        name: score(own, knobs.bootstrap, knobs.seed, latencies.get(name, ())) for name, own in judged.items()
-    }
-    return Scored(texts, judged, measures, {name: one.too_long for name, one in ran.items()})
-
-
-def run_students(
-    dataset: str,
-    knobs: EvaluateCallsKnobs,
-    rows: Sequence[Document],
     skills: Skills,
     names: Iterable[str],
-) -> dict[str, Ran]:
-    """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request.
+) -> dict[str, Scored]:
+    """Each of STUDENTS in `names` on `rows`, documents whose text is a request; `gold` has the right calls.
 
     Raises UserError for a model that is not there.
     """
     decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     template = Template(layout.prompt(dataset, "student"))
-    asked = [
-        Asked(render(template, row), stable_integer("sample", knobs.seed, row["id"], 0) >> 1) for row in rows
-    ]
-    ran = {}
+    prompts = [render(template, row) for row in rows]
+    seeds = [stable_integer("sample", knobs.seed, row["id"], 0) >> 1 for row in rows]
+    systems = {}
     for directory, grammars in _by_model(dataset, knobs.base, names).items():
-        fits = _fitting(directory, [one.prompt for one in asked], decoding)
-        fitting = [one for one, fit in zip(asked, fits, strict=True) if fit]
+        fits = _fitting(directory, prompts, decoding)
+        fitting = [asked for asked, fit in zip(zip(prompts, seeds, strict=True), fits, strict=True) if fit]
         answers = _generate(directory, decoding, fitting, grammars, knobs.latency_requests)
         for name, (texts, latencies) in answers.items():
             left = iter(texts)
@@ -103,8 +72,8 @@ def run_students(
                 in_own_spelling(next(left), row["text"], skills) if fit else ""
                 for row, fit in zip(rows, fits, strict=True)
             ]
-            ran[name] = Ran(calls, latencies, fits.count(False))
-    return ran
+            systems[name] = scored(calls, gold, skills, knobs, latencies, fits.count(False))
+    return {name: systems[name] for name in names}
 
 
 def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[str, str | None]]:
@@ -133,17 +102,22 @@ def _fitting(directory: Path, prompts: list[str], decoding: Decoding) -> list[bo
 
 
 def _generate(
-    directory: Path, decoding: Decoding, asked: list[Asked], grammars: dict[str, str | None], timed: int
+    directory: Path,
+    decoding: Decoding,
+    asked: list[tuple[str, int]],
+    grammars: dict[str, str | None],
+    timed: int,
 ) -> dict[str, tuple[list[str], list[float]]]:
     """(texts in the order of `asked`, milliseconds of the first `timed`) for each system of `grammars`.
 
-    All are answered in batches before any is timed, by an engine that has one request at a time.
+    `asked` has prompts, each with the seed of its random numbers. All are answered in batches before any is
+    timed, by an engine that has one request at a time.
     """
     if not asked:
         return {name: ([], []) for name in grammars}
     prepare(directory, decoding)
     engine = open_engine(directory, decoding)
-    prompts, seeds = [one.prompt for one in asked], [one.seed for one in asked]
+    prompts, seeds = (list(column) for column in zip(*asked, strict=True))
     texts, latencies = {}, {}
     for name, grammar in grammars.items():
         answers = engine.generate(prompts, decoding, seeds, grammar=grammar)
@@ -151,13 +125,9 @@ def _generate(
     alone = decoding.model_copy(update={"batch_size": 1})
     engine = open_engine(directory, alone) if timed else engine
     for name, grammar in grammars.items():
-        warm_up = asked[: min(timed, 1)]
-        times = [_milliseconds(engine, one, alone, grammar) for one in [*warm_up, *asked[:timed]]]
-        latencies[name] = times[len(warm_up) :]
-    return {name: (texts[name], latencies[name]) for name in grammars}
-
-
-def _milliseconds(engine: Engine, asked: Asked, decoding: Decoding, grammar: str | None) -> float:
-    begun = perf_counter()
-    list(engine.generate([asked.prompt], decoding, [asked.seed], grammar=grammar))
-    return round(1000 * (perf_counter() - begun), 2)
+        latencies[name] = []
+        for prompt, seed in [*asked[: min(timed, 1)], *asked[:timed]]:
+            begun = perf_counter()
+            list(engine.generate([prompt], alone, [seed], grammar=grammar))
+            latencies[name].append(round(1000 * (perf_counter() - begun), 2))
+    return {name: (texts[name], latencies[name][1:]) for name in grammars}  # the first one warms up

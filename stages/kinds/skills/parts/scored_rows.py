@@ -21,7 +21,7 @@ from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.runs import score_systems
+from stages.kinds.skills.parts.runs import score_students, scored
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import by_skill, confusion
 from stages.teacher.collecting import ask
@@ -137,8 +137,10 @@ def evaluate(
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")
     documents = [request_document(row.user, skills, f"row {row.number}") for row in rows]
-    calls = teacher(documents) if teacher else None
-    scored = score_systems(dataset, knobs, skills, documents, [row.gold for row in rows], systems, calls)
+    gold = [row.gold for row in rows]
+    scores = score_students(dataset, knobs, documents, gold, skills, systems)
+    if teacher:
+        scores["teacher"] = scored(teacher(documents), gold, skills, knobs)
     return {
         "file": file.name,
         "rows": len(read.requests),
@@ -146,11 +148,12 @@ def evaluate(
         "left_out": left_out,
         "lines_skipped": len(read.skipped_lines),
         "systems": {
-            name: {**scored.measures[name], "per_skill": by_skill(own), "confusion": confusion(own, skills)}
-            for name, own in scored.judged.items()
+            name: own.measures
+            | {"per_skill": by_skill(own.judged), "confusion": confusion(own.judged, skills)}
+            for name, own in scores.items()
         },
         "predictions": [
-            {"user": row.user, "gold": row.gold} | {name: own[place] for name, own in scored.texts.items()}
+            {"user": row.user, "gold": row.gold} | {name: own.texts[place] for name, own in scores.items()}
             for place, row in enumerate(rows)
         ],
     }
