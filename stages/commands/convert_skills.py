@@ -1,7 +1,6 @@
 """Turn skill files into the other form: text into YAML, or YAML into text.
 
-Run as `python -m stages convert_skills SOURCE FOLDER [--to yaml|text] [--lenient]`. SOURCE is a file or a
-folder; each skill becomes a file of its name in FOLDER. No file is overwritten.
+SOURCE is a file or a folder; each skill becomes a file of its name in FOLDER. No file is overwritten.
 """
 
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from stages.core.stage import main
+from stages.kinds.skills.parts.files import convert
 
 SUFFIXES = {"yaml": ".yaml", "text": ".txt"}
 
@@ -21,14 +21,8 @@ SUFFIXES = {"yaml": ".yaml", "text": ".txt"}
 @click.option("--lenient", is_flag=True, help="Leave out what is wrong, and count it.")
 @main
 def cli(source: Path, folder: Path, to: str, lenient: bool) -> None:
-    from stages.kinds.skills.parts.files import convert
-
     files, problems = convert(source, folder, SUFFIXES[to], lenient)
     for file in files:
         print(file)
     for what, count in sorted(problems.items()):
         print(f"{count:,} lines or examples {what}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    cli()

@@ -1,14 +1,14 @@
 """Score the students of a dataset of skills on the rows of any file: `{user, answer}` or `{input, output}`.
 
-Run as `python -m stages evaluate_rows DATASET --rows FILE --out SCORES`, with models and decoding as in the
-block evaluate_calls of params.yaml. Writes one JSON file: measures, figures by skill and confusions of each
-system, and what each answered to each row. Rows whose own call breaks the schema are counted and left out.
+Models and decoding are as in the block evaluate_calls of params.yaml. Writes one JSON file: measures, figures
+by skill and confusions of each system, and what each answered to each row. Rows whose own call breaks the
+schema are counted and left out.
 The embedded teacher is asked, too; another one only on `--teacher`, under the dataset's `max_dollars`, and
 what it answers is not kept. docs/kinds/skills/calls.md defines the measures.
 """
 
 import os
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,6 +19,7 @@ from stages.core.files import write_json
 from stages.core.hashing import sha256_text
 from stages.core.prompts import Template
 from stages.core.stage import main
+from stages.teacher.connect import EMBEDDED
 
 SYSTEMS = ("base", "student", "student_grammar")
 
@@ -35,21 +36,13 @@ def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
     prompting = params.knobs_of(dataset, "prompt", blocks).model_copy(update={"samples": 1, "n": 1})
     knobs = params.knobs_of(dataset, "collect", blocks).model_copy(update={"mode": "online"})
     template = Template(Path(prompting.template))
-
-    def requests() -> Iterator[dict]:
-        for document in documents:
-            for row in requests_for(document["id"], asked_of(template, document), prompting):
-                yield {**row, "prompt_hash": sha256_text(template.source)}
-
-    calls = {row["id"]: label(row) for row in ask_once(dataset, requests(), prompting.model, knobs)}
+    requests = (
+        {**row, "prompt_hash": sha256_text(template.source)}
+        for document in documents
+        for row in requests_for(document["id"], asked_of(template, document), prompting)
+    )
+    calls = {row["id"]: label(row) for row in ask_once(dataset, requests, prompting.model, knobs)}
     return [calls[document["id"]] for document in documents]
-
-
-def asks_embedded(blocks: dict, dataset: str) -> bool:
-    """Is the dataset's teacher the embedded one, which costs nothing?"""
-    from stages.teacher.connect import EMBEDDED
-
-    return blocks.get("collect", {}).get(dataset, {}).get("base_url", EMBEDDED) == EMBEDDED
 
 
 def check_target(target: Path) -> None:
@@ -71,23 +64,17 @@ def check_target(target: Path) -> None:
 )
 @main
 def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None) -> None:
-    names = [name for name in systems.split(",") if name]
-    if not names:
-        raise UserError(f"--systems: expected some of {', '.join(SYSTEMS)}")
-    unknown = [name for name in names if name not in SYSTEMS]
-    if unknown:
-        raise UserError(f"--systems: none is called '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
+    names = systems.split(",")
+    if unknown := [name for name in names if name not in SYSTEMS]:
+        raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {', '.join(SYSTEMS)}")
     check_target(out)
     from stages.kinds.skills.parts import scored_rows
 
     blocks = params.blocks()
     knobs = params.knobs_of(dataset, "evaluate_calls", blocks)
-    asking = asks_embedded(blocks, dataset) if teacher is None else teacher
-    ask = (lambda documents: ask_teacher(dataset, blocks, documents)) if asking else None
+    if teacher is None:  # the embedded one costs nothing
+        teacher = blocks.get("collect", {}).get(dataset, {}).get("base_url", EMBEDDED) == EMBEDDED
+    ask = partial(ask_teacher, dataset, blocks) if teacher else None
     scores = scored_rows.evaluate(dataset, rows, knobs, names, ask)
     write_json(out, scores)
     print(scored_rows.table(scores))
-
-
-if __name__ == "__main__":
-    cli()

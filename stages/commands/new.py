@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import click
+from ruamel.yaml import YAML
 
 from stages import params
 from stages.core.errors import UserError
@@ -127,17 +128,13 @@ def set_folder(own: Path, dataset: str, folder: str) -> bool:
     """
     stage = source_stage(dataset, params.blocks())
     lines = read_text(own).splitlines()
-    section = name = ""
-    for place, line in enumerate(lines):
-        if match := re.match(r"(\w+):", line):
-            section, name = match[1], ""
-        elif match := re.match(r"  ([^\s:]+):", line):
-            name = match[1]
-        elif section == stage and name == dataset and re.match(r"    path:", line):
-            lines[place] = f"    path: {json.dumps(folder)}"
-            write_text(own, "\n".join(lines) + "\n")
-            return line != lines[place]
-    raise UserError(f"{own}: {stage}.{dataset} has no line `path:`; add one with your folder")
+    knobs = YAML().load("\n".join(lines)).get(stage, {}).get(dataset) or {}
+    place = knobs.lc.key("path")[0] if "path" in knobs else 0
+    if not lines[place].startswith("    path:"):
+        raise UserError(f"{own}: {stage}.{dataset} has no line `path:`; add one with your folder")
+    before, lines[place] = lines[place], f"    path: {json.dumps(folder)}"
+    write_text(own, "\n".join(lines) + "\n")
+    return before != lines[place]
 
 
 @click.command(help=__doc__)

@@ -1,13 +1,13 @@
 """Make the exported student of a dataset a version of an MLflow model: a pointer, never a copy.
 
-Run as `python -m stages register DATASET [--alias NAME]`. The version's source is models/<dataset>/hf/; its
-tags say which content that was (the md5 in dvc.lock) and which commit, so that
+The version's source is models/<dataset>/hf/; its tags say which content that was (the md5 in dvc.lock) and
+which commit, so that
 `dvc get . models/<dataset>/hf --rev COMMIT` brings it back. The alias moves to the new version.
 """
 
 import click
 
-from stages.core import layout
+from stages.core import layout, tracking, versions
 from stages.core.errors import UserError
 from stages.core.files import read_json
 from stages.core.stage import main
@@ -15,8 +15,6 @@ from stages.core.stage import main
 
 def register(dataset: str, alias: str) -> str:
     """Returns the new version's number. Raises UserError when there is no student that dvc.lock knows."""
-    from stages.core import tracking, versions
-
     student = layout.model(dataset, "hf").as_posix()
     md5 = versions.locked_hashes().get(student)
     if md5 is None:
@@ -45,7 +43,3 @@ def register(dataset: str, alias: str) -> str:
 @main
 def cli(dataset: str, alias: str) -> None:
     print(f"{dataset} version {register(dataset, alias)}, alias {alias}")
-
-
-if __name__ == "__main__":
-    cli()

@@ -1,9 +1,9 @@
 """Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
 
-Run as `python -m stages serve DATASET`, or `make serve DATASET=otto`. A chat request's last user message is
-put into prompts/DATASET/student.md, as in training; a student of skills answers with a call. With vLLM and
-CUDA, `vllm serve` serves what it can serve alike; all else goes to a small server on the engines of this
-project. The first line of standard output tells the address, once requests are answered.
+A chat request's last user message is put into prompts/DATASET/student.md, as in training; a student of skills
+answers with a call. With vLLM and CUDA, `vllm serve` serves what it can serve alike; all else goes to a small
+server on the engines of this project. The first line of standard output tells the address, once requests are
+answered.
 """
 
 import importlib
@@ -58,13 +58,7 @@ def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
 )
 @main
 def cli(
-    dataset: str,
-    host: str,
-    port: int,
-    engine: str | None,
-    grammar: bool,
-    precision: str,
-    **sizes: int | None,
+    dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes: int | None
 ) -> None:
     from stages.engines.serve import start
 
@@ -73,7 +67,3 @@ def cli(
     given = {name: size for name, size in sizes.items() if size is not None}
     decoding = {"precision": precision, **usual_decoding(dataset, stages), **given}
     start.run(dataset, of_kind, host=host, port=port, engine=engine, constrain=grammar, decoding=decoding)
-
-
-if __name__ == "__main__":
-    cli()

@@ -152,7 +152,3 @@ def cli(salvaging: bool, as_json: bool) -> None:
         repair(layout.STORE)
     else:
         show(layout.STORE, as_json)
-
-
-if __name__ == "__main__":
-    cli()

@@ -6,7 +6,6 @@ the schema and exact and near duplicates are left out and counted. `make review`
 """
 
 from collections import Counter
-from itertools import chain
 
 from stages.core import layout
 from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
@@ -22,26 +21,21 @@ def run(dataset: str, knobs: CandidatesKnobs) -> dict:
     verify_manifest(corpus)
     skills = read_skills(source)
     briefs = {row["id"]: row for row in iter_jsonl(corpus / "documents.jsonl", ("id", "metadata"))}
-    left_out, offered = Counter(), Counter()
-
-    def counted(rows):
-        for row in rows:
-            offered[row["origin"]] += 1
-            yield row
-
+    left_out: Counter[str] = Counter()
     known = from_files(source / "examples.jsonl", skills)
     asked = from_teacher(layout.responses(knobs.briefs), briefs, left_out)
-    rows = gather(counted(chain(known, asked)), skills, knobs.near, left_out)
+    offered = [*known, *asked]
+    rows = gather(offered, skills, knobs.near, left_out)
     written: dict[str, int] = {}
     with atomic_directory(places.candidates(dataset), "candidates", written) as directory:
         written["candidates.jsonl"] = write_jsonl(directory / "candidates.jsonl", rows)
 
-    def tally(field: str) -> dict[str, int]:
+    def tally(field: str, rows: list[dict] = rows) -> dict[str, int]:
         return dict(sorted(Counter(row[field] for row in rows).items()))
 
     return {
         "briefs": len(briefs),
-        "offered": dict(sorted(offered.items())),
+        "offered": tally("origin", offered),
         "candidates": len(rows),
         "skills": tally("skill"),
         "varieties": tally("variety"),

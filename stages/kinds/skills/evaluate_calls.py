@@ -22,13 +22,13 @@ from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.runs import STUDENTS, run_students
-from stages.kinds.skills.parts.scoring import Answered, details, leaks, score
+from stages.kinds.skills.parts.runs import STUDENTS, Scored, score_students, scored
+from stages.kinds.skills.parts.scoring import by_skill, confusion, leaks
 from stages.kinds.skills.parts.task import TASK
 from stages.reporting.charts import confusion as chart
 from stages.reporting.charts import standalone
 
-SAMPLES = 20
+SAMPLES, WRONG = 20, 30  # requests with all answers, wrong answers of each system that are listed
 
 
 def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
@@ -44,29 +44,29 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
             f"corpus_skills.{dataset} and prompt.{dataset}.test_documents in params.yaml"
         )
     gold = [gold_of(row, skills, dataset) for row in rows]
-    ran = run_students(dataset, knobs, rows, skills, STUDENTS)
-    written = {name: own.texts for name, own in ran.items()} | {
-        "teacher": [labels[row["id"]] for row in rows]
-    }
-    answered = {name: together(rows, gold, texts) for name, texts in written.items()}
-    times = {name: own.latencies_ms for name, own in ran.items()}
-    found = {name: details(own, skills) for name, own in answered.items()}
-    metrics = {
-        name: score(own, skills, knobs.bootstrap, knobs.seed, times.get(name, ()))
-        for name, own in answered.items()
+    systems = score_students(dataset, knobs, rows, gold, skills, STUDENTS)
+    too_long = {name: system.too_long for name, system in systems.items()}
+    systems["teacher"] = scored([labels[row["id"]] for row in rows], gold, skills, knobs)
+    per_skill = {name: by_skill(system.judged) for name, system in systems.items()}
+    details = {
+        name: {
+            "per_skill": per_skill[name],
+            "confusion": confusion(system.judged, skills),
+            "wrong": wrong(rows, gold, system)[:WRONG],
+        }
+        for name, system in systems.items()
     }
     figures, shared = layout.figures(dataset), leaks(documents, skills)
-    write_json(figures / "metrics.json", metrics)
-    write_json(figures / "calls.json", {"leaks": shared, "systems": found})
-    write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, written))
-    plot(dataset, found["student_grammar"]["confusion"])
-    per_skill = {name: own["per_skill"] for name, own in found.items()}
+    write_json(figures / "metrics.json", {name: system.measures for name, system in systems.items()})
+    write_json(figures / "calls.json", {"leaks": shared, "systems": details})
+    write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, systems))
+    plot(dataset, details["student_grammar"]["confusion"])
     return {
         "task": "skills",
         "rows": len(rows),
         "skills_without_rows": without_rows(skills.by_name, per_skill["student"]),
         "teacher": dict(sorted(teachers.items())),
-        "too_long": {name: own.too_long for name, own in ran.items()},
+        "too_long": too_long,
         "shared_requests": {name: own["rows"] for name, own in shared["requests"].items()},
         "per_skill": per_skill,
     }
@@ -106,8 +106,13 @@ def gold_of(document: dict, skills, dataset: str) -> str:
     return document["metadata"]["call"]
 
 
-def together(rows: list[dict], gold: list[str], texts: list[str]) -> list:
-    return [Answered(row["text"], *pair) for row, *pair in zip(rows, gold, texts, strict=True)]
+def wrong(rows: list[dict], gold: list[str], system: Scored) -> list[dict]:
+    """The rows whose answer is no normalised match."""
+    return [
+        {"user": row["text"], "gold": call, "answer": text}
+        for row, call, text, own in zip(rows, gold, system.texts, system.judged, strict=True)
+        if not own.values["normalised_match"]
+    ]
 
 
 def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:
@@ -131,9 +136,9 @@ def plot(dataset: str, confusion: dict) -> None:
     write_text(plots / "confusion.svg", standalone(chart(**confusion, label="right skill and called skill")))
 
 
-def samples(rows: list[dict], gold: list[str], written: dict[str, list[str]]) -> list[dict]:
+def samples(rows: list[dict], gold: list[str], systems: dict[str, Scored]) -> list[dict]:
     return [
         {"id": row["id"], "user": row["text"], "gold": gold[place]}
-        | {name: own[place] for name, own in written.items()}
+        | {name: system.texts[place] for name, system in systems.items()}
         for place, row in enumerate(rows)
     ]

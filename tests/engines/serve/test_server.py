@@ -1,4 +1,4 @@
-"""`python -m stages.commands.serve` in a process of its own, asked by the real openai client."""
+"""`python -m stages serve` in a process of its own, asked by the real openai client."""
 
 import asyncio
 import json
@@ -30,7 +30,8 @@ def start(directory, *options, dataset="otto", port="0"):
         [
             sys.executable,
             "-m",
-            "stages.commands.serve",
+            "stages",
+            "serve",
             dataset,
             "--port",
             port,

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from stages import report_skills
+from stages import report
 from stages.commands import evaluate_rows
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
+from stages.core.stage import command
 from stages.kinds.skills import evaluate_calls, skills
 from stages.kinds.skills.parts.calls import parse_call
+from stages.params import STAGES
 from tests.helpers.cli import invoke
 from tests.helpers.tiny import tiny_model
+from tests.helpers.workspace import ROOT
 
 MEASURES = "normalised_match_macro ast_match valid_call other_recall other_precision latency_ms_p50".split()
 SYSTEMS = ["base", "student", "student_grammar", "teacher"]
@@ -29,6 +32,8 @@ CALLS = {
     "other": "other()",
 }
 HOSTILE = "<script>alert('x')</script>"
+CHAIN = """skills candidates corpus_skills prompt collect convert tokenize finetune merge export
+    evaluate_calls report""".split()
 KNOBS = {"base": "b", "max_new_tokens": 24, "batch_size": 8, "threads": 1, "bootstrap": 50}
 
 
@@ -72,16 +77,16 @@ def house(tmp_path, monkeypatch, models):
     return tmp_path
 
 
-def run(command, *arguments, **knobs):
+def run(cli, *arguments, **knobs):
     options = [f"--{name}={value}" for name, value in knobs.items()]
-    result = CliRunner().invoke(command, [*arguments, *options])
+    result = CliRunner().invoke(cli, [*arguments, *options])
     if result.exit_code not in (0, 2):
         raise result.exception
     return result
 
 
 def evaluated(**knobs):
-    return run(evaluate_calls, "d", **{**KNOBS, "latency_requests": 2, **knobs})
+    return run(command(STAGES["evaluate_calls"]), "d", **{**KNOBS, "latency_requests": 2, **knobs})
 
 
 def test_four_systems_side_by_side(house):
@@ -248,7 +253,7 @@ def test_some_systems_alone(params):
         ([], '[{"user": "a"}]', "rows.json, row 1: expected"),
         ([], '[{"user": "a", "answer": "sleep()"}]', "no row with a call of d"),
         (["--systems=sudent"], "", "none is called 'sudent'"),
-        (["--systems="], "", "--systems: expected some of base, student"),
+        (["--systems="], "", "--systems: none is called ''; expected some of base, student"),
         (["--out=models"], "", "--out: models is a folder"),
         (["--out=rows.json/x/y.json"], "", "rows.json is no folder"),
         (["--teacher"], "", "params.yaml, prompt: no block for 'd'"),
@@ -271,7 +276,15 @@ def test_the_embedded_teacher_labels_rows(params):
     assert not Path("data/teacher").exists() and not Path("data/d/requests.jsonl").exists()
 
 
-def test_the_page_of_a_dataset_of_skills(house):
+@pytest.fixture
+def chain(house):
+    """The graph, and params in which the dataset has a block for each stage of its kind."""
+    graph = re.sub(r"(?m)^  - prompts/.*\n", "", (ROOT / "dvc.yaml").read_text())
+    write_text(Path("dvc.yaml"), graph)
+    write_text(Path("params.yaml"), "".join(f"{stage}:\n  d: {{}}\n" for stage in CHAIN))
+
+
+def test_the_page_of_a_dataset_of_skills(chain):
     evaluated()
     write_json(
         Path("reports/d/figures/candidates.json"),
@@ -280,7 +293,7 @@ def test_the_page_of_a_dataset_of_skills(house):
     decisions = {"accept": 40, "edit": 2, "reject": 8, "unreviewed": 30}
     corpus = {"documents": 60, "splits": {"test": 12, "train": 48}, "decisions": decisions}
     write_json(Path("reports/d/figures/corpus.json"), corpus)
-    assert run(report_skills.command, "d").exit_code == 0
+    assert invoke(report, ["d"]).exit_code == 0
     page = Path("reports/d/report.html").read_text()
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "From briefs to data",
@@ -299,14 +312,14 @@ def test_the_page_of_a_dataset_of_skills(house):
     assert "Milliseconds a request" in page and "stand-in for an LLM" in page
     for name in SKILLS:
         assert f"<code>{name}</code>" in page
-    run(report_skills.command, "d")
+    invoke(report, ["d"])
     assert Path("reports/d/report.html").read_text() == page
 
 
-def test_a_page_with_few_figures_has_few_sections(house):
+def test_a_page_with_few_figures_has_few_sections(chain):
     evaluated(latency_requests=0)
     (Path("reports/d/figures/calls.json")).unlink()
-    run(report_skills.command, "d")
+    invoke(report, ["d"])
     page = Path("reports/d/report.html").read_text()
     assert "How good the calls are" in page and "Calls by skill" not in page and "Milliseconds" not in page
     assert "pages" not in page.split("</style>")[1]

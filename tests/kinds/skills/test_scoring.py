@@ -11,14 +11,15 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.evaluation.bootstrap import macro_interval, quantile_interval
+from stages.kinds.skills.evaluate_calls import wrong
+from stages.kinds.skills.parts.runs import Scored
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
-from stages.kinds.skills.parts.scored_rows import GoldRequest, judged, read_rows
+from stages.kinds.skills.parts.scored_rows import GoldRequest, obeying, read_rows
 from stages.kinds.skills.parts.scoring import (
     NO_CALL,
-    Answered,
     by_skill,
     confusion,
-    details,
+    judge,
     leaks,
     letters,
     score,
@@ -38,19 +39,23 @@ def skill(name: str, *parameters: str, **more) -> Skill:
 
 SKILLS = together([skill("weather", "location"), skill("timer", "duration"), skill("other", fallback=True)])
 ROWS = [
-    Answered("Berlin?", 'weather(location="Berlin")', 'weather(location="berlin")'),  # right but for case
-    Answered("Rome?", 'weather(location="Rome")', 'weather(location="Rome")'),  # right
-    Answered("Oslo?", 'weather(location="Oslo")', "other()"),
-    Answered("Bern?", 'weather(location="Bern")', "weather(location="),  # cannot be read
-    Answered("5 min", 'timer(duration="5 minutes")', 'timer(minutes="5")'),  # no such parameter
-    Answered("hm", "other()", "other()"),
-    Answered("so", "other()", "'so'"),  # an expression, and no call
-    Answered("uh", "other()", "sleep()"),  # no skill
+    ("Berlin?", 'weather(location="Berlin")', 'weather(location="berlin")'),  # right but for case
+    ("Rome?", 'weather(location="Rome")', 'weather(location="Rome")'),  # right
+    ("Oslo?", 'weather(location="Oslo")', "other()"),
+    ("Bern?", 'weather(location="Bern")', "weather(location="),  # cannot be read
+    ("5 min", 'timer(duration="5 minutes")', 'timer(minutes="5")'),  # no such parameter
+    ("hm", "other()", "other()"),
+    ("so", "other()", "'so'"),  # an expression, and no call
+    ("uh", "other()", "sleep()"),  # no skill
 ]
 
 
+def judged(rows, skills=SKILLS):
+    return [judge(gold, answer, skills) for _, gold, answer in rows]
+
+
 def means(rows, **more):
-    found = score(rows, SKILLS, 200, 1, **more)
+    found = score(judged(rows), 200, 1, **more)
     assert all(list(value) == ["mean", "low", "high"] for value in found.values())
     return {name: value["mean"] for name, value in found.items()}
 
@@ -75,27 +80,27 @@ def test_no_request_and_no_answer_of_the_fallback():
     found = means([ROWS[0], ROWS[1]])
     assert found["other_recall"] is None and found["other_precision"] is None
     without = Skills(skills=SKILLS.skills[1:])
-    undefined = score(ROWS[:2], without, 100, 1)["other_recall"]
+    undefined = score(judged(ROWS[:2], without), 100, 1)["other_recall"]
     assert undefined == {"mean": None, "low": None, "high": None}
-    with pytest.raises(ValueError, match="no row"):
-        score([], SKILLS, 100, 1)
 
 
 def test_figures_by_skill_and_confusions():
-    assert by_skill(ROWS, SKILLS) == {
+    assert by_skill(judged(ROWS)) == {
         "other": {"rows": 3, "normalised_match": 0.3333, "ast_match": 0.3333, "right_skill": 0.3333},
         "timer": {"rows": 1, "normalised_match": 0.0, "ast_match": 0.0, "right_skill": 1.0},
         "weather": {"rows": 4, "normalised_match": 0.5, "ast_match": 0.25, "right_skill": 0.5},
     }
-    found = confusion(ROWS, SKILLS)
+    found = confusion(judged(ROWS), SKILLS)
     assert found["gold"] == ["other", "timer", "weather"] and found["answered"][-1] == NO_CALL
     assert found["counts"] == [[1, 0, 0, 2], [0, 1, 0, 0], [1, 0, 2, 1]]
-    wrong = details(ROWS, SKILLS)["wrong"]
-    assert [row["user"] for row in wrong] == ["Oslo?", "Bern?", "5 min", "so", "uh"]
+    users, gold, answers = (list(column) for column in zip(*ROWS, strict=True))
+    system = Scored(answers, judged(ROWS), {}, 0)
+    missed = wrong([{"text": user} for user in users], gold, system)
+    assert [row["user"] for row in missed] == ["Oslo?", "Bern?", "5 min", "so", "uh"]
 
 
 def test_latencies_have_quantiles():
-    found = score(ROWS, SKILLS, 500, 1, [10.0, 20.0, 30.0, 40.0, 1000.0])
+    found = score(judged(ROWS), 500, 1, [10.0, 20.0, 30.0, 40.0, 1000.0])
     assert found["latency_ms_p50"]["mean"] == 30 and found["latency_ms_p95"]["mean"] > 100
     assert found["latency_ms_p50"]["low"] >= 10 and found["latency_ms_p50"]["high"] <= 1000
 
@@ -173,7 +178,7 @@ def test_other_rows_are_refused(tmp_path, text, told):
 
 def test_gold_calls_that_cannot_be_are_left_out():
     texts = ["other()", 'timer(location="Boston")', "timer", 'sleep(x="1")']
-    sound, left_out = judged([GoldRequest(n, "u", text) for n, text in enumerate(texts, 1)], SKILLS)
+    sound, left_out = obeying([GoldRequest(n, "u", text) for n, text in enumerate(texts, 1)], SKILLS)
     assert sound == [GoldRequest(1, "u", "other()")] and [row["row"] for row in left_out] == [2, 3, 4]
     assert "no parameter 'location'" in left_out[0]["problem"] and "not a call" in left_out[1]["problem"]
 

@@ -1,10 +1,10 @@
 """Briefs: what a teacher is to write examples of, for each skill and variety, about ever other topics."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stages.core.hashing import stable_integer
-from stages.kinds.skills.parts.rows import BriefDocument, SkillsMetadata
+from stages.core.records import Document
 from stages.kinds.skills.parts.schema import Example, Skill, Skills
 from stages.kinds.skills.parts.text_form import signature
 
@@ -31,7 +31,7 @@ def briefs(
     examples: int,
     shown: int,
     more: Sequence[str] = (),
-) -> Iterator[BriefDocument]:
+) -> Iterator[Document]:
     """Documents, sorted by id: `counts[variety]` of each variety for each skill that it makes sense for.
 
     A brief asks for `examples` examples about TOPICS of the topics, and shows `shown` of those there are. The
@@ -59,7 +59,7 @@ def briefs(
                 yield {"id": name, "title": skill.name, "text": text, "metadata": metadata, "split": "train"}
 
 
-def about(skills: Skills) -> SkillsMetadata:
+def about(skills: Skills) -> dict[str, Any]:
     """What prompts may say of all skills, with some examples of each."""
     return {
         "signatures": [signature(skill) for skill in skills.skills],
@@ -73,9 +73,9 @@ def about(skills: Skills) -> SkillsMetadata:
     }
 
 
-def request_document(user: str, skills: Skills) -> dict:
+def request_document(user: str, skills: Skills, name: str = "") -> Document:
     """The document of a request that is in no corpus: prompts may use the same fields as for one that is."""
-    return {"id": "", "title": "", "text": user, "metadata": about(skills)}
+    return {"id": name, "title": "", "text": user, "metadata": about(skills), "split": ""}
 
 
 def suits(skill: Skill, variety: str) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.hashing import sha256_json
+from stages.core.records import Document
 from stages.core.text import letters
 from stages.kinds.skills.parts.calls import parse_call, span, write_call
-from stages.kinds.skills.parts.rows import BriefDocument, Candidate, OfferedExample
+from stages.kinds.skills.parts.rows import Candidate, OfferedExample
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.task import Examples
 from stages.sources.near import near_repeated
@@ -40,7 +41,7 @@ def from_files(path: Path, skills: Skills) -> Iterator[OfferedExample]:
 
 
 def from_teacher(
-    responses: Path, briefs: dict[str, BriefDocument], left_out: Counter[str]
+    responses: Path, briefs: dict[str, Document], left_out: Counter[str]
 ) -> Iterator[OfferedExample]:
     """The examples in accepted answers; those that hold none are counted in `left_out`.
 

@@ -10,12 +10,13 @@ from collections import Counter
 from text_to_num import alpha2digit
 
 from stages.core.hashing import stable_unit
+from stages.core.records import Document
 from stages.core.text import letters
 from stages.kinds.skills.parts.briefs import about
 from stages.kinds.skills.parts.calls import Call, Value, parse_call, span
 from stages.kinds.skills.parts.candidates import content
 from stages.kinds.skills.parts.match import normal_value
-from stages.kinds.skills.parts.rows import Candidate, Decision, RequestDocument, RequestMetadata, Split
+from stages.kinds.skills.parts.rows import Candidate, Decision
 from stages.kinds.skills.parts.schema import Skills
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -54,17 +55,17 @@ def without_contradictions(
 
 def documents(
     rows: list[Candidate], skills: Skills, test_templates: float, test_values: float, val_share: float
-) -> tuple[list[RequestDocument], int]:
+) -> tuple[list[Document], int]:
     """(the documents, how many requests are new in only one of wording and values and were left out)."""
     common = about(skills)
-    kept: list[RequestDocument] = []
+    kept: list[Document] = []
     for row in rows:
         call = parse_call(row["call"])
         wording = template(row["user"], call, skills)
         split = split_of(wording, values(call, skills), test_templates, test_values, val_share)
         if split is None:
             continue
-        metadata: RequestMetadata = {
+        metadata = {
             "call": row["call"],
             "skill": call.name,
             "variety": row["variety"],
@@ -107,7 +108,7 @@ def _free(call: Call, skills: Skills) -> list[tuple[str, Value]]:
 
 def split_of(
     wording: str, free: list[FreeValue], test_templates: float, test_values: float, val: float
-) -> Split | None:
+) -> str | None:
     """train, val, test or None: a function of wording and values only, so new requests never move old ones.
 
     test: the wording is held out, and so are all values; train: neither; None: one of the two, so it may
@@ -123,7 +124,7 @@ def split_of(
     return "val" if unit < test_templates + val else "train"
 
 
-def balanced(rows: list[RequestDocument], max_share: float) -> tuple[list[RequestDocument], Counter[str]]:
+def balanced(rows: list[Document], max_share: float) -> tuple[list[Document], Counter[str]]:
     """(rows of which no skill has more than `max_share`, how many of each skill were left out).
 
     Which ones stay is a matter of their ids, so more rows change little. With fewer skills than the share

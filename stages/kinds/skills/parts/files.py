@@ -55,13 +55,21 @@ def read_source(path: Path, lenient: bool = False) -> Source:
     examples: list[SourceExample] = []
     counts: Counter[str] = Counter()
     for file, parsed in parsed_files.items():
-        valid, invalid = _held_to(schema, parsed.examples)
-        problems = [*parsed.problems, *invalid]
+        name = parsed.skill.name if parsed.skill else None
+        valid, problems = [], list(parsed.problems)
+        for example in parsed.examples:
+            try:
+                schema.checked(example.call, example.user)
+            except ValueError as error:
+                problems.append(Problem(example.line, f"{example.call}: {error}"))
+                continue
+            valid.append(example)
+            row = {"user": example.user, "call": example.call, "skill": name}
+            row |= {"shown": example.section == "prompt_examples", "source": f"{file.name}:{example.line}"}
+            examples.append(row)
         if problems and not lenient:
             raise _not_readable(file, problems)
         counts.update("mended" if problem.fixed else "left out" for problem in problems)
-        name = parsed.skill.name if parsed.skill else None
-        examples += [_source_example(name, file, example) for example in valid]
         if parsed.skill:
             skills.append(_with_examples(parsed.skill, valid))
     return Source(together(skills), examples, counts)
@@ -91,19 +99,20 @@ def parsed_file(file: Path) -> Parsed:
 def _parsed_yaml(file: Path) -> Parsed:
     """Raises UserError with file and line for broken YAML and for what is no skill."""
     try:
-        value = YAML(typ="rt").load(read_text(file).removeprefix(BOM))
+        text = read_text(file).removeprefix(BOM)
+        value, placed = YAML(typ="safe").load(text), YAML().load(text)  # the second one knows its lines
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{file}, line {line}: not valid YAML ({error.problem})") from None
     if not isinstance(value, dict):
         raise UserError(f"{file}: expected one skill: name, description, parameters, examples")
     try:
-        skill = Skill.model_validate(_plain(value))
+        skill = Skill.model_validate(value)
     except ValidationError as error:
-        where = f"{file}, line {_line(value, error.errors()[0]['loc'])}"
+        where = f"{file}, line {_line(placed, error.errors()[0]['loc'])}"
         raise UserError(explain(error, where)) from None
     examples = [
-        PlacedExample(value[section].lc.item(place)[0] + 1, section, example.user, example.call)
+        PlacedExample(placed[section].lc.item(place)[0] + 1, section, example.user, example.call)
         for section in EXAMPLES
         for place, example in enumerate(getattr(skill, section))
     ]
@@ -119,38 +128,6 @@ def _line(value: object, place: tuple[str | int, ...]) -> int:
             break
         line, value = lines[part][0], value[part]
     return line + 1
-
-
-def _plain(value: object) -> object:
-    """ruamel's numbers, texts and maps, which remember how they were written, as Python's own."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    types = (bool, int, float, str)
-    return next((plain(value) for plain in types if isinstance(value, plain)), value)
-
-
-def _held_to(schema: Skills, examples: Iterable[PlacedExample]) -> tuple[list[PlacedExample], list[Problem]]:
-    """(the examples whose calls obey the schema, what is wrong with the others)."""
-    valid, problems = [], []
-    for example in examples:
-        try:
-            schema.checked(example.call, example.user)
-            valid.append(example)
-        except ValueError as error:
-            problems.append(Problem(example.line, f"{example.call}: {error}"))
-    return valid, problems
-
-
-def _source_example(skill: str | None, file: Path, example: PlacedExample) -> SourceExample:
-    return {
-        "user": example.user,
-        "call": example.call,
-        "skill": skill,
-        "shown": example.section == "prompt_examples",
-        "source": f"{file.name}:{example.line}",
-    }
 
 
 def _with_examples(skill: Skill, examples: Iterable[PlacedExample]) -> Skill:
@@ -183,7 +160,7 @@ def written(skill: Skill, suffix: str) -> str:
     Raises UserError for an unknown suffix, and for a skill that the text form cannot say.
     """
     if suffix in TEXT_SUFFIXES:
-        return _as_text(text_form.one_line(skill))
+        return _as_text(skill)
     if suffix not in YAML_SUFFIXES:
         suffixes = ", ".join(TEXT_SUFFIXES + YAML_SUFFIXES)
         raise UserError(f"'{suffix}' is no suffix of a skill file; there are {suffixes}")

@@ -3,70 +3,68 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
+from stages.core.records import Document
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import context_of, open_engine, prepare, resolve
-from stages.engines.protocol import Decoding, Engine
+from stages.engines.protocol import Decoding
 from stages.kinds.skills import places
-from stages.kinds.skills.parts.rows import RequestDocument
+from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.schema import Skills
+from stages.kinds.skills.parts.scoring import Judged, judge, score
 from stages.kinds.skills.parts.task import in_own_spelling
 
 STUDENTS = ("base", "student", "student_grammar")
 
 
-class EvaluationKnobs(Protocol):
-    """What the knobs of the stage evaluate_calls say, besides the fields of Decoding."""
-
-    base: str  # a folder of models/base/
-    seed: int
-    bootstrap: int  # resamples behind each interval
-    latency_requests: int  # that are timed, one at a time
-
-    def model_dump(self, *, include: set[str]) -> dict: ...
-
-
-class Ran(NamedTuple):
-    """A text a request, "" for one that leaves no room in the context; milliseconds of those timed."""
+class Scored(NamedTuple):
+    """A system: a text a request, "" for one that leaves no room in the context, and how good these are."""
 
     texts: list[str]
-    latencies_ms: list[float]
+    judged: list[Judged]
+    measures: dict[str, dict]
     too_long: int
 
 
-class Asked(NamedTuple):
-    """A prompt and the seed of its random numbers."""
+def scored(
+    texts: list[str],
+    gold: Sequence[str],
+    skills: Skills,
+    knobs: EvaluateCallsKnobs,
+    latencies_ms: Sequence[float] = (),
+    too_long: int = 0,
+) -> Scored:
+    """The texts of a system, where the calls in `gold`, which obey the schema, are right."""
+    judged = [judge(*pair, skills) for pair in zip(gold, texts, strict=True)]
+    return Scored(texts, judged, score(judged, knobs.bootstrap, knobs.seed, latencies_ms), too_long)
 
-    prompt: str
-    seed: int
 
-
-def run_students(
+def score_students(
     dataset: str,
-    knobs: EvaluationKnobs,
-    rows: Sequence[RequestDocument],
+    knobs: EvaluateCallsKnobs,
+    rows: Sequence[Document],
+    gold: Sequence[str],
     skills: Skills,
     names: Iterable[str],
-) -> dict[str, Ran]:
-    """What each of STUDENTS in `names` answers to `rows`, documents whose text is a request.
+) -> dict[str, Scored]:
+    """Each of STUDENTS in `names` on `rows`, documents whose text is a request; `gold` has the right calls.
 
-    `knobs` are those of the stage evaluate_calls. Raises UserError for a model that is not there.
+    Raises UserError for a model that is not there.
     """
     decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     template = Template(layout.prompt(dataset, "student"))
-    asked = [
-        Asked(render(template, row), stable_integer("sample", knobs.seed, row["id"], 0) >> 1) for row in rows
-    ]
-    ran = {}
+    prompts = [render(template, row) for row in rows]
+    seeds = [stable_integer("sample", knobs.seed, row["id"], 0) >> 1 for row in rows]
+    systems = {}
     for directory, grammars in _by_model(dataset, knobs.base, names).items():
-        fits = _fitting(directory, [one.prompt for one in asked], decoding)
-        fitting = [one for one, fit in zip(asked, fits, strict=True) if fit]
+        fits = _fitting(directory, prompts, decoding)
+        fitting = [asked for asked, fit in zip(zip(prompts, seeds, strict=True), fits, strict=True) if fit]
         answers = _generate(directory, decoding, fitting, grammars, knobs.latency_requests)
         for name, (texts, latencies) in answers.items():
             left = iter(texts)
@@ -74,8 +72,8 @@ def run_students(
                 in_own_spelling(next(left), row["text"], skills) if fit else ""
                 for row, fit in zip(rows, fits, strict=True)
             ]
-            ran[name] = Ran(calls, latencies, fits.count(False))
-    return ran
+            systems[name] = scored(calls, gold, skills, knobs, latencies, fits.count(False))
+    return {name: systems[name] for name in names}
 
 
 def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[str, str | None]]:
@@ -104,17 +102,22 @@ def _fitting(directory: Path, prompts: list[str], decoding: Decoding) -> list[bo
 
 
 def _generate(
-    directory: Path, decoding: Decoding, asked: list[Asked], grammars: dict[str, str | None], timed: int
+    directory: Path,
+    decoding: Decoding,
+    asked: list[tuple[str, int]],
+    grammars: dict[str, str | None],
+    timed: int,
 ) -> dict[str, tuple[list[str], list[float]]]:
     """(texts in the order of `asked`, milliseconds of the first `timed`) for each system of `grammars`.
 
-    All are answered in batches before any is timed, by an engine that has one request at a time.
+    `asked` has prompts, each with the seed of its random numbers. All are answered in batches before any is
+    timed, by an engine that has one request at a time.
     """
     if not asked:
         return {name: ([], []) for name in grammars}
     prepare(directory, decoding)
     engine = open_engine(directory, decoding)
-    prompts, seeds = [one.prompt for one in asked], [one.seed for one in asked]
+    prompts, seeds = (list(column) for column in zip(*asked, strict=True))
     texts, latencies = {}, {}
     for name, grammar in grammars.items():
         answers = engine.generate(prompts, decoding, seeds, grammar=grammar)
@@ -122,13 +125,9 @@ def _generate(
     alone = decoding.model_copy(update={"batch_size": 1})
     engine = open_engine(directory, alone) if timed else engine
     for name, grammar in grammars.items():
-        warm_up = asked[: min(timed, 1)]
-        times = [_milliseconds(engine, one, alone, grammar) for one in [*warm_up, *asked[:timed]]]
-        latencies[name] = times[len(warm_up) :]
-    return {name: (texts[name], latencies[name]) for name in grammars}
-
-
-def _milliseconds(engine: Engine, asked: Asked, decoding: Decoding, grammar: str | None) -> float:
-    begun = perf_counter()
-    list(engine.generate([asked.prompt], decoding, [asked.seed], grammar=grammar))
-    return round(1000 * (perf_counter() - begun), 2)
+        latencies[name] = []
+        for prompt, seed in [*asked[: min(timed, 1)], *asked[:timed]]:
+            begun = perf_counter()
+            list(engine.generate([prompt], alone, [seed], grammar=grammar))
+            latencies[name].append(round(1000 * (perf_counter() - begun), 2))
+    return {name: (texts[name], latencies[name][1:]) for name in grammars}  # the first one warms up

@@ -4,7 +4,14 @@ import keyword
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from stages.kinds.skills.parts.calls import (
     Call,
@@ -22,7 +29,12 @@ def _no_keyword(name: str) -> str:
     return name
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), AfterValidator(_no_keyword)]
+OneLine = Annotated[str, AfterValidator(_one_line)]
 PYTHON_TYPES = {
     "string": (str,),
     "enum": (str,),
@@ -40,7 +52,7 @@ class Parameter(Part):
     """What one argument may be. One with a default may be left out, too."""
 
     type: Literal["string", "enum", "integer", "number", "boolean"] = "string"
-    description: str = ""
+    description: OneLine = ""
     values: tuple[str, ...] = Field((), description="those of an enum")
     verbatim: bool = Field(False, description="a value is words of the request, as they stand there")
     optional: bool = False
@@ -77,15 +89,15 @@ class Parameter(Part):
 class Example(Part):
     """What a user says, and the call that it stands for."""
 
-    user: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-    call: str
+    user: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
+    call: Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Skill(Part):
     """One function. `prompt_examples` are shown to a teacher, and are examples as the others are."""
 
     name: Name
-    description: str
+    description: OneLine
     parameters: dict[Name, Parameter] = {}
     fallback: bool = Field(False, description="the skill for what no other one is for")
     prompt_examples: tuple[Example, ...] = ()

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from stages.core.errors import UserError
 from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.core.records import Document
 from stages.kinds.skills import places
+from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.rows import LeftOut, RequestDocument
-from stages.kinds.skills.parts.runs import EvaluationKnobs, run_students
+from stages.kinds.skills.parts.runs import score_students, scored
 from stages.kinds.skills.parts.schema import Skills
-from stages.kinds.skills.parts.scoring import Answered, by_skill, confusion, score
+from stages.kinds.skills.parts.scoring import by_skill, confusion
 from stages.teacher.collecting import ask
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget, check_cap
@@ -51,7 +52,7 @@ class RowsOfFile(NamedTuple):
     skipped_lines: list[int]  # numbers of those that are no JSON, from 1
 
 
-TeacherOf = Callable[[list[RequestDocument]], list[str]]  # requests → the teacher's call for each
+TeacherOf = Callable[[list[Document]], list[str]]  # requests → the teacher's call for each
 
 
 # Reading
@@ -107,10 +108,10 @@ def _request(path: Path, number: int, value: object) -> GoldRequest:
     return GoldRequest(number, user, gold)
 
 
-def judged(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldRequest], list[LeftOut]]:
+def obeying(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldRequest], list[dict]]:
     """(requests with a call that obeys the schema, the others with what is wrong with theirs)."""
     valid: list[GoldRequest] = []
-    left_out: list[LeftOut] = []
+    left_out: list[dict] = []
     for row in requests:
         try:
             skills.checked(row.gold)
@@ -125,26 +126,21 @@ def judged(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldRe
 
 
 def evaluate(
-    dataset: str, file: Path, knobs: EvaluationKnobs, systems: list[str], teacher: TeacherOf | None
+    dataset: str, file: Path, knobs: EvaluateCallsKnobs, systems: list[str], teacher: TeacherOf | None
 ) -> dict:
     """The scores of the systems (of runs.STUDENTS) and of the teacher, if it is to be asked, as written.
 
     Raises UserError for rows or models that cannot be read.
     """
     skills, read = read_skills(places.skills(dataset)), read_rows(file)
-    rows, left_out = judged(read.requests, skills)
+    rows, left_out = obeying(read.requests, skills)
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")
-    documents = [{**request_document(row.user, skills), "id": f"row {row.number}"} for row in rows]
-    ran = run_students(dataset, knobs, documents, skills, systems)
-    written = {name: ran[name].texts for name in systems}
-    times = {name: ran[name].latencies_ms for name in systems}
+    documents = [request_document(row.user, skills, f"row {row.number}") for row in rows]
+    gold = [row.gold for row in rows]
+    scores = score_students(dataset, knobs, documents, gold, skills, systems)
     if teacher:
-        written["teacher"] = teacher(documents)
-    answered = {
-        name: [Answered(row.user, row.gold, text) for row, text in zip(rows, texts, strict=True)]
-        for name, texts in written.items()
-    }
+        scores["teacher"] = scored(teacher(documents), gold, skills, knobs)
     return {
         "file": file.name,
         "rows": len(read.requests),
@@ -152,15 +148,12 @@ def evaluate(
         "left_out": left_out,
         "lines_skipped": len(read.skipped_lines),
         "systems": {
-            name: {
-                **score(answers, skills, knobs.bootstrap, knobs.seed, times.get(name, ())),
-                "per_skill": by_skill(answers, skills),
-                "confusion": confusion(answers, skills),
-            }
-            for name, answers in answered.items()
+            name: own.measures
+            | {"per_skill": by_skill(own.judged), "confusion": confusion(own.judged, skills)}
+            for name, own in scores.items()
         },
         "predictions": [
-            {"user": row.user, "gold": row.gold} | {name: texts[place] for name, texts in written.items()}
+            {"user": row.user, "gold": row.gold} | {name: own.texts[place] for name, own in scores.items()}
             for place, row in enumerate(rows)
         ],
     }

@@ -5,6 +5,7 @@ docs/kinds/skills/calls.md defines the measures.
 
 import ast
 import math
+import statistics
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,10 +13,10 @@ from typing import NamedTuple
 
 import regex
 
+from stages.core.records import Document
 from stages.evaluation.bootstrap import intervals, macro_interval, quantile_interval
 from stages.kinds.skills.parts.calls import call_or_none, parse_call
 from stages.kinds.skills.parts.match import ast_compat, normal_value, normalised_match, same
-from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
 from stages.sources.near import nearest
 
@@ -24,19 +25,10 @@ MEASURES = """normalised_match match ast_match right_skill valid_call valid_form
     other_precision""".split()
 BY_SKILL = ("normalised_match", "ast_match", "right_skill")
 UNDEFINED = {"mean": None, "low": None, "high": None}
-WRONG = 30  # wrong answers that are listed
 FIRST = 5  # examples of each kind of leak
 NEAR = 0.8  # least Jaccard similarity of letter trigrams
 # Letters with their marks (vowel signs of Indic scripts), numbers, and what these are reckoned with.
 WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+|[\p{Sm}*/^%]|-(?=\s*\p{N})")
-
-
-class Answered(NamedTuple):
-    """A request, the call that is right for it, which obeys the schema, and what a system wrote."""
-
-    user: str
-    gold: str
-    answer: str
 
 
 class Judged(NamedTuple):
@@ -44,22 +36,18 @@ class Judged(NamedTuple):
 
     skill: str
     answered: str  # the skill that was called, or NO_CALL
-    values: list[float]
+    values: dict[str, float]
 
 
 def score(
-    rows: Sequence[Answered], skills: Skills, resamples: int, seed: int, latencies_ms: Sequence[float] = ()
+    judged: Sequence[Judged], resamples: int, seed: int, latencies_ms: Sequence[float] = ()
 ) -> dict[str, dict]:
     """Measures of one system, each as {mean, low, high}; all three are None where it is not defined.
 
     `normalised_match_macro` is the mean over the skills of the gold calls; `latency_ms_*` are quantiles.
-    Raises ValueError for no row, and for a gold call that is none.
     """
-    if not rows:
-        raise ValueError("no row to score")
-    judged = [judge(row, skills) for row in rows]
-    of_rows = intervals([row.values for row in judged], resamples, seed)
-    matches, gold_skills = [row.values[0] for row in judged], [row.skill for row in judged]
+    of_rows = intervals([list(row.values.values()) for row in judged], resamples, seed)
+    matches, gold_skills = zip(*((row.values["normalised_match"], row.skill) for row in judged), strict=True)
     measures = {
         "normalised_match_macro": macro_interval(matches, gold_skills, resamples, seed),
         **dict(zip(MEASURES, of_rows, strict=True)),
@@ -69,31 +57,22 @@ def score(
     return {name: value or dict(UNDEFINED) for name, value in measures.items()}
 
 
-def details(rows: Sequence[Answered], skills: Skills) -> dict:
-    """What there is to look at for one system, besides the measures."""
-    return {
-        "per_skill": by_skill(rows, skills),
-        "confusion": confusion(rows, skills),
-        "wrong": wrong(rows, skills),
-    }
-
-
-def judge(row: Answered, skills: Skills) -> Judged:
-    """The measures of one row. Raises ValueError for a gold call that is none."""
-    gold, answer = parse_call(row.gold), call_or_none(row.answer)
+def judge(right: str, text: str, skills: Skills) -> Judged:
+    """The measures of a text, where the call in `right` is right. Raises ValueError if that is no call."""
+    gold, answer = parse_call(right), call_or_none(text)
     fallback = skills.fallback
     called = answer.name if answer is not None and answer.name in skills.by_name else NO_CALL
     values = {
         "normalised_match": answer is not None and normalised_match(gold, answer, skills),
         "match": answer is not None and same(gold, answer),
-        "ast_match": ast_compat(row.gold, row.answer),
+        "ast_match": ast_compat(right, text),
         "right_skill": called == gold.name,
         "valid_call": answer is not None and skills.problem_with(answer) is None,
-        "valid_format_compat": is_expression(row.answer),
+        "valid_format_compat": is_expression(text),
         "other_recall": called == fallback if gold.name == fallback else math.nan,
         "other_precision": gold.name == fallback if called == fallback else math.nan,
     }
-    return Judged(gold.name, called, [float(values[measure]) for measure in MEASURES])
+    return Judged(gold.name, called, {measure: float(values[measure]) for measure in MEASURES})
 
 
 def is_expression(text: str) -> bool:
@@ -105,45 +84,33 @@ def is_expression(text: str) -> bool:
     return True
 
 
-def by_skill(rows: Iterable[Answered], skills: Skills) -> dict[str, dict[str, float]]:
+def by_skill(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
     """For each skill with a row: how many (`rows`), and the means of BY_SKILL."""
-    rows_by_skill: dict[str, list[list[float]]] = defaultdict(list)
-    for row in rows:
-        judged = judge(row, skills)
-        rows_by_skill[judged.skill].append(judged.values)
-    figures = {}
-    for skill, values in sorted(rows_by_skill.items()):
-        columns = dict(zip(MEASURES, zip(*values, strict=True), strict=True))
-        means = {measure: round(sum(columns[measure]) / len(values), 4) for measure in BY_SKILL}
-        figures[skill] = {"rows": len(values), **means}
-    return figures
+    rows_by_skill: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for row in judged:
+        rows_by_skill[row.skill].append(row.values)
+    return {
+        skill: {"rows": len(rows)}
+        | {measure: round(statistics.fmean(row[measure] for row in rows), 4) for measure in BY_SKILL}
+        for skill, rows in sorted(rows_by_skill.items())
+    }
 
 
-def confusion(rows: Iterable[Answered], skills: Skills) -> dict[str, list]:
+def confusion(judged: Iterable[Judged], skills: Skills) -> dict[str, list]:
     """How often each skill was called where each was right: `counts` (gold, answered), the last NO_CALL.
 
     An answer that cannot be read, or calls what is no skill, is no call.
     """
-    names = list(skills.by_name)
-    pairs = Counter((judged.skill, judged.answered) for judged in (judge(row, skills) for row in rows))
-    answered = [*names, NO_CALL]
-    return {
-        "gold": names,
-        "answered": answered,
-        "counts": [[pairs[name, called] for called in answered] for name in names],
-    }
-
-
-def wrong(rows: Iterable[Answered], skills: Skills) -> list[dict[str, str]]:
-    """The first WRONG rows whose answer is no normalised match."""
-    missed = (row for row in rows if not judge(row, skills).values[0])
-    return [row._asdict() for _, row in zip(range(WRONG), missed, strict=False)]
+    gold, answered = [*skills.by_name], [*skills.by_name, NO_CALL]
+    pairs = Counter((row.skill, row.answered) for row in judged)
+    counts = [[pairs[name, called] for called in answered] for name in gold]
+    return {"gold": gold, "answered": answered, "counts": counts}
 
 
 # What test rows share with training rows
 
 
-def leaks(documents: Iterable[RequestDocument], skills: Skills) -> dict:
+def leaks(documents: Iterable[Document], skills: Skills) -> dict:
     """Counts and first examples of what the split `test` shares with `train`, and of duplicates within it.
 
     `requests` counts test rows under the strictest name that holds: `exact`, `spelling` (the same but for
@@ -200,12 +167,12 @@ def repeated(texts: Iterable[str]) -> dict:
     return {"rows": sum(count - 1 for count in often.values()), "first": list(often)[:FIRST]}
 
 
-def templates(rows: Iterable[RequestDocument]) -> set[str]:
+def templates(rows: Iterable[Document]) -> set[str]:
     """The wordings of requests, where they are known."""
     return {row["metadata"]["template"] for row in rows if row["metadata"].get("template")}
 
 
-def values(rows: Iterable[RequestDocument], skills: Skills) -> dict[str, set[str]]:
+def values(rows: Iterable[Document], skills: Skills) -> dict[str, set[str]]:
     """Normalised values of text parameters under `skill.parameter`, sorted by it."""
     by_parameter: dict[str, set[str]] = defaultdict(set)
     for row in rows:

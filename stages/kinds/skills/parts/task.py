@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, Field
 
+from stages.core.records import Document
 from stages.kinds.kind import Task
 from stages.kinds.skills.parts.calls import (
     Call,
@@ -20,7 +21,6 @@ from stages.kinds.skills.parts.calls import (
     write_call,
 )
 from stages.kinds.skills.parts.match import normalised_match
-from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Parameter, Skills
 from stages.teacher.structured import stated
 
@@ -73,23 +73,13 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> list[s
     return parse("\n".join(example.assistant for answer in answers for example in answer.examples))
 
 
-def fit(answer: list[str], document: RequestDocument) -> list[str]:
+def fit(answer: list[str], document: Document) -> list[str]:
     """The call that the student is to learn: the known one, if this is the teacher's; else the teacher's."""
     usable = [call for call in answer if not reject(call, document)]
     return [document["metadata"].get("call", call) for call in usable[:1]] if len(answer) == 1 else []
 
 
-def flat(answer: list[str]) -> list[str]:
-    """The texts of an answer: its calls."""
-    return answer
-
-
-def output(answer: list[str]) -> str:
-    """The answer as the student is to write it."""
-    return "\n".join(answer)
-
-
-def reject(line: str, document: RequestDocument) -> str | None:
+def reject(line: str, document: Document) -> str | None:
     """Why a call may not be used for this request, or None: no call, or not the one that is known."""
     call, known = called(line), document["metadata"].get("call")
     defaults = document["metadata"].get("defaults", {})
@@ -110,11 +100,6 @@ def _essential(call: Call, defaults: dict[str, Value]) -> Call:
         if not same_as_left_out(value, defaults.get(name))
     }
     return Call(call.name, arguments)
-
-
-def well_formed(line: str) -> bool:
-    """Is it a call?"""
-    return called(line) is not None
 
 
 def understood(text: str, request: str, skills: Skills) -> Call | None:
@@ -178,9 +163,9 @@ TASK = Task(
     parse=parse,
     parse_answer=parse_answer,
     fit=fit,
-    flat=flat,
-    output=output,
-    well_formed=well_formed,
+    flat=list,
+    output="\n".join,
+    well_formed=lambda line: called(line) is not None,
     reject=reject,
     left_out=LEFT_OUT,
     subject=lambda document: document["metadata"]["skill"],

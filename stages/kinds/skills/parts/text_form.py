@@ -26,7 +26,7 @@ from stages.kinds.skills.parts.calls import (
     read_value,
     write_value,
 )
-from stages.kinds.skills.parts.schema import Example, Parameter, Skill
+from stages.kinds.skills.parts.schema import Parameter, Skill
 
 SECTIONS = {
     "prompt": "Prompt",
@@ -213,28 +213,8 @@ def _as_its_examples_are(
     return {key: refined(key, parameter) for key, parameter in parameters.items()}
 
 
-def one_line(skill: Skill) -> Skill:
-    """The skill as this form holds it: no description, request or call goes over several lines."""
-
-    def flat(text: str) -> str:
-        return " ".join(text.split())
-
-    fields = {
-        section: tuple(
-            Example(user=flat(example.user), call=example.call.strip()) for example in getattr(skill, section)
-        )
-        for section in EXAMPLES
-    }
-    fields["description"] = flat(skill.description)
-    fields["parameters"] = {
-        name: parameter.model_copy(update={"description": flat(parameter.description)})
-        for name, parameter in skill.parameters.items()
-    }
-    return skill.model_copy(update=fields)
-
-
 def write(skill: Skill) -> str:
-    """The text of a skill of one line each (`one_line`). `parse` reads back what this form can say."""
+    """The text of a skill. `parse` reads back what this form can say."""
     marked = any(parameter.verbatim or not parameter.required for parameter in skill.parameters.values())
     lines = ["#### Prompt:", f"{signature(skill, '' if marked else 'text: ')} {skill.description}".rstrip()]
     if skill.fallback and skill.name != "other":

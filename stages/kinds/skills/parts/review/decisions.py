@@ -224,15 +224,12 @@ def reviewed(
         decision, row = decision_about(candidate["user"], candidate["call"]), candidate
         kind = decision["decision"] if decision else "unreviewed"
         if decision and kind == "edit":
-            row = _edited(candidate, decision["new_user"], decision["new_call"])
+            user, call = decision["new_user"], decision["new_call"]
+            new = {"id": candidate_id(user, call), "skill": parse_call(call).name, "user": user, "call": call}
+            row = {**candidate, **new, "notes": []}
             if is_rejected(decision_about(row["user"], row["call"])):
                 kind = "reject"
         counts[kind] += 1
         if kind != "reject" and (kind != "unreviewed" or unreviewed == "keep"):
             kept.setdefault(row["id"], row)
     return list(kept.values()), counts
-
-
-def _edited(row: Candidate, user: str, call: str) -> Candidate:
-    skill = parse_call(call).name
-    return {**row, "id": candidate_id(user, call), "skill": skill, "user": user, "call": call, "notes": []}

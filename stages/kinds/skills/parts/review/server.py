@@ -34,6 +34,7 @@ from stages.kinds.skills.parts.review.decisions import (
 )
 from stages.kinds.skills.parts.rows import Candidate, Decision
 from stages.kinds.skills.parts.schema import Skills
+from stages.kinds.skills.parts.text_form import signature
 
 PAGE = Path(__file__).with_name("page.html")
 HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
@@ -170,8 +171,10 @@ class Review:
             answer["problem"] = str(error)
         material = self.material
         if material.version != candidates:
-            examples = {"examples", "prompt_examples"}
-            skills = [skill.model_dump(exclude=examples) for skill in material.skills.skills]
+            skills = {
+                skill.name: {"signature": signature(skill), "description": skill.description}
+                for skill in material.skills.skills
+            }
             answer["candidates"] = {
                 "version": material.version,
                 "rows": material.candidates,
