@@ -43,9 +43,7 @@ def run(dataset: str, knobs: MapKnobs) -> dict:
     verify_manifest(filtered)
     queries, documents = ids(corpus / "queries.jsonl"), ids(corpus / "documents.jsonl")
     shape = Shape(read_json(corpus / "shape.json")["points"], len(queries), len(documents))
-    source = corpus / "pairs.jsonl"
-    rows = iter_jsonl(source, ("query_id", "document_id", "split"))
-    clicks, hidden = read_pairs(rows, queries, documents, shape, str(source))
+    clicks, hidden = read_pairs(corpus / "pairs.jsonl", queries, documents, shape, ("train", "hidden"))
     starts = segments(filtered, documents)
     found = Found(shape, starts, knobs.threshold)
     if queries:

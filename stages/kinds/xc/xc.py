@@ -14,8 +14,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core import layout
-from stages.core import rows as xc_rows
 from stages.core.files import verify_manifest, write_json
+from stages.core.rows import lines
 from stages.kinds.xc import places
 from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
@@ -72,10 +72,7 @@ def run(dataset: str, knobs: XcKnobs) -> dict:
 def read(packed: Path) -> Data:
     """Raises UserError for files that are damaged or do not fit."""
     verify_manifest(packed)
-    train, test, labels = (
-        [line for _, batch in xc_rows.lines(packed / f"{name}.txt") for line in batch]
-        for name in ("trn_X", "tst_X", "Y")
-    )
+    train, test, labels = (list(lines(packed / f"{name}.txt")) for name in ("trn_X", "tst_X", "Y"))
     shape, warnings = (len(test), len(labels)), Counter()
     matrices = {
         which: read_matrix(packed / name, (len(train), len(labels)), warnings)

@@ -357,10 +357,14 @@ def test_inputs_that_do_not_belong_together(project, spoil, message):
     assert not data_of.mapped("d").exists()
 
 
-def test_pairs_of_points_that_are_not_there():
+def test_pairs_of_points_that_are_not_there(tmp_path):
     pair, shape = {"query_id": "q", "document_id": "d", "split": "train"}, Shape("queries", 1, 1)
-    rows = [pair, {**pair, "split": "hidden"}, pair, {**pair, "query_id": "t", "split": "test"}]
-    known, hidden = mapping.read_pairs(rows, ["q"], ["d"], shape, "f")
+    path, splits = tmp_path / "f.jsonl", ("train", "hidden")
+    write_jsonl(path, [pair, {**pair, "split": "hidden"}, pair, {**pair, "query_id": "t", "split": "test"}])
+    known, hidden = mapping.read_pairs(path, ["q"], ["d"], shape, splits)
     assert known.tolist() == hidden.tolist() == [0]
-    with pytest.raises(UserError, match="f, row 2: document_id 'e' of a hidden pair is no point or label"):
-        mapping.read_pairs([pair, {**pair, "document_id": "e", "split": "hidden"}], ["q"], ["d"], shape, "f")
+    write_jsonl(path, [pair, {**pair, "document_id": "e", "split": "hidden"}])
+    with pytest.raises(
+        UserError, match="row 2: document_id 'e' of a hidden pair is no point or label"
+    ):
+        mapping.read_pairs(path, ["q"], ["d"], shape, splits)

@@ -5,14 +5,16 @@ compare as arrays: 10^8 of them are 0.8 GB. Segment i of the synthetic texts is 
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
+from stages.core.rows import records
 
 THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1}
@@ -131,32 +133,30 @@ def among(numbers: np.ndarray, ascending: np.ndarray) -> np.ndarray:
 
 
 def read_pairs(
-    rows: Iterable[dict], queries: list[str], documents: list[str], shape: Shape, source: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs known to training and the hidden ones; sorted, each once. Pairs of test points are left out.
+    path: Path, queries: Sequence[str], documents: Sequence[str], shape: Shape, splits: Sequence[str]
+) -> list[np.ndarray]:
+    """The pairs of each of `splits` in a file of rows; sorted, each once.
 
-    Raises UserError for the first pair of a point or label that is not in the matrix.
+    `queries` and `documents` are the ids of what is in the matrix. Raises UserError for the first pair of
+    another one.
     """
-    places = {
+    place_of = {
         "query_id": {name: place for place, name in enumerate(queries)},
         "document_id": {name: place for place, name in enumerate(documents)},
     }
-    columns = {split: {field: array("q") for field in places} for split in ("train", "hidden")}
-    for number, row in enumerate(rows, start=1):
-        if row["split"] not in columns:
-            continue
-        for field, place_of in places.items():
-            if row[field] not in place_of:
+    places: dict = {split: {field: array("q") for field in place_of} for split in splits}
+    for number, row in records(path):
+        for field, columns in places.get(row["split"], {}).items():
+            if row[field] not in place_of[field]:
                 raise UserError(
-                    f"{source}, row {number}: {field} {row[field]!r} of a {row['split']} pair is no point or "
-                    "label of training; run corpus again"
+                    f"{path}, row {number}: {field} {row[field]!r} of a {row['split']} pair is no point or "
+                    "label of this split; run corpus again"
                 )
-            columns[row["split"]][field].append(place_of[row[field]])
-    known, hidden = (
-        np.unique(shape.pairs(np.asarray(ids["query_id"]), np.asarray(ids["document_id"])))
-        for ids in columns.values()
-    )
-    return known, hidden
+            columns.append(place_of[field][row[field]])
+    return [
+        np.unique(shape.pairs(np.asarray(columns["query_id"]), np.asarray(columns["document_id"])))
+        for columns in places.values()
+    ]
 
 
 def statistics(

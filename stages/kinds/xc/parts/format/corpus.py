@@ -82,13 +82,9 @@ def check_share(first: str, bad: int, total: int, share: float) -> None:
 def query_rows(source: Source, known: KnownQueries | None) -> Iterator[dict]:
     """The rows of queries.jsonl; the training queries pass by `known`."""
     for name in ("tst_X", "trn_X") if source.points == "queries" else ("Y",):
-        row, split = 0, "test" if name == "tst_X" else "train"
-        for batch in lines_of(source.files[name]):
-            if known and name == "trn_X":
-                known.see(row, batch)
-            for text in batch:
-                yield {"id": source.ids[name](row), "text": text, "split": split}
-                row += 1
+        texts, split = lines_of(source.files[name]), "test" if name == "tst_X" else "train"
+        for row, text in enumerate(known.see(texts) if known and name == "trn_X" else texts):
+            yield {"id": source.ids[name](row), "text": text, "split": split}
 
 
 @dataclass

@@ -27,8 +27,7 @@ FIELDS = {
     "uid": ("uid", "docid"),
     "queries": ("relevant_queries",),
 }
-TEXT = {str, type(None)}
-AT_ONCE = 256  # documents that are tokenised together
+AT_ONCE = 256  # documents that are tokenised together, rows whose fields are looked at first
 MOST_WORDS = 1_000_000  # remembered with their tokens: about 150 MB
 
 
@@ -65,32 +64,22 @@ class Metadata:
 
     def pages(self) -> Iterator[Page]:
         """Its rows. Raises UserError with file, row and field."""
-        for first, batch in xc_rows.records(self.path):
-            if not batch:
-                continue
-            if not self.names:
-                self._choose(batch)
-            # By column and not by row, as far as it goes: that is a third of the time.
-            columns = [[record.get(name) for record in batch] for name in self.names.values()]
-            texts, queries = columns[:-1], [asked or [] for asked in columns[-1]]
-            for name, column in zip(self.names.values(), texts, strict=False):
-                if not TEXT.issuperset(map(type, column)):
-                    column[:] = [
-                        text_field(row, name, self.path, n) for n, row in enumerate(batch, start=first)
-                    ]
-            if not ({list}.issuperset(map(type, queries)) and {str}.issuperset(map(type, chain(*queries)))):
-                self._refuse_queries(first, queries)
-            yield from map(Page, *texts, queries)
-
-    def _refuse_queries(self, first: int, queries: list) -> None:
-        for row, asked in enumerate(queries, start=first):
-            if not (type(asked) is list and {str}.issuperset(map(type, asked))):
-                name = self.names["queries"]
-                raise UserError(f"{self.path}, row {row}: field '{name}' is not a list of texts")
+        rows = xc_rows.records(self.path)
+        first = list(islice(rows, AT_ONCE))
+        if first:
+            self._choose([record for _, record in first])
+        for row, record in chain(first, rows):
+            url, title, body, uid = (text_field(record, name, self.path, row) for name in self.texts)
+            queries = record.get(self.names["queries"]) or []
+            if type(queries) is not list or not {str}.issuperset(map(type, queries)):
+                raise UserError(
+                    f"{self.path}, row {row}: field '{self.names['queries']}' is not a list of texts"
+                )
+            yield Page(url, title, body, uid, queries)
 
     def _choose(self, records: list[dict]) -> None:
         """Set `names` by the first rows together: a row may lack what it has no value for."""
-        there = dict.fromkeys(name for record in records for name in record)
+        there = set().union(*records)
         for what, known in FIELDS.items():
             given = self.given.get(what)
             self.names[what] = given or next((name for name in known if name in there), known[0])
@@ -99,6 +88,7 @@ class Metadata:
                     f"{self.path}, row 1: field '{given or ' or '.join(known)}' is missing (this row has "
                     f"{', '.join(records[0]) or 'no fields'}); set {what}_field to its name"
                 )
+        self.texts = [name for what, name in self.names.items() if what != "queries"]
 
 
 def documents(

@@ -3,15 +3,15 @@
 Points are numbered as the corpus sorts them: the test points first (`t…`), then the training points (`x…`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from stages.kinds.xc.parts.format.texts import Texts, line_hashes
+from stages.kinds.xc.parts.format.texts import line_hashes
 from stages.kinds.xc.parts.mapping import among
 
-AT_ONCE = 1 << 16
 LEAST_DIGITS = 7
 SPLITS = ("train", "hidden", "test")
 
@@ -80,17 +80,21 @@ class KnownQueries:
         few = np.arange(len(labels)) - np.searchsorted(labels, every)[labels] < most
         self.starts, chosen = np.searchsorted(labels[few], every), rows[few]
         self.rows, self.slots = np.unique(chosen, return_inverse=True)
-        self.texts = Texts()
+        self.texts: list[str] = []
 
     def _allowed(self, labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
         """bool (texts,): may the texts with these hashes be shown for these labels?"""
         return ~(among(hashes, self.secret) | among(_of_pairs(labels, hashes), self.hidden))
 
-    def see(self, first: int, texts: list[str]) -> None:
-        """Keep what is needed of the training queries from row `first` on; they come in order."""
-        low, high = np.searchsorted(self.rows, [first, first + len(texts)])
-        for row in self.rows[low:high].tolist():
-            self.texts.append(texts[row - first])
+    def see(self, texts: Iterable[str]) -> Iterator[str]:
+        """Pass on the texts of the training queries, which come in order, and keep what is needed of them."""
+        needed = iter([*self.rows.tolist(), -1])
+        row_needed = next(needed)
+        for row, text in enumerate(texts):
+            if row == row_needed:
+                self.texts.append(text)
+                row_needed = next(needed)
+            yield text
 
     def of(self, first: int, relevant: list[list[str]]) -> list[list[str]]:
         """The known queries of the labels from `first` on; `relevant` are those that their metadata names."""
@@ -138,15 +142,11 @@ def pair_rows(
         pairs = pairs.tocsc()
     pairs.sort_indices()
     query, document = (point, label) if points == "queries" else (label, point)
-    for start in range(0, len(pairs.indptr) - 1, AT_ONCE):
-        bounds = pairs.indptr[start : start + AT_ONCE + 1].tolist()
-        inner = pairs.indices[bounds[0] : bounds[-1]].tolist()
-        splits = pairs.data[bounds[0] : bounds[-1]].tolist()
-        for outer, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False), start=start):
-            name = query(outer)
-            for place in range(begin - bounds[0], end - bounds[0]):
-                split = SPLITS[splits[place] - 1]
-                yield {"query_id": name, "document_id": document(inner[place]), "split": split}
+    for outer, (begin, end) in enumerate(pairwise(pairs.indptr.tolist())):
+        name = query(outer)
+        inner, splits = pairs.indices[begin:end].tolist(), pairs.data[begin:end].tolist()
+        for place, split in zip(inner, splits, strict=True):
+            yield {"query_id": name, "document_id": document(place), "split": SPLITS[split - 1]}
 
 
 def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, Ids]) -> list[dict]:
