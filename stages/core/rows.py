@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,19 @@ def records(path: Path) -> Iterator[tuple[int, dict]]:
 
 def _checked(path: Path, rows: Iterator[Numbered]) -> Iterator[Numbered]:
     """`rows`; what their bytes cannot be read for becomes a UserError that names the row."""
-    row = 0
+    last: Numbered = (0, None)
     try:
-        for row, value in rows:
-            yield row, value
+        for last in rows:
+            yield last
         return
     except UnicodeDecodeError as error:
-        raise not_utf8(f"{path}, row {row + 1}", error) from None
+        raise not_utf8(f"{path}, row {last[0] + 1}", error) from None
     except json.JSONDecodeError as error:
-        why = f", row {row + 1}: not valid JSON ({error.msg})"
+        why = f", row {last[0] + 1}: not valid JSON ({error.msg})"
     except EOFError:
-        why = f", after row {row}: the gzip file ends too early; copy or download it again"
+        why = f", after row {last[0]}: the gzip file ends too early; copy or download it again"
     except (gzip.BadGzipFile, zlib.error) as error:
-        why = f", after row {row}: not valid gzip ({error})"
+        why = f", after row {last[0]}: not valid gzip ({error})"
     raise UserError(f"{path}{why}")
 
 
@@ -72,12 +73,11 @@ def _opened(path: Path) -> gzip.GzipFile | BufferedReader:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     with _opened(path) as stream:
-        raw_lines = iter(lambda: stream.readline(LONGEST_ROW), b"")
-        for row, raw in enumerate(raw_lines, start=1):
+        for row, raw in enumerate(iter(partial(stream.readline, LONGEST_ROW), b""), start=1):
             if len(raw) == LONGEST_ROW:
                 raise UserError(f"{path}, row {row}: no line break in {len(raw):,} bytes; is it text?")
-            raw = raw.removeprefix(codecs.BOM_UTF8) if row == 1 else raw
-            yield row, raw.removesuffix(b"\n").decode("utf-8")
+            line = raw.decode("utf-8").removesuffix("\n")
+            yield row, line.removeprefix("\ufeff") if row == 1 else line
 
 
 def _json_lines(path: Path) -> Iterator[Numbered]:

@@ -364,7 +364,5 @@ def test_pairs_of_points_that_are_not_there(tmp_path):
     known, hidden = mapping.read_pairs(path, ["q"], ["d"], shape, splits)
     assert known.tolist() == hidden.tolist() == [0]
     write_jsonl(path, [pair, {**pair, "document_id": "e", "split": "hidden"}])
-    with pytest.raises(
-        UserError, match="row 2: document_id 'e' of a hidden pair is no point or label"
-    ):
+    with pytest.raises(UserError, match="row 2: document_id 'e' of a hidden pair is no point or label"):
         mapping.read_pairs(path, ["q"], ["d"], shape, splits)

@@ -27,6 +27,7 @@ FIELDS = {
     "uid": ("uid", "docid"),
     "queries": ("relevant_queries",),
 }
+TEXT = {str, type(None)}
 AT_ONCE = 256  # documents that are tokenised together, rows whose fields are looked at first
 MOST_WORDS = 1_000_000  # remembered with their tokens: about 150 MB
 
@@ -69,13 +70,15 @@ class Metadata:
         if first:
             self._choose([record for _, record in first])
         for row, record in chain(first, rows):
-            url, title, body, uid = (text_field(record, name, self.path, row) for name in self.texts)
+            texts = [record.get(name) for name in self.texts]
+            if not TEXT.issuperset(map(type, texts)):
+                texts = [text_field(record, name, self.path, row) for name in self.texts]
             queries = record.get(self.names["queries"]) or []
             if type(queries) is not list or not {str}.issuperset(map(type, queries)):
                 raise UserError(
                     f"{self.path}, row {row}: field '{self.names['queries']}' is not a list of texts"
                 )
-            yield Page(url, title, body, uid, queries)
+            yield Page(*texts, queries)
 
     def _choose(self, records: list[dict]) -> None:
         """Set `names` by the first rows together: a row may lack what it has no value for."""

@@ -116,7 +116,7 @@ class Row(NamedTuple):
 def rows(path: Path) -> Iterator[Row]:
     """The rows of trn_X, tst_X or Y in any of their forms. Raises UserError with file, row and field."""
     if ".json" not in path.suffixes:
-        yield from (Row(one_line(line)) for line in xc_rows.lines(path))
+        yield from map(Row, lines_of(path))
         return
     for number, record in xc_rows.records(path):
         title, body = (field(record, name, path, number) for name in ("title", "content"))
@@ -139,7 +139,9 @@ def field(record: dict, name: str, path: Path, row: int) -> str | None:
 
 def lines_of(path: Path) -> Iterator[str]:
     """The texts of trn_X, tst_X or Y, one line each."""
-    return (row.line for row in rows(path))
+    if ".json" in path.suffixes:
+        return (row.line for row in rows(path))
+    return (" ".join(line.split()) for line in xc_rows.lines(path))
 
 
 @dataclass
