@@ -53,9 +53,8 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
                 shown = progress(rows[name], f"corpus {dataset}: {name}", total=size)
                 counts[f"{name}.jsonl"] = xc_corpus.write_rows(directory / f"{name}.jsonl", shown)
         write_json(directory / "shape.json", {"points": knobs.points, "lines": True})
-        empty, told = made.tally.splits["empty"], made.tally.first_empty
-        source.warnings["empty_documents"] = empty
-        xc_corpus.check_share(told, empty, source.texts[source.documents].rows, knobs.skip_share)
+        source.warnings["empty_documents"] = empty = made.splits["empty"]
+        xc_corpus.check_share(made.first_empty, empty, source.texts[source.documents].rows, knobs.skip_share)
     source.warnings["withheld_known_queries"] = known.withheld if known else 0
     for name, count in sorted(source.warnings.items()):
         if count:

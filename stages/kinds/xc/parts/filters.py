@@ -34,9 +34,7 @@ class Texts:
         self.written = array("q")  # places of the documents with rows
         self.texts: list[str] = []
         self.places, self.logprobs = array("q"), array("d")  # of each text: its document; its line's, or nan
-        self.dropped_by = (
-            bytearray()
-        )  # of each text: 0 if it is kept, else the number of the filter, from 1
+        self.dropped_by = bytearray()  # of each text: 0 if it is kept, else the number of the filter, from 1
         self.reasons: Counter[str] = Counter()
 
     def add(self, document: dict, answers: list[tuple[str, float]], filters: dict[str, Callable]) -> None:

@@ -88,19 +88,11 @@ def query_rows(source: Source, known: KnownQueries | None) -> Iterator[dict]:
 
 
 @dataclass
-class Tally:
-    """What is counted of the documents while they stream by."""
-
-    splits: Counter = field(default_factory=Counter)
-    words: array = field(default_factory=lambda: array("i"))
-    groups: bytearray = field(default_factory=bytearray)
-    known_queries: int = 0
-    first_empty: str = ""
-
-
-@dataclass
 class Documents:
-    """How documents are made of a source's rows: what is joined, where it is cut, which queries are shown."""
+    """How documents are made of a source's rows: what is joined, where it is cut, which queries are shown.
+
+    And what is counted of them while they stream by.
+    """
 
     source: Source
     metadata: Metadata | None
@@ -109,46 +101,43 @@ class Documents:
     known: KnownQueries | None
     val_share: float
     test_share: float
-    tally: Tally = field(default_factory=Tally)
+    splits: Counter = field(default_factory=Counter)
+    words: array = field(default_factory=lambda: array("i"))
+    groups: bytearray = field(default_factory=bytearray)
+    known_queries: int = 0
+    first_empty: str = ""
 
     def rows(self, scratch: Path) -> Iterator[dict]:
         """The rows of documents.jsonl; `scratch` is a folder for a temporary file."""
         source = self.source
         if source.points == "documents":
             plain = documents(source.files["tst_X"], None, None, scratch, source.warnings)
-            yield from self._rows("tst_X", plain, testing=True)
+            for place, (document, text) in enumerate(self.cutter.cut(plain)):
+                yield self._row(source.ids["tst_X"](place), document, text, [], testing=True)
         uncut = documents(
             source.files[source.documents], self.metadata, self.join_on, scratch, source.warnings
         )
-        yield from self._rows(source.documents, uncut, testing=False)
-
-    def _rows(self, name: str, uncut: Iterable[Document], testing: bool) -> Iterator[dict]:
-        place = 0
-        for batch in self.cutter.batches(uncut):
-            shown: list[list[str]] = [[] for _ in batch]
-            if self.known:
-                shown = self.known.of(place, [document.queries for document, _ in batch])
-            for (document, text), queries in zip(batch, shown, strict=True):
-                yield self._row(self.source.ids[name](place), document, text, queries, testing)
-                place += 1
+        for place, (document, text) in enumerate(self.cutter.cut(uncut)):
+            queries = self.known.of(place, document.queries) if self.known else []
+            yield self._row(source.ids[source.documents](place), document, text, queries, testing=False)
 
     def _row(self, name: str, document: Document, text: str, queries: list[str], testing: bool) -> dict:
-        metadata, tally, words = document.metadata, self.tally, text.split()
+        metadata, words = document.metadata, text.split()
         split = "xc_test" if testing else "train" if text else "empty"
         if queries:
             metadata["queries"] = queries
-            tally.known_queries += len(queries)
+            self.known_queries += len(queries)
         if document.line != " ".join([document.title, *words] if document.title else words):
             metadata["line"] = document.line
         if split == "train":
             group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
             metadata["group"] = group.hex()
             split = split_of_group(metadata["group"], self.val_share, self.test_share)
-            tally.groups += group
-            tally.words.append(len(words))
+            self.groups += group
+            self.words.append(len(words))
         elif split == "empty":
-            tally.first_empty = tally.first_empty or document.if_empty
-        tally.splits[split] += 1
+            self.first_empty = self.first_empty or document.if_empty
+        self.splits[split] += 1
         return {"id": name, "title": document.title, "text": text, "metadata": metadata, "split": split}
 
 
@@ -167,24 +156,24 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
 
 def statistics(source: Source, written: Documents, pair_splits: dict[str, int]) -> dict:
     """The metrics of the stage."""
-    tally, sizes = written.tally, source.sizes()
+    sizes = source.sizes()
     tests = source.texts["tst_X"].rows
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
-    words = np.frombuffer(tally.words, dtype=np.int32)
-    _, groups = np.unique(np.frombuffer(bytes(tally.groups), dtype="<u8"), return_counts=True)
+    words = np.frombuffer(written.words, dtype=np.int32)
+    _, groups = np.unique(np.frombuffer(bytes(written.groups), dtype="<u8"), return_counts=True)
     return {
         "points": source.points,
         "training_points": source.texts["trn_X"].rows,
         "test_points": tests,
         "labels": source.texts["Y"].rows,
         "documents": sizes["documents"],
-        "splits": {split: tally.splits[split] for split in ("train", "val", "test", "xc_test", "empty")},
+        "splits": {split: written.splits[split] for split in ("train", "val", "test", "xc_test", "empty")},
         "queries": sizes["queries"],
         "test_queries": tests if source.points == "queries" else 0,
         "pairs": sizes["pairs"],
         "pair_splits": pair_splits,
         "filters": {split: len(pairs) for split, pairs in source.filters.items()},
-        "known_queries": tally.known_queries,
+        "known_queries": written.known_queries,
         "cut": {unit: written.cutter.counts[unit] for unit in ("by_chars", "by_tokens")},
         "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()}
         if len(words)

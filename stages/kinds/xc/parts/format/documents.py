@@ -214,8 +214,8 @@ class Cutter:
         self.tokens_of: dict[str, int] = {}  # words
         self.counts = Counter()
 
-    def batches(self, uncut: Iterable[Document]) -> Iterator[list[tuple[Document, str]]]:
-        """Batches of (document, its text once cut): the start of the body, without white space around it."""
+    def cut(self, uncut: Iterable[Document]) -> Iterator[tuple[Document, str]]:
+        """(document, its text once cut): the start of the body, without white space around it."""
         uncut = iter(uncut)
         while batch := list(islice(uncut, AT_ONCE)):
             whole = [self._whole(document) for document in batch]
@@ -223,10 +223,8 @@ class Cutter:
                 if len(encoding) > self.max_tokens:
                     self.counts["by_tokens"] += 1
                     whole[n] = whole[n][: encoding.offsets[self.max_tokens][0]]
-            yield [
-                (document, text[len(document.title) :].strip())
-                for document, text in zip(batch, whole, strict=True)
-            ]
+            for document, text in zip(batch, whole, strict=True):
+                yield document, text[len(document.title) :].strip()
 
     def _whole(self, document: Document) -> str:
         body = document.body.strip()

@@ -3,6 +3,7 @@
 Points are numbered as the corpus sorts them: the test points first (`t…`), then the training points (`x…`).
 """
 
+from array import array
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -10,7 +11,6 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from stages.kinds.xc.parts.format.texts import line_hashes
-from stages.kinds.xc.parts.mapping import among
 
 LEAST_DIGITS = 7
 SPLITS = ("train", "hidden", "test")
@@ -58,66 +58,47 @@ class KnownQueries:
     """
 
     def __init__(
-        self,
-        trn: csr_matrix,
-        hidden: np.ndarray,
-        hashes: np.ndarray,
-        test_hashes: np.ndarray,
-        most: int,
+        self, trn: csr_matrix, hidden: np.ndarray, hashes: np.ndarray, test_hashes: np.ndarray, most: int
     ):
-        rows = np.repeat(np.arange(trn.shape[0]), np.diff(trn.indptr))
         self.most, self.withheld = most, 0
-        self.secret = np.sort(np.concatenate([test_hashes, line_hashes([""])]))
-        self.hidden = np.sort(_of_pairs(trn.indices[hidden], hashes[rows[hidden]]))
-        order = np.argsort(trn.indices[~hidden], kind="stable")
-        labels, rows = trn.indices[~hidden][order], rows[~hidden][order]
-        kept = self._allowed(labels, hashes[rows])
-        labels, rows = labels[kept], rows[kept]
-        _, once = np.unique(_of_pairs(labels, hashes[rows]), return_index=True)
-        once.sort()
-        labels, rows = labels[once], rows[once]
-        every = np.arange(trn.shape[1] + 1)
-        few = np.arange(len(labels)) - np.searchsorted(labels, every)[labels] < most
-        self.starts, chosen = np.searchsorted(labels[few], every), rows[few]
-        self.rows, self.slots = np.unique(chosen, return_inverse=True)
-        self.texts: list[str] = []
+        self.secret = {*test_hashes.tolist(), *line_hashes([""]).tolist()}
+        rows = np.repeat(np.arange(trn.shape[0]), np.diff(trn.indptr))
+        pairs = zip(trn.indices[hidden].tolist(), hashes[rows[hidden]].tolist(), strict=True)
+        self.hidden = set(pairs)  # (label, hash of a text)
+        by_label = csr_matrix((~hidden, (rows, trn.indices)), shape=trn.shape).tocsc()
+        self.starts, self.rows = array("q", [0]), array("q")  # of each label: the rows that it may show
+        for label, (start, stop) in enumerate(pairwise(by_label.indptr.tolist())):
+            shown: dict[int, int] = {}
+            for row in by_label.indices[start:stop][by_label.data[start:stop]].tolist():
+                text_hash = int(hashes[row])
+                if len(shown) < most and self._may_show(label, text_hash):
+                    shown.setdefault(text_hash, row)
+            self.rows.extend(shown.values())
+            self.starts.append(len(self.rows))
+        self.texts: dict[int, str] = {}
 
-    def _allowed(self, labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """bool (texts,): may the texts with these hashes be shown for these labels?"""
-        return ~(among(hashes, self.secret) | among(_of_pairs(labels, hashes), self.hidden))
+    def _may_show(self, label: int, text_hash: int) -> bool:
+        return text_hash not in self.secret and (label, text_hash) not in self.hidden
 
     def see(self, texts: Iterable[str]) -> Iterator[str]:
         """Pass on the texts of the training queries, which come in order, and keep what is needed of them."""
-        needed = iter([*self.rows.tolist(), -1])
-        row_needed = next(needed)
+        needed = set(self.rows)
         for row, text in enumerate(texts):
-            if row == row_needed:
-                self.texts.append(text)
-                row_needed = next(needed)
+            if row in needed:
+                self.texts[row] = text
             yield text
 
-    def of(self, first: int, relevant: list[list[str]]) -> list[list[str]]:
-        """The known queries of the labels from `first` on; `relevant` are those that their metadata names."""
-        relevant = [[" ".join(text.split()) for text in texts] for texts in relevant]
-        labels = np.repeat(np.arange(first, first + len(relevant)), [len(texts) for texts in relevant])
-        hashes = line_hashes(text for texts in relevant for text in texts)
-        allowed = iter(self._allowed(labels, hashes).tolist())
-        known = []
-        for label, texts in enumerate(relevant, start=first):
-            shown = [text for text in texts if next(allowed)]
-            self.withheld += len(texts) - len(shown)
-            slots = self.slots[self.starts[label] : self.starts[label + 1]].tolist()
-            shown += map(self.texts.__getitem__, slots)
-            once: dict[str, str] = {}
-            for text in shown:
-                once.setdefault(text.casefold(), text)
-            known.append(list(once.values())[: self.most])
-        return known
-
-
-def _of_pairs(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """uint64 hashes of (label, text)."""
-    return mixed(labels) ^ hashes.view(np.uint64)
+    def of(self, label: int, relevant: list[str]) -> list[str]:
+        """The known queries of a label; `relevant` are those that its metadata names."""
+        shown: dict[str, str] = {}
+        for text in (" ".join(text.split()) for text in relevant):
+            if self._may_show(label, hash(text.casefold())):
+                shown.setdefault(text.casefold(), text)
+            else:
+                self.withheld += 1
+        for row in self.rows[self.starts[label] : self.starts[label + 1]]:
+            shown.setdefault(self.texts[row].casefold(), self.texts[row])
+        return list(shown.values())[: self.most]
 
 
 def split_counts(hidden: np.ndarray, tst: csr_matrix) -> dict[str, int]:
