@@ -15,14 +15,13 @@ import numpy as np
 from scipy.sparse import csr_matrix, load_npz, save_npz
 
 from stages.core import layout
-from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, verify_manifest
-from stages.core.rows import lines, records
+from stages.core.rows import records
 from stages.core.stage import NoKnobs
 from stages.kinds.xc import places
 from stages.kinds.xc.parts.format.matrices import text_form
 from stages.kinds.xc.parts.format.texts import one_line
-from stages.kinds.xc.parts.mapping import Points, Shape, read_pairs
+from stages.kinds.xc.parts.mapping import Points, Shape, check_ids, read_pairs
 
 TEXTS = ("trn_X", "tst_X", "Y")
 # The names that DEXML, or Renee, has for a file: the same bytes twice, since links do not survive every copy.
@@ -46,7 +45,7 @@ def run(dataset: str, knobs: NoKnobs) -> dict:
     with atomic_directory(places.packed(dataset), "pack", counts) as directory:
         ids = write_texts(corpus, points, directory)
         for name, file in (("trn_X", "X.txt"), ("Y", "Y.txt")):
-            check_ids(mapped / file, ids[name], corpus)
+            check_ids(mapped / file, ids[name], corpus, "map")
         matrices = write_matrices(corpus, mapped, points, ids, directory)
         filters = write_filters(corpus, points, ids, directory)
         (directory / "raw").mkdir()
@@ -108,7 +107,7 @@ def write_matrices(
     matrices = {"tst_X_Y": csr_matrix((ones, (rows, columns)), shape=shape)}
     save_npz(directory / "tst_X_Y.npz", matrices["tst_X_Y"])
     for name in ("trn_X_Y", "trn_X_Y_skim"):
-        matrices[name] = mapped_matrix(mapped / f"{name}.npz", (len(ids["trn_X"]), len(ids["Y"])))
+        matrices[name] = load_npz(mapped / f"{name}.npz")
         shutil.copyfile(mapped / f"{name}.npz", directory / f"{name}.npz")
     for name, matrix in matrices.items():
         with open(directory / f"{name}.txt", "w", encoding="utf-8", newline="\n") as stream:
@@ -125,32 +124,6 @@ def write_filters(corpus: Path, points: str, ids: dict[str, list[str]], director
         (directory / f"filter_labels_{split}.txt").write_text(text, encoding="utf-8", newline="\n")
         numbers[split] = len(pairs[0])
     return numbers
-
-
-def check_ids(path: Path, expected: list[str], corpus: Path) -> None:
-    """Raise UserError where the ids that were mapped are not those of the corpus."""
-    ids = list(lines(path))
-    for row, (mine, their) in enumerate(zip(ids, expected, strict=False), start=1):
-        if mine != their:
-            raise UserError(
-                f"{path}, row {row}: {mine!r}, but {corpus} has {their!r} there; run the map stage again"
-            )
-    if len(ids) != len(expected):
-        raise UserError(
-            f"{path}: {len(ids):,} rows, but {corpus} has {len(expected):,}; run the map stage again"
-        )
-
-
-def mapped_matrix(path: Path, shape: tuple[int, int]):
-    """The csr matrix. Raises UserError where it is not (training points, labels)."""
-    matrix = load_npz(path)
-    if matrix.shape != shape:
-        raise UserError(
-            f"{path}: {matrix.shape[0]:,} × {matrix.shape[1]:,}, but the corpus has {shape[0]:,} training "
-            f"points and {shape[1]:,} labels; run the map stage again"
-        )
-    matrix.sort_indices()
-    return matrix
 
 
 def places_of(

@@ -90,8 +90,7 @@ def predict(model: Model, data: Data, matrix: csr_matrix, knobs: XcKnobs) -> np.
     if model == "plt":
         found = plt.predict(data.train, matrix, data.test, depth, knobs.cost, knobs.seed)
     else:
-        how = two_tower.Settings(**knobs.model_dump(include=set(two_tower.Settings._fields)))
-        found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, how)
+        found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, knobs)
     rows = np.flatnonzero(np.diff(data.filtered.indptr))
     gone = holds(data.filtered[rows], found[rows])
     order = np.argsort(gone, axis=1, kind="stable")

@@ -207,8 +207,6 @@ def test_matrices_that_are_not_the_corpus_are_refused():
     refused("X.txt: 1 rows, but", "has 2")
     map_of(["q1", "q3"], [*y, "e"], eye)
     refused("Y.txt: 5 rows, but", "has 4")
-    map_of(["q1", "q3"], y, csr_matrix(np.eye(2, 5, dtype=np.float32)))
-    refused("trn_X_Y.npz: 2 × 5, but the corpus has 2 training points and 4 labels")
 
 
 def test_a_pair_of_nobody_is_refused():

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
-from stages.core.rows import records
+from stages.core.rows import lines, records
 
 THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1}
@@ -52,7 +52,7 @@ def similarity(cosines: np.ndarray) -> np.ndarray:
     return (np.clip(cosines, -1, 1, dtype=np.float64) + 1) / 2
 
 
-class Found:
+class NeighbourPairs:
     """Pairs at least `threshold` similar, gathered from blocks of neighbours, and counts of all seen.
 
     `starts` int64 (documents + 1): document i owns the synthetic texts from starts[i] to starts[i + 1].
@@ -130,6 +130,20 @@ def among(numbers: np.ndarray, ascending: np.ndarray) -> np.ndarray:
         return np.zeros(len(numbers), dtype=bool)
     places = np.searchsorted(ascending, numbers).clip(max=len(ascending) - 1)
     return ascending[places] == numbers
+
+
+def check_ids(path: Path, ids: list[str], corpus: Path, stage: str) -> None:
+    """Raise UserError where the lines of a file that `stage` made are not the `ids` of the corpus."""
+    written = list(lines(path))
+    for row, (one, other) in enumerate(zip(written, ids, strict=False), start=1):
+        if one != other:
+            raise UserError(
+                f"{path}, row {row}: {one!r}, but {corpus} has {other!r} there; run the {stage} stage again"
+            )
+    if len(written) != len(ids):
+        raise UserError(
+            f"{path}: {len(written):,} rows, but {corpus} has {len(ids):,}; run the {stage} stage again"
+        )
 
 
 def read_pairs(
