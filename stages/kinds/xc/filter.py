@@ -110,8 +110,8 @@ def inconsistent(dataset: str, knobs: FilterKnobs, written: Texts, left: np.ndar
     targets = [page_of[written.documents[written.places[number]]] for number in left]
     if knobs.round_trip_by == "bm25":
         return filters.lost_by_bm25(texts, targets, searched, knobs.round_trip)
-    scratch, encoder = layout.SCRATCH / f"filter-{dataset}", knobs.round_trip_by
-    return filters.lost_by_vectors(texts, targets, searched, knobs.round_trip, encoder, scratch)
+    layout.SCRATCH.mkdir(parents=True, exist_ok=True)
+    return filters.lost_by_vectors(texts, targets, searched, knobs.round_trip, knobs.round_trip_by)
 
 
 def write(directory: Path, written: Texts, kept: np.ndarray) -> np.ndarray:

@@ -1,19 +1,19 @@
 """Which texts are not worth mapping: one function a filter, in the order of docs/kinds/xc/filters.md."""
 
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
 from heapq import nsmallest
-from itertools import chain, groupby
+from itertools import groupby
 from math import nan
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import numpy as np
 
+from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
@@ -170,26 +170,16 @@ def lost_by_bm25(texts: Sequence[str], targets: Sequence[int], searched: list[st
 
 
 def lost_by_vectors(
-    texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int, encoder: str, scratch: Path
+    texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int, encoder: str
 ) -> np.ndarray:
-    """The same among the nearest vectors of `encoder`; a text of which it knows no word is lost.
-
-    Vectors lie in `scratch`-<fingerprint>, where a stopped run finds them again, until all are compared.
-    """
+    """The same among the nearest vectors of `encoder`; a text of which it knows no word is lost."""
     # PyTorch, which takes seconds to load and only this filter needs
-    from stages.retrieval.encoders import embeddings, fingerprint, load
+    from stages.retrieval.encoders import embeddings, load
     from stages.retrieval.neighbours import nearest
 
-    knobs = Encoder(encoder=encoder)
-    digest = sha256(fingerprint(knobs).encode())
-    for text in chain(searched, texts):
-        digest.update(f"{text}\0".encode())
-    folder = scratch.with_name(f"{scratch.name}-{digest.hexdigest()[:16]}")
-    model = load(knobs, searched)
-    keys = embeddings(model, searched, "observed", folder / "pages.npy")
-    queries = embeddings(model, texts, "synthetic", folder / "texts.npy")
-    pages_found, _ = nearest(queries, keys, min(rank, len(searched)))
-    lost = (pages_found != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)
-    for vectors in scratch.parent.glob(f"{scratch.name}-{'[0-9a-f]' * 16}"):
-        shutil.rmtree(vectors)
-    return lost
+    model = load(Encoder(encoder=encoder), searched)
+    with TemporaryDirectory(dir=layout.SCRATCH) as folder:
+        keys = embeddings(model, searched, "observed", Path(folder) / "pages.npy")
+        queries = embeddings(model, texts, "synthetic", Path(folder) / "texts.npy")
+        nearest_pages, _ = nearest(queries, keys, min(rank, len(searched)))
+        return (nearest_pages != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)
