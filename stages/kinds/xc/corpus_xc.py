@@ -37,9 +37,7 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
     if "metadata" in files:
         names = {name: getattr(knobs, f"{name}_field") for name in ("url", "title", "body", "queries", "uid")}
         metadata = Metadata(files["metadata"], names, knobs.max_chars + 1)
-    made = xc_corpus.Documents(
-        source, metadata, knobs.join_on, cutter, known, knobs.val_share, knobs.test_share
-    )
+    made = xc_corpus.Documents(source, metadata, cutter, known, knobs)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         rows = {

@@ -8,7 +8,7 @@ it by how frequent labels are; and `plots/xc.json` beside it. docs/kinds/xc/gain
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -17,7 +17,7 @@ from stages.core import layout
 from stages.core.files import verify_manifest, write_json
 from stages.core.rows import lines
 from stages.kinds.xc import places
-from stages.kinds.xc.knobs import XcKnobs
+from stages.kinds.xc.knobs import Model, XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
 from stages.kinds.xc.parts.models import plt, two_tower
@@ -25,7 +25,6 @@ from stages.kinds.xc.parts.models import plt, two_tower
 DEPTH = 100  # labels predicted for each test point
 MATRICES = {"original": "trn_X_Y.npz", "augmented": "trn_X_Y_skim.npz"}
 BUCKETS = ("head", "torso", "tail", "unseen")
-Model = Literal["plt", "two_tower"]
 
 
 class Data(NamedTuple):

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, save_npz
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix, text_form
-from stages.kinds.xc.parts.format.pairs import Ids, hidden_pairs
+from stages.kinds.xc.parts.format.pairs import hidden_pairs, row_ids
 from stages.kinds.xc.parts.format.texts import duplicates, find, lines_of, missing_files, rows, survey
 from tests.helpers.xc_fixture import orcas, orcas_made, put, wiki, write
 
@@ -313,6 +313,6 @@ def test_hidden_pairs_leave_each_point_one():
 
 
 def test_ids_sort_by_row():
-    assert Ids("y", 5)(3) == "y0000003"
-    many = Ids("x", 100_000_000)
+    assert row_ids("y", 5)(3) == "y0000003"
+    many = row_ids("x", 100_000_000)
     assert many(99_999_999) == "x99999999" and sorted([many(10), many(9)]) == [many(9), many(10)]

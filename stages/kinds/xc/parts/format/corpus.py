@@ -12,9 +12,10 @@ import orjson
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
+from stages.kinds.xc.knobs import CorpusXcKnobs
 from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, documents
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
-from stages.kinds.xc.parts.format.pairs import Ids, KnownQueries
+from stages.kinds.xc.parts.format.pairs import KnownQueries, RowIds, row_ids
 from stages.kinds.xc.parts.format.texts import Survey, duplicates, lines_of, survey
 from stages.sources.near import split_of_group
 
@@ -33,7 +34,7 @@ class Source:
     tst: csr_matrix
     filters: dict[str, np.ndarray]
     warnings: Counter
-    ids: dict[str, Ids]
+    ids: dict[str, RowIds]
 
     @property
     def documents(self) -> str:
@@ -70,7 +71,7 @@ def read_source(files: dict[str, Path], points: str, skip_share: float) -> Sourc
     warnings["test_points_without_labels"] = int((np.diff(tst.indptr) == 0).sum())
     of_labels = np.bincount(trn.indices, minlength=trn.shape[1])
     warnings["labels_without_training_points"] = int((of_labels == 0).sum())
-    ids = {name: Ids(letter, texts[name].rows) for name, letter in zip(TEXTS, "xty", strict=True)}
+    ids = {name: row_ids(letter, texts[name].rows) for name, letter in zip(TEXTS, "xty", strict=True)}
     return Source(files, points, texts, trn, tst, filters, warnings, ids)
 
 
@@ -96,11 +97,9 @@ class Documents:
 
     source: Source
     metadata: Metadata | None
-    join_on: str | None
     cutter: Cutter
     known: KnownQueries | None
-    val_share: float
-    test_share: float
+    knobs: CorpusXcKnobs
     splits: Counter = field(default_factory=Counter)
     words: array = field(default_factory=lambda: array("i"))
     groups: bytearray = field(default_factory=bytearray)
@@ -115,7 +114,7 @@ class Documents:
             for place, (document, text) in enumerate(self.cutter.cut(plain)):
                 yield self._row(source.ids["tst_X"](place), document, text, [], testing=True)
         uncut = documents(
-            source.files[source.documents], self.metadata, self.join_on, scratch, source.warnings
+            source.files[source.documents], self.metadata, self.knobs.join_on, scratch, source.warnings
         )
         for place, (document, text) in enumerate(self.cutter.cut(uncut)):
             queries = self.known.of(place, document.queries) if self.known else []
@@ -132,7 +131,7 @@ class Documents:
         if split == "train":
             group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
             metadata["group"] = group.hex()
-            split = split_of_group(metadata["group"], self.val_share, self.test_share)
+            split = split_of_group(metadata["group"], self.knobs.val_share, self.knobs.test_share)
             self.groups += group
             self.words.append(len(words))
         elif split == "empty":

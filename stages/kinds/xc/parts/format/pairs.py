@@ -4,7 +4,7 @@ Points are numbered as the corpus sorts them: the test points first (`t…`), th
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -15,15 +15,12 @@ from stages.kinds.xc.parts.format.texts import line_hashes
 LEAST_DIGITS = 7
 SPLITS = ("train", "hidden", "test")
 
+RowIds = Callable[[int], str]
 
-class Ids:
+
+def row_ids(letter: str, rows: int) -> RowIds:
     """The ids of a set of rows: a letter and the row's number, padded so that they sort by it."""
-
-    def __init__(self, letter: str, rows: int):
-        self.form = f"{letter}{{:0{max(LEAST_DIGITS, len(str(max(rows - 1, 0))))}d}}"
-
-    def __call__(self, row: int) -> str:
-        return self.form.format(row)
+    return f"{letter}{{:0{max(LEAST_DIGITS, len(str(max(rows - 1, 0))))}d}}".format
 
 
 def mixed(numbers: np.ndarray) -> np.ndarray:
@@ -108,7 +105,7 @@ def split_counts(hidden: np.ndarray, tst: csr_matrix) -> dict[str, int]:
 
 
 def pair_rows(
-    trn: csr_matrix, hidden: np.ndarray, tst: csr_matrix, points: str, ids: dict[str, Ids]
+    trn: csr_matrix, hidden: np.ndarray, tst: csr_matrix, points: str, ids: dict[str, RowIds]
 ) -> Iterator[dict]:
     """The rows of pairs.jsonl, sorted by query and document; `points` says which of the two the rows are."""
     marked = csr_matrix((1 + hidden.astype(np.uint8), trn.indices, trn.indptr), shape=trn.shape)
@@ -130,7 +127,7 @@ def pair_rows(
             yield {"query_id": name, "document_id": document(place), "split": SPLITS[split - 1]}
 
 
-def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, Ids]) -> list[dict]:
+def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, RowIds]) -> list[dict]:
     """The rows of filters.jsonl, sorted; `filters` are (row, column) keyed by train and test."""
     rows = []
     for split, pairs in filters.items():

@@ -6,7 +6,7 @@ sentence-transformers' MultipleNegativesRankingLoss knows neither these nor weig
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from stages.core.errors import UserError
 from stages.core.text import tokens
 from stages.kinds.xc.knobs import XcKnobs
 from stages.retrieval.encoders import LatentSemantic
-from stages.retrieval.neighbours import nearest
+from stages.retrieval.neighbours import nearest, threads
 
 STATIC = "static"
 UNKNOWN = "[UNK]"
@@ -57,7 +57,8 @@ def predict(
         )
     else:
         model = pretrained(knobs.tower)
-    with threads(1 if knobs.tower == STATIC else torch.get_num_threads()):
+    # one thread: PyTorch adds in another order on another number
+    with threads() if knobs.tower == STATIC else nullcontext():
         train(model, texts, matrix, labels, knobs)
         vectors = [
             model.encode(part, normalize_embeddings=True, show_progress_bar=False)
@@ -90,17 +91,6 @@ def pretrained(name: str) -> SentenceTransformer:
         raise UserError(
             f"tower: {name!r} is neither `{STATIC}` nor a sentence-transformers model ({reason})"
         ) from None
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch on `count` threads: it adds in another order on another number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train(
