@@ -59,7 +59,7 @@ def ours(directory: Path, name: str, queries: str, keys: str, rows: int) -> dict
     """What `map` does from vectors on, a hundred texts a document; saves the neighbours of some rows."""
     from scipy.sparse import save_npz
 
-    from stages.kinds.xc.parts.mapping import Found, Shape, matrix
+    from stages.kinds.xc.parts.mapping import NeighbourPairs, Shape, matrix
     from stages.retrieval.knobs import Search
     from stages.retrieval.neighbours import neighbours
 
@@ -67,7 +67,7 @@ def ours(directory: Path, name: str, queries: str, keys: str, rows: int) -> dict
     synthetic = np.load(directory / f"{queries}.npy", mmap_mode="r")[:rows]
     observed = np.load(directory / f"{keys}.npy", mmap_mode="r")
     starts = np.arange(0, rows + 1, 100)
-    found = Found(Shape("queries", len(observed), len(starts) - 1), starts, 0.8)
+    found = NeighbourPairs(Shape("queries", len(observed), len(starts) - 1), starts, 0.8)
     kept, index_seconds, step = [], None, max(rows // SAMPLE, 250)
     blocks = neighbours(synthetic, observed, K, Search(search=name))
     for first, indices, cosines in blocks:

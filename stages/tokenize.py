@@ -9,6 +9,7 @@ cut.
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 from stages.core import layout
@@ -21,6 +22,7 @@ from stages.knobs import TokenizeKnobs
 
 SPLITS = ("train", "val")
 IGNORE = -100
+AT_ONCE = 256  # rows tokenised together
 ARRAYS = {"ids": "int32", "labels": "int32", "offsets": "int64"}  # ids and labels flat, offsets rows + 1
 
 
@@ -56,11 +58,13 @@ def encode(source: Path, codec: TextCodec, knobs: TokenizeKnobs, append: dict[st
     dropped, total = 0, 0
     kept_prompts, kept_answers = array("i"), array("i")
     append["offsets"]([0])
-    for first, rows in records(source):
-        for number, row in enumerate(rows, start=first):
+    numbered = records(source)
+    while batch := list(islice(numbered, AT_ONCE)):
+        for number, row in batch:
             for name in ("id", "instruction", "output"):
                 if not isinstance(row.get(name), str) or not row[name].strip():
                     raise UserError(f"{source}, row {number}: field '{name}' must be text that is not blank")
+        rows = [row for _, row in batch]
         prompts = codec.prompts([row["instruction"] for row in rows])
         answers = codec.answers([row["output"] for row in rows])
         ids, labels, offsets = [], [], []

@@ -1,6 +1,7 @@
 """Approximate neighbours by faiss: candidates from an index, their order by exact scores."""
 
 from collections.abc import Iterator
+from functools import partial
 from math import isqrt
 
 import faiss
@@ -25,8 +26,9 @@ def approximate(queries, keys, k: int, search: Search) -> Iterator[tuple[int, np
     (Malkov and Yashunin 2018). Both indexes hold the rows as they are, in 16 bits, and are built on one
     thread: the same on any number of cores. Raises UserError for parameters that do not fit the keys.
     """
-    with threads(one_openmp_thread) as pool:
-        one_openmp_thread()
+    # in each thread, since faiss adds in another order on another number
+    with threads(partial(faiss.omp_set_num_threads, 1)) as pool:
+        faiss.omp_set_num_threads(1)
         index = INDEXES[search.search](keys, k, search)
         wanted = min(EXTRA * k, len(keys))
 
@@ -38,11 +40,6 @@ def approximate(queries, keys, k: int, search: Search) -> Iterator[tuple[int, np
         chunk = ROWS * cores()
         for first in range(0, len(queries), chunk):
             yield from pool.map(look, range(first, min(first + chunk, len(queries)), ROWS))
-
-
-def one_openmp_thread() -> None:
-    """For the calling thread: faiss adds in another order on another number of threads."""
-    faiss.omp_set_num_threads(1)
 
 
 def ordered(

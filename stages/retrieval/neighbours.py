@@ -32,7 +32,6 @@ PARTS = 16  # blocks of ROWS for each thread in a chunk
 PREPARED = 1 << 30  # bytes of coarse keys kept; when there are more they are made anew for every chunk
 PAIRS = 1024  # exact scores computed at once: these, too, stay in the cache
 PENDING = 1 << 20  # candidates of a block of queries that are held before the best of them are chosen
-BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # ordered as positive floats are
 
 
 def nearest(
@@ -89,14 +88,15 @@ class Candidates:
     """
 
     def __init__(self, queries: np.ndarray, keys: np.ndarray, k: int, coarse: torch.dtype):
-        self.queries, self.keys, self.k, self.bits = queries, keys, k, BITS[coarse]
+        self.queries, self.keys, self.k = queries, keys, k
         exact = torch.from_numpy(queries).float()
         self.coarse = exact.to(coarse)
         self.error = (exact - self.coarse.float()).norm(dim=1)
         self.length = self.coarse.float().norm(dim=1)
+        self.blank = ~exact.any(dim=1)  # to a row of zeros, all keys are as near
         self.slack = torch.zeros(len(queries))  # e, over all tiles so far
-        self.largest = torch.full((len(queries), k), torch.iinfo(self.bits).min, dtype=self.bits).numpy()
-        self.gathered: list[tuple] = []
+        self.largest = torch.full((len(queries), k), -torch.inf)  # of the groups so far
+        self.gathered: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # rows, keys, coarse scores
 
     def look(self, tiles: Iterable[Tile]) -> "Candidates":
         """Gather the candidates among the keys of `tiles`."""
@@ -107,54 +107,53 @@ class Candidates:
             sums = tile.length * self.queries.shape[1] * 2.0**-22  # rounding of float32, several times over
             slack = self.error * tile.length + self.length * (tile.error + sums)
             self.slack = torch.maximum(self.slack, slack)
-            self._gather(tile, scores.view(self.bits))
+            self._gather(tile, scores)
         return self
 
-    def _gather(self, tile: Tile, bits: torch.Tensor) -> None:
-        """Add the keys whose coarse scores, `bits` (keys of the tile, queries), are `least` or more."""
-        bits[tile.keys :] = torch.iinfo(self.bits).min
-        groups = bits.view(-1, WIDTH, len(self.queries))
-        largest = groups.amax(dim=1).numpy()
-        self.largest = np.sort(np.concatenate([self.largest, largest.T], axis=1), axis=1)[:, -self.k :]
-        # Bits of negative floats are in reverse order. A neighbour that has one is dealt with in `unsure`.
-        least = np.maximum(self.least(), 1)
-        group, row = np.divmod(np.flatnonzero(largest >= least), len(self.queries))
-        members = groups.numpy().transpose(0, 2, 1)[group, row]
-        place, member = np.nonzero(members >= least[row, None])
+    def _gather(self, tile: Tile, scores: torch.Tensor) -> None:
+        """Add the keys whose coarse scores, `scores` (keys of the tile, queries), are `least` or more."""
+        scores[tile.keys :] = -torch.inf
+        groups = scores.view(-1, WIDTH, len(self.queries))
+        largest = groups.amax(dim=1).float()
+        self.largest = torch.cat([self.largest, largest.T], dim=1).topk(self.k).values
+        least = self.least()
+        group, row = ((largest >= least) & ~self.blank).nonzero(as_tuple=True)
+        members = groups.transpose(1, 2)[group, row].float()
+        place, member = (members >= least[row, None]).nonzero(as_tuple=True)
         keys = tile.start + group[place] * WIDTH + member
         self.gathered.append((row[place], keys, members[place, member]))
         if sum(len(rows) for rows, _, _ in self.gathered) > PENDING:
             self._settle()
 
-    def _settle(self) -> None:
-        """Keep the `k` best candidates so far of each query: all of a crowd of like keys are candidates."""
-        rows, columns, bits = (np.concatenate(part) for part in zip(*self.gathered, strict=True))
-        near = bits >= self.least()[rows]
-        rows, columns, bits = rows[near], columns[near], bits[near]
-        order, _ = best(rows, columns, exact_scores(self.queries, self.keys, rows, columns), self.k)
-        self.gathered = [(rows[order], columns[order], bits[order])]
+    def least(self) -> torch.Tensor:
+        """float32 (queries,): a coarse score that no neighbour's is below; padding is below all.
 
-    def least(self) -> np.ndarray:
-        """(queries,): bits of a coarse score that no neighbour's is below."""
-        kept = torch.from_numpy(self.largest[:, 0].copy()).view(self.coarse.dtype).float()
-        bound = kept * (1 - torch.finfo(self.coarse.dtype).eps) - 2 * self.slack
-        return bound.to(self.coarse.dtype).view(self.bits).numpy()
+        A coarse score is rounded to its type once more, which `slack` does not cover.
+        """
+        rounding = torch.finfo(self.coarse.dtype).eps
+        kept = self.largest[:, -1]
+        bound = kept - 1.01 * rounding * kept.abs() - 2 * (1 + rounding) * self.slack
+        return bound.clamp(min=torch.finfo(torch.float32).min)
+
+    def _settle(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keep the `k` best candidates so far of each query: all of a crowd of like keys are candidates.
+
+        Returns their keys and exact scores, by query and rank.
+        """
+        rows, columns, scores = (torch.cat(part) for part in zip(*self.gathered, strict=True))
+        near = scores >= self.least()[rows]
+        rows, columns, scores = rows[near], columns[near], scores[near]
+        exact = exact_scores(self.queries, self.keys, rows.numpy(), columns.numpy())
+        order, _ = best(rows.numpy(), columns.numpy(), exact, self.k)
+        self.gathered = [(rows[order], columns[order], scores[order])]
+        return columns[order].numpy(), exact[order]
 
     def neighbours(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 and float64 (queries, k): the nearest of the candidates by exact scores."""
         indices = np.tile(np.arange(self.k, dtype=np.int32), (len(self.queries), 1))
         scores = np.zeros((len(self.queries), self.k))
-        least = self.least()
-        sure, blank = least > 0, ~self.queries.any(axis=1)  # to a row of zeros, all keys are as near
-        rows, columns, bits = (np.concatenate(part) for part in zip(*self.gathered, strict=True))
-        kept = (bits >= least[rows]) & sure[rows]
-        rows, columns = rows[kept], columns[kept]
-        exact = exact_scores(self.queries, self.keys, rows, columns)
-        order, _ = best(rows, columns, exact, self.k)
-        indices[sure], scores[sure] = columns[order].reshape(-1, self.k), exact[order].reshape(-1, self.k)
-        unsure = ~sure & ~blank
-        if unsure.any():
-            indices[unsure], scores[unsure] = search_all(self.queries[unsure], self.keys, self.k)
+        told, (columns, exact) = ~self.blank.numpy(), self._settle()
+        indices[told], scores[told] = columns.reshape(-1, self.k), exact.reshape(-1, self.k)
         return indices, scores
 
 
@@ -176,31 +175,6 @@ def best(rows: np.ndarray, columns: np.ndarray, scores: np.ndarray, k: int) -> t
     order = np.lexsort((columns, -scores, rows))
     rank = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
     return order[rank < k], rank[rank < k]
-
-
-def search_all(queries: np.ndarray, keys: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """int32 and float64 (n, k): the nearest of all keys, by exact scores."""
-    queries = queries.astype(np.float64)
-    indices, scores = np.zeros((len(queries), 0), dtype=np.int32), np.zeros((len(queries), 0))
-    for start in range(0, len(keys), TILE):
-        part = queries @ keys[start : start + TILE].astype(np.float64).T
-        columns = np.arange(start, start + part.shape[1], dtype=np.int32)
-        indices = np.concatenate([indices, np.broadcast_to(columns, part.shape)], axis=1)
-        scores = np.concatenate([scores, part], axis=1)
-        places, scores = top_k(scores, min(k, scores.shape[1]))
-        indices = np.take_along_axis(indices, places, axis=1)
-    return indices, scores
-
-
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the `k` largest of each row of `scores` (n, m); equal values by lower index."""
-    columns = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
-    floor = np.take_along_axis(scores, columns, axis=1).min(axis=1, keepdims=True)
-    shared = (scores >= floor).sum(axis=1) > k  # the k-th value occurs again outside: argpartition chose any
-    columns[shared] = np.argsort(-scores[shared], axis=1, kind="stable")[:, :k]
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.lexsort((columns, -values), axis=1)
-    return np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 def exact(queries, keys, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -66,16 +66,12 @@ def load_weights(model: SentenceTransformer, path: Path) -> None:
         raise UserError(
             f"weights: {path}: expected one tensor called …{first}, found {len(prefixes)}; {LAYOUT}"
         )
-    prefix = prefixes[0]
-    for name, tensor in state.items():
-        if prefix + name not in stored:
-            raise UserError(f"weights: {path}: no tensor {prefix + name}; was it trained from another model?")
-        if stored[prefix + name].shape != tensor.shape:
-            shapes = [list(shape) for shape in (stored[prefix + name].shape, tensor.shape)]
-            raise UserError(
-                f"weights: {path}: {prefix + name} is {shapes[0]}, the model's own is {shapes[1]}"
-            )
-    model.load_state_dict({name: stored.pop(prefix + name) for name in state})
+    fitting = {name: stored.pop(prefixes[0] + name, None) for name in state}
+    try:
+        model.load_state_dict({name: tensor for name, tensor in fitting.items() if tensor is not None})
+    except RuntimeError as error:  # names the tensors that are missing or of another shape
+        why = " ".join(str(error).split())
+        raise UserError(f"weights: {path}: was it trained from another model? {why}") from None
     _add_projection(model, stored, path)
     if stored:
         names = ", ".join(sorted(stored)[:5])
@@ -104,20 +100,20 @@ def _state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def _add_projection(model: SentenceTransformer, stored: dict[str, torch.Tensor], path: Path) -> None:
     """Move a `transform` from `stored` to the end of `model`."""
-    names = {part: re.compile(rf"(^|\.)transform\.{part}$") for part in ("weight", "bias")}
-    weight, bias = (next((n for n in stored if pattern.search(n)), None) for pattern in names.values())
+    weight = next((name for name in stored if re.search(r"(^|\.)transform\.weight$", name)), None)
     if weight is None:
         return
-    wide, narrow = stored[weight].shape[1], stored[weight].shape[0]
-    if wide != model.get_embedding_dimension():
-        dims = model.get_embedding_dimension()
+    matrix, bias = stored.pop(weight).float(), stored.pop(weight.removesuffix("weight") + "bias", None)
+    narrow, wide = matrix.shape
+    dims = model.get_embedding_dimension()
+    if wide != dims:
         raise UserError(f"weights: {path}: {weight} projects {wide} dimensions, the model has {dims}")
     layer = Dense(
         wide,
         narrow,
         bias=bias is not None,
         activation_function=None,
-        init_weight=stored.pop(weight).float(),
-        init_bias=stored.pop(bias).float() if bias else None,
+        init_weight=matrix,
+        init_bias=None if bias is None else bias.float(),
     )
     model.append(layer.to(model.device))

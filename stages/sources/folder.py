@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.files import read_json, read_text
+from stages.core.files import not_utf8, read_json, read_text
 from stages.core.hashing import canonical_json, sha256_text
 from stages.core.prompts import clip_words
 
@@ -202,14 +202,9 @@ def _json_lines(file: Path) -> Iterator[tuple[int, object]]:
                 if raw.strip():
                     yield number, json.loads(raw.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                raise _not_utf8(f"{file}, row {number}", error) from None
+                raise not_utf8(f"{file}, row {number}", error) from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{file}, row {number}: not valid JSON ({error.msg})") from None
-
-
-def _not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
-    byte = error.object[error.start]
-    return UserError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8")
 
 
 def _json(file: Path) -> Iterator[tuple[int, object]]:

@@ -70,13 +70,13 @@ def test_a_crowd_is_thinned_out_before_it_fills_the_memory(coarse, monkeypatch):
     most = []
     settle = module.Candidates._settle
     monkeypatch.setattr(
-        module.Candidates, "_settle", lambda part: (settle(part), most.append(len(part.gathered[0][0])))
+        module.Candidates, "_settle", lambda part: (settle(part), most.append(len(part.gathered[0][0])))[0]
     )
     monkeypatch.setattr(module, "TILE", 256)
     keys = crowded(3000, 32, 1)
     keys[200:2600:2] = keys[3]
     assert_exact(np.concatenate([keys[:4], crowded(60, 32, 0)]), keys, 7)
-    assert most and max(most) <= 64 * 7
+    assert len(most) > 1 and max(most) <= 64 * 7  # once at the end, too
 
 
 def test_a_few_keys(coarse):
@@ -126,13 +126,6 @@ def test_blocks_come_in_order(coarse):
 def test_no_queries():
     indices, scores = nearest(np.zeros((0, 4), np.float16), random(3, 4, 0), 2)
     assert indices.shape == scores.shape == (0, 2)
-
-
-def test_equal_scores_of_a_dense_row_go_by_index():
-    scores = np.array([[1, 3, 3, 3, 2], [0, 0, 0, 0, 0], [5, 4, 3, 2, 1]], dtype=np.float64)
-    indices, values = module.top_k(scores, 2)
-    assert indices.tolist() == [[1, 2], [0, 1], [0, 1]]
-    assert values.tolist() == [[3, 3], [0, 0], [5, 4]]
 
 
 @pytest.mark.parametrize("k", [0, 4])

@@ -37,9 +37,7 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
     if "metadata" in files:
         names = {name: getattr(knobs, f"{name}_field") for name in ("url", "title", "body", "queries", "uid")}
         metadata = Metadata(files["metadata"], names, knobs.max_chars + 1)
-    made = xc_corpus.Documents(
-        source, metadata, knobs.join_on, cutter, known, knobs.val_share, knobs.test_share
-    )
+    made = xc_corpus.Documents(source, metadata, cutter, known, knobs)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         rows = {
@@ -53,9 +51,8 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
                 shown = progress(rows[name], f"corpus {dataset}: {name}", total=size)
                 counts[f"{name}.jsonl"] = xc_corpus.write_rows(directory / f"{name}.jsonl", shown)
         write_json(directory / "shape.json", {"points": knobs.points, "lines": True})
-        empty, told = made.tally.splits["empty"], made.tally.first_empty
-        source.warnings["empty_documents"] = empty
-        xc_corpus.check_share(told, empty, source.texts[source.documents].rows, knobs.skip_share)
+        source.warnings["empty_documents"] = empty = made.splits["empty"]
+        xc_corpus.check_share(made.first_empty, empty, source.texts[source.documents].rows, knobs.skip_share)
     source.warnings["withheld_known_queries"] = known.withheld if known else 0
     for name, count in sorted(source.warnings.items()):
         if count:

@@ -16,13 +16,13 @@ import numpy as np
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_json
+from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_json, write_text
 from stages.core.prompts import Template
 from stages.core.shards import iter_generated
 from stages.kinds.xc import places
 from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts import filters
-from stages.kinds.xc.parts.filters import Sieve, answers, joined
+from stages.kinds.xc.parts.filters import Texts, answers, joined
 from stages.kinds.xc.parts.tasks import TASKS
 from stages.sources.near import near_repeated
 
@@ -31,55 +31,45 @@ QUANTILES = {"p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
 
 
 def run(dataset: str, knobs: FilterKnobs) -> dict:
-    sieve = Sieve()
-    gather(dataset, knobs, sieve)
+    written = gather(dataset, knobs)
     for name, judge in among_all(dataset, knobs).items():
-        sieve.drop_all(name, judge(sieve))
-    if not sieve.texts:
-        why = ", ".join(f"{name} {count}" for name, count in sieve.dropped.items())
-        raise UserError(f"{layout.generated(dataset)}: not one of {sieve.lines} texts is left to map ({why})")
-    starts = write(places.filtered(dataset), sieve)
-    write_json(layout.figures(dataset) / "filter_samples.json", sieve.samples())
-    return statistics(sieve, starts)
+        kept = written.kept()
+        written.drop(name, kept[judge(written, kept)])
+    kept = written.kept()
+    if not len(kept):
+        why = ", ".join(f"{name} {count}" for name, count in written.dropped().items())
+        raise UserError(
+            f"{layout.generated(dataset)}: not one of {len(written.texts)} texts is left to map ({why})"
+        )
+    starts = write(places.filtered(dataset), written, kept)
+    write_json(layout.figures(dataset) / "filter_samples.json", written.samples())
+    return statistics(written, starts, kept)
 
 
-def gather(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> None:
+def gather(dataset: str, knobs: FilterKnobs) -> Texts:
     """Read documents and rows side by side; what one document's texts tell is decided here."""
     verify_manifest(layout.corpus(dataset))
-    source = layout.generated(dataset)
+    written, source = Texts(), layout.generated(dataset)
     rows = iter_generated(source, ["text", "logprob", "line_logprobs"])
     judges, lines = of_document(dataset, knobs), TASKS[knobs.task].lines
     needed = knobs.min_logprob is not None or knobs.logprob_share < 1
-    for document, own in joined(documents(dataset), rows, source):
-        found = list(answers(own, lines))
-        if needed and any(isnan(logprob) for _, logprob in found):
+    for document, document_rows in joined(documents(dataset), rows, source):
+        texts = list(answers(document_rows, lines))
+        if needed and any(isnan(logprob) for _, logprob in texts):
             raise UserError(
                 f"{source}: document {document['id']!r} has texts without log-probabilities, its engine gave "
                 "none; leave out min_logprob and logprob_share, or generate with another engine"
             )
-        if own:
-            sieve.written.append(len(sieve.documents))
-        sieve.lines += len(found)
-        for name, judge in judges.items():
-            verdicts = judge([text for text, _ in found], document) if found else []
-            for one, why in zip(found, verdicts, strict=True):
-                if why:
-                    sieve.drop(name, document["id"], *one, why)
-            found = [one for one, why in zip(found, verdicts, strict=True) if not why]
-        sieve.add(document["id"], found)
+        if document_rows:
+            written.written.append(len(written.documents))
+        written.add(document, texts, judges)
+    return written
 
 
 def documents(dataset: str) -> Iterator[dict]:
     """Those that own a segment, empty ones among them, in the order of their ids."""
-    path, last = layout.corpus(dataset) / "documents.jsonl", ""
-    for document in iter_jsonl(path, FIELDS):
-        if document["id"] <= last:
-            raise UserError(
-                f"{path}: document {document['id']!r} is not in the order of ids; run corpus again"
-            )
-        last = document["id"]
-        if document["split"] != "xc_test":
-            yield document
+    rows = iter_jsonl(layout.corpus(dataset) / "documents.jsonl", FIELDS)
+    return (document for document in rows if document["split"] != "xc_test")
 
 
 def of_document(dataset: str, knobs: FilterKnobs) -> dict[str, Callable]:
@@ -99,60 +89,55 @@ def of_document(dataset: str, knobs: FilterKnobs) -> dict[str, Callable]:
     return chosen
 
 
-def among_all(dataset: str, knobs: FilterKnobs) -> dict[str, Callable[[Sieve], np.ndarray]]:
-    """The filters that compare all texts: a Sieve → which of its texts go."""
-
+def among_all(dataset: str, knobs: FilterKnobs) -> dict[str, Callable[[Texts, np.ndarray], np.ndarray]]:
+    """The filters that compare all texts: (all, numbers of those left) → bool, which of the latter go."""
     chosen: dict[str, Callable] = {}
     if knobs.min_logprob is not None:
-        chosen["min_logprob"] = lambda sieve: np.asarray(sieve.logprobs) < knobs.min_logprob
+        chosen["min_logprob"] = lambda written, left: np.asarray(written.logprobs)[left] < knobs.min_logprob
     if knobs.logprob_share < 1:
-        chosen["logprob_share"] = lambda sieve: filters.below_share(
-            np.asarray(sieve.logprobs), knobs.logprob_share
+        chosen["logprob_share"] = lambda written, left: filters.below_share(
+            np.asarray(written.logprobs)[left], knobs.logprob_share
         )
     if knobs.round_trip:
         chosen["round_trip"] = partial(inconsistent, dataset, knobs)
     return chosen
 
 
-def inconsistent(dataset: str, knobs: FilterKnobs, sieve: Sieve) -> np.ndarray:
-    """Which texts do not lead back to their document."""
+def inconsistent(dataset: str, knobs: FilterKnobs, written: Texts, left: np.ndarray) -> np.ndarray:
+    """Which of the texts do not lead back to their document."""
     searched, page_of = filters.pages(d for d in documents(dataset) if d["split"] != "empty")
-    targets = [page_of[sieve.documents[place]] for place in sieve.places]
+    texts = [written.texts[number] for number in left]
+    targets = [page_of[written.documents[written.places[number]]] for number in left]
     if knobs.round_trip_by == "bm25":
-        return filters.lost_by_bm25(sieve.texts, targets, searched, knobs.round_trip)
-    scratch, encoder = layout.SCRATCH / f"filter-{dataset}", knobs.round_trip_by
-    return filters.lost_by_vectors(sieve.texts, targets, searched, knobs.round_trip, encoder, scratch)
+        return filters.lost_by_bm25(texts, targets, searched, knobs.round_trip)
+    layout.SCRATCH.mkdir(parents=True, exist_ok=True)
+    return filters.lost_by_vectors(texts, targets, searched, knobs.round_trip, knobs.round_trip_by)
 
 
-def write(directory: Path, sieve: Sieve) -> np.ndarray:
+def write(directory: Path, written: Texts, kept: np.ndarray) -> np.ndarray:
     """Write the texts that are left; returns where each document's begin."""
-
-    starts = np.searchsorted(sieve.places, np.arange(len(sieve.documents) + 1)).astype(np.int64)
-    files = {"documents.txt": sieve.documents, "raw_rewrites.txt": sieve.texts}
-    rows = {name: len(lines) for name, lines in files.items()}
-    with atomic_directory(directory, "filter", rows) as temporary:
+    places_kept = np.asarray(written.places)[kept]
+    starts = np.searchsorted(places_kept, np.arange(len(written.documents) + 1)).astype(np.int64)
+    files = {"documents.txt": written.documents, "raw_rewrites.txt": [written.texts[n] for n in kept]}
+    with atomic_directory(directory, "filter", {name: len(own) for name, own in files.items()}) as temporary:
         np.save(temporary / "start_indices.npy", starts)
         for name, lines in files.items():
-            with open(temporary / name, "w", encoding="utf-8", newline="\n") as stream:
-                stream.writelines(f"{line}\n" for line in lines)
+            write_text(temporary / name, "".join(f"{line}\n" for line in lines))
     return starts
 
 
-def statistics(sieve: Sieve, starts: np.ndarray) -> dict:
-    counts = np.diff(starts)
+def statistics(written: Texts, starts: np.ndarray, kept: np.ndarray) -> dict:
+    counts, logprobs = np.diff(starts), np.asarray(written.logprobs)
     return {
-        "documents": len(sieve.documents),
-        "documents_written_for": len(sieve.written),
+        "documents": len(written.documents),
+        "documents_written_for": len(written.written),
         "documents_with_texts": int((counts > 0).sum()),
-        "lines": sieve.lines,
-        "dropped": sieve.dropped,
-        "kept": len(sieve.texts),
-        "malformed_by_reason": dict(sorted(sieve.reasons.items())),
-        "kept_per_document": quantiles(counts[np.asarray(sieve.written)]),
-        "logprob": {
-            "kept": quantiles(np.asarray(sieve.logprobs)),
-            "dropped": quantiles(np.asarray(sieve.dropped_logprobs)),
-        },
+        "lines": len(written.texts),
+        "dropped": written.dropped(),
+        "kept": len(kept),
+        "malformed_by_reason": dict(sorted(written.reasons.items())),
+        "kept_per_document": quantiles(counts[np.asarray(written.written)]),
+        "logprob": {"kept": quantiles(logprobs[kept]), "dropped": quantiles(np.delete(logprobs, kept))},
     }
 
 

@@ -7,8 +7,6 @@ docs/kinds/xc/format.md lists. Rows and columns are in the order of the corpus.
 """
 
 import shutil
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,13 +15,13 @@ import numpy as np
 from scipy.sparse import csr_matrix, load_npz, save_npz
 
 from stages.core import layout
-from stages.core import rows as xc_rows
-from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, verify_manifest
+from stages.core.rows import records
 from stages.core.stage import NoKnobs
 from stages.kinds.xc import places
 from stages.kinds.xc.parts.format.matrices import text_form
 from stages.kinds.xc.parts.format.texts import one_line
+from stages.kinds.xc.parts.mapping import Points, Shape, check_ids, read_pairs
 
 TEXTS = ("trn_X", "tst_X", "Y")
 # The names that DEXML, or Renee, has for a file: the same bytes twice, since links do not survive every copy.
@@ -47,7 +45,7 @@ def run(dataset: str, knobs: NoKnobs) -> dict:
     with atomic_directory(places.packed(dataset), "pack", counts) as directory:
         ids = write_texts(corpus, points, directory)
         for name, file in (("trn_X", "X.txt"), ("Y", "Y.txt")):
-            check_ids(mapped / file, ids[name], corpus)
+            check_ids(mapped / file, ids[name], corpus, "map")
         matrices = write_matrices(corpus, mapped, points, ids, directory)
         filters = write_filters(corpus, points, ids, directory)
         (directory / "raw").mkdir()
@@ -76,16 +74,14 @@ def texts(corpus: Path, points: str) -> Iterator[tuple[str, str, str]]:
     `metadata.line` is the line of the source only where the corpus says that it keeps such lines.
     """
     kept = read_json(corpus / "shape.json").get("lines", False)
-    for _, batch in xc_rows.records(corpus / "documents.jsonl"):
-        for row in batch:
-            line = row["metadata"].get("line") if kept else None
-            line = one_line(row["title"], row["text"]) if line is None else line
-            point = "tst_X" if row["split"] == "xc_test" else "trn_X"
-            yield point if points == "documents" else "Y", row["id"], one_line(line)
-    for _, batch in xc_rows.records(corpus / "queries.jsonl"):
-        for row in batch:
-            point = "tst_X" if row["split"] == "test" else "trn_X"
-            yield point if points == "queries" else "Y", row["id"], one_line(row["text"])
+    for _, row in records(corpus / "documents.jsonl"):
+        line = row["metadata"].get("line") if kept else None
+        line = one_line(row["title"], row["text"]) if line is None else line
+        point = "tst_X" if row["split"] == "xc_test" else "trn_X"
+        yield point if points == "documents" else "Y", row["id"], one_line(line)
+    for _, row in records(corpus / "queries.jsonl"):
+        point = "tst_X" if row["split"] == "test" else "trn_X"
+        yield point if points == "queries" else "Y", row["id"], one_line(row["text"])
 
 
 def write_texts(corpus: Path, points: str, directory: Path) -> dict[str, list[str]]:
@@ -106,13 +102,12 @@ def write_matrices(
     corpus: Path, mapped: Path, points: str, ids: dict[str, list[str]], directory: Path
 ) -> dict:
     """Write the three label matrices as .npz and as text; returns them. Raises UserError."""
-    places = places_of(corpus / "pairs.jsonl", points, "test", ids["tst_X"], ids["Y"])
-    ones = np.ones(len(places), dtype=np.float32)
-    shape = (len(ids["tst_X"]), len(ids["Y"]))
-    matrices = {"tst_X_Y": csr_matrix((ones, (places[:, 0], places[:, 1])), shape=shape)}
+    rows, columns = places_of(corpus / "pairs.jsonl", points, "test", ids["tst_X"], ids["Y"])
+    ones, shape = np.ones(len(rows), dtype=np.float32), (len(ids["tst_X"]), len(ids["Y"]))
+    matrices = {"tst_X_Y": csr_matrix((ones, (rows, columns)), shape=shape)}
     save_npz(directory / "tst_X_Y.npz", matrices["tst_X_Y"])
     for name in ("trn_X_Y", "trn_X_Y_skim"):
-        matrices[name] = mapped_matrix(mapped / f"{name}.npz", (len(ids["trn_X"]), len(ids["Y"])))
+        matrices[name] = load_npz(mapped / f"{name}.npz")
         shutil.copyfile(mapped / f"{name}.npz", directory / f"{name}.npz")
     for name, matrix in matrices.items():
         with open(directory / f"{name}.txt", "w", encoding="utf-8", newline="\n") as stream:
@@ -124,59 +119,23 @@ def write_filters(corpus: Path, points: str, ids: dict[str, list[str]], director
     """Write the filter pairs, `row column` a line, an empty file if there are none; returns their numbers."""
     numbers = {}
     for split, name in (("train", "trn_X"), ("test", "tst_X")):
-        pairs = places_of(corpus / "filters.jsonl", points, split, ids[name], ids["Y"]).tolist()
-        lines = "".join(f"{row} {column}\n" for row, column in sorted(pairs))
-        (directory / f"filter_labels_{split}.txt").write_text(lines, encoding="utf-8", newline="\n")
-        numbers[split] = len(pairs)
+        pairs = places_of(corpus / "filters.jsonl", points, split, ids[name], ids["Y"])
+        text = "".join(f"{row} {column}\n" for row, column in zip(*pairs, strict=True))
+        (directory / f"filter_labels_{split}.txt").write_text(text, encoding="utf-8", newline="\n")
+        numbers[split] = len(pairs[0])
     return numbers
 
 
-def check_ids(path: Path, expected: list[str], corpus: Path) -> None:
-    """Raise UserError where the ids that were mapped are not those of the corpus."""
-    count = 0
-    for first, batch in xc_rows.lines(path):
-        theirs = expected[count : count + len(batch)]
-        for row, (mine, their) in enumerate(zip(batch, theirs, strict=False), start=first):
-            if mine != their:
-                raise UserError(
-                    f"{path}, row {row}: {mine!r}, but {corpus} has {their!r} there; run the map stage again"
-                )
-        count += len(batch)
-    if count != len(expected):
-        raise UserError(
-            f"{path}: {count:,} rows, but {corpus} has {len(expected):,}; run the map stage again"
-        )
+def places_of(
+    path: Path, points: Points, split: str, rows: list[str], columns: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, int64, of the pairs of one split, sorted; none where there is no such file.
 
-
-def mapped_matrix(path: Path, shape: tuple[int, int]):
-    """The csr matrix. Raises UserError where it is not (training points, labels)."""
-    matrix = load_npz(path)
-    if matrix.shape != shape:
-        raise UserError(
-            f"{path}: {matrix.shape[0]:,} × {matrix.shape[1]:,}, but the corpus has {shape[0]:,} training "
-            f"points and {shape[1]:,} labels; run the map stage again"
-        )
-    matrix.sort_indices()
-    return matrix
-
-
-def places_of(path: Path, points: str, split: str, rows: list[str], columns: list[str]):
-    """int64 (pairs, 2): row and column of the pairs of one split; none where there is no such file.
-
-    `rows` and `columns` are sorted ids. Raises UserError for an id that is not among them.
+    `rows` and `columns` are the ids of the matrix. Raises UserError for a pair of another one.
     """
-    fields = ("query_id", "document_id") if points == "queries" else ("document_id", "query_id")
-    found = array("q")
-    for first, batch in xc_rows.records(path) if path.is_file() else ():
-        for number, pair in enumerate(batch, start=first):
-            if pair["split"] != split:
-                continue
-            for field, ids in zip(fields, (rows, columns), strict=True):
-                place = bisect_left(ids, pair[field])
-                if place == len(ids) or ids[place] != pair[field]:
-                    raise UserError(
-                        f"{path}, row {number}: {field} {pair[field]!r} is not in the corpus, or not of the "
-                        f"split '{split}'; run the corpus stage again"
-                    )
-                found.append(place)
-    return np.frombuffer(found, dtype=np.int64).reshape(-1, 2)
+    queries, documents = (rows, columns) if points == "queries" else (columns, rows)
+    shape = Shape(points, len(queries), len(documents))
+    pairs = np.zeros(0, dtype=np.int64)
+    if path.is_file():
+        [pairs] = read_pairs(path, queries, documents, shape, (split,))
+    return np.divmod(pairs, max(len(columns), 1))

@@ -8,16 +8,16 @@ it by how frequent labels are; and `plots/xc.json` beside it. docs/kinds/xc/gain
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core import layout
-from stages.core import rows as xc_rows
 from stages.core.files import verify_manifest, write_json
+from stages.core.rows import lines
 from stages.kinds.xc import places
-from stages.kinds.xc.knobs import XcKnobs
+from stages.kinds.xc.knobs import Model, XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
 from stages.kinds.xc.parts.models import plt, two_tower
@@ -25,7 +25,6 @@ from stages.kinds.xc.parts.models import plt, two_tower
 DEPTH = 100  # labels predicted for each test point
 MATRICES = {"original": "trn_X_Y.npz", "augmented": "trn_X_Y_skim.npz"}
 BUCKETS = ("head", "torso", "tail", "unseen")
-Model = Literal["plt", "two_tower"]
 
 
 class Data(NamedTuple):
@@ -72,10 +71,7 @@ def run(dataset: str, knobs: XcKnobs) -> dict:
 def read(packed: Path) -> Data:
     """Raises UserError for files that are damaged or do not fit."""
     verify_manifest(packed)
-    train, test, labels = (
-        [line for _, batch in xc_rows.lines(packed / f"{name}.txt") for line in batch]
-        for name in ("trn_X", "tst_X", "Y")
-    )
+    train, test, labels = (list(lines(packed / f"{name}.txt")) for name in ("trn_X", "tst_X", "Y"))
     shape, warnings = (len(test), len(labels)), Counter()
     matrices = {
         which: read_matrix(packed / name, (len(train), len(labels)), warnings)
@@ -93,8 +89,7 @@ def predict(model: Model, data: Data, matrix: csr_matrix, knobs: XcKnobs) -> np.
     if model == "plt":
         found = plt.predict(data.train, matrix, data.test, depth, knobs.cost, knobs.seed)
     else:
-        how = two_tower.Settings(**knobs.model_dump(include=set(two_tower.Settings._fields)))
-        found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, how)
+        found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, knobs)
     rows = np.flatnonzero(np.diff(data.filtered.indptr))
     gone = holds(data.filtered[rows], found[rows])
     order = np.argsort(gone, axis=1, kind="stable")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.kinds.registry import kind
-from stages.kinds.xc.parts import categories, queries
+from stages.kinds import registry
 from stages.kinds.xc.parts.categories import (
     fit,
     flat,
@@ -19,6 +18,7 @@ from stages.kinds.xc.parts.categories import (
     tree,
     well_formed,
 )
+from stages.kinds.xc.parts.tasks import TASKS
 
 PAPER = Path(__file__).parents[4] / "shared/data/skim/LF-WikiHierarchy-2M/gpt4_prompt.md"
 ARTICLE = {"id": "a", "title": "Malabar Coast", "text": "A coast.", "metadata": {}}
@@ -29,10 +29,9 @@ COASTS = {
 }
 
 
-def test_the_kind():
-    assert kind("categories") is categories and kind("queries") is queries
-    for name in "lines parse parse_answer fit flat output reject well_formed Answer".split():
-        assert hasattr(categories, name) and hasattr(queries, name), name
+def test_the_task():
+    task = TASKS["categories"]
+    assert task is registry.task("categories") and (task.lines, task.reject) == (lines, reject)
 
 
 # Reading

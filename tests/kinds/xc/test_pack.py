@@ -73,7 +73,7 @@ def test_what_was_read_is_packed(points, make):
     verify_manifest(XC)
     files, texts = find(XC), {"trn_X": made.trn_x, "tst_X": made.tst_x, "Y": made.y}
     for name, expected in texts.items():
-        assert sum(lines_of(files[name]), []) == expected
+        assert list(lines_of(files[name])) == expected
     matrices = {
         "trn_X_Y": made.matrix("trn"),
         "trn_X_Y_skim": skim,
@@ -207,11 +207,9 @@ def test_matrices_that_are_not_the_corpus_are_refused():
     refused("X.txt: 1 rows, but", "has 2")
     map_of(["q1", "q3"], [*y, "e"], eye)
     refused("Y.txt: 5 rows, but", "has 4")
-    map_of(["q1", "q3"], y, csr_matrix(np.eye(2, 5, dtype=np.float32)))
-    refused("trn_X_Y.npz: 2 × 5, but the corpus has 2 training points and 4 labels")
 
 
 def test_a_pair_of_nobody_is_refused():
     small_corpus([*PAIRS, ("q1", "b", "test")])
     map_of(["q1", "q3"], ["a", "b", "c#1", "d"], csr_matrix(np.eye(2, 4, dtype=np.float32)))
-    refused("pairs.jsonl, row 5: query_id 'q1' is not in the corpus, or not of the split 'test'")
+    refused("pairs.jsonl, row 5: query_id 'q1' of a test pair is no point or label of this split")

@@ -5,7 +5,7 @@ import pytest
 from stages.core.errors import UserError
 from stages.core.prompts import Template, render
 from stages.core.text import content_words
-from stages.kinds.registry import kind
+from stages.kinds import registry
 from stages.kinds.xc.parts import queries
 from stages.kinds.xc.parts.queries import (
     from_url,
@@ -17,6 +17,7 @@ from stages.kinds.xc.parts.queries import (
     reject,
     well_formed,
 )
+from stages.kinds.xc.parts.tasks import TASKS
 
 PAGE = {
     "id": "numpy.linalg.svd",
@@ -72,7 +73,7 @@ def test_what_is_written_for_the_student_reads_back():
     answer = parse_answer("1. how to sort\n2. sort rows by key")
     assert queries.output(answer) == "how to sort\nsort rows by key"
     assert parse_answer(queries.output(answer)) == queries.flat(answer) == answer
-    assert kind("queries") is queries and queries.Answer is queries.Queries
+    assert registry.task("queries") is TASKS["queries"] is queries.TASK
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,9 @@ def transformer_of(texts: list[str], folder: Path) -> str:
     return path
 
 
-def settings(**changes) -> two_tower.Settings:
+def settings(**changes) -> XcKnobs:
     given = {"tower": "static", "dims": 64, "words": 8, "epochs": 6, "batch_size": 8, "lr": 0.03, "seed": 1}
-    return two_tower.Settings(**{**given, **changes})
+    return XcKnobs(**{**given, **changes})
 
 
 class TestTower:

@@ -343,7 +343,7 @@ def test_rows_are_whole_and_equal_to_what_a_user_encodes(kind, chat):
 def test_rows_are_the_same_however_many_are_read_at_once(monkeypatch):
     tokens(max_length=90, overlong="drop")
     whole = {file.name: file.read_bytes() for file in layout.tokens("d").iterdir()}
-    monkeypatch.setattr(xc_rows, "BLOCK", 300)  # about one row
+    monkeypatch.setattr("stages.tokenize.AT_ONCE", 1)
     tokens(max_length=90, overlong="drop")
     assert {file.name: file.read_bytes() for file in layout.tokens("d").iterdir()} == whole
 
@@ -362,6 +362,7 @@ def test_rows_are_not_held(monkeypatch, tmp_path):
 
     write_json(tmp_path / "train.json", [{"id": "a", "instruction": "b" * 1000, "output": "c"}] * 3000)
     monkeypatch.setattr(xc_rows, "BLOCK", 1 << 14)
+    monkeypatch.setattr("stages.tokenize.AT_ONCE", 16)
     sizes = Counter()
     arrays = {name: lambda values, name=name: sizes.update({name: len(values)}) for name in ARRAYS}
     tracemalloc.start()

@@ -1,90 +1,90 @@
 """Which texts are not worth mapping: one function a filter, in the order of docs/kinds/xc/filters.md."""
 
-import shutil
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
-from heapq import heappop, heappush
-from itertools import chain, compress, groupby
+from heapq import nsmallest
+from itertools import groupby
 from math import nan
 from operator import itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import numpy as np
 
+from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
 from stages.core.text import plain_words
-from stages.kinds.xc.parts.format.texts import Texts
 from stages.kinds.xc.parts.queries import known_texts
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import Encoder
 
 SAMPLES = 10
+FILTERS = "malformed copies duplicates near_duplicates min_logprob logprob_share round_trip".split()
 
 
-class Sieve:
-    """The texts that are left, and what the figures and samples need of those that are not.
-
-    In arrays, since there may be millions.
-    """
+class Texts:
+    """All texts that were written, side by side, and which filter dropped each. There may be millions."""
 
     def __init__(self):
-        names = "malformed copies duplicates near_duplicates min_logprob logprob_share round_trip".split()
-        self.dropped: dict[str, int] = dict.fromkeys(names, 0)
-        self.shown: dict[str, list[tuple]] = {name: [] for name in names}  # heaps: those of lowest hash
-        self.reasons: Counter[str] = Counter()
-        self.dropped_logprobs = array("d")
-        self.documents = Texts()  # ids
+        self.documents: list[str] = []  # ids
         self.written = array("q")  # places of the documents with rows
-        self.lines = 0
-        self.texts = Texts()
+        self.texts: list[str] = []
         self.places, self.logprobs = array("q"), array("d")  # of each text: its document; its line's, or nan
+        self.dropped_by = bytearray()  # of each text: 0 if it is kept, else the number of the filter, from 1
+        self.reasons: Counter[str] = Counter()
 
-    def add(self, document: str, kept: list[tuple[str, float]]) -> None:
-        """The next document's id, and its (text, log-probability) that no filter of one document dropped."""
-        for text, logprob in kept:
-            self.texts.append(text)
-            self.places.append(len(self.documents))
-            self.logprobs.append(logprob)
-        self.documents.append(document)
+    def add(self, document: dict, answers: list[tuple[str, float]], filters: dict[str, Callable]) -> None:
+        """The texts of the next document with their log-probabilities, and what `filters` say of them.
 
-    def drop(self, name: str, document: str, text: str, logprob: float, why: object) -> None:
-        """Count a text that filter `name` dropped, and show it where its hash is among the lowest SAMPLES.
-
-        `why` is counted where it is a reason in words.
+        A filter takes (texts, document) and gives for each text why it goes, or nothing; it sees the texts
+        that the ones before it kept. A reason in words is counted.
         """
-        self.dropped[name] += 1
-        self.dropped_logprobs.append(logprob)
-        if isinstance(why, str):
-            self.reasons[why] += 1
-        shown = self.shown[name]
-        heappush(shown, (-crc32(f"{document}\n{text}".encode()), document, text))
-        if len(shown) > SAMPLES:
-            heappop(shown)
+        dropped_by = bytearray(len(answers))
+        for name, judge in filters.items():
+            left = [number for number, dropped in enumerate(dropped_by) if not dropped]
+            reasons = judge([answers[number][0] for number in left], document) if left else ()
+            for number, reason in zip(left, reasons, strict=True):
+                if reason:
+                    dropped_by[number] = 1 + FILTERS.index(name)
+                if isinstance(reason, str):
+                    self.reasons[reason] += 1
+        self.dropped_by += dropped_by
+        self.texts += (text for text, _ in answers)
+        self.logprobs.extend(logprob for _, logprob in answers)
+        self.places.extend([len(self.documents)] * len(answers))
+        self.documents.append(document["id"])
 
-    def drop_all(self, name: str, gone: np.ndarray) -> None:
-        """Drop the texts marked in `gone`, one mark each."""
-        for place in gone.nonzero()[0]:
-            document = self.documents[self.places[place]]
-            self.drop(name, document, self.texts[place], self.logprobs[place], why=None)
-        stay = (~gone).tolist()
-        self.texts = Texts(compress(self.texts, stay))
-        self.places = array("q", compress(self.places, stay))
-        self.logprobs = array("d", compress(self.logprobs, stay))
+    def kept(self) -> np.ndarray:
+        """Numbers of the texts that no filter dropped."""
+        return np.flatnonzero(np.frombuffer(bytes(self.dropped_by), dtype=np.uint8) == 0)
+
+    def drop(self, name: str, numbers: np.ndarray) -> None:
+        """Mark the texts of these numbers as dropped by filter `name`."""
+        for number in numbers.tolist():
+            self.dropped_by[number] = 1 + FILTERS.index(name)
+
+    def dropped(self) -> dict[str, int]:
+        return {name: self.dropped_by.count(number) for number, name in enumerate(FILTERS, start=1)}
 
     def samples(self) -> dict[str, list[dict]]:
-        """Up to SAMPLES of what each filter dropped, as good as drawn at random."""
+        """Up to SAMPLES of what each filter dropped, those of lowest hash: as good as drawn at random."""
+        pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in FILTERS}
+        for place, text, dropped in zip(self.places, self.texts, self.dropped_by, strict=True):
+            if dropped:
+                pairs[FILTERS[dropped - 1]].append((self.documents[place], text))
+        shown = {name: sorted(nsmallest(SAMPLES, some, key=_hash)) for name, some in pairs.items()}
         return {
-            name: [
-                {"document_id": document, "text": text}
-                for _, document, text in sorted(shown, key=itemgetter(1, 2))
-            ]
-            for name, shown in self.shown.items()
+            name: [{"document_id": document, "text": text} for document, text in some]
+            for name, some in shown.items()
         }
+
+
+def _hash(pair: tuple[str, str]) -> int:
+    return crc32("\n".join(pair).encode())
 
 
 def joined(documents: Iterable[dict], rows: Iterable[dict], source: Path) -> Iterator[tuple[dict, list]]:
@@ -170,26 +170,16 @@ def lost_by_bm25(texts: Sequence[str], targets: Sequence[int], searched: list[st
 
 
 def lost_by_vectors(
-    texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int, encoder: str, scratch: Path
+    texts: Sequence[str], targets: Sequence[int], searched: list[str], rank: int, encoder: str
 ) -> np.ndarray:
-    """The same among the nearest vectors of `encoder`; a text of which it knows no word is lost.
-
-    Vectors lie in `scratch`-<fingerprint>, where a stopped run finds them again, until all are compared.
-    """
+    """The same among the nearest vectors of `encoder`; a text of which it knows no word is lost."""
     # PyTorch, which takes seconds to load and only this filter needs
-    from stages.retrieval.encoders import embeddings, fingerprint, load
+    from stages.retrieval.encoders import embeddings, load
     from stages.retrieval.neighbours import nearest
 
-    knobs = Encoder(encoder=encoder)
-    digest = sha256(fingerprint(knobs).encode())
-    for text in chain(searched, texts):
-        digest.update(f"{text}\0".encode())
-    folder = scratch.with_name(f"{scratch.name}-{digest.hexdigest()[:16]}")
-    model = load(knobs, searched)
-    keys = embeddings(model, searched, "observed", folder / "pages.npy")
-    queries = embeddings(model, texts, "synthetic", folder / "texts.npy")
-    pages_found, _ = nearest(queries, keys, min(rank, len(searched)))
-    lost = (pages_found != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)
-    for vectors in scratch.parent.glob(f"{scratch.name}-{'[0-9a-f]' * 16}"):
-        shutil.rmtree(vectors)
-    return lost
+    model = load(Encoder(encoder=encoder), searched)
+    with TemporaryDirectory(dir=layout.SCRATCH) as folder:
+        keys = embeddings(model, searched, "observed", Path(folder) / "pages.npy")
+        queries = embeddings(model, texts, "synthetic", Path(folder) / "texts.npy")
+        nearest_pages, _ = nearest(queries, keys, min(rank, len(searched)))
+        return (nearest_pages != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)

@@ -5,14 +5,16 @@ compare as arrays: 10^8 of them are 0.8 GB. Segment i of the synthetic texts is 
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
+from stages.core.rows import lines, records
 
 THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1}
@@ -50,7 +52,7 @@ def similarity(cosines: np.ndarray) -> np.ndarray:
     return (np.clip(cosines, -1, 1, dtype=np.float64) + 1) / 2
 
 
-class Found:
+class NeighbourPairs:
     """Pairs at least `threshold` similar, gathered from blocks of neighbours, and counts of all seen.
 
     `starts` int64 (documents + 1): document i owns the synthetic texts from starts[i] to starts[i + 1].
@@ -130,33 +132,45 @@ def among(numbers: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return ascending[places] == numbers
 
 
-def read_pairs(
-    rows: Iterable[dict], queries: list[str], documents: list[str], shape: Shape, source: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs known to training and the hidden ones; sorted, each once. Pairs of test points are left out.
+def check_ids(path: Path, ids: list[str], corpus: Path, stage: str) -> None:
+    """Raise UserError where the lines of a file that `stage` made are not the `ids` of the corpus."""
+    written = list(lines(path))
+    for row, (one, other) in enumerate(zip(written, ids, strict=False), start=1):
+        if one != other:
+            raise UserError(
+                f"{path}, row {row}: {one!r}, but {corpus} has {other!r} there; run the {stage} stage again"
+            )
+    if len(written) != len(ids):
+        raise UserError(
+            f"{path}: {len(written):,} rows, but {corpus} has {len(ids):,}; run the {stage} stage again"
+        )
 
-    Raises UserError for the first pair of a point or label that is not in the matrix.
+
+def read_pairs(
+    path: Path, queries: Sequence[str], documents: Sequence[str], shape: Shape, splits: Sequence[str]
+) -> list[np.ndarray]:
+    """The pairs of each of `splits` in a file of rows; sorted, each once.
+
+    `queries` and `documents` are the ids of what is in the matrix. Raises UserError for the first pair of
+    another one.
     """
-    places = {
+    place_of = {
         "query_id": {name: place for place, name in enumerate(queries)},
         "document_id": {name: place for place, name in enumerate(documents)},
     }
-    columns = {split: {field: array("q") for field in places} for split in ("train", "hidden")}
-    for number, row in enumerate(rows, start=1):
-        if row["split"] not in columns:
-            continue
-        for field, place_of in places.items():
-            if row[field] not in place_of:
+    places: dict = {split: {field: array("q") for field in place_of} for split in splits}
+    for number, row in records(path):
+        for field, columns in places.get(row["split"], {}).items():
+            if row[field] not in place_of[field]:
                 raise UserError(
-                    f"{source}, row {number}: {field} {row[field]!r} of a {row['split']} pair is no point or "
-                    "label of training; run corpus again"
+                    f"{path}, row {number}: {field} {row[field]!r} of a {row['split']} pair is no point or "
+                    "label of this split; run corpus again"
                 )
-            columns[row["split"]][field].append(place_of[row[field]])
-    known, hidden = (
-        np.unique(shape.pairs(np.asarray(ids["query_id"]), np.asarray(ids["document_id"])))
-        for ids in columns.values()
-    )
-    return known, hidden
+            columns.append(place_of[field][row[field]])
+    return [
+        np.unique(shape.pairs(np.asarray(columns["query_id"]), np.asarray(columns["document_id"])))
+        for columns in places.values()
+    ]
 
 
 def statistics(

@@ -67,7 +67,7 @@ class Scorer:
         self.index = Bm25([page_text(document) for document in documents])
         self.rank = lru_cache(maxsize=None)(self.index.rank)
         self.well_formed = task.well_formed
-        self.rouge = RougeScorer(["rougeL"], tokenizer=_cached_tokenizer())
+        self.rouge = RougeScorer(["rougeL"])
 
     def score(self, name: str, output: Output, reference: list[str]) -> list[float]:
         """The MEASURES of one page, NaN where one is not defined.
@@ -125,12 +125,3 @@ def grounded(line: str, known_stems: set[str]) -> float:
 def _flat(text: str) -> str:
     """Words only, one space around each: equal for texts that differ in case, white space or punctuation."""
     return f" {' '.join(plain_words(text))} "
-
-
-def _cached_tokenizer():
-    """rouge-score's own tokenizer, which would cut the teacher's lines again for every line it judges."""
-    from rouge_score.tokenizers import DefaultTokenizer
-
-    tokenizer = DefaultTokenizer(use_stemmer=False)
-    tokenizer.tokenize = lru_cache(maxsize=1 << 16)(tokenizer.tokenize)
-    return tokenizer

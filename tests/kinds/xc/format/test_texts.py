@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, save_npz
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix, text_form
-from stages.kinds.xc.parts.format.pairs import Ids, hidden_pairs
+from stages.kinds.xc.parts.format.pairs import hidden_pairs, row_ids
 from stages.kinds.xc.parts.format.texts import duplicates, find, lines_of, missing_files, rows, survey
 from tests.helpers.xc_fixture import orcas, orcas_made, put, wiki, write
 
@@ -24,26 +24,20 @@ def refused(run, *parts: str) -> None:
         assert part in str(told.value), str(told.value)
 
 
-def flat(batches) -> list:
-    return [row for _, batch in batches for row in batch]
+def objects(path: Path) -> list[dict]:
+    return [record for _, record in xc_rows.records(path)]
 
 
 # --- rows
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.txt.gz"])
-@pytest.mark.parametrize("block", [1, 3, 7, 1 << 20])
-def test_lines_are_those_of_a_split_whatever_the_block(tmp_path, monkeypatch, name, block):
-    monkeypatch.setattr(xc_rows, "BLOCK", block)
+def test_lines_are_those_of_a_split(tmp_path, name):
     text = "one\n\nzwölf 漢字\u2028\x85 still two\r\nlast"
     put(tmp_path / name, "\ufeff" + text)
-    batches = list(xc_rows.lines(tmp_path / name))
-    assert [line for _, batch in batches for line in batch] == text.split("\n")
-    assert [first for first, _ in batches] == [
-        1 + sum(len(batch) for _, batch in batches[:n]) for n in range(len(batches))
-    ]
+    assert list(xc_rows.lines(tmp_path / name)) == text.split("\n")
     put(tmp_path / name, text + "\n")
-    assert flat(xc_rows.lines(tmp_path / name)) == text.split("\n")
+    assert list(xc_rows.lines(tmp_path / name)) == text.split("\n")
 
 
 RECORDS = [{"url": f"u{n}", "body": 'Ein "Wort",\nund ] [ { mehr ' * n} for n in range(9)]
@@ -63,17 +57,17 @@ RECORDS = [{"url": f"u{n}", "body": 'Ein "Wort",\nund ] [ { mehr ' * n} for n in
 def test_every_form_of_json_gives_the_same_records(tmp_path, monkeypatch, name, text, block):
     monkeypatch.setattr(xc_rows, "BLOCK", block)
     put(tmp_path / name, text)
-    assert flat(xc_rows.records(tmp_path / name)) == RECORDS
+    assert list(xc_rows.records(tmp_path / name)) == list(enumerate(RECORDS, start=1))
 
 
 def test_tsv_has_the_columns_of_ms_marco_or_those_of_its_header(tmp_path):
     put(tmp_path / "a.tsv", "D1\thttp://a\tA title\tSome body\nD2\thttp://b\t\t\n")
-    assert flat(xc_rows.records(tmp_path / "a.tsv")) == [
+    assert objects(tmp_path / "a.tsv") == [
         {"docid": "D1", "url": "http://a", "title": "A title", "body": "Some body"},
         {"docid": "D2", "url": "http://b", "title": "", "body": ""},
     ]
     put(tmp_path / "b.tsv.gz", "url\tdoc_body\r\nhttp://a\tSome body\r\n")
-    assert flat(xc_rows.records(tmp_path / "b.tsv.gz")) == [{"url": "http://a", "doc_body": "Some body"}]
+    assert list(xc_rows.records(tmp_path / "b.tsv.gz")) == [(2, {"url": "http://a", "doc_body": "Some body"})]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def test_tsv_has_the_columns_of_ms_marco_or_those_of_its_header(tmp_path):
         ("m.json", b'[{"a": 1}, {"a": "\\ud800"}]', ("m.json, row 2", "half of a character")),
         ("m.json", b'[{"a": 1}, 7]', ("m.json, row 2", "expected an object")),
         ("m.json", b'[{"a": 1}, {"a": 2}', ("m.json, row 3", "the array has no end")),
-        ("m.json", b'[{"a": 1}, {"a": "\xff"}]', ("m.json, after row 0", "0xff is not UTF-8")),
+        ("m.json", b'[{"a": 1}, {"a": "\xff"}]', ("m.json, row 2", "a byte that is not UTF-8")),
         ("m.tsv", b"1\t2\t3\t4\n1\t2\n", ("m.tsv, row 2", "2 fields between tabs, expected 4")),
         ("m.parquet", b"", ("m.parquet", "cannot read this kind of file", ".jsonl")),
         ("x.txt.gz", gzip.compress(b"one\n" * 9999, mtime=0)[:-9], ("x.txt.gz, after row", "ends too early")),
@@ -99,16 +93,16 @@ def test_tsv_has_the_columns_of_ms_marco_or_those_of_its_header(tmp_path):
 def test_a_flawed_row_is_named(tmp_path, name, data, parts):
     (tmp_path / name).write_bytes(data)
     read = xc_rows.lines if ".txt" in name else xc_rows.records
-    refused(lambda: flat(read(tmp_path / name)), *parts)
+    refused(lambda: list(read(tmp_path / name)), *parts)
 
 
 def test_a_file_without_line_breaks_is_not_held(tmp_path, monkeypatch):
     monkeypatch.setattr(xc_rows, "BLOCK", 16)
     monkeypatch.setattr(xc_rows, "LONGEST_ROW", 40)
     (tmp_path / "x.txt").write_bytes(b"short\n" + b"x" * 100)
-    refused(lambda: flat(xc_rows.lines(tmp_path / "x.txt")), "x.txt, row 2", "no line break")
+    refused(lambda: list(xc_rows.lines(tmp_path / "x.txt")), "x.txt, row 2", "no line break")
     (tmp_path / "m.json").write_bytes(b'[{"a": "' + b"x" * 100)
-    refused(lambda: flat(xc_rows.records(tmp_path / "m.json")), "m.json, row 1", "not valid JSON")
+    refused(lambda: objects(tmp_path / "m.json"), "m.json, row 1", "not valid JSON")
 
 
 # --- texts
@@ -123,7 +117,7 @@ def test_texts_are_one_line_each_in_every_form(tmp_path):
     ]
     put(tmp_path / "lbl.json.gz", "".join(json.dumps(row) + "\n" for row in records))
     for name in ("Y.txt", "lbl.json.gz"):
-        assert sum(lines_of(tmp_path / name), []) == ["two words", "u v w", ""]
+        assert list(lines_of(tmp_path / name)) == ["two words", "u v w", ""]
         assert [row.line for row in rows(tmp_path / name)] == ["two words", "u v w", ""]
     first = next(rows(tmp_path / "lbl.json.gz"))
     assert (first.uid, first.title, first.body) == ("7", "two", "words\n")
@@ -266,8 +260,7 @@ def test_filters_are_checked(tmp_path):
         refused(lambda: read_filters(path, (3, 4), Counter()), "filter_labels_test.txt", *parts)
 
 
-def test_the_text_form_is_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.kinds.xc.parts.format.matrices.ROWS_AT_ONCE", 2)
+def test_the_text_form_is_read_back(tmp_path):
     draw = np.random.default_rng(0)
     matrix = csr_matrix(
         np.where(draw.random((7, 5)) < 0.4, draw.random((7, 5)), 0).round(5), dtype=np.float32
@@ -320,6 +313,6 @@ def test_hidden_pairs_leave_each_point_one():
 
 
 def test_ids_sort_by_row():
-    assert Ids("y", 5)(3) == "y0000003"
-    many = Ids("x", 100_000_000)
+    assert row_ids("y", 5)(3) == "y0000003"
+    many = row_ids("x", 100_000_000)
     assert many(99_999_999) == "x99999999" and sorted([many(10), many(9)]) == [many(9), many(10)]

@@ -12,9 +12,10 @@ import orjson
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
+from stages.kinds.xc.knobs import CorpusXcKnobs
 from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, documents
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
-from stages.kinds.xc.parts.format.pairs import Ids, KnownQueries
+from stages.kinds.xc.parts.format.pairs import KnownQueries, RowIds, row_ids
 from stages.kinds.xc.parts.format.texts import Survey, duplicates, lines_of, survey
 from stages.sources.near import split_of_group
 
@@ -33,7 +34,7 @@ class Source:
     tst: csr_matrix
     filters: dict[str, np.ndarray]
     warnings: Counter
-    ids: dict[str, Ids]
+    ids: dict[str, RowIds]
 
     @property
     def documents(self) -> str:
@@ -70,7 +71,7 @@ def read_source(files: dict[str, Path], points: str, skip_share: float) -> Sourc
     warnings["test_points_without_labels"] = int((np.diff(tst.indptr) == 0).sum())
     of_labels = np.bincount(trn.indices, minlength=trn.shape[1])
     warnings["labels_without_training_points"] = int((of_labels == 0).sum())
-    ids = {name: Ids(letter, texts[name].rows) for name, letter in zip(TEXTS, "xty", strict=True)}
+    ids = {name: row_ids(letter, texts[name].rows) for name, letter in zip(TEXTS, "xty", strict=True)}
     return Source(files, points, texts, trn, tst, filters, warnings, ids)
 
 
@@ -82,77 +83,60 @@ def check_share(first: str, bad: int, total: int, share: float) -> None:
 def query_rows(source: Source, known: KnownQueries | None) -> Iterator[dict]:
     """The rows of queries.jsonl; the training queries pass by `known`."""
     for name in ("tst_X", "trn_X") if source.points == "queries" else ("Y",):
-        row, split = 0, "test" if name == "tst_X" else "train"
-        for batch in lines_of(source.files[name]):
-            if known and name == "trn_X":
-                known.see(row, batch)
-            for text in batch:
-                yield {"id": source.ids[name](row), "text": text, "split": split}
-                row += 1
+        texts, split = lines_of(source.files[name]), "test" if name == "tst_X" else "train"
+        for row, text in enumerate(known.see(texts) if known and name == "trn_X" else texts):
+            yield {"id": source.ids[name](row), "text": text, "split": split}
 
 
 @dataclass
-class Tally:
-    """What is counted of the documents while they stream by."""
+class Documents:
+    """How documents are made of a source's rows: what is joined, where it is cut, which queries are shown.
 
+    And what is counted of them while they stream by.
+    """
+
+    source: Source
+    metadata: Metadata | None
+    cutter: Cutter
+    known: KnownQueries | None
+    knobs: CorpusXcKnobs
     splits: Counter = field(default_factory=Counter)
     words: array = field(default_factory=lambda: array("i"))
     groups: bytearray = field(default_factory=bytearray)
     known_queries: int = 0
     first_empty: str = ""
 
-
-@dataclass
-class Documents:
-    """How documents are made of a source's rows: what is joined, where it is cut, which queries are shown."""
-
-    source: Source
-    metadata: Metadata | None
-    join_on: str | None
-    cutter: Cutter
-    known: KnownQueries | None
-    val_share: float
-    test_share: float
-    tally: Tally = field(default_factory=Tally)
-
     def rows(self, scratch: Path) -> Iterator[dict]:
         """The rows of documents.jsonl; `scratch` is a folder for a temporary file."""
         source = self.source
         if source.points == "documents":
             plain = documents(source.files["tst_X"], None, None, scratch, source.warnings)
-            yield from self._rows("tst_X", plain, testing=True)
+            for place, (document, text) in enumerate(self.cutter.cut(plain)):
+                yield self._row(source.ids["tst_X"](place), document, text, [], testing=True)
         uncut = documents(
-            source.files[source.documents], self.metadata, self.join_on, scratch, source.warnings
+            source.files[source.documents], self.metadata, self.knobs.join_on, scratch, source.warnings
         )
-        yield from self._rows(source.documents, uncut, testing=False)
-
-    def _rows(self, name: str, uncut: Iterable[Document], testing: bool) -> Iterator[dict]:
-        place = 0
-        for batch in self.cutter.batches(uncut):
-            shown: list[list[str]] = [[] for _ in batch]
-            if self.known:
-                shown = self.known.of(place, [document.queries for document, _ in batch])
-            for (document, text), queries in zip(batch, shown, strict=True):
-                yield self._row(self.source.ids[name](place), document, text, queries, testing)
-                place += 1
+        for place, (document, text) in enumerate(self.cutter.cut(uncut)):
+            queries = self.known.of(place, document.queries) if self.known else []
+            yield self._row(source.ids[source.documents](place), document, text, queries, testing=False)
 
     def _row(self, name: str, document: Document, text: str, queries: list[str], testing: bool) -> dict:
-        metadata, tally, words = document.metadata, self.tally, text.split()
+        metadata, words = document.metadata, text.split()
         split = "xc_test" if testing else "train" if text else "empty"
         if queries:
             metadata["queries"] = queries
-            tally.known_queries += len(queries)
+            self.known_queries += len(queries)
         if document.line != " ".join([document.title, *words] if document.title else words):
             metadata["line"] = document.line
         if split == "train":
             group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
             metadata["group"] = group.hex()
-            split = split_of_group(metadata["group"], self.val_share, self.test_share)
-            tally.groups += group
-            tally.words.append(len(words))
+            split = split_of_group(metadata["group"], self.knobs.val_share, self.knobs.test_share)
+            self.groups += group
+            self.words.append(len(words))
         elif split == "empty":
-            tally.first_empty = tally.first_empty or document.if_empty
-        tally.splits[split] += 1
+            self.first_empty = self.first_empty or document.if_empty
+        self.splits[split] += 1
         return {"id": name, "title": document.title, "text": text, "metadata": metadata, "split": split}
 
 
@@ -171,24 +155,24 @@ def write_rows(path: Path, rows: Iterable[dict]) -> int:
 
 def statistics(source: Source, written: Documents, pair_splits: dict[str, int]) -> dict:
     """The metrics of the stage."""
-    tally, sizes = written.tally, source.sizes()
+    sizes = source.sizes()
     tests = source.texts["tst_X"].rows
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
-    words = np.frombuffer(tally.words, dtype=np.int32)
-    _, groups = np.unique(np.frombuffer(bytes(tally.groups), dtype="<u8"), return_counts=True)
+    words = np.frombuffer(written.words, dtype=np.int32)
+    _, groups = np.unique(np.frombuffer(bytes(written.groups), dtype="<u8"), return_counts=True)
     return {
         "points": source.points,
         "training_points": source.texts["trn_X"].rows,
         "test_points": tests,
         "labels": source.texts["Y"].rows,
         "documents": sizes["documents"],
-        "splits": {split: tally.splits[split] for split in ("train", "val", "test", "xc_test", "empty")},
+        "splits": {split: written.splits[split] for split in ("train", "val", "test", "xc_test", "empty")},
         "queries": sizes["queries"],
         "test_queries": tests if source.points == "queries" else 0,
         "pairs": sizes["pairs"],
         "pair_splits": pair_splits,
         "filters": {split: len(pairs) for split, pairs in source.filters.items()},
-        "known_queries": tally.known_queries,
+        "known_queries": written.known_queries,
         "cut": {unit: written.cutter.counts[unit] for unit in ("by_chars", "by_tokens")},
         "words": {name: round(float(np.quantile(words, share)), 1) for name, share in shares.items()}
         if len(words)

@@ -4,14 +4,13 @@ ORCAS has metadata for each label (url, title, body, relevant queries), Wiki for
 article). All of it is streamed; what is joined by key is set aside in a temporary file.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from tempfile import TemporaryFile
+from typing import IO, NamedTuple
 
-import numpy as np
 import orjson
 
 from stages.core import rows as xc_rows
@@ -28,7 +27,8 @@ FIELDS = {
     "queries": ("relevant_queries",),
 }
 TEXT = {str, type(None)}
-AT_ONCE = 256  # documents that are tokenised together
+Place = tuple[int, int]  # offset and length in a file
+AT_ONCE = 256  # documents that are tokenised together, rows whose fields are looked at first
 MOST_WORDS = 1_000_000  # remembered with their tokens: about 150 MB
 
 
@@ -65,32 +65,24 @@ class Metadata:
 
     def pages(self) -> Iterator[Page]:
         """Its rows. Raises UserError with file, row and field."""
-        for first, batch in xc_rows.records(self.path):
-            if not batch:
-                continue
-            if not self.names:
-                self._choose(batch)
-            # By column and not by row, as far as it goes: that is a third of the time.
-            columns = [[record.get(name) for record in batch] for name in self.names.values()]
-            texts, queries = columns[:-1], [asked or [] for asked in columns[-1]]
-            for name, column in zip(self.names.values(), texts, strict=False):
-                if not TEXT.issuperset(map(type, column)):
-                    column[:] = [
-                        text_field(row, name, self.path, n) for n, row in enumerate(batch, start=first)
-                    ]
-            if not ({list}.issuperset(map(type, queries)) and {str}.issuperset(map(type, chain(*queries)))):
-                self._refuse_queries(first, queries)
-            yield from map(Page, *texts, queries)
-
-    def _refuse_queries(self, first: int, queries: list) -> None:
-        for row, asked in enumerate(queries, start=first):
-            if not (type(asked) is list and {str}.issuperset(map(type, asked))):
-                name = self.names["queries"]
-                raise UserError(f"{self.path}, row {row}: field '{name}' is not a list of texts")
+        rows = xc_rows.records(self.path)
+        first = list(islice(rows, AT_ONCE))
+        if first:
+            self._choose([record for _, record in first])
+        for row, record in chain(first, rows):
+            texts = [record.get(name) for name in self.texts]
+            if not TEXT.issuperset(map(type, texts)):
+                texts = [text_field(record, name, self.path, row) for name in self.texts]
+            queries = record.get(self.names["queries"]) or []
+            if type(queries) is not list or not {str}.issuperset(map(type, queries)):
+                raise UserError(
+                    f"{self.path}, row {row}: field '{self.names['queries']}' is not a list of texts"
+                )
+            yield Page(*texts, queries)
 
     def _choose(self, records: list[dict]) -> None:
         """Set `names` by the first rows together: a row may lack what it has no value for."""
-        there = dict.fromkeys(name for record in records for name in record)
+        there = set().union(*records)
         for what, known in FIELDS.items():
             given = self.given.get(what)
             self.names[what] = given or next((name for name in known if name in there), known[0])
@@ -99,6 +91,7 @@ class Metadata:
                     f"{self.path}, row 1: field '{given or ' or '.join(known)}' is missing (this row has "
                     f"{', '.join(records[0]) or 'no fields'}); set {what}_field to its name"
                 )
+        self.texts = [name for what, name in self.names.items() if what != "queries"]
 
 
 def documents(
@@ -126,21 +119,15 @@ def _plain(path: Path, number: int, row: Row) -> Document:
 
 
 def _side_by_side(path: Path, metadata: Metadata) -> Iterator[Document]:
-    pages, count = metadata.pages(), 0
-    for count, row in enumerate(rows(path), start=1):
-        page = next(pages, None)
-        if page is None:
+    for number, (row, page) in enumerate(zip_longest(rows(path), metadata.pages()), start=1):
+        if row is None or page is None:
+            shorter, longer = (path, metadata.path) if row is None else (metadata.path, path)
             raise UserError(
-                f"{metadata.path}: {count - 1:,} rows, but {path} has more; it needs a row for each, in the "
-                "same order, or a field to join on (join_on)"
+                f"{shorter}: {number - 1:,} rows, but {longer} has more; metadata needs a row for each, in "
+                "the same order, or a field to join on (join_on)"
             )
-        where = f"{metadata.path}, row {count}: field '{metadata.names['body']}' holds no text"
+        where = f"{metadata.path}, row {number}: field '{metadata.names['body']}' holds no text"
         yield _merged(row, page, where)
-    if next(pages, None) is not None:
-        raise UserError(
-            f"{metadata.path}: more rows than the {count:,} of {path}; it needs a row for each, in the same "
-            "order, or a field to join on (join_on)"
-        )
 
 
 def _merged(row: Row, page: Page, where: str) -> Document:
@@ -162,17 +149,14 @@ def _about(row: Row, url: str | None = None, uid: str | None = None) -> dict:
 def _joined(
     path: Path, metadata: Metadata, join_on: str, scratch: Path, warnings: Counter
 ) -> Iterator[Document]:
-    slot_of: dict[str, int] = {}
-    for row in rows(path):
-        slot_of.setdefault(_key(row, join_on), len(slot_of))
-    with open(scratch / ".metadata", "w+b") as kept:
-        os.unlink(kept.name)
-        places = _set_aside(metadata, join_on, slot_of, kept, warnings)
+    place_of = dict.fromkeys(_key(row, join_on) for row in rows(path))
+    with TemporaryFile(dir=scratch) as kept:
+        _set_aside(metadata, join_on, place_of, kept, warnings)
         for number, row in enumerate(rows(path), start=1):
-            start, length = places[slot_of[_key(row, join_on)]].tolist()
             where = f"{path}, row {number}: no row of {metadata.path} with this {join_on}, or no text in it"
-            if length:
-                yield _merged(row, Page(*orjson.loads(os.pread(kept.fileno(), length, start))), where)
+            if place := place_of[_key(row, join_on)]:
+                kept.seek(place[0])
+                yield _merged(row, Page(*orjson.loads(kept.read(place[1]))), where)
             else:
                 warnings["without_metadata"] += 1
                 yield Document(row.line, row.line, "", where, _about(row), [])
@@ -185,29 +169,25 @@ def _key(row: Row, join_on: str) -> str:
 
 
 def _set_aside(
-    metadata: Metadata, join_on: str, slot_of: dict[str, int], kept: BinaryIO, warnings: Counter
-) -> np.ndarray:
-    """Write the rows that are wanted to `kept`; int64 (slots, 2): offset and length, 0 where none is."""
-    places, end = np.zeros((len(slot_of), 2), dtype=np.int64), 0
+    metadata: Metadata, join_on: str, place_of: dict[str, Place | None], kept: IO[bytes], warnings: Counter
+) -> None:
+    """Write the rows whose key is in `place_of` to the file `kept`, and note their places there."""
+    end = 0
     for number, page in enumerate(metadata.pages(), start=1):
         key = getattr(page, join_on)
         if key is None:
             raise UserError(f"{metadata.path}, row {number}: no {join_on} to join on; see join_on")
-        slot = slot_of.get(one_line(key))
-        if slot is None:
+        key = one_line(key)
+        if key not in place_of:
             warnings["unused_metadata"] += 1
-        elif places[slot, 1]:
+        elif place_of[key]:
             warnings["repeated_metadata"] += 1
         else:
             body = (page.body or "").strip()[: metadata.enough]
-            raw = orjson.dumps([*page._replace(body=body)])
-            kept.write(raw)
-            places[slot] = end, len(raw)
-            end += len(raw)
-    kept.flush()
+            place_of[key] = end, kept.write(orjson.dumps([*page._replace(body=body)]))
+            end += place_of[key][1]
     if not end:
         raise UserError(f"{metadata.path}: not one row has a {join_on} that the labels or points have")
-    return places
 
 
 class Cutter:
@@ -221,8 +201,8 @@ class Cutter:
         self.tokens_of: dict[str, int] = {}  # words
         self.counts = Counter()
 
-    def batches(self, uncut: Iterable[Document]) -> Iterator[list[tuple[Document, str]]]:
-        """Batches of (document, its text once cut): the start of the body, without white space around it."""
+    def cut(self, uncut: Iterable[Document]) -> Iterator[tuple[Document, str]]:
+        """(document, its text once cut): the start of the body, without white space around it."""
         uncut = iter(uncut)
         while batch := list(islice(uncut, AT_ONCE)):
             whole = [self._whole(document) for document in batch]
@@ -230,10 +210,8 @@ class Cutter:
                 if len(encoding) > self.max_tokens:
                     self.counts["by_tokens"] += 1
                     whole[n] = whole[n][: encoding.offsets[self.max_tokens][0]]
-            yield [
-                (document, text[len(document.title) :].strip())
-                for document, text in zip(batch, whole, strict=True)
-            ]
+            for document, text in zip(batch, whole, strict=True):
+                yield document, text[len(document.title) :].strip()
 
     def _whole(self, document: Document) -> str:
         body = document.body.strip()

@@ -7,8 +7,10 @@ are left out of evaluation.
 
 import zipfile
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from scipy.sparse import csr_matrix, load_npz
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
 
-ROWS_AT_ONCE = 1 << 12  # of text written: a pair takes 200 bytes meanwhile; 65,536 rows took 583 MiB, not 149
+Labels = tuple[int, list[int], list[float]]  # number of the row, labels, their values
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts of rows, columns, values
 
 
 def read_matrix(path: Path, shape: tuple[int, int], warnings: Counter) -> csr_matrix:
@@ -32,7 +35,7 @@ def read_matrix(path: Path, shape: tuple[int, int], warnings: Counter) -> csr_ma
         _check_shape(path, "its shape is", matrix.shape, shape)
         starts, columns, values = matrix.indptr, matrix.indices, matrix.data
     elif ".json" in path.suffixes:
-        starts, columns, values = _read_targets(path)
+        starts, columns, values = _gathered(path, _labels_of_records(path))
         _check_shape(path, "it has", (len(starts) - 1, shape[1]), shape)
     else:
         starts, columns, values = _read_text(path, shape)
@@ -54,41 +57,44 @@ def _read_npz(path: Path) -> csr_matrix:
         raise UserError(f"{path}: not a whole scipy sparse matrix ({why}); save it with save_npz") from None
 
 
-def _read_text(path: Path, shape: tuple[int, int]) -> tuple:
+def _read_text(path: Path, shape: tuple[int, int]) -> Csr:
     """(starts, columns, values) of label:value lines under a header."""
-    counts: list[int] = []
-    columns: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    for first, batch in xc_rows.lines(path):
-        if first == 1:
-            _check_header(path, batch[0], shape)
-            batch, first = batch[1:], 2
-        own_columns: list[int] = []
-        own_values: list[float] = []
-        for row, line in enumerate(batch, start=first):
-            pairs = line.split()
-            counts.append(len(pairs))
-            for pair in pairs:
-                label, _, value = pair.partition(":")
-                try:
-                    own_columns.append(int(label))
-                    own_values.append(float(value))
-                except ValueError:
-                    raise UserError(
-                        f"{path}, row {row}: expected label:value, found {pair[:40]!r}; lines of "
-                        "'row column' pairs are read from filter files only: save the matrix as .npz"
-                    ) from None
-        columns.append(_whole(own_columns, path, first))
-        values.append(np.array(own_values, dtype=np.float64))
-    if not counts and not columns:
+    lines = xc_rows.lines(path)
+    _check_header(path, next(lines, None), shape)
+    starts, columns, values = _gathered(path, _labels_of_lines(path, lines))
+    if len(starts) - 1 != shape[0]:
+        raise UserError(f"{path}: {len(starts) - 1:,} rows under the header, which says {shape[0]:,}")
+    return starts, columns, values
+
+
+def _labels_of_lines(path: Path, lines: Iterator[str]) -> Iterator[Labels]:
+    for row, line in enumerate(lines, start=2):
+        pairs = [pair.partition(":") for pair in line.split()]
+        try:
+            yield row, [int(label) for label, _, _ in pairs], [float(value) for _, _, value in pairs]
+        except ValueError:
+            raise UserError(
+                f"{path}, row {row}: expected label:value, found {line[:40]!r}; lines of "
+                "'row column' pairs are read from filter files only: save the matrix as .npz"
+            ) from None
+
+
+def _gathered(path: Path, rows: Iterator[Labels]) -> Csr:
+    """(starts, columns, values) of the labels and values of each row."""
+    starts, columns, values = array("q", [0]), array("q"), array("d")
+    for row, labels, relevance in rows:
+        try:
+            columns.extend(labels)
+        except OverflowError:
+            raise UserError(f"{path}, row {row}: a label of more than 18 digits") from None
+        values.extend(relevance)
+        starts.append(len(columns))
+    return np.asarray(starts), np.asarray(columns), np.asarray(values)
+
+
+def _check_header(path: Path, line: str | None, shape: tuple[int, int]) -> None:
+    if line is None:
         raise UserError(f"{path}: empty; expected a first line of 'rows columns'")
-    if len(counts) != shape[0]:
-        raise UserError(f"{path}: {len(counts):,} rows under the header, which says {shape[0]:,}")
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-    return starts, np.concatenate(columns), np.concatenate(values)
-
-
-def _check_header(path: Path, line: str, shape: tuple[int, int]) -> None:
     words = line.split()
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         raise UserError(f"{path}, row 1: expected a header 'rows columns', found {line[:40]!r}")
@@ -103,38 +109,19 @@ def _check_shape(path: Path, what: str, got: tuple[int, int], expected: tuple[in
         )
 
 
-def _read_targets(path: Path) -> tuple:
-    """(starts, columns, values) of the lists `target_ind` (and `target_rel`, where given)."""
-    counts: list[int] = []
-    columns: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    for first, batch in xc_rows.records(path):
-        own_columns: list[int] = []
-        own_values: list[float] = []
-        for row, record in enumerate(batch, start=first):
-            labels = record.get("target_ind")
-            if not isinstance(labels, list):
-                has = ", ".join(record) or "no fields"
-                raise UserError(f"{path}, row {row}: field 'target_ind' is not a list (this row has {has})")
-            relevance = record.get("target_rel", [1.0] * len(labels))
-            if not isinstance(relevance, list) or len(relevance) != len(labels):
-                raise UserError(f"{path}, row {row}: field 'target_rel' is not as long as 'target_ind'")
-            if not {*map(type, labels)} <= {int} or not {*map(type, relevance)} <= {int, float}:
-                raise UserError(f"{path}, row {row}: 'target_ind' and 'target_rel' must hold numbers only")
-            counts.append(len(labels))
-            own_columns += labels
-            own_values += relevance
-        columns.append(_whole(own_columns, path, first))
-        values.append(np.array(own_values, dtype=np.float64))
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-    return starts, np.concatenate([np.empty(0, np.int64), *columns]), np.concatenate([np.empty(0), *values])
-
-
-def _whole(numbers: list[int], path: Path, first: int) -> np.ndarray:
-    try:
-        return np.array(numbers, dtype=np.int64)
-    except OverflowError:
-        raise UserError(f"{path}, row {first} or later: a label of more than 18 digits") from None
+def _labels_of_records(path: Path) -> Iterator[Labels]:
+    """The lists `target_ind` (and `target_rel`, where given)."""
+    for row, record in xc_rows.records(path):
+        labels = record.get("target_ind")
+        if not isinstance(labels, list):
+            has = ", ".join(record) or "no fields"
+            raise UserError(f"{path}, row {row}: field 'target_ind' is not a list (this row has {has})")
+        relevance = record.get("target_rel", [1.0] * len(labels))
+        if not isinstance(relevance, list) or len(relevance) != len(labels):
+            raise UserError(f"{path}, row {row}: field 'target_rel' is not as long as 'target_ind'")
+        if not {*map(type, labels)} <= {int} or not {*map(type, relevance)} <= {int, float}:
+            raise UserError(f"{path}, row {row}: 'target_ind' and 'target_rel' must hold numbers only")
+        yield row, labels, relevance
 
 
 def _check_pairs(path: Path, starts, columns, values, shape: tuple[int, int]) -> None:
@@ -174,31 +161,26 @@ def _canonical(rows, columns, values, shape: tuple[int, int], warnings: Counter)
 def read_filters(path: Path | None, shape: tuple[int, int], warnings: Counter) -> np.ndarray:
     """int64 (pairs, 2) of (row, column), sorted, each once; none without a file. Raises UserError."""
     listed: list[tuple[int, int]] = []
-    for first, batch in xc_rows.lines(path) if path else ():
-        for row, line in enumerate(batch, start=first):
-            words = line.split()
-            if len(words) != 2 or not all(word.isdecimal() for word in words):
-                raise UserError(f"{path}, row {row}: expected 'row column', found {line[:40]!r}")
-            point, label = int(words[0]), int(words[1])
-            if point >= shape[0] or label >= shape[1]:
-                raise UserError(
-                    f"{path}, row {row}: the pair {point} {label} is out of range: there are {shape[0]:,} "
-                    f"points and {shape[1]:,} labels (they count from 0)"
-                )
-            listed.append((point, label))
+    for row, line in enumerate(xc_rows.lines(path) if path else (), start=1):
+        words = line.split()
+        if len(words) != 2 or not all(word.isdecimal() for word in words):
+            raise UserError(f"{path}, row {row}: expected 'row column', found {line[:40]!r}")
+        point, label = int(words[0]), int(words[1])
+        if point >= shape[0] or label >= shape[1]:
+            raise UserError(
+                f"{path}, row {row}: the pair {point} {label} is out of range: there are {shape[0]:,} "
+                f"points and {shape[1]:,} labels (they count from 0)"
+            )
+        listed.append((point, label))
     pairs = np.unique(np.array(listed, dtype=np.int64).reshape(-1, 2), axis=0)
     warnings["duplicate_filters"] += len(listed) - len(pairs)
     return pairs
 
 
 def text_form(matrix: csr_matrix) -> Iterator[str]:
-    """The pieces of the text form, which pyxclib (and so Renee) reads: labels of a row ascend."""
+    """The lines of the text form, which pyxclib (and so Renee) reads: labels of a row ascend."""
     yield f"{matrix.shape[0]} {matrix.shape[1]}\n"
-    for start in range(0, matrix.shape[0], ROWS_AT_ONCE):
-        bounds = matrix.indptr[start : start + ROWS_AT_ONCE + 1].tolist()
-        columns = matrix.indices[bounds[0] : bounds[-1]].tolist()
-        values = matrix.data[bounds[0] : bounds[-1]].tolist()
-        pairs = [f"{column}:{value:.5f}" for column, value in zip(columns, values, strict=True)]
-        ends = [bound - bounds[0] for bound in bounds]
-        rows = (pairs[a:b] for a, b in zip(ends, ends[1:], strict=False))
-        yield "".join(" ".join(row) + "\n" for row in rows)
+    for start, stop in pairwise(matrix.indptr.tolist()):
+        columns, values = matrix.indices[start:stop].tolist(), matrix.data[start:stop].tolist()
+        pairs = zip(columns, values, strict=True)
+        yield " ".join(f"{column}:{value:.5f}" for column, value in pairs) + "\n"

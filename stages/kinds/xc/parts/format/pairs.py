@@ -3,27 +3,24 @@
 Points are numbered as the corpus sorts them: the test points first (`t…`), then the training points (`x…`).
 """
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from stages.kinds.xc.parts.format.texts import Texts, line_hashes
-from stages.kinds.xc.parts.mapping import among
+from stages.kinds.xc.parts.format.texts import line_hashes
 
-AT_ONCE = 1 << 16
 LEAST_DIGITS = 7
 SPLITS = ("train", "hidden", "test")
 
+RowIds = Callable[[int], str]
 
-class Ids:
+
+def row_ids(letter: str, rows: int) -> RowIds:
     """The ids of a set of rows: a letter and the row's number, padded so that they sort by it."""
-
-    def __init__(self, letter: str, rows: int):
-        self.form = f"{letter}{{:0{max(LEAST_DIGITS, len(str(max(rows - 1, 0))))}d}}"
-
-    def __call__(self, row: int) -> str:
-        return self.form.format(row)
+    return f"{letter}{{:0{max(LEAST_DIGITS, len(str(max(rows - 1, 0))))}d}}".format
 
 
 def mixed(numbers: np.ndarray) -> np.ndarray:
@@ -58,62 +55,47 @@ class KnownQueries:
     """
 
     def __init__(
-        self,
-        trn: csr_matrix,
-        hidden: np.ndarray,
-        hashes: np.ndarray,
-        test_hashes: np.ndarray,
-        most: int,
+        self, trn: csr_matrix, hidden: np.ndarray, hashes: np.ndarray, test_hashes: np.ndarray, most: int
     ):
-        rows = np.repeat(np.arange(trn.shape[0]), np.diff(trn.indptr))
         self.most, self.withheld = most, 0
-        self.secret = np.sort(np.concatenate([test_hashes, line_hashes([""])]))
-        self.hidden = np.sort(_of_pairs(trn.indices[hidden], hashes[rows[hidden]]))
-        order = np.argsort(trn.indices[~hidden], kind="stable")
-        labels, rows = trn.indices[~hidden][order], rows[~hidden][order]
-        kept = self._allowed(labels, hashes[rows])
-        labels, rows = labels[kept], rows[kept]
-        _, once = np.unique(_of_pairs(labels, hashes[rows]), return_index=True)
-        once.sort()
-        labels, rows = labels[once], rows[once]
-        every = np.arange(trn.shape[1] + 1)
-        few = np.arange(len(labels)) - np.searchsorted(labels, every)[labels] < most
-        self.starts, chosen = np.searchsorted(labels[few], every), rows[few]
-        self.rows, self.slots = np.unique(chosen, return_inverse=True)
-        self.texts = Texts()
+        self.secret = {*test_hashes.tolist(), *line_hashes([""]).tolist()}
+        rows = np.repeat(np.arange(trn.shape[0]), np.diff(trn.indptr))
+        pairs = zip(trn.indices[hidden].tolist(), hashes[rows[hidden]].tolist(), strict=True)
+        self.hidden = set(pairs)  # (label, hash of a text)
+        by_label = csr_matrix((~hidden, (rows, trn.indices)), shape=trn.shape).tocsc()
+        self.starts, self.rows = array("q", [0]), array("q")  # of each label: the rows that it may show
+        for label, (start, stop) in enumerate(pairwise(by_label.indptr.tolist())):
+            shown: dict[int, int] = {}
+            for row in by_label.indices[start:stop][by_label.data[start:stop]].tolist():
+                text_hash = int(hashes[row])
+                if len(shown) < most and self._may_show(label, text_hash):
+                    shown.setdefault(text_hash, row)
+            self.rows.extend(shown.values())
+            self.starts.append(len(self.rows))
+        self.texts: dict[int, str] = {}
 
-    def _allowed(self, labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-        """bool (texts,): may the texts with these hashes be shown for these labels?"""
-        return ~(among(hashes, self.secret) | among(_of_pairs(labels, hashes), self.hidden))
+    def _may_show(self, label: int, text_hash: int) -> bool:
+        return text_hash not in self.secret and (label, text_hash) not in self.hidden
 
-    def see(self, first: int, texts: list[str]) -> None:
-        """Keep what is needed of the training queries from row `first` on; they come in order."""
-        low, high = np.searchsorted(self.rows, [first, first + len(texts)])
-        for row in self.rows[low:high].tolist():
-            self.texts.append(texts[row - first])
+    def see(self, texts: Iterable[str]) -> Iterator[str]:
+        """Pass on the texts of the training queries, which come in order, and keep what is needed of them."""
+        needed = set(self.rows)
+        for row, text in enumerate(texts):
+            if row in needed:
+                self.texts[row] = text
+            yield text
 
-    def of(self, first: int, relevant: list[list[str]]) -> list[list[str]]:
-        """The known queries of the labels from `first` on; `relevant` are those that their metadata names."""
-        relevant = [[" ".join(text.split()) for text in texts] for texts in relevant]
-        labels = np.repeat(np.arange(first, first + len(relevant)), [len(texts) for texts in relevant])
-        hashes = line_hashes(text for texts in relevant for text in texts)
-        allowed = iter(self._allowed(labels, hashes).tolist())
-        known = []
-        for label, texts in enumerate(relevant, start=first):
-            shown = [text for text in texts if next(allowed)]
-            self.withheld += len(texts) - len(shown)
-            slots = self.slots[self.starts[label] : self.starts[label + 1]].tolist()
-            shown += map(self.texts.__getitem__, slots)
-            once: dict[str, str] = {}
-            for text in shown:
-                once.setdefault(text.casefold(), text)
-            known.append(list(once.values())[: self.most])
-        return known
-
-
-def _of_pairs(labels: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """uint64 hashes of (label, text)."""
-    return mixed(labels) ^ hashes.view(np.uint64)
+    def of(self, label: int, relevant: list[str]) -> list[str]:
+        """The known queries of a label; `relevant` are those that its metadata names."""
+        shown: dict[str, str] = {}
+        for text in (" ".join(text.split()) for text in relevant):
+            if self._may_show(label, hash(text.casefold())):
+                shown.setdefault(text.casefold(), text)
+            else:
+                self.withheld += 1
+        for row in self.rows[self.starts[label] : self.starts[label + 1]]:
+            shown.setdefault(self.texts[row].casefold(), self.texts[row])
+        return list(shown.values())[: self.most]
 
 
 def split_counts(hidden: np.ndarray, tst: csr_matrix) -> dict[str, int]:
@@ -123,7 +105,7 @@ def split_counts(hidden: np.ndarray, tst: csr_matrix) -> dict[str, int]:
 
 
 def pair_rows(
-    trn: csr_matrix, hidden: np.ndarray, tst: csr_matrix, points: str, ids: dict[str, Ids]
+    trn: csr_matrix, hidden: np.ndarray, tst: csr_matrix, points: str, ids: dict[str, RowIds]
 ) -> Iterator[dict]:
     """The rows of pairs.jsonl, sorted by query and document; `points` says which of the two the rows are."""
     marked = csr_matrix((1 + hidden.astype(np.uint8), trn.indices, trn.indptr), shape=trn.shape)
@@ -138,18 +120,14 @@ def pair_rows(
         pairs = pairs.tocsc()
     pairs.sort_indices()
     query, document = (point, label) if points == "queries" else (label, point)
-    for start in range(0, len(pairs.indptr) - 1, AT_ONCE):
-        bounds = pairs.indptr[start : start + AT_ONCE + 1].tolist()
-        inner = pairs.indices[bounds[0] : bounds[-1]].tolist()
-        splits = pairs.data[bounds[0] : bounds[-1]].tolist()
-        for outer, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False), start=start):
-            name = query(outer)
-            for place in range(begin - bounds[0], end - bounds[0]):
-                split = SPLITS[splits[place] - 1]
-                yield {"query_id": name, "document_id": document(inner[place]), "split": split}
+    for outer, (begin, end) in enumerate(pairwise(pairs.indptr.tolist())):
+        name = query(outer)
+        inner, splits = pairs.indices[begin:end].tolist(), pairs.data[begin:end].tolist()
+        for place, split in zip(inner, splits, strict=True):
+            yield {"query_id": name, "document_id": document(place), "split": SPLITS[split - 1]}
 
 
-def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, Ids]) -> list[dict]:
+def filter_rows(filters: dict[str, np.ndarray], points: str, ids: dict[str, RowIds]) -> list[dict]:
     """The rows of filters.jsonl, sorted; `filters` are (row, column) keyed by train and test."""
     rows = []
     for split, pairs in filters.items():

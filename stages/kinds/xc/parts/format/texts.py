@@ -5,7 +5,6 @@ a point has (matrices.py). The names are those of the repository and of SKIM, DE
 docs/kinds/xc/format.md lists them.
 """
 
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,28 +94,6 @@ def check_files(folder: Path, points: str, metadata: str | None = None) -> dict[
     return find(folder, metadata)
 
 
-class Texts:
-    """A list of short texts in one buffer of their bytes: as `str` each takes 60 bytes more."""
-
-    def __init__(self, texts: Iterable[str] = ()):
-        self.bytes, self.ends = bytearray(), array("q", [0])
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        self.bytes += text.encode()
-        self.ends.append(len(self.bytes))
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, place: int) -> str:
-        return self.bytes[self.ends[place] : self.ends[place + 1]].decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
-
 def one_line(*parts: str) -> str:
     """Texts as one line: white space of any kind is a single space."""
     return " ".join(" ".join(parts).split())
@@ -139,18 +116,15 @@ class Row(NamedTuple):
 def rows(path: Path) -> Iterator[Row]:
     """The rows of trn_X, tst_X or Y in any of their forms. Raises UserError with file, row and field."""
     if ".json" not in path.suffixes:
-        for _, batch in xc_rows.lines(path):
-            for line in batch:
-                yield Row(" ".join(line.split()))
+        yield from map(Row, lines_of(path))
         return
-    for first, batch in xc_rows.records(path):
-        for number, record in enumerate(batch, start=first):
-            title, body = (field(record, name, path, number) for name in ("title", "content"))
-            if title is None and body is None:
-                has = ", ".join(record) or "no fields"
-                raise UserError(f"{path}, row {number}: neither 'title' nor 'content' (this row has {has})")
-            title, uid = title or "", field(record, "uid", path, number)
-            yield Row(one_line(title, body or ""), one_line(title), body, uid)
+    for number, record in xc_rows.records(path):
+        title, body = (field(record, name, path, number) for name in ("title", "content"))
+        if title is None and body is None:
+            has = ", ".join(record) or "no fields"
+            raise UserError(f"{path}, row {number}: neither 'title' nor 'content' (this row has {has})")
+        title, uid = title or "", field(record, "uid", path, number)
+        yield Row(one_line(title, body or ""), one_line(title), body, uid)
 
 
 def field(record: dict, name: str, path: Path, row: int) -> str | None:
@@ -163,19 +137,11 @@ def field(record: dict, name: str, path: Path, row: int) -> str | None:
     raise UserError(f"{path}, row {row}: field '{name}' is a {type(value).__name__}, expected text")
 
 
-def lines_of(path: Path) -> Iterator[list[str]]:
-    """The texts of trn_X, tst_X or Y, one line each, in batches."""
+def lines_of(path: Path) -> Iterator[str]:
+    """The texts of trn_X, tst_X or Y, one line each."""
     if ".json" in path.suffixes:
-        batch = []
-        for row in rows(path):
-            batch.append(row.line)
-            if len(batch) == 4096:
-                yield batch
-                batch = []
-        yield batch
-    else:
-        for _, batch in xc_rows.lines(path):
-            yield [" ".join(line.split()) for line in batch]
+        return (row.line for row in rows(path))
+    return (" ".join(line.split()) for line in xc_rows.lines(path))
 
 
 @dataclass
@@ -194,17 +160,14 @@ class Survey:
 
 def survey(path: Path) -> Survey:
     """Count the rows of a file of texts and hash them. Raises UserError where it holds none."""
-    parts, blank, count = [], [], 0
-    for batch in lines_of(path):
-        parts.append(line_hashes(batch))
-        blank += [row for row, line in enumerate(batch, start=count + 1) if not line]
-        count += len(batch)
-    if not count:
+    hashes = line_hashes(lines_of(path))
+    if not len(hashes):
         raise UserError(f"{path}: holds no rows")
-    return Survey(path, np.concatenate(parts), len(blank), blank[0] if blank else 0)
+    empty = np.flatnonzero(hashes == line_hashes([""]))
+    return Survey(path, hashes, len(empty), int(empty[0]) + 1 if len(empty) else 0)
 
 
 def duplicates(texts: Survey) -> int:
     """How many rows have the text of an earlier one; empty rows are none."""
-    there = np.sort(texts.hashes[texts.hashes != line_hashes([""])])
-    return int((there[1:] == there[:-1]).sum())
+    distinct = len(np.unique(texts.hashes))
+    return texts.rows - distinct - max(texts.empty - 1, 0)

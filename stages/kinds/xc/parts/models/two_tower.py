@@ -6,8 +6,7 @@ sentence-transformers' MultipleNegativesRankingLoss knows neither these nor weig
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -23,25 +22,14 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.core.errors import UserError
 from stages.core.text import tokens
+from stages.kinds.xc.knobs import XcKnobs
 from stages.retrieval.encoders import LatentSemantic
-from stages.retrieval.neighbours import nearest
+from stages.retrieval.neighbours import nearest, threads
 
 STATIC = "static"
 UNKNOWN = "[UNK]"
 SCALE = 20.0  # of cosines before the softmax, the default of MultipleNegativesRankingLoss
 AT_ONCE = 16  # texts whose activations a transformer holds, whatever the size of a batch
-
-
-class Settings(NamedTuple):
-    """The knobs of stage `xc` for this model."""
-
-    tower: str
-    dims: int
-    words: int
-    epochs: int
-    batch_size: int
-    lr: float
-    seed: int
 
 
 def predict(
@@ -50,7 +38,7 @@ def predict(
     labels: Sequence[str],
     queries: Sequence[str],
     k: int,
-    how: Settings,
+    knobs: XcKnobs,
 ) -> np.ndarray:
     """Train on `texts` and `matrix`, (texts, labels), and predict for `queries`.
 
@@ -60,17 +48,18 @@ def predict(
     that cannot be loaded.
     """
     texts, labels, queries = (
-        [" ".join(text.split()[: how.words]) for text in part] for part in (texts, labels, queries)
+        [" ".join(text.split()[: knobs.words]) for text in part] for part in (texts, labels, queries)
     )
-    if how.tower == STATIC:
-        model = static([*texts, *labels], how.dims)
+    if knobs.tower == STATIC:
+        model = static([*texts, *labels], knobs.dims)
         texts, labels, queries = (
             [" ".join(tokens(text)) for text in part] for part in (texts, labels, queries)
         )
     else:
-        model = pretrained(how.tower)
-    with threads(1 if how.tower == STATIC else torch.get_num_threads()):
-        train(model, texts, matrix, labels, how)
+        model = pretrained(knobs.tower)
+    # one thread: PyTorch adds in another order on another number
+    with threads() if knobs.tower == STATIC else nullcontext():
+        train(model, texts, matrix, labels, knobs)
         vectors = [
             model.encode(part, normalize_embeddings=True, show_progress_bar=False)
             for part in (queries, labels)
@@ -104,30 +93,23 @@ def pretrained(name: str) -> SentenceTransformer:
         ) from None
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch on `count` threads: it adds in another order on another number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def train(
-    model: SentenceTransformer, texts: Sequence[str], matrix: csr_matrix, labels: Sequence[str], how: Settings
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    matrix: csr_matrix,
+    labels: Sequence[str],
+    knobs: XcKnobs,
 ) -> None:
     """Adam over `epochs` passes through the pairs of `matrix`; its rate falls to 0 by equal steps."""
-    torch.manual_seed(how.seed)
+    torch.manual_seed(knobs.seed)
     model.train()
     # word vectors are many, and a batch has few of them: only those are touched
-    adam = torch.optim.SparseAdam if how.tower == STATIC else torch.optim.Adam
-    optimizer = adam(list(model.parameters()), lr=how.lr)
+    adam = torch.optim.SparseAdam if knobs.tower == STATIC else torch.optim.Adam
+    optimizer = adam(list(model.parameters()), lr=knobs.lr)
     texts, labels = tokenized(model, texts), tokenized(model, labels)
-    steps = how.epochs * -(-matrix.nnz // how.batch_size)
+    steps = knobs.epochs * -(-matrix.nnz // knobs.batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    for rows, columns, values in shuffled(matrix, how):
+    for rows, columns, values in shuffled(matrix, knobs):
         points, answers = embed(model, [texts[n] for n in rows]), embed(model, [labels[n] for n in columns])
         loss = in_batch_loss(
             points @ answers.T, torch.from_numpy(values), true_elsewhere(matrix, rows, columns)
@@ -165,13 +147,13 @@ def embed(model: SentenceTransformer, texts: Sequence) -> torch.Tensor:
     return normalize(vectors, dim=-1)[np.argsort(order)]
 
 
-def shuffled(matrix: csr_matrix, how: Settings) -> Iterator[tuple[np.ndarray, ...]]:
+def shuffled(matrix: csr_matrix, knobs: XcKnobs) -> Iterator[tuple[np.ndarray, ...]]:
     """Batches of all pairs of `matrix`, in another order each epoch: rows, columns, values."""
-    random, pairs = np.random.default_rng(how.seed), matrix.tocoo()
-    for _ in range(how.epochs):
+    random, pairs = np.random.default_rng(knobs.seed), matrix.tocoo()
+    for _ in range(knobs.epochs):
         order = random.permutation(matrix.nnz)
-        for start in range(0, matrix.nnz, how.batch_size):
-            batch = order[start : start + how.batch_size]
+        for start in range(0, matrix.nnz, knobs.batch_size):
+            batch = order[start : start + knobs.batch_size]
             yield pairs.row[batch], pairs.col[batch], pairs.data[batch]
 
 
