@@ -40,7 +40,7 @@ metadata = Metadata(source.files["metadata"], {}, 7501)
 rows = sum(1 for _ in documents(source.files["Y"], metadata, None, folder, Counter()))
 print(rows, between - start, time.perf_counter() - between, time.process_time())
 """
-STAGE = "from stages.kinds.xc.corpus_xc import command; command()"
+STAGE = "import sys; from stages.__main__ import main; sys.argv.insert(1, 'corpus_xc'); main()"
 
 
 def make(folder: Path, rows: int) -> None:

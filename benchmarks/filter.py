@@ -25,7 +25,7 @@ def build(count: int) -> None:
     """A corpus, its shards and a student prompt in the working directory."""
     from stages.core import layout
     from stages.core.files import atomic_directory, write_jsonl, write_text
-    from stages.core.shards import write_generated
+    from tests.helpers.shards import write_generated
 
     draw = random.Random(SEED)
     vocabulary = [

@@ -29,8 +29,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from stages import params
-
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "models/shipped/small"
 TEACHER, SHARD = "replayed-teacher", 10_000
@@ -161,15 +159,16 @@ class Replay:
 
 def make_replay(command: list[str]) -> None:
     """Run `generate` with that engine; its finished rows stay in scratch, where the next run finds them."""
-    from stages import generate
+    from stages.core.stage import command as command_of
     from stages.engines.jobs import items, pool
+    from stages.params import STAGES
 
     def run_items(directory: Path, job: items.Job, todo: list[items.Item], *_) -> None:
         for item in todo:
             items.finish(directory, item, job, Path(job.model))
 
     items.engine, pool.run_items = lambda *_: Replay(), run_items
-    generate(command)
+    command_of(STAGES["generate"])(command)
 
 
 def prepare(folder: Path) -> None:
@@ -215,7 +214,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict]:
             arguments = ["-m", "benchmarks.scale", "--rows", str(given.rows), "--make", name]
             run([*arguments, "--observed", str(given.observed)], folder)
             continue
-        found = run(["-m", params.module(command[0]), *command[1:]], folder)
+        found = run(["-m", "stages", *command], folder)
         found["bytes"] = size(folder / output)
         figures[name] = {key: round(value, 2) for key, value in found.items()}
         kept.write_text(json.dumps(figures))

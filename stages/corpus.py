@@ -11,8 +11,8 @@ from stages.core import layout
 from stages.core.files import atomic_directory
 from stages.knobs import CorpusKnobs
 from stages.sources.folder import read_folder
-from stages.sources.observed import Shares, split_corpus, statistics, write_corpus
 from stages.sources.pydoc import read_pydoc
+from stages.sources.splits import Shares, split_corpus, statistics, write_corpus
 
 
 def run(dataset: str, knobs: CorpusKnobs) -> dict:

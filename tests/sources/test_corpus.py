@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
-from stages.sources.near import near_duplicate_groups, split_of_group
-from stages.sources.observed import merge_queries, show_known, split_pairs, split_queries
+from stages.sources.near import near_duplicate_groups
+from stages.sources.splits import merge_queries, show_known, split_of_group, split_pairs, split_queries
 from tests.helpers.cli import invoke
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"

@@ -17,7 +17,7 @@ from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, d
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.format.pairs import KnownQueries, RowIds, row_ids
 from stages.kinds.xc.parts.format.texts import Survey, duplicates, lines_of, survey
-from stages.sources.near import split_of_group
+from stages.sources.splits import split_of_group
 
 TEXTS = ("trn_X", "tst_X", "Y")
 

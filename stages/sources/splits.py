@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.core.files import write_json, write_jsonl
 from stages.core.hashing import stable_unit
-from stages.sources.near import near_duplicate_groups, split_of_group
+from stages.sources.near import near_duplicate_groups
 
 
 class Shares(NamedTuple):
@@ -132,3 +132,9 @@ def statistics(corpus: Corpus, skipped: dict[str, int]) -> dict:
         "largest_group": max(groups.values()),
         "near_duplicate_share": round(sum(size for size in groups.values() if size > 1) / len(documents), 4),
     }
+
+
+def split_of_group(group: str, val_share: float, test_share: float) -> str:
+    """train, val or test: a function of the group id only, so new documents never move old ones."""
+    unit = stable_unit("split", group)
+    return "test" if unit < test_share else "val" if unit < test_share + val_share else "train"
