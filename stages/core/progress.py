@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
+from shutil import get_terminal_size
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -21,7 +22,7 @@ class Progress(tqdm):
         # With miniters=1 the clock alone decides: tqdm's own guess of a number may leave a pause of minutes.
         options = {"total": total, "desc": label, "unit": f" {unit}", "initial": done, "miniters": 1}
         if sys.stderr.isatty():
-            super().__init__(**options, dynamic_ncols=True)
+            super().__init__(**options, ncols=get_terminal_size().columns)  # 80 where it is not known
         else:
             # Any delay keeps a first line of zero away.
             plain = {"mininterval": PLAIN_LINE_EVERY_S, "delay": 1e-9, "bar_format": PLAIN}

@@ -125,7 +125,8 @@ def ask(
                 if knobs.mode == "online":
                     tally = ask_all(asks, server, store, budget, shown)
                 else:
-                    tally = ask_in_batches(asks, server, store, budget, limits=knobs.limits(), shown=shown)
+                    sizes = {"most": knobs.batch_requests, "poll": knobs.poll}
+                    tally = ask_in_batches(asks, server, store, budget, shown, **sizes)
             total.add(tally)
             todo = requests.pending(store, policy, total.given_up) if policy.asks_again() else []
     for kind, entry in sorted(total.failures.items()):
@@ -135,8 +136,8 @@ def ask(
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:
     """Raises UserError where the teacher has no Batch API that is spoken here."""
-    if knobs.mode == "batch" and (knobs.base_url == EMBEDDED or knobs.api_version):
+    if knobs.mode == "batch" and knobs.base_url == EMBEDDED:
         raise UserError(
-            f"{where}: mode: batch needs a base_url with OpenAI's Batch API. The embedded teacher has none, "
-            "Azure has it at https://NAME.openai.azure.com/openai/v1, without api_version. Or: mode: online"
+            f"{where}: mode: batch needs a base_url with OpenAI's Batch API, which the embedded teacher has "
+            "not. Or: mode: online"
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"
-PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience".split()
+PASSED_ON = "concurrency timeout retries rpm tpm".split()
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from stages.core.records import KeyedRequest
+from stages.teacher.endpoint import Failure
+from stages.teacher.identity import choices_of
 from stages.teacher.outcomes import OUTCOMES
 
 EXAMPLES = 3
@@ -39,10 +42,11 @@ class Tally:
     failures: Failures = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
 
-    def give_up(self, kind: str, *, request_key: str, row_id: str, message: str) -> None:
+    def give_up(self, request: KeyedRequest, row_id: str, failure: Failure) -> None:
         """Count a request that failed for good."""
-        self.given_up.add(request_key)
-        count_failure(self.failures, kind, 1, [{"id": row_id, "message": message}])
+        self.outcomes["error"] += choices_of(request)
+        self.given_up.add(request["request_key"])
+        count_failure(self.failures, failure.kind, 1, [{"id": row_id, "message": failure.message}])
 
     def add(self, other: "Tally") -> None:
         """Add the figures of a further round."""

@@ -4,40 +4,16 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stages.core.errors import UserError
-from stages.core.records import KeyedRequest
-from stages.teacher.batch.lines import Result, judge_result, read_results
+from stages.teacher.batch.lines import read_results
 from stages.teacher.batch.provider import FINAL, Provider
-from stages.teacher.batch.store import Batch, Batches
-from stages.teacher.endpoint import Endpoint, Failure, not_a_completion, open_client, short
-from stages.teacher.outcomes import read_answers
+from stages.teacher.batch.store import Batch, Batches, Collected
+from stages.teacher.endpoint import Endpoint, open_session, short
 from stages.teacher.store.store import Store
 
-if TYPE_CHECKING:
-    from openai.types import Batch as ProviderBatch
-
 FORGOTTEN = "forgotten"
-
-
-@dataclass
-class Collected:
-    """What a batch brought, by request key."""
-
-    dollars: float
-    outcomes: dict[str, list[str]] = field(default_factory=dict)
-    failures: dict[str, Failure] = field(default_factory=dict)
-
-    def read(self, result: Result, request: KeyedRequest, model: str, endpoint: Endpoint) -> None:
-        """Add the outcomes or the failure of one result."""
-        if result.raw is None:
-            self.failures[result.key] = judge_result(result, endpoint, model)
-        elif (answers := read_answers(result.raw, request)) is None:
-            self.failures[result.key] = not_a_completion(result.raw, endpoint)
-        else:
-            self.outcomes[result.key] = [answer.outcome for answer in answers]
 
 
 def source_of(endpoint: Endpoint) -> str:
@@ -57,50 +33,42 @@ async def settle(provider: Provider, batches: Batches, name: str) -> None:
         batches.void(name, "never made")
 
 
-async def fetch(
-    provider: Provider, batches: Batches, batch: Batch, seen: "ProviderBatch"
-) -> Collected | None:
+async def fetch(provider: Provider, batches: Batches, batch: Batch, seen: dict[str, Any]) -> Collected | None:
     """Store what a claimed batch brought. None where another process did.
 
     `seen` is the provider's view of the batch, in a final state. Raises UserError where it names no file of
     the answers that it says there are.
     """
-    counts, endpoint = seen.request_counts, provider.endpoint
-    if counts and counts.completed and not seen.output_file_id:
+    completed = (seen.get("request_counts") or {}).get("completed")
+    if completed and not seen.get("output_file_id"):
         raise UserError(
-            f"{endpoint.base_url}: {batch.batch_id} has {counts.completed:,} answers, but names no file of "
+            f"{provider.endpoint.base_url}: {batch.batch_id} has {completed:,} answers, but names no file of "
             "them; nothing was given up: run again later"
         )
     paths = []
-    for kind, file_id in (("output", seen.output_file_id), ("error", seen.error_file_id)):
-        if file_id:
+    for kind in ("output", "error"):
+        if file_id := seen.get(f"{kind}_file_id"):
             paths.append(batches.file(batch.name, kind))
             await provider.download(file_id, paths[-1])
-    keys, odd = batches.keys(batch.name), Counter[str]()
-    results = read_results(paths, keys, odd)
-    dollars = batches.collect(batch, status=seen.status, results=results, odd=odd, endpoint=endpoint)
-    if dollars is None:
-        return None
-    if +odd:
+    odd = Counter[str]()
+    results = read_results(paths, batches.keys(batch.name), odd)
+    collected = batches.collect(
+        batch, status=seen["status"], results=results, odd=odd, endpoint=provider.endpoint
+    )
+    if collected is not None and +odd:
         counts_of = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+odd).items()))
         print(f"batch {batch.batch_id}: results that do not fit its requests: {counts_of}", file=sys.stderr)
-    collected = Collected(dollars)
-    for result in read_results(paths, keys, Counter()):
-        collected.read(result, batches.request(result.key), batch.model, endpoint)
     batches.clean(batch.name)
     return collected
 
 
-def is_rejected(seen: "ProviderBatch") -> bool:
-    """Whether the provider's validation refused the batch, so that nothing of it was done."""
-    return seen.status == "failed" and not (seen.output_file_id or seen.error_file_id)
-
-
-def rejection(seen: "ProviderBatch", endpoint: Endpoint) -> str:
-    """Why, in the provider's words."""
-    errors = (seen.errors and seen.errors.data) or []
-    lines = [f"{e.code}: {e.message}" + (f" (line {e.line})" if e.line else "") for e in errors]
-    return short("; ".join(lines) or "no reason given", endpoint)
+def rejection(seen: dict[str, Any], endpoint: Endpoint) -> str | None:
+    """Why the provider's validation refused the batch, so that nothing of it was done; None: it did not."""
+    if seen["status"] != "failed" or seen.get("output_file_id") or seen.get("error_file_id"):
+        return None
+    errors = (seen.get("errors") or {}).get("data") or []
+    words = [f"{error.get('code')}: {error.get('message')} (line {error.get('line')})" for error in errors]
+    return short("; ".join(words).replace(" (line None)", "") or "no reason given", endpoint)
 
 
 def listed(names: list[str]) -> str:
@@ -131,8 +99,8 @@ def cancel_batches(dataset: str, endpoint: Endpoint, store: Store, poll: float) 
 
 
 async def _cancel(mine: list[Batch], endpoint: Endpoint, batches: Batches, poll: float) -> None:
-    async with open_client(endpoint) as client:
-        provider = Provider(endpoint, client, mine[0].model)
+    async with open_session(endpoint) as session:
+        provider = Provider(endpoint, session, mine[0].model)
         left = [batch.name for batch in mine]
         while left := [name for name in left if not await _is_stopped(provider, batches, name)]:
             await asyncio.sleep(poll * random.uniform(0.8, 1.2))
@@ -146,12 +114,12 @@ async def _is_stopped(provider: Provider, batches: Batches, name: str) -> bool:
         await settle(provider, batches, name)
         if (batch := batches.get(name)).state == "submitted":
             seen = await provider.retrieve(batch)
-            if seen.status not in FINAL:
-                if seen.status != "cancelling":
+            if seen["status"] not in FINAL:
+                if seen["status"] != "cancelling":
                     await provider.cancel(batch)
                 return False
-            if is_rejected(seen):
-                batches.void(name, "rejected", rejection(seen, provider.endpoint))
+            if reason := rejection(seen, provider.endpoint):
+                batches.void(name, "rejected", reason)
             else:
                 await fetch(provider, batches, batch, seen)
         batches.clean(name)

@@ -6,25 +6,23 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from stages.core.records import KeyedRequest
 from stages.teacher.batch.lines import Result, judge_result
-from stages.teacher.endpoint import Endpoint
+from stages.teacher.endpoint import Endpoint, Failure
 from stages.teacher.money import settle_batch
 from stages.teacher.prices import Price
 from stages.teacher.store.store import Attempt, Store, insert_attempts, utc_now
 
 OPEN = ("intended", "uploaded", "submitted")
-COLUMNS = "name, state, source, dataset, model, price, rows, intended_at, file_id, batch_id, status"
 AT_ONCE = 500  # answers in memory while a batch is stored
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """`name` is ours, the ids are the provider's.
 
     `file_id` is known in state uploaded, `batch_id` in state submitted; `status` says how a batch ended that
@@ -44,6 +42,15 @@ class Batch:
     status: str | None
 
 
+@dataclass
+class Collected:
+    """What a batch brought: the keys of requests that have a body now, and the failures of the others."""
+
+    dollars: float = 0.0
+    answered: list[str] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
 class Batches:
     """The batches in a store. One is open until it is `collected` or `void`; then its requests are free."""
 
@@ -57,7 +64,7 @@ class Batches:
         return self._select("name = ?", name)[0]
 
     def _select(self, where: str, *values: str) -> list[Batch]:
-        query = f"SELECT {COLUMNS} FROM batches WHERE {where} ORDER BY intended_at, name"
+        query = f"SELECT {', '.join(Batch._fields)} FROM batches WHERE {where} ORDER BY intended_at, name"
         return [Batch(*row) for row in self.store.reader.execute(query, values)]
 
     def keys(self, name: str) -> list[str]:
@@ -87,20 +94,20 @@ class Batches:
         return self.folder / f"{name}.{kind}.jsonl"
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[BinaryIO | None]:
-        """The batch's input file, locked; None while another process has it.
+    def claim(self, name: str) -> Iterator[Path | None]:
+        """The path of the batch's input file, locked; None while another process has it.
 
         Whoever submits or collects a batch has its file locked. The lock dies with the process, so an open
         batch whose file is free and that was not submitted was left by one that died.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.file(name), "ab+") as file:
+        with open(self.file(name), "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
             else:
-                yield file
+                yield self.file(name)
 
     def clean(self, name: str) -> None:
         """Remove the batch's files, and what killed downloads left."""
@@ -132,22 +139,28 @@ class Batches:
 
     def collect(
         self, batch: Batch, *, status: str, results: Iterator[Result], odd: Counter[str], endpoint: Endpoint
-    ) -> float | None:
+    ) -> Collected | None:
         """Store the results, what they cost, and that they are stored: all or nothing, before they are read.
 
-        Returns the dollars, None where another process was faster. `results` fills `odd` as it is consumed.
+        None where another process was faster. `results` fills `odd` as it is consumed.
         """
         price = Price.recorded(batch.price) if batch.price else None
-        dollars = 0.0
+        collected = Collected()
         with self.store.transaction() as writer:
             if self.get(batch.name).state != "submitted":
                 return None
             while some := list(islice(results, AT_ONCE)):
-                insert_attempts(writer, [attempt_of(result, batch, endpoint) for result in some])
-                dollars += sum(self._cost(result, price) for result in some)
-            settle_batch(writer, batch.name, dollars)
+                for result in some:
+                    collected.dollars += self._cost(result, price)
+                    if result.raw is None:
+                        collected.failures[result.key] = judge_result(result, endpoint, batch.model)
+                    else:
+                        collected.answered.append(result.key)
+                attempts = [attempt_of(r, batch, endpoint, collected.failures.get(r.key)) for r in some]
+                insert_attempts(writer, attempts)
+            settle_batch(writer, batch.name, collected.dollars)
             insert_event(writer, batch.name, "collected", {"status": status, **+odd})
-        return dollars
+        return collected
 
     def _cost(self, result: Result, price: Price | None) -> float:
         """The dollars of a result. What may have been billed unseen counts in full."""
@@ -158,13 +171,13 @@ class Batches:
         return price.dollars(result.usage, batch=True)
 
 
-def attempt_of(result: Result, batch: Batch, endpoint: Endpoint) -> Attempt:
+def attempt_of(result: Result, batch: Batch, endpoint: Endpoint, failure: Failure | None) -> Attempt:
     """The row of the store for a result."""
     return Attempt(
         result.key,
         endpoint.base_url,
         status=result.status,
-        error=judge_result(result, endpoint, batch.model).kind if result.raw is None else None,
+        error=failure and failure.kind,
         raw=result.raw,
         dataset=batch.dataset,
         mode="batch",

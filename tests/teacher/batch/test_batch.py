@@ -19,11 +19,11 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.core.progress import Progress
-from stages.teacher.batch import follow as batch_follow
+from stages.teacher import endpoint
 from stages.teacher.batch import provider as batch_calls
+from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
 from stages.teacher.batch.lines import read_results
-from stages.teacher.batch.queue import Limits
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.endpoint import Endpoint
@@ -151,20 +151,21 @@ def test_as_online_to_the_byte_in_several_batches():
     }
 
 
-def test_a_limit_in_bytes_splits_batches_and_a_request_larger_than_it_fails():
+def test_a_limit_in_bytes_splits_batches_and_a_request_larger_than_it_fails(monkeypatch):
+    monkeypatch.setattr(batch_run, "MOST_BYTES", 1500)
     rows = make_requests("d", 12)
     large = {**rows[5], "messages": [{"role": "user", "content": "x" * 3000}]}
     rows[5] = {**large, "request_key": key_of(large)}
     write_jsonl(layout.requests("d"), rows)
     teacher = BatchTeacher()
     with teacher.running() as url:
-        run(url, batch_bytes=1500, min_accept=0.5)
+        run(url, min_accept=0.5)
     sizes = [len(content) for shown, content in teacher.files.values() if shown["purpose"] == "batch"]
     assert len(sizes) > 2 and max(sizes) <= 1500 and len(teacher.submitted) == 11
     assert set(teacher.submitted.values()) == {1}
     failed = read_json(layout.figures("d") / "failures.json")["error: too large for a batch"]
     assert failed["count"] == 1 and failed["examples"][0]["id"] == "p005"
-    assert "batch_bytes (1,500)" in failed["examples"][0]["message"]
+    assert "more than a batch may have (1,500)" in failed["examples"][0]["message"]
 
 
 POINTS = [
@@ -229,7 +230,7 @@ def test_results_are_stored_before_they_are_read(monkeypatch):
     teacher = BatchTeacher()
     with teacher.running() as url:
         with monkeypatch.context() as patch:
-            patch.setattr(batch_follow, "read_answers", broken)
+            patch.setattr(batch_run, "read_answers", broken)
             with pytest.raises(RuntimeError, match="a bug"):
                 run(url)
         assert states() == ["collected"] and len(teacher.created) == 1
@@ -312,12 +313,13 @@ def test_a_refusal_that_may_have_been_none_is_looked_up_and_then_made_again():
     assert_once(teacher)
 
 
-def test_an_answer_that_stays_lost_stops_the_run_and_the_next_one_finds_the_batch():
+def test_an_answer_that_stays_lost_stops_the_run_and_the_next_one_finds_the_batch(monkeypatch):
+    monkeypatch.setattr(endpoint, "BREAKER", 4)
     make_requests("d", 10)
     teacher = BatchTeacher(lost={"POST /batches": 1}, failing={"GET /batches": [failure(500)] * 4})
     with teacher.running() as url:
         with pytest.raises(UserError, match=r"answered 500: .* \(4 calls failed in a row\)"):
-            run(url, breaker=4)
+            run(url)
         assert states() == ["uploaded"] and len(teacher.created) == 1
         teacher.failing = {}
         run(url)
@@ -361,7 +363,7 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     assert len(teacher.submitted) == 5 and teacher.calls == 5 and len(responses("d")) == 10
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
-        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, limits=Limits(), shown=shown)
+        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, shown)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
@@ -398,14 +400,15 @@ def test_a_definite_refusal_frees_the_requests_and_their_money(route, status, to
     assert_once(teacher)
 
 
-def test_polls_may_fail_for_a_while_but_not_for_ever():
+def test_polls_may_fail_for_a_while_but_not_for_ever(monkeypatch):
+    monkeypatch.setattr(endpoint, "BREAKER", 5)
     make_requests("d", 10)
     teacher = BatchTeacher(failing={"GET /batches/{id}": [failure(500)] * 7})
     with teacher.running() as url:
         with pytest.raises(UserError, match="5 calls failed in a row") as raised:
-            run(url, breaker=5)
+            run(url)
         assert "Batches that go on at" in str(raised.value) and "The same command" in str(raised.value)
-        run(url, breaker=5)
+        run(url)
     assert_once(teacher)
 
 
