@@ -22,7 +22,8 @@ class Progress(tqdm):
         # With miniters=1 the clock alone decides: tqdm's own guess of a number may leave a pause of minutes.
         options = {"total": total, "desc": label, "unit": f" {unit}", "initial": done, "miniters": 1}
         if sys.stderr.isatty():
-            super().__init__(**options, ncols=get_terminal_size().columns)  # 80 where it is not known
+            size = get_terminal_size()  # tqdm's own look shows nothing where the size is not known
+            super().__init__(**options, ncols=size.columns, nrows=size.lines)
         else:
             # Any delay keeps a first line of zero away.
             plain = {"mininterval": PLAIN_LINE_EVERY_S, "delay": 1e-9, "bar_format": PLAIN}
