@@ -36,7 +36,9 @@ class Retort(click.Group):
         module = modules().get(name)
         return importlib.import_module(module).cli if module else None
 
-    def resolve_command(self, context: click.Context, args: list[str]):
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.list_commands(context):
             close = params.nearest(args[0], self.list_commands(context))
             raise click.UsageError(f"no stage or command is called '{args[0]}'{close}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from stages.core import layout
+from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_json
 from stages.core.hashing import sha256_file, sha256_json
 from stages.core.stage import Stage, main
@@ -40,7 +41,7 @@ def code_of(script: str) -> set[str]:
         name = path.as_posix()
         if name in files or name in HARMLESS or path.stat().st_size == 0:
             continue
-        waiting += map(file_of, plugged_in(name))
+        waiting += [module_file(module) for module in plugged_in(name)]
         if any(fnmatch(name, pattern) for pattern in DECLARATIONS):
             continue
         files.add(name)
@@ -66,10 +67,17 @@ def named(tree: ast.AST) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "house rule: absolute imports"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
             names.add(node.value)
     return {name for name in names if name.split(".")[0] == "stages" or name.endswith(RESOURCES)}
+
+
+def module_file(name: str) -> Path:
+    """The file of a module that a kind names. Raises UserError where there is none."""
+    if (file := file_of(name)) is None:
+        raise UserError(f"stages/kinds: no module is called {name}; correct the KIND that names it")
+    return file
 
 
 def file_of(name: str) -> Path | None:

@@ -18,6 +18,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, json_array, jsonl
 from stages.core.prompts import Template, render
+from stages.core.records import Document, Response
 from stages.kinds import registry
 from stages.kinds.answers import answer_of, document_of
 from stages.kinds.kind import Task
@@ -36,7 +37,7 @@ class Verdict(NamedTuple):
     reason: str | None
 
 
-def judge(response: dict, document: dict, task: Task, min_lines: int) -> Verdict:
+def judge(response: Response, document: Document, task: Task, min_lines: int) -> Verdict:
     """What becomes of an answer: the part that the student is to learn, or why it is not used."""
     if not response["accepted"]:
         return Verdict("", [], [], response["outcome"])
@@ -47,7 +48,7 @@ def judge(response: dict, document: dict, task: Task, min_lines: int) -> Verdict
     fitting = task.fit(answer, document)
     lines, kept = task.flat(answer), task.flat(fitting)
     lost = dict.fromkeys(lines).keys() - kept
-    dropped = [task.reject(line, document) or task.left_out for line in lost]
+    dropped = [task.reject(line, document) or task.left_out or "left out" for line in lost]
     reason = None
     if not lines:
         reason = "parses to nothing"
@@ -56,19 +57,19 @@ def judge(response: dict, document: dict, task: Task, min_lines: int) -> Verdict
     return Verdict(task.output(fitting), kept, dropped, reason)
 
 
-def rejected(response: dict, reason: str) -> dict:
+def rejected(response: Response, reason: str) -> dict:
     problem = {"problem": response["problem"]} if response.get("problem") else {}
     return {"id": response["id"], "reason": reason, **problem, "response": response["response"]}
 
 
-def joined(responses: Path, corpus: Path) -> Iterator[tuple[dict, dict | None]]:
+def joined(responses: Path, corpus: Path) -> Iterator[tuple[Response, Document | None]]:
     """Each response with its document, or None where `corpus` has none of that id in SPLITS.
 
     Both files are read side by side. A document is held until the last response about it: in their usual
     order, by id, that is one at a time, and neither file need fit into memory.
     """
     left = Counter(document_of(row) for row in iter_jsonl(responses, FIELDS))
-    held: dict[str, dict] = {}
+    held: dict[str, Document] = {}
     rows = iter_jsonl(corpus, ("id", "title", "text", "metadata", "split"))
     rest = (row for row in rows if row["id"] in left and row["split"] in SPLITS)
     for response in iter_jsonl(responses, FIELDS):
@@ -82,8 +83,11 @@ def joined(responses: Path, corpus: Path) -> Iterator[tuple[dict, dict | None]]:
 def run(dataset: str, knobs: ConvertKnobs) -> dict:
     source, corpus = layout.responses(dataset), layout.corpus(dataset) / "documents.jsonl"
     template, task = Template(layout.prompt(dataset, "student")), registry.task(knobs.task)
-    accepted, reasons, lines_kept, lines_dropped, total = Counter(), Counter(), 0, Counter(), 0
-    usable: Counter = Counter()  # answers to train with, by what they are about
+    accepted: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    lines_dropped: Counter[str] = Counter()
+    lines_kept = total = 0
+    usable: Counter[str] = Counter()  # answers to train with, by what they are about
     files: dict[str, int] = {}
     with atomic_directory(layout.litgpt_data(dataset), "convert", files) as target, ExitStack() as stack:
         add = {split: stack.enter_context(json_array(target / f"{split}.json")) for split in SPLITS}

@@ -18,10 +18,12 @@ from stages.sources.pydoc import read_pydoc
 def run(dataset: str, knobs: CorpusKnobs) -> dict:
     shares = Shares(**knobs.model_dump(include=set(Shares._fields)))
     if knobs.source == "pydoc":
-        rows, skipped = read_pydoc(), {"documents": 0, "pairs": 0}
+        documents, queries, pairs = read_pydoc()
+        skipped = {"documents": 0, "pairs": 0}
     else:
-        *rows, skipped = read_folder(**knobs.model_dump(exclude={"source", *Shares._fields}))
-    corpus = split_corpus(*rows, shares)
+        options = knobs.model_dump(exclude={"source", *Shares._fields})
+        documents, queries, pairs, skipped = read_folder(**options)
+    corpus = split_corpus(documents, queries, pairs, shares)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         counts |= write_corpus(directory, corpus)

@@ -18,7 +18,8 @@ from stages.student.formats.weights import load_state
 def run(dataset: str, knobs: ExportKnobs) -> dict:
     merged, adapter = layout.model(dataset, "merged"), layout.model(dataset, "adapter")
     base = layout.base_model(knobs.base)
-    config, hashed = merge.lora_config(base, adapter), {}
+    config = merge.lora_config(base, adapter)
+    hashed: dict[str, str] = {}
     with (
         ThreadPoolExecutor(1) as beside,
         atomic_directory(layout.model(dataset, "hf"), producer="export", hashed=hashed) as hf,

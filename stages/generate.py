@@ -19,6 +19,7 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, prune, read_text, verify_manifest
 from stages.core.hashing import model_fingerprint, sha256_json, stable_integer, stable_unit
 from stages.core.prompts import Template, render
+from stages.core.records import Document
 from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
@@ -48,7 +49,8 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
         finish(scratch, place, job, todo, knobs, f"{name} {dataset}")
     own = {item.shard: item for item in job.items}
     shards = (items.rows(scratch, own[shard]) if shard in own else [] for shard in range(knobs.shards))
-    task, counts = registry.task(knobs.task), Counter()
+    task = registry.task(knobs.task)
+    counts: Counter[str] = Counter()
     write_shards(output, (parsed(rows, task, counts) for rows in shards), name, task.column)
     prune(scratch, {scratch / items.finished_name(item) for item in job.items})
     return statistics(counts)
@@ -115,7 +117,7 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
             yield {"document_id": name, "prompt": prompt, "seeds": seeds}
 
 
-def chosen(dataset: str, share: float) -> Iterator[dict]:
+def chosen(dataset: str, share: float) -> Iterator[Document]:
     """The documents to write for: held-out ones, and of those for training and validation a share by hash."""
     verify_manifest(layout.corpus(dataset))
     fields = ("id", "title", "text", "metadata", "split")

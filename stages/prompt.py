@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
 from stages.core.hashing import sha256_text, stable_integer
 from stages.core.prompts import BracesTemplate, Template, messages, render
+from stages.core.records import Document, KeyedRequest
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
@@ -43,7 +45,7 @@ def choose(documents: Iterable[dict], limits: dict[str, int]) -> tuple[dict[str,
     return chosen, total
 
 
-def asked_of(template: Template | BracesTemplate, document: dict) -> list[dict]:
+def asked_of(template: Template | BracesTemplate, document: Document) -> list[dict]:
     """The messages about a document: one, where the prompt is not ours, even if it has our headings."""
     text = render(template, document)
     return messages(text) if isinstance(template, Template) else [{"role": "user", "content": text}]
@@ -52,7 +54,7 @@ def asked_of(template: Template | BracesTemplate, document: dict) -> list[dict]:
 @functools.cache
 def common(knobs: PromptKnobs) -> dict:
     """The fields that all requests share. What no knob asks for is not sent: it would be in the key."""
-    params = {} if knobs.temperature == "default" else {"temperature": knobs.temperature}
+    params: dict[str, Any] = {} if knobs.temperature == "default" else {"temperature": knobs.temperature}
     params[knobs.limit_field] = knobs.max_tokens
     if knobs.top_p != "default":
         params["top_p"] = knobs.top_p
@@ -60,7 +62,8 @@ def common(knobs: PromptKnobs) -> dict:
         params["n"] = knobs.n
     if knobs.logprobs:
         params["logprobs"] = True
-    form, answer = {}, registry.task(knobs.task).Answer
+    form: dict[str, Any] = {}
+    answer = registry.task(knobs.task).Answer
     if knobs.answer == "json":
         form = {"response_format": json_answer(answer), "form": "json"}
     elif knobs.answer == "tool":
@@ -69,14 +72,14 @@ def common(knobs: PromptKnobs) -> dict:
     return {"params": params | json.loads(knobs.body or "{}"), **form}
 
 
-def requests_for(document_id: str, asked: list[dict], knobs: PromptKnobs) -> Iterator[dict]:
+def requests_for(document_id: str, asked: list[dict], knobs: PromptKnobs) -> Iterator[Any]:
     """The rows of one document: one for each choice of each sample, in the order of their ids."""
     count, shared = knobs.samples * knobs.n, common(knobs)
     for sample in range(knobs.samples):
         params = shared["params"]
         if knobs.seed >= 0:
             params = {**params, "seed": stable_integer(knobs.seed, asked, sample) % 2**31}
-        request = {"sample": sample, "model": knobs.model, "messages": asked, **shared, "params": params}
+        request: Any = {"sample": sample, "model": knobs.model, "messages": asked, **shared, "params": params}
         key = key_of(request)
         for choice in range(knobs.n):
             yield {
@@ -97,19 +100,21 @@ class Estimate:
     """Tokens and dollars of the distinct requests that `add` was told of, without holding them."""
 
     def __init__(self, model: str):
-        self.model, self.tokens_in, self.tokens_out, self.keys = model, 0.0, 0, set()
+        self.model, self.tokens_in, self.tokens_out = model, 0.0, 0
+        self.keys: set[bytes] = set()
 
-    def add(self, request: dict) -> None:
+    def add(self, request: KeyedRequest) -> None:
         key = bytes.fromhex(request["request_key"])
         if key not in self.keys:
             self.keys.add(key)
             self.tokens_in += rough_tokens(request)
-            self.tokens_out += choices_of(request) * limit_of(request)
+            self.tokens_out += choices_of(request) * (limit_of(request) or 0)
 
     def figures(self) -> dict:
         """Output tokens and dollars are the most there can be."""
         tokens_in, price = round(self.tokens_in), price_of(self.model)
-        most = price and price.dollars({"prompt_tokens": tokens_in, "completion_tokens": self.tokens_out})
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": self.tokens_out}
+        most = price.dollars(usage) if price else None
         return {
             "distinct_requests": len(self.keys),
             "estimated_input_tokens": tokens_in,

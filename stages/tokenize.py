@@ -33,7 +33,8 @@ def run(dataset: str, knobs: TokenizeKnobs) -> dict:
             f"params.yaml, tokenize.{dataset}.max_length: {knobs.max_length} is more than the context of "
             f"{knobs.base}, {context} tokens"
         )
-    metrics, counts = {}, {}
+    metrics: dict[str, dict] = {}
+    counts: dict[str, int] = {}
     with atomic_directory(layout.tokens(dataset), producer="tokenize", rows=counts) as directory:
         for split in SPLITS:
             with ExitStack() as stack:
@@ -47,7 +48,7 @@ def run(dataset: str, knobs: TokenizeKnobs) -> dict:
     return metrics
 
 
-def encode(source: Path, codec, knobs: TokenizeKnobs, append: dict[str, Callable]) -> dict:
+def encode(source: Path, codec: TextCodec, knobs: TokenizeKnobs, append: dict[str, Callable]) -> dict:
     """Add the rows of `source`, batch by batch, to the ARRAYS (-100 on the prompt); returns an accounting.
 
     `append` has, for each of ARRAYS, the function that adds values to it.

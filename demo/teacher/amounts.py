@@ -14,6 +14,7 @@ TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 ORDINALS = {"two": "second", "three": "third", "five": "fifth", "2": "2nd", "3": "3rd"}
 SMALLER = {"week": ("day", 7), "day": ("hour", 24), "hour": ("minute", 60), "minute": ("second", 60)}
 UNIT = r"(weeks?|days?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b"
+NESTED = 0.12  # share of the numbers that are arithmetic themselves: the root of the sum of
 NUMBER = r"-?\d+(?:\.\d+)?"
 
 
@@ -59,13 +60,13 @@ class Amounts:
     """Reads and writes arithmetic and durations by the phrases of skills.yaml."""
 
     def __init__(self, arithmetic: dict[str, dict[str, str]], durations: dict, book: Book):
-        self.book, self.durations = book, durations
+        self.book = book
         self.reads = [
             [(re.compile(words), plain) for words, plain in durations[name].items()]
             for name in ("reads", "reads_digits")
         ]
         self.said: dict[str, list[Node]] = {
-            name: [parse(own.strip()) for own in durations[name].split(";")] for name in ("said", "length")
+            name: [parse(text.strip()) for text in durations[name].split(";")] for name in ("said", "length")
         }
         self.sums = {
             kind: [
@@ -127,7 +128,6 @@ class Amounts:
         kind, inner = node
         if kind == "words":
             words = re.sub(r"(?<![#\w])(?:the|a|an) |,", "", f"{inner} ").split()
-            # an ordinal is glued to its number
             return "".join(re.sub(r"\\#(\w)", r"(?P<\1>.+?)", re.escape(word)) + " " for word in words)
         if kind == "maybe":
             return f"(?:{self._regex(inner)})?"
@@ -140,16 +140,11 @@ class Amounts:
         node, _, python = chance.choice(self.sums[kind])
         said, parts = text_of(self.book.write(node, chance, str)), {}
         for letter in dict.fromkeys(re.findall(r"#(\w)", python)):
-            parts[letter] = number = drawn(letter, chance)
-            if letter in "abr" and chance.random() < 0.12:
-                more, nested = self.write_sum(chance, spoken)
-                if not re.search(r"randint|\bat\b|how", more + nested):
-                    said, parts[letter] = (
-                        re.sub(rf"#{letter}", f"the {more}" if more[0] in "sdpq" else more, said),
-                        nested,
-                    )
-                    continue
-            said = said.replace(f"#{letter}", as_said(number, chance, spoken))
+            parts[letter] = drawn(letter, chance)
+            number = as_said(parts[letter], chance, spoken)
+            if letter in "abr" and chance.random() < NESTED:
+                number, parts[letter] = self.write_sum(chance, spoken)
+            said = said.replace(f"#{letter}", number)
         said = re.sub(r"(\w+) th\b", lambda mark: ORDINALS.get(mark[1], f"{mark[1]}th"), said)
         if spoken and "(" in said:
             return self.write_sum(chance, spoken)
@@ -160,11 +155,7 @@ class Amounts:
     def write_duration(self, chance: random.Random, spoken: bool, name: str) -> tuple[str, str]:
         """(a duration as it is said, as it is written out), or one as it stands before a noun."""
         said = text_of(self.book.write(chance.choice(self.said[name]), chance, str))
-        said = re.sub(
-            "#(.)",
-            lambda mark: as_said(drawn({"n": "t"}.get(mark[1], mark[1]), chance), chance, spoken),
-            said,
-        )
+        said = re.sub(r"#(\w)", lambda mark: as_said(drawn(mark[1], chance), chance, spoken), said)
         said = re.sub(r"\b(1|one|a) (minute|second|hour|day|week)s", r"\1 \2", said)
         meant = self.duration(said)
         return (said, meant) if meant else self.write_duration(chance, spoken, name)
@@ -174,9 +165,8 @@ def _filled(python: str, parts: dict[str, str], apart: bool) -> str:
     """A phrase's Python with its numbers; what is no number stands in brackets if it is to be kept apart."""
     filled = {name: f"({part})" if apart and " " in part else part for name, part in parts.items()}
     if "p" in parts:
-        filled["p"] = (
-            f"{float(parts['p']) / 100:.10g}" if re.fullmatch(NUMBER, parts["p"]) else f"{filled['p']} / 100"
-        )
+        plain = re.fullmatch(NUMBER, parts["p"])
+        filled["p"] = f"{float(parts['p']) / 100:.10g}" if plain else f"{filled['p']} / 100"
     python = re.sub(r"#(\w)", lambda mark: filled[mark[1]], python)
     return re.sub(r"\b(sqrt|factorial)\(\((.*)\)\)$", r"\1(\2)", python)
 

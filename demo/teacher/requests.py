@@ -65,7 +65,7 @@ class Grammar:
     def __init__(self, source: dict):
         lists = {name: entries(text) for name, text in (source["lists"] | source["words"]).items()}
         self.gerunds = dict(pair.split("=") for pair in source["doing"].split())
-        slots = {name: slot(own, source["words"]) for name, own in source["slots"].items()}
+        slots = {name: slot(fields, source["words"]) for name, fields in source["slots"].items()}
         slots["doing"] = slots["doing"]._replace(pattern=one_of(self.gerunds), closed=True)
         self.book = Book(lists, slots, frozenset(source["loose"]), frozenset(source["coined"]))
         self.amounts = Amounts(source["arithmetic"], source["durations"], self.book)
@@ -77,7 +77,8 @@ class Grammar:
         }
         self.listing = [phrase("notes", text) for text in source["skills"]["notes"].pop("list")]
         self.phrases = {
-            skill: [phrase(skill, text) for text in own["phrases"]] for skill, own in source["skills"].items()
+            skill: [phrase(skill, text) for text in texts["phrases"]]
+            for skill, texts in source["skills"].items()
         }
         talk = [lists[name] for name in source["skills"]["other"]["from"]]
         talk += [kinds["talk"] for kinds in self.near_misses.values()]
@@ -99,8 +100,8 @@ class Reader:
         self.grammar, self.speech = grammar, grammar.speech
         self.fillers = frozenset(grammar.speech["filler"])
         self.starting: dict[str, list[tuple[Phrase, re.Pattern]]] = {}
-        for own in (grammar.listing, *grammar.phrases.values()):
-            for each in own:
+        for phrases in (grammar.listing, *grammar.phrases.values()):
+            for each in phrases:
                 regex = re.compile(grammar.book.regex(each.tree))
                 for word in grammar.book.first_words(each.tree):
                     self.starting.setdefault(word, []).append((each, regex))
@@ -228,6 +229,7 @@ class Request:
         self.alike: list[Node] = []
 
     def written(self, skill: str) -> tuple[str, str, str | None]:
+        """(what a user says, the skill that it is for, its value)."""
         if self.variety == "near_miss":
             near = self.grammar.near_misses[skill if skill != "other" else "story"]
             self.kind = self.chance.choice(["talk", *near])
@@ -236,21 +238,21 @@ class Request:
             skill = "other"
         valued = self.variety == "multi" or self.chance.random() < WITH_VALUE
         for _ in range(TRIES):
-            own = self._phrase(skill, valued)
+            chosen = self._phrase(skill, valued)
             values: dict[str, str] = {}
-            pieces = self.book.write(own.tree, self.chance, functools.partial(self._noted, values))
+            pieces = self.book.write(chosen.tree, self.chance, functools.partial(self._noted, values))
             if skill in ("notes", "other") or self.kind in values or not self.kind and bool(values) == valued:
                 break
-        said, value = self._spoken(own, pieces), own.value(values)
-        return said, own.skill, respelt(value, said) if value and "sum" not in values else value
+        said, value = self._spoken(chosen, pieces), chosen.value(values)
+        return said, chosen.skill, respelt(value, said) if value and "sum" not in values else value
 
     def _phrase(self, skill: str, valued: bool) -> Phrase:
         if self.kind == "talk":
             return Phrase("other", self.chance.choice(self.alike))
         if skill == "notes" and not valued and not self.kind:
             return self.chance.choice(self.grammar.listing)
-        own = self.grammar.phrases[skill]
-        return self.chance.choice([each for each in own if self.kind in each.slots] if self.kind else own)
+        phrases = self.grammar.phrases[skill]
+        return self.chance.choice([each for each in phrases if not self.kind or self.kind in each.slots])
 
     def _noted(self, values: dict[str, str], name: str) -> str:
         said, values[name] = self._value(name, self.alike if name == self.kind else [])
@@ -272,22 +274,22 @@ class Request:
         """One of the words of `speech` in this share of the cases, else nothing."""
         return self.chance.choice(self.grammar.speech[name]) if self.chance.random() < share else ""
 
-    def _spoken(self, own: Phrase, pieces: Pieces) -> str:
+    def _spoken(self, chosen: Phrase, pieces: Pieces) -> str:
         """The request in its style, with what a person says before and after it."""
         chance, heard, typed = self.chance, self.style == "heard", self.style == "typed"
         slots = [name for _, name in pieces if name]
-        if heard and len(slots) == 1 and own.skill not in FREE_TEXT and chance.random() < 0.1:
+        if heard and len(slots) == 1 and chosen.skill not in FREE_TEXT and chance.random() < 0.1:
             at = next(place for place, (_, name) in enumerate(pieces) if name)
             wrong = f"{self._value(slots[0], [])[0]} {self._draw('repair')} "
             pieces = [*pieces[:at], (wrong, None), *pieces[at:]]
         said = text_of(pieces)
-        if own.skill == "other":
+        if chosen.skill == "other":
             said = f"{self._draw('filler', 0.3 * heard)} {self._draw('aside', 0.5)} {said}"
         else:
-            said = self._addressed(said, own, [text for text, name in pieces if name])
+            said = self._addressed(said, chosen, [text for text, name in pieces if name])
         said = text_of([(said, None)])
         if typed:
-            mark = "?" if ASKS.match(said) and own.skill != "other" else chance.choice([".", ".", "", "!"])
+            mark = "?" if ASKS.match(said) and chosen.skill != "other" else chance.choice([".", ".", "", "!"])
             said = re.sub(r"[.,]\.$", ".", f"{said[:1].upper()}{said[1:]}{mark}")
             return re.sub(r"(?<=[.!?] )[a-z]", lambda letter: letter[0].upper(), said)
         said = said.lower() if heard or chance.random() < 0.6 else said
@@ -295,13 +297,13 @@ class Request:
             said = re.sub(r"(?<=\w)'(?=\w)", "", said)
         return re.sub(r"[?.!,](?= |$)" if heard else "[?.!,]+$", "", said)
 
-    def _addressed(self, said: str, own: Phrase, values: list[str]) -> str:
+    def _addressed(self, said: str, chosen: Phrase, values: list[str]) -> str:
         """The request with greetings, politeness, and a false start."""
         chance, heard, typed = self.chance, self.style == "heard", self.style == "typed"
         again = " ".join(said.split()[: chance.randint(1, 2)])
         if heard and not any(again in value for value in values) and chance.random() < 0.1:
             said = f"{again} {said}"
-        said = f"{self._draw('polite', 0.5 * own.order)} {said}"
+        said = f"{self._draw('polite', 0.5 * chosen.order)} {said}"
         if call := self._draw("call", 0.5):
             said = f"{call}{',' if typed else ''} {said}"
         said = f"{self._draw('filler', 0.3 * heard)} {said}"
@@ -333,20 +335,24 @@ def phrase(skill: str, text: str) -> Phrase:
 
 def one_of(choices) -> str:
     """The regular expression for one of these, with a space after each of its words."""
-    return "|".join(Words(choice).line(0, 99) for choice in sorted(choices, key=lambda own: (-len(own), own)))
+    return "|".join(
+        Words(choice).line(0, 99) for choice in sorted(choices, key=lambda choice: (-len(choice), choice))
+    )
 
 
-def slot(own: dict, words: dict[str, str]) -> Slot:
+def slot(fields: dict, words: dict[str, str]) -> Slot:
     """A slot of skills.yaml; its words to leave out may be in a list of `words`."""
-    if "one_of" in own:
-        choices = re.split(r" *; *", own["one_of"])
+    if "one_of" in fields:
+        choices = re.split(r" *; *", fields["one_of"])
         return Slot([parse(choice) for choice in choices], 3, pattern=one_of(choices), closed=True)
     never, first_never = (
-        frozenset(re.sub(r"\{(\w+)\}", lambda mark: words[mark[1]], own.get(name, "")).split())
+        frozenset(re.sub(r"\{(\w+)\}", lambda mark: words[mark[1]], fields.get(name, "")).split())
         for name in ("never", "first_never")
     )
-    trees = [parse(text) for text in own["write"]]
-    return Slot(trees, own["most"], never, first_never, own.get("pattern", ""), but=own.get("but", ""))
+    trees = [parse(text) for text in fields["write"]]
+    return Slot(
+        trees, fields["most"], never, first_never, fields.get("pattern", ""), but=fields.get("but", "")
+    )
 
 
 @functools.cache

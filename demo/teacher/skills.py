@@ -71,10 +71,10 @@ def read_brief(prompt: str) -> Brief:
 
 def knows(skill: str, skills: dict[str, str], fallback: str) -> bool:
     """Whether this is one of the ten skills with just their parameters, not only its name."""
-    own = PARAMETERS.get(skill)
-    expected = {own, "action"} if skill == "notes" else {own}
+    parameter = PARAMETERS.get(skill)
+    expected = {parameter, "action"} if skill == "notes" else {parameter}
     names = {name for name, _ in PARAMETER.findall(skills.get(skill, ""))}
-    return skill == fallback or own is not None and names == expected
+    return skill == fallback or parameter is not None and names == expected
 
 
 def call_of(skill: str, value: str | None, fallback: str = "other") -> str:
@@ -84,7 +84,7 @@ def call_of(skill: str, value: str | None, fallback: str = "other") -> str:
     given = {} if value is None else {PARAMETERS[skill]: value}
     if skill == "notes":
         given = {"action": "list" if value is None else "add", **given}
-    return call_with(skill, {name: json.dumps(own, ensure_ascii=False) for name, own in given.items()})
+    return call_with(skill, {name: json.dumps(said, ensure_ascii=False) for name, said in given.items()})
 
 
 def call_with(name: str, given: dict[str, str]) -> str:
@@ -95,7 +95,7 @@ def written(brief: Brief, chance: random.Random) -> list[tuple[str, str]]:
     """(request, call) for a brief, all of them different; fewer than it asks for where there are no more."""
     rows: dict[str, tuple[str, str]] = {}
     known = knows(brief.skill, brief.skills, brief.fallback)
-    own = Shown(brief.shown, brief.skills, brief.skill)
+    shown = Shown(brief.shown, brief.skills, brief.skill)
     for _ in range(brief.count * TRIES):
         if len(rows) == brief.count:
             break
@@ -106,8 +106,8 @@ def written(brief: Brief, chance: random.Random) -> list[tuple[str, str]]:
             if target != "other" and not knows(target, brief.skills, brief.fallback):
                 continue
             call = call_of(target, value, brief.fallback)
-        elif own.phrases:
-            user, call = own.example(brief.topics, chance)
+        elif shown.phrases:
+            user, call = shown.example(brief.topics, chance)
         else:
             break
         rows.setdefault(user.casefold(), (user, call))

@@ -15,6 +15,9 @@ import click
 
 from stages import params
 from stages.core.errors import UserError
+from stages.core.files import write_json
+from stages.core.hashing import sha256_text
+from stages.core.prompts import Template
 from stages.core.stage import main
 
 SYSTEMS = ("base", "student", "student_grammar")
@@ -25,8 +28,6 @@ def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
 
     Raises UserError where the dataset asks no teacher.
     """
-    from stages.core.hashing import sha256_text
-    from stages.core.prompts import Template
     from stages.kinds.skills.evaluate_calls import label
     from stages.kinds.skills.parts.scored_rows import ask_once
     from stages.prompt import asked_of, requests_for
@@ -77,7 +78,6 @@ def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None)
     if unknown:
         raise UserError(f"--systems: none is called '{unknown[0]}'; there are {', '.join(SYSTEMS)}")
     check_target(out)
-    from stages.core.files import write_json
     from stages.kinds.skills.parts import scored_rows
 
     blocks = params.blocks()

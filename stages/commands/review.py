@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.stage import main
+from stages.kinds.skills import places
 
 
 @click.command(name="review", help=__doc__)
@@ -35,7 +35,7 @@ def cli(dataset: str, port: int, target: str | None, source: str | None) -> None
             counts = table.import_csv(dataset, Path(source))
             kinds = ("new", "changed", "cleared", "as before")
             numbers = ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds)
-            print(f"{layout.decisions(dataset)}: {numbers}")
+            print(f"{places.decisions(dataset)}: {numbers}")
     else:
         from stages.kinds.skills.parts.review.server import serve
 

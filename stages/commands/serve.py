@@ -29,7 +29,7 @@ def served(dataset: str) -> Served:
     return next(filter(None, (module.served(dataset) for module in modules)), Served())
 
 
-def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
+def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
     """What a request need not say: SAMPLING of the first of the stages that has a block for the dataset.
 
     Nothing where no params.yaml or no such block is there. Raises UserError for a block that is not valid.
@@ -57,16 +57,21 @@ def usual_decoding(dataset: str, stages: Iterable[str | None]) -> dict:
     "--batch", "batch_size", type=int, help="Requests answered together. Default: 8, transformers 1."
 )
 @main
-def cli(dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes):
+def cli(
+    dataset: str,
+    host: str,
+    port: int,
+    engine: str | None,
+    grammar: bool,
+    precision: str,
+    **sizes: int | None,
+) -> None:
     from stages.engines.serve import start
 
     of_kind = served(dataset)
+    stages = [of_kind.evaluated_by, "generate"] if of_kind.evaluated_by else ["generate"]
     given = {name: size for name, size in sizes.items() if size is not None}
-    decoding = {
-        "precision": precision,
-        **usual_decoding(dataset, (of_kind.evaluated_by, "generate")),
-        **given,
-    }
+    decoding = {"precision": precision, **usual_decoding(dataset, stages), **given}
     start.run(start.Wanted(dataset, host, port, engine, grammar, decoding), of_kind)
 
 

@@ -18,7 +18,7 @@ from stages.core.processes import collect_seldom
 keep_all = _yaml.parse_yaml_for_update
 
 
-def parse(text: str, path: str):
+def parse(text: str, path: str) -> object:
     return _yaml.parse_yaml(text, path) if Path(path).name == "dvc.lock" else keep_all(text, path)
 
 

@@ -149,7 +149,7 @@ def why_no_json(error: ValueError | RecursionError) -> str:
     return getattr(error, "msg", "a number with too many digits")  # the one error of Python's own `int`
 
 
-def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Any]:
     """Yield the rows of a JSON-lines file.
 
     Raises UserError with file, row and field when a line is not UTF-8, not a JSON object, or lacks one of
@@ -182,7 +182,7 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[dict[str, A
             yield row
 
 
-def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, required: Iterable[str] = ()) -> list[Any]:
     """The rows of `iter_jsonl`, all at once."""
     return list(iter_jsonl(path, required))
 

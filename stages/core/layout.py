@@ -39,33 +39,6 @@ def baseline(dataset: str) -> Path:
     return Path("data") / dataset / "baseline"
 
 
-def filtered(dataset: str) -> Path:
-    return Path("data") / dataset / "filtered"
-
-
-def packed(dataset: str) -> Path:
-    """The dataset in the format of the XC repository."""
-    return Path("data") / dataset / "xc"
-
-
-def skills(dataset: str) -> Path:
-    """The functions that a student of this dataset may call, and their grammar."""
-    return Path("data") / dataset / "skills"
-
-
-def candidates(dataset: str) -> Path:
-    return Path("data") / dataset / "candidates"
-
-
-def decisions(dataset: str) -> Path:
-    """What people decided about candidates: their work, so it is kept in git."""
-    return Path("prompts") / dataset / "decisions.jsonl"
-
-
-def mapped(dataset: str) -> Path:
-    return Path("data") / dataset / "mapped"
-
-
 def base_model(name: str) -> Path:
     return Path("models/base") / name
 

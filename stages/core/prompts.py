@@ -1,7 +1,7 @@
 """Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,15 @@ class Template:
 
 
 # What a name in braces stands for: the names that the prompts published with SKIM use.
-FIELDS: dict[str, Callable[[Mapping[str, Any]], object]] = {
-    "url": lambda document: document["metadata"].get("url"),
-    "relevant_queries": lambda document: document["metadata"].get("queries") or "",
-    "title": lambda document: document["title"],
-    "doc_title": lambda document: document["title"],
-    "content": lambda document: document["text"],
-    "doc_body": lambda document: document["text"],
+FIELDS = {
+    "url": "metadata.url",
+    "relevant_queries": "metadata.queries",
+    "title": "title",
+    "doc_title": "title",
+    "content": "text",
+    "doc_body": "text",
 }
+MAY_BE_MISSING = "relevant_queries"
 IN_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 
 
@@ -80,7 +81,11 @@ class BracesTemplate:
         """Fill in; the result has no white space at either end. Raises UserError."""
 
         def value(match: re.Match[str]) -> str:
-            text = FIELDS[match[1]](document)
+            text: object = document
+            for key in FIELDS[match[1]].split("."):
+                text = text.get(key) if isinstance(text, Mapping) else None
+            if match[1] == MAY_BE_MISSING:
+                text = text or ""
             if isinstance(text, list):
                 text = "\n".join(map(str, text))
             if not isinstance(text, str):

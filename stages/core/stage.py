@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import TypeVar
 
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -38,6 +39,9 @@ class Knobs(BaseModel):
     """Base of every stage's parameters: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnyKnobs = TypeVar("AnyKnobs", bound=Knobs)
 
 
 class NoKnobs(Knobs):
@@ -91,7 +95,7 @@ def explain(error: ValidationError, where: str) -> str:
     return f"{where}: {key}: {first['msg']}{value}"
 
 
-def valid(model: type[Knobs], values: dict, where: str) -> Knobs:
+def valid(model: type[AnyKnobs], values: dict, where: str) -> AnyKnobs:
     """The knobs. Raises UserError for the first value that cannot be."""
     try:
         return model(**values)
@@ -204,7 +208,7 @@ def main(callback: Callable[..., None]) -> Callable[..., None]:
     """Wrap a plain click callback that is no stage, so that its user errors read the same."""
 
     @functools.wraps(callback)  # carries click's parameters along
-    def wrapped(*args, **kwargs) -> None:
+    def wrapped(*args: object, **kwargs: object) -> None:
         sys.exit(guarded(lambda: callback(*args, **kwargs)))
 
     return wrapped

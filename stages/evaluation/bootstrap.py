@@ -81,8 +81,9 @@ def _ratios(
     denominator is zero. One draw is held at a time: a thousand of a million rows would take 8 GB.
     """
     table = np.concatenate([numerators, denominators], axis=1)
+    totals = [column.sum() for column in table.T]  # pairwise, unlike a sum over rows: fewer rounding errors
     with threadpool_limits(1):  # BLAS may add in another order on another number of cores
-        sums = np.array([table.sum(axis=0), *(counts.astype(np.float64) @ table for counts in draws)])
+        sums = np.array([totals, *(counts.astype(np.float64) @ table for counts in draws)])
     above, below = np.split(sums, 2, axis=1)
     ratios = np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
     return ratios[0], ratios[1:]

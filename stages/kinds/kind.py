@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from stages.core.records import Document
 from stages.core.stage import Stage
 
 Blocks = Mapping[str, Mapping[str, dict]]  # the params of all files: {stage: {dataset: knobs}}
@@ -34,13 +35,13 @@ class Task:
     lines: Callable[[str], list[tuple[int, str]]]  # the texts in an answer, each with its line from 0
     parse: Callable[[str], list[str]]  # these texts, each once
     parse_answer: Callable[[str, str, bool], Any]
-    fit: Callable[[Any, dict], Any]
+    fit: Callable[[Any, Document], Any]
     flat: Callable[[Any], list[str]]
     output: Callable[[Any], str]
     well_formed: Callable[[str], bool]
-    reject: Callable[[str, dict], str | None]
+    reject: Callable[[str, Document], str | None]
     left_out: str | None = None
-    subject: Callable[[dict], str | None] = lambda document: None  # what must not stay without any answer
+    subject: Callable[[Document], str | None] = lambda document: None  # what must not stay without any answer
 
 
 def nothing_before(dataset: str, blocks: Blocks) -> list[str]:

@@ -78,7 +78,7 @@ def paired_bars(rows: list[tuple[str, float | None, float | None, dict | None]],
             low, high = (left + span * min(max(before + difference[key], 0), 1) for key in ("low", "high"))
             whisker = f"M{low:.1f} {y + 25}H{high:.1f}M{low:.1f} {y + 21}v8M{high:.1f} {y + 21}v8"
             parts.append(f'<path d="{whisker}" class="whisker"/>')
-        parts.append(_text(WIDE, y + 21, signed(difference and difference["mean"]), "value", "end"))
+        parts.append(_text(WIDE, y + 21, signed(difference["mean"] if difference else None), "value", "end"))
     return _svg(len(rows) * step + 2, parts, label, WIDE)
 
 

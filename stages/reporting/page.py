@@ -61,7 +61,8 @@ class Funnel:
     """Steps from a source to data; those that count what `total` counts have a share of it."""
 
     def __init__(self, total: int | None):
-        self.total, self.steps = total, []
+        self.total = total
+        self.steps: list[dict] = []
 
     def step(self, label: str, value: int | None, note: str = "", shared: bool = True) -> None:
         """Add a step, if there is a value for it."""
@@ -100,7 +101,7 @@ def render(dataset: str, figures: dict, times: dict[str, dict], report: Report, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["facts"] = environment.get_template(FACTS).module.facts
+    environment.globals["facts"] = vars(environment.get_template(FACTS).module)["facts"]  # a macro
     places = [Section(OVERVIEW, shared), *report.results, Section(RUN, shared), *report.later]
     parts = [*places, Section(ORIGIN, shared)]
     return environment.get_template(PAGE).render(
@@ -115,8 +116,10 @@ def render(dataset: str, figures: dict, times: dict[str, dict], report: Report, 
 
 def tiles(report: Report, metrics: dict | None) -> list[dict]:
     """The measures at the top: label, value, note."""
-    made = []
-    for measure in report.headline if metrics else ():
+    made: list[dict] = []
+    if not metrics:
+        return made
+    for measure in report.headline:
         own = defined(metrics[report.shown], measure)
         if own is None:
             continue
@@ -140,8 +143,10 @@ def is_latency(measure: str) -> bool:
 
 def measures(metrics: dict | None, known: Mapping[str, tuple[str, str]]) -> list[dict]:
     """For each measure that some system has: title, note, chart and the rows (system, value) of a table."""
-    made = []
-    for measure, (title, note) in known.items() if metrics else ():
+    made: list[dict] = []
+    if not metrics:
+        return made
+    for measure, (title, note) in known.items():
         own = [(name, metrics[name]) for name in SYSTEMS if measure in metrics.get(name, ())]
         rows = [(name, defined(values, measure)) for name, values in own]
         if any(value for _, value in rows):

@@ -41,6 +41,7 @@ def approximate(queries, keys, k: int, search: Search) -> Iterator[tuple[int, np
 
 
 def one_openmp_thread() -> None:
+    """For the calling thread: faiss adds in another order on another number of threads."""
     faiss.omp_set_num_threads(1)
 
 
@@ -58,7 +59,8 @@ def ordered(
     return indices, values
 
 
-def cells(keys, k: int, search: Search):
+def cells(keys: np.ndarray, k: int, search: Search) -> faiss.Index:
+    """Inverted lists of `keys` by cell. Raises UserError for more cells than keys, or probes than cells."""
     lists = search.lists or min(len(keys), 4 * isqrt(len(keys)))
     if lists > len(keys):
         raise UserError(
@@ -74,7 +76,8 @@ def cells(keys, k: int, search: Search):
     return filled(index, keys)
 
 
-def graph(keys, k: int, search: Search):
+def graph(keys: np.ndarray, k: int, search: Search) -> faiss.Index:
+    """A small-world graph of `keys`. Raises UserError where `ef` nodes cannot give `k` neighbours."""
     if search.ef < k:
         raise UserError(
             f"ef: {search.ef} nodes kept in a search cannot give {k} neighbours; set it to {k} or more"
@@ -85,7 +88,8 @@ def graph(keys, k: int, search: Search):
     return filled(index, keys)
 
 
-def filled(index, keys):
+def filled(index: faiss.Index, keys: np.ndarray) -> faiss.Index:
+    """`index` with all `keys`, as float32 a part at a time."""
     with Progress(len(keys), "building the index", "text") as shown:
         for start in range(0, len(keys), ADDED):
             part = np.asarray(keys[start : start + ADDED], dtype=np.float32)

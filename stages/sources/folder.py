@@ -83,6 +83,7 @@ def read_folder(
 
 
 def _check_skipped(problems: list[str], total: int, share: float) -> None:
+    """Raise UserError with the first of `problems` where they are more than `share` of `total` rows."""
     if len(problems) > share * total:
         raise UserError(
             f"{problems[0]} ({len(problems):,} of {total:,} are like this; skip_share is {share:g})"
@@ -118,6 +119,7 @@ def _text_id(text: str) -> str:
 
 
 def _document(where: str, row: dict, id_field: str | None, text_field: str, title_field: str | None) -> dict:
+    """{id, title, text, metadata} of a row; metadata are the fields that are none of the others."""
     text = _single(where, row, text_field, "text_field").strip()
     has_id = id_field or "id" in row
     name = _single(where, row, id_field or "id", "id_field").strip() if has_id else _text_id(text)
@@ -134,6 +136,7 @@ def _document(where: str, row: dict, id_field: str | None, text_field: str, titl
 
 
 def _single(where: str, row: dict, field: str, knob: str) -> str:
+    """The one text at a dotted path. Raises UserError that names row, field and `knob`."""
     values = _texts(where, row, field, knob)
     if len(values) != 1:
         raise UserError(
@@ -161,6 +164,7 @@ def _texts(where: str, row: dict, field: str, knob: str) -> list[str]:
 
 
 def _files(folder: Path, pattern: str, knob: str) -> list[Path]:
+    """The files of `folder` that match, sorted. Raises UserError that names `knob` where none does."""
     files = sorted(file for file in folder.glob(pattern) if file.is_file())
     if not files:
         present = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file())[:8])

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import csr_matrix
 
+from stages.core.hashing import stable_unit
 from stages.core.text import plain_words
 
 SHINGLE_CHARACTERS = 3  # of a short text: its words are shingles, too
@@ -133,6 +134,12 @@ def near_duplicate_groups(documents: Sequence[dict]) -> list[str]:
     for place, index in enumerate(order):
         groups[index] = smallest.setdefault(sets[place], documents[index]["id"])
     return groups
+
+
+def split_of_group(group: str, val_share: float, test_share: float) -> str:
+    """train, val or test: a function of the group id only, so new documents never move old ones."""
+    unit = stable_unit("split", group)
+    return "test" if unit < test_share else "val" if unit < test_share + val_share else "train"
 
 
 def _word_shingles(words: list[str], word_hashes: dict[str, int]) -> np.ndarray:

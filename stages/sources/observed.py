@@ -8,8 +8,7 @@ import numpy as np
 
 from stages.core.files import write_json, write_jsonl
 from stages.core.hashing import stable_unit
-from stages.sources.near import near_duplicate_groups
-from stages.sources.splits import split_of
+from stages.sources.near import near_duplicate_groups, split_of_group
 
 
 class Shares(NamedTuple):
@@ -41,7 +40,7 @@ def split_corpus(documents: list[dict], queries: list[dict], pairs: list[dict], 
         {
             **{key: document[key] for key in ("id", "title", "text")},
             "metadata": {**document["metadata"], "group": group},
-            "split": split_of(group, shares.val_share, shares.test_share),
+            "split": split_of_group(group, shares.val_share, shares.test_share),
         }
         for document, group in zip(documents, groups, strict=True)
     ]

@@ -1,6 +1,7 @@
 """The embedded teacher speaks the protocol for real, over a socket, to the true client."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from stages.teacher.connect import embedded
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.structured import json_answer, tool_answer
 from tests.helpers.teacher_server import Teacher, fake_answer, make_requests, responses
+from tests.helpers.workspace import ROOT
 from tests.helpers.xc_fixture import wiki_made
 
 ASKED = [{"role": "user", "content": "Title: numpy.sort\n\nReturn a sorted copy of an array."}]
@@ -251,3 +253,11 @@ def test_collect_starts_it_by_itself_and_needs_no_key(tmp_path, monkeypatch):
     run_collect("d", CollectKnobs(min_accept=0.0))
     assert {row["outcome"] for row in responses("d")} <= {"ok", "blank"} and len(responses("d")) == 20
     assert layout.STORE.is_file()
+
+
+def test_the_product_never_imports_the_stand_in():
+    files = sorted((ROOT / "stages").rglob("*.py"))
+    assert len(files) > 50
+    assert not [
+        path for path in files if re.search(r"^\s*(?:from|import) demo\b", path.read_text("utf-8"), re.M)
+    ]

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 import pytest
+from stages.kinds.skills.parts.held_out import template
 
 from demo.teacher import queries as rules
 from demo.teacher.amounts import digits, spell
@@ -16,7 +17,6 @@ from demo.teacher.skills import call_of
 from stages.core.prompts import Template, messages, render
 from stages.kinds.skills.parts.briefs import about, briefs
 from stages.kinds.skills.parts.calls import parse_call
-from stages.kinds.skills.parts.held_out import template
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skill, together
 from stages.kinds.skills.parts.task import Examples

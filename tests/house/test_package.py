@@ -8,7 +8,7 @@ from tests.helpers.workspace import ROOT
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT, TOOLS = CONFIG["project"], CONFIG["tool"]
 EXTRAS = PROJECT["optional-dependencies"]
-NOT_LOCKED = {"bitsandbytes", "mypy", "pre-commit", "vllm"}  # for a GPU, or for people who work on the code
+NOT_LOCKED = {"bitsandbytes", "pre-commit", "vllm"}  # for a GPU, or for people who work on the code
 
 
 def name(requirement: str) -> str:

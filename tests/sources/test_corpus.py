@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
-from stages.sources.near import near_duplicate_groups
+from stages.sources.near import near_duplicate_groups, split_of_group
 from stages.sources.observed import merge_queries, show_known, split_pairs, split_queries
-from stages.sources.splits import split_of
 from tests.helpers.cli import invoke
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
@@ -393,11 +392,11 @@ def test_new_documents_do_not_move_old_ones():
 
 
 def test_split_follows_the_shares():
-    splits = [split_of(f"group {number}", 0.03, 0.05) for number in range(20_000)]
+    splits = [split_of_group(f"group {number}", 0.03, 0.05) for number in range(20_000)]
     first = {split: splits.index(split) for split in ("train", "val", "test")}
     assert first == {"train": 0, "val": 60, "test": 27}  # models were trained on these
     assert 0.045 < splits.count("test") / 20_000 < 0.055 and 0.026 < splits.count("val") / 20_000 < 0.034
-    assert all(split_of(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
+    assert all(split_of_group(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
 
 
 def test_queries_that_differ_in_case_are_one():

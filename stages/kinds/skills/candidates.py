@@ -10,13 +10,14 @@ from itertools import chain
 
 from stages.core import layout
 from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
+from stages.kinds.skills import places
 from stages.kinds.skills.knobs import CandidatesKnobs
 from stages.kinds.skills.parts.candidates import from_files, from_teacher, gather
 from stages.kinds.skills.parts.files import read_skills
 
 
 def run(dataset: str, knobs: CandidatesKnobs) -> dict:
-    source, corpus = layout.skills(dataset), layout.corpus(knobs.briefs)
+    source, corpus = places.skills(dataset), layout.corpus(knobs.briefs)
     verify_manifest(source)
     verify_manifest(corpus)
     skills = read_skills(source)
@@ -32,7 +33,7 @@ def run(dataset: str, knobs: CandidatesKnobs) -> dict:
     asked = from_teacher(layout.responses(knobs.briefs), briefs, left_out)
     rows = gather(counted(chain(known, asked)), skills, knobs.near, left_out)
     written: dict[str, int] = {}
-    with atomic_directory(layout.candidates(dataset), "candidates", written) as directory:
+    with atomic_directory(places.candidates(dataset), "candidates", written) as directory:
         written["candidates.jsonl"] = write_jsonl(directory / "candidates.jsonl", rows)
 
     def tally(field: str) -> dict[str, int]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_text, verify_manifest, write_jsonl
+from stages.kinds.skills import places
 from stages.kinds.skills.knobs import CorpusBriefsKnobs
 from stages.kinds.skills.parts.briefs import VARIETIES, briefs
 from stages.kinds.skills.parts.files import read_skills
 
 
 def run(dataset: str, knobs: CorpusBriefsKnobs) -> dict:
-    source = layout.skills(knobs.skills)
+    source = places.skills(knobs.skills)
     verify_manifest(source)
     topics = [line.strip() for line in read_text(Path(knobs.topics)).splitlines() if line.strip()]
     if not topics:

@@ -12,6 +12,7 @@ from collections import Counter
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
+from stages.kinds.skills import places
 from stages.kinds.skills.knobs import CorpusSkillsKnobs
 from stages.kinds.skills.parts.corpus import accepted, balanced, documents, without_contradictions
 from stages.kinds.skills.parts.files import read_skills
@@ -19,14 +20,14 @@ from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
 
 
 def run(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
-    candidates, skills_directory = layout.candidates(dataset), layout.skills(dataset)
+    candidates, skills_directory = places.candidates(dataset), places.skills(dataset)
     verify_manifest(candidates)
     verify_manifest(skills_directory)
     skills = read_skills(skills_directory)
     offered = read_jsonl(
         candidates / "candidates.jsonl", ("id", "user", "call", "skill", "variety", "origin")
     )
-    decisions = read_decisions(layout.decisions(dataset), skills)
+    decisions = read_decisions(places.decisions(dataset), skills)
     rows, decided = reviewed(offered, decisions, knobs.unreviewed)
     if not rows:
         raise UserError(

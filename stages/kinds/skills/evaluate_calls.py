@@ -19,6 +19,7 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, verify_manifest, write_json, write_text
 from stages.core.hashing import stable_integer
 from stages.kinds.answers import document_of, is_first, lines_of
+from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.runs import STUDENTS, run_students
@@ -32,7 +33,7 @@ SAMPLES = 20
 
 def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
     verify_manifest(layout.corpus(dataset))
-    skills = read_skills(layout.skills(dataset))
+    skills = read_skills(places.skills(dataset))
     fields = ("id", "title", "text", "metadata", "split")
     documents = list(iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields))
     labels, teachers = taught(dataset)

@@ -1,7 +1,7 @@
 """How students of skills are served: what their prompts may say of the skills, their grammar, their calls."""
 
-from stages.core import layout
 from stages.engines.serve.student import Reading, Served
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.briefs import about
 from stages.kinds.skills.parts.calls import write_call
 from stages.kinds.skills.parts.files import read_skills
@@ -14,7 +14,7 @@ def served(dataset: str) -> Served | None:
 
     Raises UserError where its skills.json cannot be read.
     """
-    directory = layout.skills(dataset)
+    directory = places.skills(dataset)
     if not (directory / "skills.json").is_file():
         return None
     skills = read_skills(directory)

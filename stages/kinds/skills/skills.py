@@ -9,8 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from stages.core import layout
 from stages.core.files import atomic_directory, write_json, write_jsonl, write_text
+from stages.kinds.skills import places
 from stages.kinds.skills.knobs import SkillsKnobs
 from stages.kinds.skills.parts import grammar as skill_grammar
 from stages.kinds.skills.parts.files import read_source
@@ -19,7 +19,7 @@ from stages.kinds.skills.parts.files import read_source
 def run(dataset: str, knobs: SkillsKnobs) -> dict:
     source = read_source(Path(knobs.path), knobs.lenient)
     counts: dict[str, int] = {}
-    with atomic_directory(layout.skills(dataset), "skills", counts) as directory:
+    with atomic_directory(places.skills(dataset), "skills", counts) as directory:
         write_json(directory / "skills.json", source.skills.model_dump(mode="json"))
         counts["examples.jsonl"] = write_jsonl(directory / "examples.jsonl", source.examples)
         write_text(directory / "grammar.lark", skill_grammar.lark(source.skills))

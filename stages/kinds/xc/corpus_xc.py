@@ -17,7 +17,6 @@ from stages.kinds.xc.knobs import CorpusXcKnobs
 from stages.kinds.xc.parts.format import corpus as xc_corpus
 from stages.kinds.xc.parts.format import pairs as xc_pairs
 from stages.kinds.xc.parts.format.documents import Cutter, Metadata
-from stages.kinds.xc.parts.format.known import KnownQueries
 from stages.kinds.xc.parts.format.texts import check_files
 
 
@@ -33,7 +32,7 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
     known = None
     if knobs.points == "queries" and knobs.known_queries:
         hashes = (source.texts[name].hashes for name in ("trn_X", "tst_X"))
-        known = KnownQueries(source.trn, hidden, *hashes, knobs.known_queries)
+        known = xc_pairs.KnownQueries(source.trn, hidden, *hashes, knobs.known_queries)
     metadata = None
     if "metadata" in files:
         names = {name: getattr(knobs, f"{name}_field") for name in ("url", "title", "body", "queries", "uid")}

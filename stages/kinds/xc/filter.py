@@ -19,6 +19,7 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_json
 from stages.core.prompts import Template
 from stages.core.shards import iter_generated
+from stages.kinds.xc import places
 from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts import filters
 from stages.kinds.xc.parts.filters import Sieve, answers, joined
@@ -37,7 +38,7 @@ def run(dataset: str, knobs: FilterKnobs) -> dict:
     if not sieve.texts:
         why = ", ".join(f"{name} {count}" for name, count in sieve.dropped.items())
         raise UserError(f"{layout.generated(dataset)}: not one of {sieve.lines} texts is left to map ({why})")
-    starts = write(layout.filtered(dataset), sieve)
+    starts = write(places.filtered(dataset), sieve)
     write_json(layout.figures(dataset) / "filter_samples.json", sieve.samples())
     return statistics(sieve, starts)
 

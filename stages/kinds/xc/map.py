@@ -29,6 +29,7 @@ from stages.core.files import (
 )
 from stages.core.hashing import sha256_json
 from stages.core.progress import Progress
+from stages.kinds.xc import places
 from stages.kinds.xc.knobs import MapKnobs
 from stages.kinds.xc.parts.mapping import Found, Shape, augmented, matrix, read_pairs, statistics
 from stages.retrieval.encoders import embeddings, fingerprint, finished, load
@@ -37,7 +38,7 @@ from stages.retrieval.neighbours import neighbours
 
 
 def run(dataset: str, knobs: MapKnobs) -> dict:
-    corpus, filtered = layout.corpus(dataset), layout.filtered(dataset)
+    corpus, filtered = layout.corpus(dataset), places.filtered(dataset)
     verify_manifest(corpus)
     verify_manifest(filtered)
     queries, documents = ids(corpus / "queries.jsonl"), ids(corpus / "documents.jsonl")
@@ -54,7 +55,7 @@ def run(dataset: str, knobs: MapKnobs) -> dict:
     pairs, values = found.pairs()
     after, weights = augmented(clicks, pairs, values)
     x, y = (queries, documents) if shape.points == "queries" else (documents, queries)
-    with atomic_directory(layout.mapped(dataset), "map", {"X.txt": len(x), "Y.txt": len(y)}) as directory:
+    with atomic_directory(places.mapped(dataset), "map", {"X.txt": len(x), "Y.txt": len(y)}) as directory:
         save_npz(directory / "trn_X_Y_skim.npz", matrix(after, weights, shape.matrix))
         save_npz(directory / "trn_X_Y.npz", matrix(clicks, np.ones(len(clicks)), shape.matrix))
         for name, lines in (("X.txt", x), ("Y.txt", y)):
@@ -118,7 +119,7 @@ def kept(dataset: str, knobs: Encoder) -> tuple[Path, list[Path]]:
     fitted = ("documents.jsonl",) if knobs.encoder == "tfidf" else ()
     basis = [fingerprint(knobs), *(corpus[name]["sha256"] for name in ("queries.jsonl", *fitted))]
     scratch = layout.SCRATCH / f"map-{dataset}-{sha256_json(basis)[:16]}"
-    texts = read_json(layout.filtered(dataset) / MANIFEST)["files"]["raw_rewrites.txt"]["sha256"]
+    texts = read_json(places.filtered(dataset) / MANIFEST)["files"]["raw_rewrites.txt"]["sha256"]
     return scratch, [scratch / "observed.npy", scratch / f"synthetic-{texts[:16]}.npy"]
 
 
@@ -133,7 +134,7 @@ def vectors(
         texts = (row["text"] for row in training(corpus / "queries.jsonl", ("text",)))
         made = [
             embeddings(model, texts, "observed", files[0], observed),
-            embeddings(model, rewrites(layout.filtered(dataset)), "synthetic", files[1], synthetic),
+            embeddings(model, rewrites(places.filtered(dataset)), "synthetic", files[1], synthetic),
         ]
     return made
 

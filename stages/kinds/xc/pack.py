@@ -21,6 +21,7 @@ from stages.core import rows as xc_rows
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, verify_manifest
 from stages.core.stage import NoKnobs
+from stages.kinds.xc import places
 from stages.kinds.xc.parts.format.matrices import text_form
 from stages.kinds.xc.parts.format.texts import one_line
 
@@ -38,12 +39,12 @@ COPIES = {
 
 
 def run(dataset: str, knobs: NoKnobs) -> dict:
-    corpus, mapped = layout.corpus(dataset), layout.mapped(dataset)
+    corpus, mapped = layout.corpus(dataset), places.mapped(dataset)
     verify_manifest(corpus)
     verify_manifest(mapped)
     points = read_json(corpus / "shape.json")["points"]
     counts: dict[str, int] = {}
-    with atomic_directory(layout.packed(dataset), "pack", counts) as directory:
+    with atomic_directory(places.packed(dataset), "pack", counts) as directory:
         ids = write_texts(corpus, points, directory)
         for name, file in (("trn_X", "X.txt"), ("Y", "Y.txt")):
             check_ids(mapped / file, ids[name], corpus)

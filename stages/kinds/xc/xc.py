@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from stages.core import layout
 from stages.core import rows as xc_rows
 from stages.core.files import verify_manifest, write_json
+from stages.kinds.xc import places
 from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
@@ -39,7 +40,7 @@ class Data(NamedTuple):
 
 
 def run(dataset: str, knobs: XcKnobs) -> dict:
-    data = read(layout.packed(dataset))
+    data = read(places.packed(dataset))
     original = data.matrices["original"]
     inverse = inverse_propensities(original, knobs.propensity_a, knobs.propensity_b)
     frequencies = np.bincount(original.indices, minlength=len(data.labels))

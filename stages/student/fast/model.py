@@ -1,7 +1,7 @@
 """litgpt's LoRA model made quick: the same mathematics in fewer passes over memory.
 
 `Student.forward` returns a loss instead of logits, so that the output head runs on target tokens only and
-data-parallel wrappers see one forward call. Against litgpt with the same rows: docs/finetuning.md.
+data-parallel wrappers see one forward call. Against litgpt with the same rows: docs/guide/finetuning.md.
 """
 
 from itertools import accumulate

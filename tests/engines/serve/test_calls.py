@@ -7,11 +7,11 @@ import openai
 import pytest
 
 from stages.commands import serve
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding
 from stages.engines.serve import start
+from stages.kinds.skills import places
 from tests.helpers.skills_project import make_project
 from tests.helpers.student_server import BERLIN, MODEL, TOOLS, Saying, chat, refusal, student, talk
 
@@ -67,7 +67,7 @@ def test_the_grammar_is_the_datasets_or_the_requests():
     for given, expected in ((None, served.grammar), (False, None), (own, f"{own}\n")):
         chat(held, engine, extra_body={"grammar": given})
         assert engine.asked[-1][3] == expected
-    layout.skills("d").joinpath("grammar.lark").unlink()
+    places.skills("d").joinpath("grammar.lark").unlink()
     bare = start.student_of("d", served.sampling, False, serve.served("d"))
     assert "grammar.lark" in refusal(bare, extra_body={"grammar": True}).body["message"]
     with pytest.raises(UserError, match="grammar.lark"):

@@ -21,10 +21,11 @@ from stages.kinds.skills.parts.scoring import (
     details,
     leaks,
     letters,
-    nearest,
     score,
     shared_requests,
+    trigrams,
 )
+from stages.sources.near import nearest
 from tests.helpers.workspace import ROOT
 
 REAL = ROOT.parent / "shared" / "data" / "otto" / "synthetic_data.json"
@@ -229,13 +230,13 @@ def test_similarity_is_that_of_the_sets():
     texts = ["weather in Rome", "a timer, please", "?!", "天气"]
     others = ["the weather in Rome", "timer please", "nothing alike"]
 
-    def trigrams(text: str) -> set[str]:
+    def by_hand(text: str) -> set[str]:
         words = (f" {word} " for word in letters(text).split())
         return {word[n : n + 3] for word in words for n in range(len(word) - 2)}
 
-    for text, (similarity, _) in zip(texts, nearest(texts, others), strict=True):
+    for text, (similarity, _) in zip(texts, nearest(texts, others, trigrams), strict=True):
         scores = [
-            len(trigrams(text) & trigrams(other)) / len(trigrams(text) | trigrams(other)) for other in others
+            len(by_hand(text) & by_hand(other)) / len(by_hand(text) | by_hand(other)) for other in others
         ]
         assert similarity == pytest.approx(max(scores))
     assert nearest(["a"], []) == [(0.0, "")] and nearest([], ["a"]) == []

@@ -190,7 +190,7 @@ def test_lines_are_judged_by_the_kind_of_task():
     assert outputs["queries"][1:] == pytest.approx(outputs["categories"][1:], nan_ok=True)
     row = {"id": "p", "outcome": "ok", "accepted": True, "response": "Lakes\n\tWater\nRivers\n\tWater"}
     assert taught(row, TASKS["categories"]).lines == ["Lakes", "Rivers", "Water"]
-    assert taught({**row, "response": "[1]", "form": "json"}, "categories") == Output([], 1.0)
+    assert taught({**row, "response": "[1]", "form": "json"}, TASKS["categories"]) == Output([], 1.0)
 
 
 def test_intervals_agree_with_a_plain_bootstrap():

@@ -16,7 +16,6 @@ from stages.core.text import tokens
 from stages.kinds.xc.filter import run as stage
 from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
-from stages.sources.near import near_repeated, shingles
 from tests.helpers.shards import write_generated
 
 OFF = {"well_formed": False, "copies": False, "duplicates": False}
@@ -162,26 +161,6 @@ def test_duplicates_go_within_a_document_and_over_its_samples(house):
     assert kept == {"a": ["one two", "one two!", "three four"], "b": ["one two"]}
     assert metrics["dropped"]["duplicates"] == 2
     assert repeated(["Straße", "STRASSE", "x"]) == [False, True, False]
-
-
-def jaccard(a: str, b: str) -> float:
-    a, b = shingles(a), shingles(b)
-    return len(a & b) / len(a | b)
-
-
-@pytest.mark.parametrize("bound", [0.4, 0.6, 0.8, 1.0])
-def test_near_duplicates_equal_those_of_all_pairs(bound):
-    draw = random.Random(5)
-    words = "sort an array of values along one axis with numpy and plot the lines in a figure".split()
-    texts = [" ".join(draw.choices(words, k=draw.randint(2, 6))) for _ in range(300)]
-    kept: list[str] = []
-    expected = []
-    for text in texts:
-        expected.append(any(jaccard(text, other) >= bound for other in kept))
-        if not expected[-1]:
-            kept.append(text)
-    assert near_repeated(texts, bound) == expected
-    assert 0 < sum(expected) < 300
 
 
 def test_near_duplicates_are_off_unless_asked_for_and_the_later_one_goes(house):
@@ -336,7 +315,8 @@ def contents() -> dict[str, bytes]:
     return {
         str(path): path.read_bytes()
         for part in ("data/d/filtered", "reports/d")
-        for path in Path(part).iterdir()
+        for path in sorted(Path(part).rglob("*"))
+        if path.is_file()
     }
 
 

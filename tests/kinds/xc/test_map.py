@@ -11,10 +11,10 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.kinds.xc import map as stage
+from stages.kinds.xc import places as data_of
 from stages.kinds.xc.knobs import MapKnobs
 from stages.kinds.xc.parts import mapping
 from stages.kinds.xc.parts.mapping import Found, Shape
-from stages.retrieval import encoders
 from stages.retrieval.neighbours import nearest
 from tests.helpers.cli import invoke
 
@@ -184,7 +184,7 @@ def write(dataset, points, documents, queries, pairs, segments):
 
 
 def filtered(dataset, documents, segments):
-    with atomic_directory(layout.filtered(dataset), "filter") as directory:
+    with atomic_directory(data_of.filtered(dataset), "filter") as directory:
         write_text(directory / "documents.txt", "".join(f"{name}\n" for name in documents))
         write_text(directory / "raw_rewrites.txt", "".join(f"{text}\n" for own in segments for text in own))
         np.save(directory / "start_indices.npy", np.cumsum([0, *map(len, segments)]))
@@ -195,7 +195,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
     model = Angles()
-    monkeypatch.setattr(encoders, "load", lambda knobs, fit: model)
+    monkeypatch.setattr("stages.kinds.xc.map.load", lambda knobs, fit: model)
     return model
 
 
@@ -225,7 +225,7 @@ def similar(angle):
 
 
 def lines(name):
-    return (layout.mapped("d") / name).read_text().split()
+    return (data_of.mapped("d") / name).read_text().split()
 
 
 def run(**knobs):
@@ -236,11 +236,11 @@ def test_synthetic_queries_lead_to_points(project):
     of_queries()
     figures = run(threshold=0.8)
     assert lines("X.txt") == ["q1", "q2", "q3"] and lines("Y.txt") == ["d1", "d2", "d3", "d4"]
-    made = load_npz(layout.mapped("d") / "trn_X_Y_skim.npz")
+    made = load_npz(data_of.mapped("d") / "trn_X_Y_skim.npz")
     expected = [[1, 0, 0, 0], [similar(10), 0, 0, 1], [0, similar(2), 0, similar(30)]]
     np.testing.assert_allclose(made.toarray(), expected, atol=1e-3)
     assert made.toarray()[0, 0] == 1 and made.dtype == np.float32 and made.nnz == 5
-    clicks = load_npz(layout.mapped("d") / "trn_X_Y.npz")
+    clicks = load_npz(data_of.mapped("d") / "trn_X_Y.npz")
     assert clicks.toarray().tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
     assert (figures["queries"], figures["documents"], figures["points"]) == (3, 4, "queries")
     assert figures["pairs_found"] == 4 and figures["pairs_already_known"] == 1
@@ -252,7 +252,7 @@ def test_synthetic_labels_lead_to_labels(project):
     of_documents()
     figures = run(threshold=0.8)
     assert lines("X.txt") == ["d1", "d3", "d4"] and lines("Y.txt") == ["y1", "y2", "y3"]
-    made = load_npz(layout.mapped("d") / "trn_X_Y_skim.npz").toarray()
+    made = load_npz(data_of.mapped("d") / "trn_X_Y_skim.npz").toarray()
     np.testing.assert_allclose(made, [[1, similar(20), 0], [0, 0, 1], [0, similar(30), 0]], atol=1e-3)
     assert made[0, 0] == made[1, 2] == 1
     assert (figures["points"], figures["queries"], figures["documents"]) == ("documents", 3, 3)
@@ -266,12 +266,12 @@ def test_synthetic_labels_lead_to_labels(project):
 def test_the_same_bytes_again_and_vectors_once(project):
     of_queries()
     run()
-    before = {file.name: file.read_bytes() for file in layout.mapped("d").iterdir()}
+    before = {file.name: file.read_bytes() for file in data_of.mapped("d").iterdir()}
     asked = len(project.asked)
     figures = run(threshold=0.95)
     assert len(project.asked) == asked and figures["pairs_found"] == 3
     run()
-    assert {file.name: file.read_bytes() for file in layout.mapped("d").iterdir()} == before
+    assert {file.name: file.read_bytes() for file in data_of.mapped("d").iterdir()} == before
     filtered("d", ["d1", "d2", "d3", "d4"], [["a11"], [], [], []])
     run()
     assert project.asked[asked:] == [("synthetic", "a11")]
@@ -292,7 +292,7 @@ def test_other_observed_texts_are_encoded_anew_and_the_old_pruned(project):
 def test_what_the_encoder_is_fitted_on(project, monkeypatch):
     of_queries()
     seen = []
-    monkeypatch.setattr(encoders, "load", lambda knobs, fit: seen.extend(fit) or project)
+    monkeypatch.setattr("stages.kinds.xc.map.load", lambda knobs, fit: seen.extend(fit) or project)
     run()
     assert seen == ["\n"] * 4 + ["a0", "a90", "b0"]
     of_documents()
@@ -310,7 +310,7 @@ def test_other_searches_find_the_same_among_few(project, knobs):
 def test_no_observed_texts(project):
     write("d", "queries", {"d1": ("", "train")}.items(), {"q": ("a0", "test")}.items(), {}, [["a1"]])
     figures = run()
-    assert load_npz(layout.mapped("d") / "trn_X_Y_skim.npz").shape == (0, 1)
+    assert load_npz(data_of.mapped("d") / "trn_X_Y_skim.npz").shape == (0, 1)
     assert figures["pairs_added"] == 0 and figures["hidden"]["recovered_share"] is None
     assert figures["kept_share"]["0.80"] is None and not project.asked
 
@@ -318,7 +318,7 @@ def test_no_observed_texts(project):
 def test_no_labels_at_all(project):
     write("d", "documents", {"d1": ("", "train")}.items(), {}.items(), {}, [["a1"]])
     run()
-    assert load_npz(layout.mapped("d") / "trn_X_Y_skim.npz").shape == (1, 0)
+    assert load_npz(data_of.mapped("d") / "trn_X_Y_skim.npz").shape == (1, 0)
 
 
 def test_the_real_encoder_on_the_command_line(tmp_path, monkeypatch):
@@ -345,7 +345,7 @@ FOUR = ["d1", "d2", "d3", "d4"]
         (lambda: filtered("d", ["d1", "d2", "d3"], [["a1"]] * 3), "3 documents, the corpus has 4"),
         (lambda: filtered("d", FOUR, [["a1"]] * 3), "expected 5 places that rise from 0 to"),
         (lambda: filtered("d", FOUR, [["a\nb"], [], [], []]), "to the 2 lines of raw_rewrites.txt"),
-        (lambda: (layout.filtered("d") / "raw_rewrites.txt").write_text("a1"), "torn or edited"),
+        (lambda: (data_of.filtered("d") / "raw_rewrites.txt").write_text("a1"), "torn or edited"),
         (lambda: (layout.corpus("d") / "pairs.jsonl").unlink(), "pairs.jsonl: listed in manifest.json but"),
     ],
 )
@@ -354,7 +354,7 @@ def test_inputs_that_do_not_belong_together(project, spoil, message):
     spoil()
     with pytest.raises(UserError, match=message):
         run()
-    assert not layout.mapped("d").exists()
+    assert not data_of.mapped("d").exists()
 
 
 def test_pairs_of_points_that_are_not_there():

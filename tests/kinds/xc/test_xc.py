@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, random, save_npz
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_json, write_manifest
-from stages.kinds.xc import xc
+from stages.kinds.xc import places, xc
 from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts import measures as xc_metrics
 from stages.kinds.xc.parts.models import plt, two_tower
@@ -263,7 +263,7 @@ def packed(tmp_path, monkeypatch):
     """What `pack` writes; the augmented matrix knows the labels that the original one has no point of."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETORT_TRACKING", "off")
-    folder = layout.packed("toy")
+    folder = places.packed("toy")
     folder.mkdir(parents=True)
     texts, original, labels = problem()
     rows = np.arange(len(texts))

@@ -13,6 +13,7 @@ from stages.core.prompts import Template, render
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import context_of, open_engine, prepare, resolve
 from stages.engines.protocol import Decoding, Engine
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.rows import RequestDocument
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.task import in_own_spelling
@@ -90,7 +91,7 @@ def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[
                 f"{directory}: no config.json; the stage before this one makes it: run `dvc repro`"
             )
         constrained = name == "student_grammar"
-        grammar = read_text(layout.skills(dataset) / "grammar.lark") if constrained else None
+        grammar = read_text(places.skills(dataset) / "grammar.lark") if constrained else None
         grammars.setdefault(directory, {})[name] = grammar
     return grammars
 

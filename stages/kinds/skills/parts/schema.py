@@ -69,7 +69,7 @@ class Parameter(Part):
             return f"expected a finite number or Unicode text, found {value!r}"
         if self.type == "enum" and value not in self.values:
             return f"expected one of {', '.join(self.values)}, found {value!r}"
-        if self.verbatim and request is not None and not is_verbatim(value, request):
+        if self.verbatim and request is not None and not is_verbatim(str(value), request):
             return f"expected words of the request (verbatim), found {value!r}"
         return None
 

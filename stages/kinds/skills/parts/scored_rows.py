@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
@@ -59,7 +59,7 @@ TeacherOf = Callable[[list[RequestDocument]], list[str]]  # requests → the tea
 
 def read_rows(path: Path) -> RowsOfFile:
     """Raises UserError with file, line or row, and field for broken JSON, what is no such row, and no row."""
-    path, skipped = Path(path), []
+    skipped: list[int] = []
     requests = [_request(path, number, value) for number, value in enumerate(_values(path, skipped), start=1)]
     if not requests:
         raise UserError(f"{path}: no row; expected {EXPECTED}, as a JSON array or one a line")
@@ -131,7 +131,7 @@ def evaluate(
 
     Raises UserError for rows or models that cannot be read.
     """
-    skills, read = read_skills(layout.skills(dataset)), read_rows(file)
+    skills, read = read_skills(places.skills(dataset)), read_rows(file)
     rows, left_out = judged(read.requests, skills)
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")

@@ -18,33 +18,12 @@ from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
 from stages.core.text import plain_words
+from stages.kinds.xc.parts.format.texts import Texts
 from stages.kinds.xc.parts.queries import known_texts
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import Encoder
 
 SAMPLES = 10
-
-
-class Texts:
-    """A list of short texts in one buffer of their bytes: as `str` they take about three times as much."""
-
-    def __init__(self, texts: Iterable[str] = ()):
-        self.bytes, self.ends = bytearray(), array("q", [0])
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        self.bytes += text.encode()
-        self.ends.append(len(self.bytes))
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, place: int) -> str:
-        return self.bytes[self.ends[place] : self.ends[place + 1]].decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
 
 
 class Sieve:

@@ -122,12 +122,12 @@ def augmented(clicks: np.ndarray, pairs: np.ndarray, values: np.ndarray) -> tupl
     return joined[order], np.concatenate([ones, values[new].clip(0, 1)])[order]
 
 
-def among(pairs: np.ndarray, sorted_pairs: np.ndarray) -> np.ndarray:
-    """bool (pairs,): which of them occur in `sorted_pairs`."""
-    if not len(sorted_pairs):
-        return np.zeros(len(pairs), dtype=bool)
-    places = np.searchsorted(sorted_pairs, pairs).clip(max=len(sorted_pairs) - 1)
-    return sorted_pairs[places] == pairs
+def among(numbers: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """bool (numbers,): which of them occur in `ascending`; np.isin would sort both again."""
+    if not len(ascending):
+        return np.zeros(len(numbers), dtype=bool)
+    places = np.searchsorted(ascending, numbers).clip(max=len(ascending) - 1)
+    return ascending[places] == numbers
 
 
 def read_pairs(

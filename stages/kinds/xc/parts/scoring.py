@@ -4,6 +4,7 @@ Lines are judged raw, as they were written: no repeats dropped, no bullets cut. 
 `extractive` copies tops what rewards copying (retrieval, groundedness), so it stands beside every system.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,6 +37,7 @@ class Output:
 
 
 def raw_lines(text: str) -> list[str]:
+    """The lines that hold something, without white space around them."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -50,6 +52,7 @@ def summary_line(document: dict) -> str:
 
 
 def page_text(document: dict) -> str:
+    """What is searched of a page, and what its lines may be grounded in."""
     return f"{document['title']}\n{document['text']}"
 
 
@@ -107,7 +110,8 @@ def _ordered(values: dict[str, float]) -> list[float]:
     return [values[measure] for measure in MEASURES]
 
 
-def mean(values) -> float:
+def mean(values: Iterable[float]) -> float:
+    """NaN of nothing."""
     values = list(values)
     return sum(values) / len(values) if values else NAN
 

@@ -16,6 +16,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, read_jsonl, write_text
 from stages.core.hashing import canonical_json
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.calls import parse_call, write_call
 from stages.kinds.skills.parts.candidates import candidate_id, content
 from stages.kinds.skills.parts.rows import Candidate, Decision
@@ -52,7 +53,7 @@ class Rejected(UserError):
 
 
 def candidates_file(dataset: str) -> Path:
-    return layout.candidates(dataset) / "candidates.jsonl"
+    return places.candidates(dataset) / "candidates.jsonl"
 
 
 def read_candidates(dataset: str) -> list[Candidate]:
@@ -73,7 +74,12 @@ def decided(candidate: Candidate, kind: str, user: str, call: str, skills: Skill
     """
     if kind not in KINDS:
         raise ValueError(f"expected accept, reject or edit, found {kind!r}")
-    row = {"id": candidate["id"], "decision": kind, "user": candidate["user"], "call": candidate["call"]}
+    row: Decision = {
+        "id": candidate["id"],
+        "decision": kind,
+        "user": candidate["user"],
+        "call": candidate["call"],
+    }
     if kind != "edit":
         return row
     user = " ".join(user.split())
@@ -217,7 +223,7 @@ def reviewed(
     for candidate in candidates:
         decision, row = decision_about(candidate["user"], candidate["call"]), candidate
         kind = decision["decision"] if decision else "unreviewed"
-        if kind == "edit":
+        if decision and kind == "edit":
             row = _edited(candidate, decision["new_user"], decision["new_call"])
             if is_rejected(decision_about(row["user"], row["call"])):
                 kind = "reject"

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.text import letters
-from stages.kinds.skills.parts.calls import parse_call, span
+from stages.kinds.skills import places
+from stages.kinds.skills.parts.calls import Value, parse_call, span
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
     Change,
@@ -65,7 +65,9 @@ class Wording(NamedTuple):
 def wording(user: str, text: str, skills: Skills) -> Wording:
     """The wording of a request `user` with the call `text`."""
     call = parse_call(text)
-    skill, kind, places = skills.by_name.get(call.name), [call.name], []
+    skill = skills.by_name.get(call.name)
+    kind: list[str | tuple[str, Value]] = [call.name]
+    places: list[tuple[int, int]] = []
     for name, value in sorted(call.arguments.items()):
         if not (skill and name in skill.parameters and skill.parameters[name].type == "string"):
             kind.append((name, value))
@@ -110,7 +112,7 @@ class Material:
 
     def __init__(self, dataset: str):
         self.version = version(*sources(dataset))
-        self.skills = read_skills(layout.skills(dataset))
+        self.skills = read_skills(places.skills(dataset))
         self.candidates = read_candidates(dataset)
         self.by_id = {row["id"]: row for row in self.candidates}
 
@@ -121,7 +123,7 @@ class Material:
 
 def sources(dataset: str) -> tuple[Path, Path]:
     """The files that Material is read from."""
-    return candidates_file(dataset), layout.skills(dataset) / "skills.json"
+    return candidates_file(dataset), places.skills(dataset) / "skills.json"
 
 
 def version(*paths: Path) -> str:
@@ -134,7 +136,7 @@ class Review:
     """The handlers. Files are read again when they have changed; every save goes to the file at once."""
 
     def __init__(self, dataset: str):
-        self.dataset, self.path, self.material = dataset, layout.decisions(dataset), Material(dataset)
+        self.dataset, self.path, self.material = dataset, places.decisions(dataset), Material(dataset)
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BYTES, middlewares=[guard])
@@ -160,7 +162,7 @@ class Review:
 
     def news(self, candidates: str, decisions: str) -> dict:
         """What differs from the versions that a page has; `problem` where a file cannot be read just now."""
-        answer = {"dataset": self.dataset}
+        answer: dict[str, object] = {"dataset": self.dataset}
         try:
             if self.material.version != version(*sources(self.dataset)):
                 self.material = Material(self.dataset)

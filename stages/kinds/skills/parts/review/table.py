@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
+from stages.kinds.skills import places
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
     KINDS,
@@ -159,7 +159,7 @@ def export_csv(dataset: str, target: Path) -> int:
     if target.exists():  # what was decided in it would be lost
         raise UserError(f"{target} is there already: import it and remove it, or name another file")
     candidates = read_candidates(dataset)
-    write_csv(target, candidates, read_decisions(layout.decisions(dataset)))
+    write_csv(target, candidates, read_decisions(places.decisions(dataset)))
     return len(candidates)
 
 
@@ -168,7 +168,7 @@ def import_csv(dataset: str, source: Path) -> Counter[str]:
 
     Raises UserError for what `changes` refuses, and where others decided at the same time.
     """
-    path, skills = layout.decisions(dataset), read_skills(layout.skills(dataset))
+    path, skills = places.decisions(dataset), read_skills(places.skills(dataset))
     changed, counts = changes(source, read_candidates(dataset), read_decisions(path), skills)
     try:
         save_decisions(path, changed)

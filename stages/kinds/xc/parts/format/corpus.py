@@ -13,11 +13,10 @@ from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
 from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, documents
-from stages.kinds.xc.parts.format.known import KnownQueries
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
-from stages.kinds.xc.parts.format.pairs import Ids
+from stages.kinds.xc.parts.format.pairs import Ids, KnownQueries
 from stages.kinds.xc.parts.format.texts import Survey, duplicates, lines_of, survey
-from stages.sources.splits import split_of
+from stages.sources.near import split_of_group
 
 TEXTS = ("trn_X", "tst_X", "Y")
 
@@ -148,7 +147,7 @@ class Documents:
         if split == "train":
             group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
             metadata["group"] = group.hex()
-            split = split_of(metadata["group"], self.val_share, self.test_share)
+            split = split_of_group(metadata["group"], self.val_share, self.test_share)
             tally.groups += group
             tally.words.append(len(words))
         elif split == "empty":

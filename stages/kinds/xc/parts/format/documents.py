@@ -89,7 +89,7 @@ class Metadata:
                 raise UserError(f"{self.path}, row {row}: field '{name}' is not a list of texts")
 
     def _choose(self, records: list[dict]) -> None:
-        """By the first rows together: a row may lack what it has no value for."""
+        """Set `names` by the first rows together: a row may lack what it has no value for."""
         there = dict.fromkeys(name for record in records for name in record)
         for what, known in FIELDS.items():
             given = self.given.get(what)

@@ -5,6 +5,7 @@ a point has (matrices.py). The names are those of the repository and of SKIM, DE
 docs/kinds/xc/format.md lists them.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,28 @@ def check_files(folder: Path, points: str, metadata: str | None = None) -> dict[
             "docs/kinds/xc/format.md says what each file holds"
         )
     return find(folder, metadata)
+
+
+class Texts:
+    """A list of short texts in one buffer of their bytes: as `str` each takes 60 bytes more."""
+
+    def __init__(self, texts: Iterable[str] = ()):
+        self.bytes, self.ends = bytearray(), array("q", [0])
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        self.bytes += text.encode()
+        self.ends.append(len(self.bytes))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, place: int) -> str:
+        return self.bytes[self.ends[place] : self.ends[place + 1]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def one_line(*parts: str) -> str:
