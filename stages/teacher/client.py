@@ -9,26 +9,16 @@ import heapq
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
-
-import aiohttp
 
 from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s
 from stages.core.progress import Progress
 from stages.core.records import Request
 from stages.teacher import endpoint as rules
-from stages.teacher.endpoint import (
-    OVERLOADED,
-    Endpoint,
-    Failure,
-    judge_connection,
-    judge_reply,
-    open_session,
-    unexpected_body,
-)
+from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, Reply, call, open_session, unexpected_body
 from stages.teacher.identity import body_of, choices_of, limit_of
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
@@ -55,25 +45,30 @@ class ActiveRequest:
 
 
 def ask_all(
-    requests: Iterator[tuple[Request, int]], endpoint: Endpoint, store: Store, budget: Budget, shown: Progress
-) -> Tally:
-    """Send `requests`, each with the number of bodies already stored for it, and store the answers.
+    requests: Iterator[tuple[Request, int]],
+    endpoint: Endpoint,
+    store: Store,
+    budget: Budget,
+    shown: Progress,
+    tally: Tally,
+) -> None:
+    """Send `requests`, each with the number of bodies already stored for it; store and count the answers.
 
     Raises UserError when going on is useless (refused key, no funds, wrong or unreachable address, nothing
     but failures, the cap reached) and KeyboardInterrupt after Ctrl-C; what was in flight is waited for and
     kept in both cases.
     """
     try:
-        return asyncio.run(_Run(endpoint, store, budget, shown).all(requests))
+        asyncio.run(_Run(endpoint, store, budget, shown, tally).all(requests))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
 class _Run:
-    def __init__(self, endpoint: Endpoint, store: Store, budget: Budget, shown: Progress):
-        self.endpoint, self.store, self.budget, self.shown = endpoint, store, budget, shown
+    def __init__(self, endpoint: Endpoint, store: Store, budget: Budget, shown: Progress, tally: Tally):
+        self.endpoint, self.store, self.budget = endpoint, store, budget
+        self.shown, self.tally = shown, tally
         self.pacer = Pacer(endpoint.concurrency, endpoint.rpm, endpoint.tpm)
-        self.tally = Tally()
         self.waiting: list[ActiveRequest] = []
         self.tasks: set[asyncio.Task] = set()
         self.waiter: asyncio.Future | None = None
@@ -83,7 +78,7 @@ class _Run:
         self.unsaved: list[tuple[Attempt, Request]] = []
         self.writing = asyncio.Lock()
 
-    async def all(self, requests: Iterator[tuple[Request, int]]) -> Tally:
+    async def all(self, requests: Iterator[tuple[Request, int]]) -> None:
         main = asyncio.current_task()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt, main)
         try:
@@ -102,7 +97,6 @@ class _Run:
                 self._append(self.unsaved)
         if self.end:
             raise self.end
-        return self.tally
 
     def _interrupt(self, main: asyncio.Task) -> None:
         if self.interrupted:
@@ -188,77 +182,56 @@ class _Run:
 
     async def _send(self, request: Request, began: float) -> list[Answer] | Failure:
         """The answers, or the failure. The attempt is stored, durably, before it is read."""
-        raw: str | None = None
-        failure: Failure | None = None
-        status: int | None = None
-        answers: list[Answer] | None = None
-        headers: Mapping[str, str] = {}
+        reply, answers = Reply(), None
         self.tally.attempts += 1
         try:
-            try:
-                url, body = self.endpoint.url("chat/completions"), body_of(request)
-                async with self.session.post(url, json=body, allow_redirects=False) as reply:
-                    text = (await reply.read()).decode("utf-8", errors="backslashreplace")
-                status, headers = reply.status, reply.headers
-                if status == 200 or is_filtered(text):
-                    raw = text
-                else:
-                    failure = judge_reply(
-                        self.endpoint, request["model"], status=status, text=text, headers=headers
-                    )
-            except (aiohttp.ClientError, TimeoutError) as error:
-                failure = judge_connection(error, self.endpoint)
-            self.tally.refused += failure is not None and failure.refused
-            attempt = self._attempt(request, began, raw, status, failure and failure.kind, headers)
-            self.unsaved.append((attempt, request))
+            body = body_of(request)
+            reply = await call(
+                self.session, self.endpoint, request["model"], "POST", "chat/completions", json=body
+            )
+            if is_filtered(reply.text):  # an HTTP error that answers the request for good
+                reply.failure = None
+            raw = reply.text if reply.failure is None else None
+            self.tally.refused += reply.failure is not None and reply.failure.refused
+            self._attempted(request, reply, began, raw, reply.failure and reply.failure.kind)
             await self._save()
             answers = None if raw is None else read_answers(raw, request)
         except asyncio.CancelledError:
-            if raw is None and failure is None:
-                attempt = self._attempt(request, began, raw, status, "cancelled", headers)
-                self.unsaved.append((attempt, request))
+            if reply.status is None and reply.failure is None:
+                self._attempted(request, reply, began, None, "cancelled")
             raise
         finally:
-            self._over(request, answers, status, headers)
-        return answers or failure or unexpected_body("a completion", raw or "", self.endpoint)
+            self._over(request, reply, answers)
+        return answers or reply.failure or unexpected_body("a completion", reply.text, self.endpoint)
 
-    def _attempt(
-        self,
-        request: Request,
-        began: float,
-        raw: str | None,
-        status: int | None,
-        error: str | None,
-        headers: Mapping[str, str],
-    ) -> Attempt:
-        return Attempt(
+    def _attempted(
+        self, request: Request, reply: Reply, began: float, raw: str | None, error: str | None
+    ) -> None:
+        """Put the attempt among those to be saved."""
+        headers = reply.headers
+        attempt = Attempt(
             request["request_key"],
             self.endpoint.base_url,
             seconds=round(time.monotonic() - began, 3),
-            status=status,
+            status=reply.status,
             error=error,
             raw=raw,
             dataset=self.budget.dataset,
             request_id=sound(headers.get("x-request-id") or headers.get("apim-request-id") or "") or None,
             price=self.budget.price.record if self.budget.price else None,
         )
+        self.unsaved.append((attempt, request))
 
-    def _over(
-        self,
-        request: Request,
-        answers: list[Answer] | None,
-        status: int | None,
-        headers: Mapping[str, str],
-    ) -> None:
+    def _over(self, request: Request, reply: Reply, answers: list[Answer] | None) -> None:
         """Settle the attempt with budget and pacing. What may have been billed unseen counts in full."""
-        self.pacer.over(token_cost(request), headers)
+        self.pacer.over(token_cost(request), reply.headers)
         price, worst = self.budget.price, self.budget.worst(request)
         if price is None:
             return
         if answers and answers[0].usage is not None:
             cost = price.dollars(answers[0].usage)
         else:
-            cost = 0.0 if status not in (None, 200) else worst
+            cost = 0.0 if reply.status not in (None, 200) else worst
         self.budget.settle(worst, cost)
         self.tally.dollars += cost
 

@@ -109,12 +109,12 @@ def ask(
     dataset: str, knobs: CollectKnobs, requests: Requests, store: Store, budget: Budget, say: Say
 ) -> Tally:
     """Ask for what is missing, in rounds: what one leaves cut or invalid may be asked again by the next."""
-    policy, total = knobs.policy(), Tally()
-    todo = requests.pending(store, policy, total.given_up)
+    policy, tally = knobs.policy(), Tally()
+    todo = requests.pending(store, policy, tally.given_up)
     done = requests.distinct - len(todo)
     say(f"{done:,} answers stored, {len(todo):,} to ask{requests.estimate(todo, budget.price, knobs.mode)}")
     if not todo:
-        return total
+        return tally
     check_mode(knobs, f"params.yaml, collect.{dataset}")
     with endpoint(dataset, knobs) as server:
         keys = (request["request_key"] for request, _ in requests.asks(todo, store, policy))
@@ -123,15 +123,14 @@ def ask(
             asks = requests.asks(todo, store, policy)
             with Progress(done + len(todo), f"collect {dataset}", "request", done) as shown:
                 if knobs.mode == "online":
-                    tally = ask_all(asks, server, store, budget, shown)
+                    ask_all(asks, server, store, budget, shown, tally)
                 else:
                     sizes = {"most": knobs.batch_requests, "poll": knobs.poll}
-                    tally = ask_in_batches(asks, server, store, budget, shown, **sizes)
-            total.add(tally)
-            todo = requests.pending(store, policy, total.given_up) if policy.asks_again() else []
-    for kind, entry in sorted(total.failures.items()):
+                    ask_in_batches(asks, server, store, budget, shown, tally, **sizes)
+            todo = requests.pending(store, policy, tally.given_up) if policy.asks_again() else []
+    for kind, entry in sorted(tally.failures.items()):
         say(f"{entry['count']:,} failed ({kind}), such as: {entry['examples'][0]['message']}")
-    return total
+    return tally
 
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:

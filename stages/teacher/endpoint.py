@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from stages.core.pacing import retry_after_s
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
+BLOCK = 1 << 20  # bytes of a file in memory
 BREAKER = 20  # failures in a row (5xx, timeouts, resets) that stop a run
 PATIENCE_S = 600.0  # of nothing but 429 that stop a run, and the longest pause that a server may ask for
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
@@ -57,6 +58,16 @@ class Failure:
     stop: str | None = None
 
 
+@dataclass
+class Reply:
+    """What came of one call: the status and headers of HTTP, the body as text, the failure if it is one."""
+
+    status: int | None = None
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
 def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
     """An aiohttp session, for use in `async with`.
 
@@ -82,6 +93,36 @@ def _proxy(url: str) -> str | None:
     if parts.hostname in LOOPBACK or proxy_bypass(parts.hostname or ""):
         return None
     return getproxies().get(parts.scheme)
+
+
+async def call(
+    session: "aiohttp.ClientSession",
+    endpoint: Endpoint,
+    model: str,
+    method: str,
+    path: str,
+    file: BinaryIO | None = None,
+    **request: Any,
+) -> Reply:
+    """Send one request. The body of a 200 is written to `file` where there is one. `model` is for messages."""
+    import aiohttp
+
+    reply = Reply()
+    try:
+        async with session.request(method, endpoint.url(path), allow_redirects=False, **request) as response:
+            if file and response.status == 200:
+                async for block in response.content.iter_chunked(BLOCK):
+                    file.write(block)
+            else:
+                reply.text = (await response.read()).decode("utf-8", errors="backslashreplace")
+        reply.status, reply.headers = response.status, response.headers
+        if reply.status != 200:
+            reply.failure = judge_reply(
+                endpoint, model, status=reply.status, text=reply.text, headers=reply.headers
+            )
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reply.failure = judge_connection(error, endpoint)
+    return reply
 
 
 def judge_reply(

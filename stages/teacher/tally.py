@@ -48,17 +48,6 @@ class Tally:
         self.given_up.add(request["request_key"])
         count_failure(self.failures, failure.kind, 1, [{"id": row_id, "message": failure.message}])
 
-    def add(self, other: "Tally") -> None:
-        """Add the figures of a further round."""
-        self.attempts += other.attempts
-        self.refused += other.refused
-        self.retried += other.retried
-        self.dollars += other.dollars
-        self.outcomes.update(other.outcomes)
-        self.given_up |= other.given_up
-        for kind, entry in other.failures.items():
-            count_failure(self.failures, kind, entry["count"], entry["examples"])
-
     def note(self, priced: bool) -> str:
         """For the progress display."""
         parts = [f"{name} {self.outcomes[name]:,}" for name in OUTCOMES if self.outcomes[name]]

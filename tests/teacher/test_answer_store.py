@@ -13,7 +13,7 @@ import pytest
 from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.teacher.identity import key_of, request_key
+from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store import store as store_module
@@ -47,18 +47,24 @@ def answer(store: Store, row: dict) -> str | None:
 
 def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
     messages = [{"role": "user", "content": "hi"}]
-    key = request_key("m", messages, {"temperature": 0.5, "max_tokens": 9})
-    assert key == request_key("m", [{"content": "hi", "role": "user"}], {"max_tokens": 9, "temperature": 0.5})
+    params = {"temperature": 0.5, "max_tokens": 9}
+    whole = {"model": "m", "messages": messages, "params": params}
+    key = key_of(whole)
+    assert key == "4cd5d02af6850196d040de09902641c5ad727571e2577fc780db224e205d54fb"
+    same = [{"content": "hi", "role": "user"}]
+    assert key == key_of({**whole, "messages": same, "params": {"max_tokens": 9, "temperature": 0.5}})
     others = [
-        request_key("m2", messages, {"temperature": 0.5, "max_tokens": 9}),
-        request_key("m", [{"role": "system", "content": "hi"}], {"temperature": 0.5, "max_tokens": 9}),
-        request_key("m", messages, {"temperature": 0.6, "max_tokens": 9}),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, sample=1),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, tools=[{}]),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, schema={}),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, family="other"),
+        key_of({**whole, **change})
+        for change in (
+            {"model": "m2"},
+            {"messages": [{"role": "system", "content": "hi"}]},
+            {"params": {**params, "temperature": 0.6}},
+            {"sample": 1},
+            {"tools": [{}]},
+            {"response_format": {}},
+        )
     ]
-    assert len({key, *others}) == 8
+    assert len({key, *others}) == 7
 
 
 def test_first_answer_counts_and_what_is_no_answer_does_not(tmp_path):

@@ -20,7 +20,7 @@ from stages.core.pacing import pause_s
 from stages.teacher import endpoint as rules
 from stages.teacher.batch.lines import PATH, object_in
 from stages.teacher.batch.store import Batch
-from stages.teacher.endpoint import Endpoint, Failure, judge_connection, judge_reply, unexpected_body
+from stages.teacher.endpoint import Endpoint, Failure, call, unexpected_body
 
 T = TypeVar("T")
 FINAL = {"completed", "failed", "expired", "cancelled"}
@@ -29,7 +29,6 @@ WINDOW = "24h"  # the only one that there is
 LOOKS, LOOK_PAUSE_S = 5, 4.0  # a batch just made may be missing from the list for a while
 SLACK_S = 3600  # between our clock and the provider's
 UNBOUNDED = aiohttp.ClientTimeout(total=None, connect=rules.CONNECT_S)  # of large files
-BLOCK = 1 << 20
 
 
 class Refused(UserError):
@@ -144,24 +143,14 @@ class Provider:
                 await asyncio.sleep(pause_s(attempt, error.failure.retry_after))
         raise AssertionError("count() has no end")
 
-    async def _once(self, method: str, path: str, field: str = "", file: Any = None, **request: Any) -> Any:
-        """The answer, which is to have `field`; with `file`, it is written there. Raises _Failed."""
-        url, text = self.endpoint.url(path), ""
-        try:
-            async with self.session.request(method, url, allow_redirects=False, **request) as reply:
-                if file and reply.status == 200:
-                    async for block in reply.content.iter_chunked(BLOCK):
-                        file.write(block)
-                else:
-                    text = (await reply.read()).decode("utf-8", errors="backslashreplace")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _Failed(judge_connection(error, self.endpoint)) from error
-        if reply.status != 200:
-            headers, status = reply.headers, reply.status
-            raise _Failed(judge_reply(self.endpoint, self.model, status=status, text=text, headers=headers))
-        answer = object_in(text)
+    async def _once(self, method: str, path: str, field: str = "", **request: Any) -> dict[str, Any]:
+        """The answer, which is to have `field`. Raises _Failed."""
+        reply = await call(self.session, self.endpoint, self.model, method, path, **request)
+        if reply.failure:
+            raise _Failed(reply.failure)
+        answer = object_in(reply.text)
         if field and answer.get(field) is None:
-            raise _Failed(unexpected_body("of a Batch API", text, self.endpoint))
+            raise _Failed(unexpected_body("of a Batch API", reply.text, self.endpoint))
         self.was_answered, self.failed_in_a_row = True, 0
         return answer
 

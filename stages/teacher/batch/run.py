@@ -48,16 +48,17 @@ def ask_in_batches(
     store: Store,
     budget: Budget,
     shown: Progress,
+    tally: Tally,
     *,
     most: int = 50_000,
     poll: float = 30.0,
-) -> Tally:
+) -> None:
     """As `client.ask_all`, in batches of at most `most` requests, looked at every `poll` seconds.
 
     Returns when each request is answered or given up. Raises UserError and KeyboardInterrupt as that does.
     Batches then go on at the provider, and the next call takes them up.
     """
-    run = _Run(requests, endpoint, store, budget, shown, most)
+    run = _Run(requests, endpoint, store, budget, shown, tally, most)
     try:
         asyncio.run(run.all(poll))
     except KeyboardInterrupt:
@@ -65,7 +66,6 @@ def ask_in_batches(
         raise
     except UserError as error:
         raise UserError(f"{error}{run.going_on()}") from None
-    return run.tally
 
 
 class _Run:
@@ -78,10 +78,11 @@ class _Run:
         store: Store,
         budget: Budget,
         shown: Progress,
+        tally: Tally,
         most: int,
     ):
         self.requests, self.endpoint, self.store, self.budget = requests, endpoint, store, budget
-        self.shown, self.most, self.tally = shown, most, Tally()
+        self.shown, self.tally, self.most = shown, tally, most
         self.batches, self.source = Batches(store), source_of(endpoint)
         self.rows: dict[str, QueuedRequest] = {}
         self.head: KeyedRequest | None = None  # of the queue

@@ -31,6 +31,7 @@ from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.store.store import Store
+from stages.teacher.tally import Tally
 from tests.helpers.batch_server import BatchTeacher
 from tests.helpers.replies import break_off
 from tests.helpers.teacher_server import Reply, completion, failure, make_requests, responses, word_of
@@ -363,7 +364,8 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     assert len(teacher.submitted) == 5 and teacher.calls == 5 and len(responses("d")) == 10
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
-        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, shown)
+        tally = Tally()
+        ask_in_batches(chosen, Endpoint(url, "k"), store, budget, shown, tally)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
