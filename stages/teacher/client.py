@@ -189,7 +189,7 @@ class _Run:
             reply = await call(
                 self.session, self.endpoint, request["model"], "POST", "chat/completions", json=body
             )
-            if is_filtered(reply.text):  # an HTTP error that answers the request for good
+            if reply.failure and is_filtered(reply.text):  # an HTTP error that answers the request for good
                 reply.failure = None
             raw = reply.text if reply.failure is None else None
             self.tally.refused += reply.failure is not None and reply.failure.refused

@@ -104,7 +104,7 @@ async def call(
     file: BinaryIO | None = None,
     **request: Any,
 ) -> Reply:
-    """Send one request. The body of a 200 is written to `file` where there is one. `model` is for messages."""
+    """Send one request. The body of a 200 is written to `file`, if given. `model` is for messages."""
     import aiohttp
 
     reply = Reply()

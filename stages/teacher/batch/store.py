@@ -144,7 +144,7 @@ class Batches:
 
         None where another process was faster. `results` fills `odd` as it is consumed.
         """
-        price = Price.recorded(batch.price) if batch.price else None
+        price = Price.model_validate_json(batch.price) if batch.price else None
         collected = Collected()
         with self.store.transaction() as writer:
             if self.get(batch.name).state != "submitted":
