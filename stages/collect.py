@@ -20,8 +20,8 @@ from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.layout import PARAMS
 from stages.core.stage import valid
-from stages.teacher.batch.follow import cancel_batches, forget_batches
-from stages.teacher.batch.store import Batches
+from stages.teacher.batch.run import cancel_batches
+from stages.teacher.batch.store import Batches, forget_batches
 from stages.teacher.collecting import collect
 from stages.teacher.connect import endpoint
 from stages.teacher.knobs import CollectKnobs

@@ -12,9 +12,8 @@ from stages.core.errors import UserError
 from stages.core.files import write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.versions import LOCK, locked_hashes
-from stages.teacher.batch.follow import check_free, source_of
 from stages.teacher.batch.run import ask_in_batches
-from stages.teacher.batch.store import Batches
+from stages.teacher.batch.store import Batches, check_free
 from stages.teacher.client import ask_all
 from stages.teacher.connect import EMBEDDED, endpoint
 from stages.teacher.knobs import CollectKnobs
@@ -118,7 +117,7 @@ def ask(
     check_mode(knobs, f"params.yaml, collect.{dataset}")
     with endpoint(dataset, knobs) as server:
         keys = (request["request_key"] for request, _ in requests.asks(todo, store, policy))
-        check_free(Batches(store).holding(keys), source_of(server) if knobs.mode == "batch" else None)
+        check_free(Batches(store).holding(keys), server.source if knobs.mode == "batch" else None)
         while todo:
             asks = requests.asks(todo, store, policy)
             with Progress(done + len(todo), f"collect {dataset}", "request", done) as shown:

@@ -36,8 +36,10 @@ class Endpoint:
     rpm: float = 0
     tpm: float = 0
 
-    def url(self, path: str) -> str:
-        return f"{self.base_url.rstrip('/')}/{path}"
+    @property
+    def source(self) -> str:
+        """The address, by which the store knows the provider of a batch."""
+        return self.base_url.rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ async def call(
 
     reply = Reply()
     try:
-        async with session.request(method, endpoint.url(path), allow_redirects=False, **request) as response:
+        async with session.request(
+            method, f"{endpoint.source}/{path}", allow_redirects=False, **request
+        ) as response:
             if file and response.status == 200:
                 async for block in response.content.iter_chunked(BLOCK):
                     file.write(block)

@@ -8,6 +8,7 @@ import asyncio
 import random
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,10 @@ from typing import Any
 from stages.core.errors import UserError
 from stages.core.progress import Progress
 from stages.core.records import KeyedRequest, Request
-from stages.teacher.batch.follow import FORGOTTEN, fetch, listed, rejection, settle, source_of
-from stages.teacher.batch.lines import input_line
+from stages.teacher.batch.lines import input_line, read_results
 from stages.teacher.batch.provider import FINAL, Provider, Refused
-from stages.teacher.batch.store import Batch, Batches, Collected, insert_event, insert_row
-from stages.teacher.endpoint import Endpoint, Failure, open_session, unexpected_body
+from stages.teacher.batch.store import FORGOTTEN, Batch, Batches, Collected, insert_event, insert_row, listed
+from stages.teacher.endpoint import Endpoint, Failure, open_session, short, unexpected_body
 from stages.teacher.money import Budget, cap_reached, reserve_batch
 from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store, insert_requests
@@ -68,6 +68,16 @@ def ask_in_batches(
         raise UserError(f"{error}{run.going_on()}") from None
 
 
+def cancel_batches(dataset: str, endpoint: Endpoint, store: Store, poll: float) -> int:
+    """Stop the open batches of a dataset at `endpoint`, and store what they had done; returns how many."""
+    with Budget(store, dataset, None) as budget, Progress(None, f"cancel {dataset}", "request") as shown:
+        run = _Run(iter(()), endpoint, store, budget, shown, Tally(), most=0)
+        run.stopping, count = True, len(run.followed)
+        if count:
+            asyncio.run(run.all(poll))
+    return count
+
+
 class _Run:
     """`rows` has, by key, all requests that were ever first in the queue and have no answer yet."""
 
@@ -83,27 +93,31 @@ class _Run:
     ):
         self.requests, self.endpoint, self.store, self.budget = requests, endpoint, store, budget
         self.shown, self.tally, self.most = shown, tally, most
-        self.batches, self.source = Batches(store), source_of(endpoint)
+        self.batches, self.source = Batches(store), endpoint.source
         self.rows: dict[str, QueuedRequest] = {}
         self.head: KeyedRequest | None = None  # of the queue
         self.back: list[str] = []  # the keys of requests that were in a batch and have no answer
-        self.followed: dict[str, int] = {}  # open batches: rows of each that are shown as done
+        # Open batches, with the rows of each that are shown as done. What is in them is paid for, whether it is
+        # wanted now or not.
+        self.followed = {batch.name: 0 for batch in self.batches.open() if self._is_mine(batch)}
         self.alone: set[str] = set()  # those of them that were submitted when no other was open
         self.crowded = False  # nothing can be submitted before a batch ends
+        self.stopping = False  # batches are to be stopped at the provider
 
     async def all(self, poll: float) -> None:
-        if (first := self._first()) is None:
+        """Until no request is without an answer or, where they are to be stopped, no batch is open."""
+        first = self._first()
+        if first is None and not self.stopping:
             return
+        model = first["model"] if first else self.batches.get(min(self.followed)).model
         self.batches.tidy()
-        # The answers in open batches are paid for, whether they are wanted now or not.
-        self.followed = {batch.name: 0 for batch in self.batches.open() if self._is_mine(batch)}
         async with open_session(self.endpoint) as session:
-            self.provider = Provider(self.endpoint, session, first["model"])
+            self.provider = Provider(self.endpoint, session, model)
             while True:
                 await self._submit_all()
                 for name in list(self.followed):
                     await self._look(name)
-                if not self.rows:
+                if not (self.followed if self.stopping else self.rows):
                     return
                 await asyncio.sleep(poll * random.uniform(0.8, 1.2))
 
@@ -229,6 +243,8 @@ class _Run:
                 self.followed[name] = done
             if seen["status"] in FINAL:
                 await self._finish(batch, seen)
+            elif self.stopping and seen["status"] != "cancelling":
+                await self.provider.cancel(batch)
 
     def _show(self, more: int) -> None:
         notes = [f"open batches {len(self.followed)}", self.tally.note(self.budget.price is not None)]
@@ -273,7 +289,7 @@ class _Run:
         self.batches.void(batch.name, "rejected", reason)
         self.back += self._wanted(batch)
         self._unfollow(batch.name, 0)
-        if CROWDED not in reason:
+        if CROWDED not in reason and not self.stopping:
             raise UserError(f"{reason}. Its lines are in {self.batches.file(batch.name)}")
         self.batches.clean(batch.name)
         if batch.name in self.alone:
@@ -313,3 +329,53 @@ class _Run:
 
     def _give_up(self, request: KeyedRequest, failure: Failure) -> None:
         self.tally.give_up(request, self.rows.pop(request["request_key"]).id, failure)
+
+
+async def settle(provider: Provider, batches: Batches, name: str) -> None:
+    """Look for a claimed batch at the provider whose process died before it knew whether it was made.
+
+    Afterwards the batch is submitted or void.
+    """
+    batch = batches.get(name)
+    if batch.state == "uploaded" and (batch_id := await provider.find(batch)):
+        batches.note(name, "submitted", batch_id=batch_id)
+    elif batch.state in ("intended", "uploaded"):  # none is made before `uploaded` is on the disk
+        batches.void(name, "never made")
+
+
+async def fetch(provider: Provider, batches: Batches, batch: Batch, seen: dict[str, Any]) -> Collected | None:
+    """Store what a claimed batch brought. None where another process did.
+
+    `seen` is the provider's view of the batch, in a final state. Raises UserError where it names no file of
+    the answers that it says there are.
+    """
+    completed = (seen.get("request_counts") or {}).get("completed")
+    if completed and not seen.get("output_file_id"):
+        raise UserError(
+            f"{provider.endpoint.base_url}: {batch.batch_id} has {completed:,} answers, but names no file of "
+            "them; nothing was given up: run again later"
+        )
+    paths = []
+    for kind in ("output", "error"):
+        if file_id := seen.get(f"{kind}_file_id"):
+            paths.append(batches.file(batch.name, kind))
+            await provider.download(file_id, paths[-1])
+    odd = Counter[str]()
+    results = read_results(paths, batches.keys(batch.name), odd)
+    collected = batches.collect(
+        batch, status=seen["status"], results=results, odd=odd, endpoint=provider.endpoint
+    )
+    if collected is not None and +odd:
+        counts_of = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+odd).items()))
+        print(f"batch {batch.batch_id}: results that do not fit its requests: {counts_of}", file=sys.stderr)
+    batches.clean(batch.name)
+    return collected
+
+
+def rejection(seen: dict[str, Any], endpoint: Endpoint) -> str | None:
+    """Why the provider's validation refused the batch, so that nothing of it was done; None: it did not."""
+    if seen["status"] != "failed" or seen.get("output_file_id") or seen.get("error_file_id"):
+        return None
+    errors = (seen.get("errors") or {}).get("data") or []
+    words = [f"{error.get('code')}: {error.get('message')} (line {error.get('line')})" for error in errors]
+    return short("; ".join(words).replace(" (line None)", "") or "no reason given", endpoint)

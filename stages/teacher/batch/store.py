@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.core.errors import UserError
 from stages.core.records import KeyedRequest
 from stages.teacher.batch.lines import Result, judge_result
 from stages.teacher.endpoint import Endpoint, Failure
@@ -18,6 +19,7 @@ from stages.teacher.money import settle_batch
 from stages.teacher.prices import Price
 from stages.teacher.store.store import Attempt, Store, insert_attempts, utc_now
 
+FORGOTTEN = "forgotten"
 OPEN = ("intended", "uploaded", "submitted")
 AT_ONCE = 500  # answers in memory while a batch is stored
 
@@ -150,13 +152,27 @@ class Batches:
             if self.get(batch.name).state != "submitted":
                 return None
             while some := list(islice(results, AT_ONCE)):
+                attempts = []
                 for result in some:
-                    collected.dollars += self._cost(result, price)
+                    failure = None
                     if result.raw is None:
-                        collected.failures[result.key] = judge_result(result, endpoint, batch.model)
+                        failure = judge_result(result, endpoint, batch.model)
+                        collected.failures[result.key] = failure
                     else:
                         collected.answered.append(result.key)
-                attempts = [attempt_of(r, batch, endpoint, collected.failures.get(r.key)) for r in some]
+                    collected.dollars += self._cost(result, price)
+                    attempt = Attempt(
+                        result.key,
+                        endpoint.base_url,
+                        status=result.status,
+                        error=failure and failure.kind,
+                        raw=result.raw,
+                        dataset=batch.dataset,
+                        mode="batch",
+                        request_id=result.request_id,
+                        price=batch.price,
+                    )
+                    attempts.append(attempt)
                 insert_attempts(writer, attempts)
             settle_batch(writer, batch.name, collected.dollars)
             insert_event(writer, batch.name, "collected", {"status": status, **+odd})
@@ -171,21 +187,6 @@ class Batches:
         return price.dollars(result.usage, batch=True)
 
 
-def attempt_of(result: Result, batch: Batch, endpoint: Endpoint, failure: Failure | None) -> Attempt:
-    """The row of the store for a result."""
-    return Attempt(
-        result.key,
-        endpoint.base_url,
-        status=result.status,
-        error=failure and failure.kind,
-        raw=result.raw,
-        dataset=batch.dataset,
-        mode="batch",
-        request_id=result.request_id,
-        price=batch.price,
-    )
-
-
 def insert_event(writer: sqlite3.Connection, name: str, event: str, detail: dict[str, Any]) -> None:
     """Note what became of a batch; `detail` becomes JSON."""
     writer.execute(
@@ -198,3 +199,39 @@ def insert_row(writer: sqlite3.Connection, name: str, key: str) -> bool:
     """Put a request in a batch; False where it was in there before."""
     query = "INSERT OR IGNORE INTO batch_rows (batch, request_key) VALUES (?, ?)"
     return writer.execute(query, (name, key)).rowcount == 1
+
+
+def listed(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def check_free(held: list[Batch], source: str | None) -> None:
+    """Raises UserError where requests are held by open batches, other than those at `source`."""
+    held = [batch for batch in held if batch.source != source]
+    if not held:
+        return
+    first = held[0]
+    raise UserError(
+        f"nothing was sent: some of these requests are in open batches ({listed([b.name for b in held])}). "
+        f"Fetch their answers with mode: batch and base_url: {first.source}, or stop them with "
+        f"`python -m stages collect {first.dataset} --cancel`"
+    )
+
+
+def forget_batches(dataset: str, store: Store) -> int:
+    """Give up the open batches of a dataset, wherever they are, without a call; returns how many.
+
+    For batches that their provider no longer knows. What was reserved for them stays spent.
+    """
+    batches = Batches(store)
+    mine = [batch for batch in batches.open() if batch.dataset == dataset]
+    for batch in mine:
+        with batches.claim(batch.name) as claimed:
+            if not claimed:
+                raise UserError(
+                    f"{batch.name}: another process is submitting or collecting it; stop that first"
+                )
+            batches.void(batch.name, FORGOTTEN, refund=False)
+            batches.clean(batch.name)
+    return len(mine)
