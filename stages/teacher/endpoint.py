@@ -109,11 +109,9 @@ async def call(
     """Send one request. The body of a 200 is written to `file`, if given. `model` is for messages."""
     import aiohttp
 
-    reply = Reply()
+    reply, url = Reply(), f"{endpoint.source}/{path}"
     try:
-        async with session.request(
-            method, f"{endpoint.source}/{path}", allow_redirects=False, **request
-        ) as response:
+        async with session.request(method, url, allow_redirects=False, **request) as response:
             if file and response.status == 200:
                 async for block in response.content.iter_chunked(BLOCK):
                     file.write(block)

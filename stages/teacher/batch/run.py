@@ -97,8 +97,7 @@ class _Run:
         self.rows: dict[str, QueuedRequest] = {}
         self.head: KeyedRequest | None = None  # of the queue
         self.back: list[str] = []  # the keys of requests that were in a batch and have no answer
-        # Open batches, with the rows of each that are shown as done. What is in them is paid for, whether it is
-        # wanted now or not.
+        # Open batches, with the rows of each that are shown as done. They are paid for, wanted now or not.
         self.followed = {batch.name: 0 for batch in self.batches.open() if self._is_mine(batch)}
         self.alone: set[str] = set()  # those of them that were submitted when no other was open
         self.crowded = False  # nothing can be submitted before a batch ends
