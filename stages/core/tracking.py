@@ -43,18 +43,20 @@ def stage_run(stage: str, dataset: str, params: dict) -> Iterator[Callable[[dict
         text=True,
         start_new_session=True,  # Ctrl-C is for the stage; the child then sees its input end
     )
+    assert child.stdin
+    to_child = child.stdin
 
     def tell(message: dict) -> None:
         with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps(message) + "\n")
-            child.stdin.flush()
+            to_child.write(json.dumps(message) + "\n")
+            to_child.flush()
 
     tell({"stage": stage, "dataset": dataset, "params": params})
     try:
         yield lambda metrics, timings: tell({"metrics": metrics, "timings": timings})
     finally:
         with suppress(BrokenPipeError):
-            child.stdin.close()
+            to_child.close()
         try:
             child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -86,7 +88,7 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def flat(values, prefix: str = "") -> dict[str, float]:
+def flat(values: object, prefix: str = "") -> dict[str, float]:
     """The numbers in nested dicts, under dotted names; anything else is left out."""
     if isinstance(values, dict):
         return {k: v for name, value in values.items() for k, v in flat(value, f"{prefix}.{name}").items()}

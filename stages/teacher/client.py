@@ -19,7 +19,7 @@ from stages.core.progress import Progress
 from stages.core.records import Request
 from stages.teacher import endpoint as rules
 from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, Reply, call, open_session, unexpected_body
-from stages.teacher.identity import body_of, choices_of, limit_of
+from stages.teacher.identity import body_of, most_output
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
 from stages.teacher.prices import rough_tokens
@@ -80,6 +80,7 @@ class _Run:
 
     async def all(self, requests: Iterator[tuple[Request, int]]) -> None:
         main = asyncio.current_task()
+        assert main is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt, main)
         try:
             async with open_session(self.endpoint) as self.session:
@@ -193,7 +194,7 @@ class _Run:
                 reply.failure = None
             raw = reply.text if reply.failure is None else None
             self.tally.refused += reply.failure is not None and reply.failure.refused
-            self._attempted(request, reply, began, raw, reply.failure and reply.failure.kind)
+            self._attempted(request, reply, began, raw, reply.failure.kind if reply.failure else None)
             await self._save()
             answers = None if raw is None else read_answers(raw, request)
         except asyncio.CancelledError:
@@ -318,4 +319,4 @@ class _Run:
 
 def token_cost(request: Request) -> float:
     """What a request counts against tokens per minute: its input, about, and the most it may write."""
-    return rough_tokens(request) + choices_of(request) * (limit_of(request) or 0)
+    return rough_tokens(request) + most_output(request)

@@ -124,8 +124,8 @@ def ask(
                 if knobs.mode == "online":
                     ask_all(asks, server, store, budget, shown, tally)
                 else:
-                    sizes = {"most": knobs.batch_requests, "poll": knobs.poll}
-                    ask_in_batches(asks, server, store, budget, shown, tally, **sizes)
+                    most, poll = knobs.batch_requests, knobs.poll
+                    ask_in_batches(asks, server, store, budget, shown, tally, most=most, poll=poll)
             todo = requests.pending(store, policy, tally.given_up) if policy.asks_again() else []
     for kind, entry in sorted(tally.failures.items()):
         say(f"{entry['count']:,} failed ({kind}), such as: {entry['examples'][0]['message']}")

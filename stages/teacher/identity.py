@@ -66,6 +66,11 @@ def limit_of(request: RequestContent) -> int | None:
     return next((request["params"][name] for name in LIMITS if name in request["params"]), None)
 
 
+def most_output(request: RequestContent) -> int:
+    """The most tokens of all choices together; 0 where the request sets no limit."""
+    return choices_of(request) * (limit_of(request) or 0)
+
+
 def with_limit(request: Request, limit: int) -> Request:
     """The same question with another limit on tokens."""
     name = next((name for name in LIMITS if name in request["params"]), LIMITS[0])

@@ -11,7 +11,7 @@ from stages.core.files import read_yaml
 from stages.core.hashing import canonical_json
 from stages.core.records import RequestContent
 from stages.core.stage import explain
-from stages.teacher.identity import choices_of, limit_of, texts_of
+from stages.teacher.identity import most_output, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
 BYTES_PER_TOKEN = 4  # about, of English
@@ -63,10 +63,8 @@ class Price(ModelPrice):
 
     def worst(self, request: RequestContent, batch: bool = False) -> float:
         """The most that an attempt can cost: a token is at least one byte, and no choice passes its limit."""
-        out = choices_of(request) * (limit_of(request) or 0)
-        return self.dollars(
-            {"prompt_tokens": most_input_tokens(request), "completion_tokens": out}, batch=batch
-        )
+        tokens_in, tokens_out = most_input_tokens(request), most_output(request)
+        return self.dollars({"prompt_tokens": tokens_in, "completion_tokens": tokens_out}, batch)
 
 
 def rough_tokens(request: RequestContent) -> float:

@@ -1,9 +1,9 @@
 """What a run of the collector did."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from stages.core.records import KeyedRequest
 from stages.teacher.endpoint import Failure
@@ -13,21 +13,16 @@ from stages.teacher.outcomes import OUTCOMES
 EXAMPLES = 3
 
 
-class FailureClass(TypedDict):
-    """How often a class of failures occurred, with the first three examples."""
-
-    count: int
-    examples: list[dict[str, Any]]
+# By class of failure: {"count": how often it occurred, "examples": the first three}.
+Failures = dict[str, dict[str, Any]]
 
 
-Failures = dict[str, FailureClass]
-
-
-def count_failure(failures: Failures, kind: str, count: int, examples: Sequence[Mapping[str, Any]]) -> None:
-    """Add `count` failures to the class `kind` of `failures`."""
+def count_failure(failures: Failures, kind: str, example: Mapping[str, Any]) -> None:
+    """Add one failure of the class `kind`."""
     entry = failures.setdefault(kind, {"count": 0, "examples": []})
-    entry["count"] += count
-    entry["examples"] = [*entry["examples"], *map(dict, examples)][:EXAMPLES]
+    entry["count"] += 1
+    if len(entry["examples"]) < EXAMPLES:
+        entry["examples"].append(example)
 
 
 @dataclass
@@ -46,7 +41,7 @@ class Tally:
         """Count a request that failed for good."""
         self.outcomes["error"] += choices_of(request)
         self.given_up.add(request["request_key"])
-        count_failure(self.failures, failure.kind, 1, [{"id": row_id, "message": failure.message}])
+        count_failure(self.failures, failure.kind, {"id": row_id, "message": failure.message})
 
     def note(self, priced: bool) -> str:
         """For the progress display."""

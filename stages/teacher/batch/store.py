@@ -165,7 +165,7 @@ class Batches:
                         result.key,
                         endpoint.base_url,
                         status=result.status,
-                        error=failure and failure.kind,
+                        error=failure.kind if failure else None,
                         raw=result.raw,
                         dataset=batch.dataset,
                         mode="batch",
