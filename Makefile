@@ -60,10 +60,11 @@ bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \
 	  echo "$$name"; python -m "benchmarks.$$name" || exit 1; done
 
-lint: $(LOCK) ## check style
-	@ruff check . && ruff format --check .
+check: $(LOCK) ## check style, types and what the fast tests hold: under two minutes
+	@ruff check . && ruff format --check . && mypy && \
+	  OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-.PHONY: demo test help new cost review evaluate serve slurm push pull ui register store bench lint $(DATASETS)
+.PHONY: demo test help new cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

@@ -169,8 +169,9 @@ def test_waiting_threads_are_told_to_sleep_before_torch_is_there(given, wanted):
         "            print(os.environ.get('GOMP_SPINCOUNT'), flush=True)\n"
         "            os._exit(0)\n"
         "sys.meta_path.insert(0, Loading)\n"
-        "from stages.export import command\n"
-        "command(['d', '--base', 'm'])\n"
+        "from stages.core.stage import command\n"
+        "from stages.params import STAGES\n"
+        "command(STAGES['export'])(['d', '--base', 'm'])\n"
     )
     free = {
         name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")

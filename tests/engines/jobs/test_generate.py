@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +19,7 @@ from stages.core.hashing import model_fingerprint, sha256_json, shard_of, stable
 from stages.core.shards import iter_generated, shard_name
 from stages.generate import plan, work
 from stages.generate import run as generate
+from stages.kinds import registry
 from stages.knobs import BaselineKnobs, GenerateKnobs
 from tests.helpers.completions import completions, decoding
 from tests.helpers.shards import read_generated, write_generated
@@ -163,7 +164,8 @@ def test_rows_saved_without_log_probabilities_are_not_read_and_the_task_parses(h
     numbers = {"finish_reason": "stop", "prompt_tokens": 1, "generated_tokens": 1}
     saved = [{"document_id": row.document_id, "sample": 0, "text": "stale", **numbers} for row in own]
     files.write_jsonl(stale, saved)
-    monkeypatch.setattr("stages.generate.kind", lambda task: SimpleNamespace(parse=lambda text: [task]))
+    task = replace(registry.task("categories"), parse=lambda text: ["categories"])
+    monkeypatch.setattr(registry, "task", lambda name: task)
     generate("d", knobs)
     assert not stale.exists()
     rows = read_generated(Path("data/d/generated"))
@@ -197,7 +199,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(house, monkeypatch):
     torn = next(iter(saved))
     torn.write_bytes(saved[torn] + b'{"document_id": "doc-0')
 
-    monkeypatch.setattr("stages.core.files.prune", lambda scratch, used: None)
+    monkeypatch.setattr("stages.generate.prune", lambda scratch, used: None)
     metrics = generate("d", GenerateKnobs(**knobs))
     assert shard_bytes() == whole and metrics["rows"] == 40
     parts = Path("data/.work").glob("generate-d-*/*.part")

@@ -63,7 +63,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row(student, cluster,
     local = shard_bytes()
     shutil.rmtree("data/d/generated")
     shutil.rmtree("data/.work")
-    monkeypatch.setattr("stages.core.files.prune", lambda scratch, used: None)
+    monkeypatch.setattr("stages.generate.prune", lambda scratch, used: None)
     student.asked.clear()
     student.delay, killed = 0.3, []
 

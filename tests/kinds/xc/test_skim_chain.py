@@ -77,5 +77,5 @@ def test_from_the_files_to_the_gain(project, dataset):
             "low",
             "high",
         }
-    assert "What the new labels bring" in read_text(reports / "report.html")
+    assert "What the new labels bring" in read_text(reports.parent / "report.html")
     assert project.repro("--glob", f"*@{dataset}") == []

@@ -191,7 +191,7 @@ def run_stage(*arguments, **environment):
     import os
 
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, "-m", "stages", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -204,7 +204,7 @@ def test_base_without_tokenizer_is_one_line_and_exit_2(tmp_path):
     with pytest.raises(UserError, match="no tokenizer_config.json"):
         base("m", BaseKnobs(path="src"))
     (source / "tokenizer.json").unlink()
-    done = run_stage("stages.base", "m", "--path", "src")
+    done = run_stage("base", "m", "--path", "src")
     assert done.returncode == 2, done.stderr
     last = [line for line in done.stderr.splitlines() if line][-1]
     assert last.startswith("error: ") and "no tokenizer.json" in last and "Traceback" not in done.stderr
@@ -248,7 +248,7 @@ def test_hub_revision_must_be_a_commit():
 def test_hub_offline_and_from_the_cache(tmp_path):
     """Offline without a cached snapshot is a clear error; with one, the real client finds it."""
     revision, hub = "0123456789abcdef" * 2 + "01234567", tmp_path / "hub"
-    command = ("stages.base_hub", "m", "--id", "org/tiny", "--revision", revision)
+    command = ("base_hub", "m", "--id", "org/tiny", "--revision", revision)
     environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
     done = run_stage(*command, **environment)
     assert done.returncode == 2 and "hub cannot be reached" in done.stderr, done.stderr

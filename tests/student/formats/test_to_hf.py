@@ -96,7 +96,7 @@ def test_an_adapter_in_bfloat16_is_summed_in_float32():
     update = adapter[f"{name}.lora_B"].float() @ adapter[f"{name}.lora_A"].float() * 8.0
     before, after = load_state(BASE)[f"{name}.weight"], load_state(MERGED)[f"{name}.weight"]
     assert update.abs().max() > 1e-3 and (after - before - update).abs().max() < 1e-6
-    export.run("d", ExportKnobs(base="m"))
+    export("d", ExportKnobs(base="m"))
 
 
 def test_merge_refuses_another_base_and_replaces_a_torn_result(tmp_path):
