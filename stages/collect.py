@@ -49,7 +49,7 @@ def cancel(dataset: str | None, given: dict) -> None:
             if not any(batch.dataset == name for batch in Batches(store).open()):
                 continue
             with endpoint(name, knobs) as end:
-                count = cancel_batches(name, end, store, knobs.poll)
+                count = cancel_batches(name, end, store)
             print(f"collect {name}: stopped batches: {count}; what they had done is stored", file=sys.stderr)
             left = {batch.source for batch in Batches(store).open() if batch.dataset == name}
             for source in sorted(left):

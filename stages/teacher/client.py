@@ -17,7 +17,6 @@ from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s
 from stages.core.progress import Progress
 from stages.core.records import Request
-from stages.teacher import endpoint as rules
 from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, Reply, call, open_session, unexpected_body
 from stages.teacher.identity import body_of, most_output
 from stages.teacher.money import Budget, cap_reached
@@ -276,7 +275,7 @@ class _Run:
         elif (why := self._broken(active, failure)) is not None:
             self._stop(f"{failure.message} ({why}). All answers so far are stored; run again to go on")
         asked = failure.retry_after or 0.0
-        if again and asked > rules.PATIENCE_S:
+        if again and asked > self.endpoint.patience:
             self._stop(
                 f"{failure.message} (it asks to wait for {asked:.0f} s). All answers so far are stored"
             )
@@ -305,7 +304,7 @@ class _Run:
         if failure.refused:
             self.pacer.refused(failure.retry_after)
             silent = time.monotonic() - self.answered_at
-            return f"nothing but refusals for {silent:.0f} s" if silent > rules.PATIENCE_S else None
+            return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
             return None
@@ -314,7 +313,9 @@ class _Run:
         if active.failures == 1:
             self.pacer.failed(active.sent_at)
         count = self.pacer.failed_in_a_row
-        return f"{count} requests failed in a row" if count >= rules.BREAKER else None
+        if count < self.endpoint.breaker:
+            return None
+        return f"{count} requests failed in a row; raise `breaker` if the server works for others"
 
 
 def token_cost(request: Request) -> float:

@@ -121,11 +121,8 @@ def ask(
         while todo:
             asks = requests.asks(todo, store, policy)
             with Progress(done + len(todo), f"collect {dataset}", "request", done) as shown:
-                if knobs.mode == "online":
-                    ask_all(asks, server, store, budget, shown, tally)
-                else:
-                    most, poll = knobs.batch_requests, knobs.poll
-                    ask_in_batches(asks, server, store, budget, shown, tally, most=most, poll=poll)
+                send = ask_all if knobs.mode == "online" else ask_in_batches
+                send(asks, server, store, budget, shown, tally)
             todo = requests.pending(store, policy, tally.given_up) if policy.asks_again() else []
     for kind, entry in sorted(tally.failures.items()):
         say(f"{entry['count']:,} failed ({kind}), such as: {entry['examples'][0]['message']}")
@@ -134,8 +131,8 @@ def ask(
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:
     """Raises UserError where the teacher has no Batch API that is spoken here."""
-    if knobs.mode == "batch" and knobs.base_url == EMBEDDED:
+    if knobs.mode == "batch" and (knobs.base_url == EMBEDDED or knobs.api_version):
         raise UserError(
-            f"{where}: mode: batch needs a base_url with OpenAI's Batch API, which the embedded teacher has "
-            "not. Or: mode: online"
+            f"{where}: mode: batch needs a base_url with OpenAI's Batch API. The embedded teacher has none, "
+            "Azure has it at https://NAME.openai.azure.com/openai/v1, without api_version. Or: mode: online"
         )

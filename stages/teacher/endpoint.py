@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from stages.core.pacing import retry_after_s
 from stages.teacher.outcomes import sound
@@ -17,8 +17,6 @@ RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
 BLOCK = 1 << 20  # bytes of a file in memory
-BREAKER = 20  # failures in a row (5xx, timeouts, resets) that stop a run
-PATIENCE_S = 600.0  # of nothing but 429 that stop a run, and the longest pause that a server may ask for
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -30,16 +28,30 @@ class Endpoint:
     base_url: str
     api_key: str = field(repr=False)
     key_name: str = "the API key"  # how messages call it; never the key
+    api_version: str = ""  # of Azure OpenAI; '' = any other server
     concurrency: int = 8
     timeout: float = 120.0
     retries: int = 6
     rpm: float = 0
     tpm: float = 0
+    breaker: int = 20
+    patience: float = 600.0
+    batch_requests: int = 50_000
+    batch_bytes: int = 190_000_000
+    batch_window: str = "24h"
+    poll: float = 30.0
 
     @property
     def source(self) -> str:
         """The address, by which the store knows the provider of a batch."""
         return self.base_url.rstrip("/")
+
+    def url(self, path: str, model: str) -> str:
+        """The address of a call. Azure has the model, which it calls deployment, in that of a completion."""
+        if not self.api_version:
+            return f"{self.source}/{path}"
+        deployment = f"deployments/{quote(model, safe='')}/" if path == "chat/completions" else ""
+        return f"{self.source}/openai/{deployment}{path}?api-version={self.api_version}"
 
 
 @dataclass(frozen=True)
@@ -77,12 +89,15 @@ def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
     """
     import aiohttp
 
+    key = {"Authorization": f"Bearer {endpoint.api_key}"}
+    if endpoint.api_version:
+        key = {"api-key": endpoint.api_key}
     account = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
     named = {header: os.environ[name] for header, name in account.items() if os.environ.get(name)}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # pacing bounds what is in flight
         timeout=aiohttp.ClientTimeout(total=endpoint.timeout, connect=min(endpoint.timeout, CONNECT_S)),
-        headers={"Authorization": f"Bearer {endpoint.api_key}", **named, "User-Agent": "retort"},
+        headers={**key, **named, "User-Agent": "retort"},
         proxy=_proxy(endpoint.base_url),
     )
 
@@ -106,10 +121,13 @@ async def call(
     file: BinaryIO | None = None,
     **request: Any,
 ) -> Reply:
-    """Send one request. The body of a 200 is written to `file`, if given. `model` is for messages."""
+    """Send one request. The body of a 200 is written to `file`, if given.
+
+    `model` is for messages, and for the address where the server is Azure.
+    """
     import aiohttp
 
-    reply, url = Reply(), f"{endpoint.source}/{path}"
+    reply, url = Reply(), endpoint.url(path, model)
     try:
         async with session.request(method, url, allow_redirects=False, **request) as response:
             if file and response.status == 200:

@@ -16,11 +16,16 @@ class CollectKnobs(Knobs):
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="environment variable (or line in .env) with the key; '' = no key"
     )
+    api_version: str = Field(
+        "", description="of Azure OpenAI, whose base_url is https://NAME.openai.azure.com"
+    )
     mode: Literal["online", "batch"] = Field(
         "online",
         description="batch: through the provider's Batch API, which takes up to a day and costs less",
     )
     batch_requests: int = Field(50_000, gt=0, description="most requests of one batch")
+    batch_bytes: int = Field(190_000_000, gt=0, description="most bytes of one batch's input file")
+    batch_window: str = Field("24h", description="time within which the provider is to do a batch")
     poll: float = Field(30.0, gt=0, description="seconds between two questions about the state of a batch")
     concurrency: int = Field(64, gt=0, description="most requests in flight; fewer while the server objects")
     rpm: float = Field(0, ge=0, description="requests a minute; 0 = what the server's headers allow")
@@ -31,6 +36,8 @@ class CollectKnobs(Knobs):
     retries: int = Field(
         6, ge=0, description="further attempts after one that may be repeated; 429s are free"
     )
+    breaker: int = Field(20, gt=0, description="failures in a row (5xx, timeouts, resets) that stop the run")
+    patience: float = Field(600.0, gt=0, description="seconds of nothing but 429 that stop the run")
     max_dollars: float = Field(0, ge=0, description="cap on all that this dataset ever spends; 0 = none")
     min_accept: float = Field(0.8, ge=0, le=1, description="least share of accepted answers")
     on_length: Action = Field("drop", description="answer cut at max_tokens; retry: with retry_max_tokens")
@@ -42,6 +49,7 @@ class CollectKnobs(Knobs):
     retry_max_tokens: int = Field(
         0, ge=0, description="limit for answers that were cut, under on_length: retry"
     )
+    repair: bool = Field(False, description="show an invalid answer to the model once, to repair it")
 
     @field_validator("base_url")
     @classmethod
@@ -68,4 +76,4 @@ class CollectKnobs(Knobs):
     def policy(self) -> Policy:
         names = ("length", "refusal", "content_filter", "blank", "invalid")
         actions = {name: getattr(self, f"on_{name}") for name in names}
-        return Policy(actions, self.outcome_retries, self.retry_max_tokens)
+        return Policy(actions, self.outcome_retries, self.retry_max_tokens, self.repair)

@@ -13,22 +13,28 @@ from stages.teacher.outcomes import Answer, read_answers
 from stages.teacher.store.store import Store
 
 Action = Literal["keep", "drop", "retry"]
+REPAIR = (
+    "That answer cannot be used: {problem}. Answer again, in exactly the form that was asked for, and write "
+    "nothing else."
+)
 
 
 @dataclass(frozen=True)
 class Policy:
     """What to do about each outcome: keep it as an answer, drop it, or ask again (at most `tries` times).
 
-    A `length` is asked again with `longer` as its limit on tokens.
+    A `length` is asked again with `longer` as its limit on tokens. With `repair`, an `invalid` answer gets
+    one turn more, in which the model sees it and what is wrong with it.
     """
 
     actions: dict[str, Action]
     tries: int = 1
     longer: int = 0
+    repair: bool = False
 
     def asks_again(self) -> bool:
         """May an answer lead to another request?"""
-        return "retry" in self.actions.values()
+        return self.repair or "retry" in self.actions.values()
 
     def accepts(self, answer: Answer) -> bool:
         """Is the answer used: ok, or kept although it is not, with some text."""
@@ -58,18 +64,33 @@ def resolve(row: Request, store: Store, policy: Policy) -> Resolution:
         return Resolution(None, row)
     if answer.outcome == "ok":
         return Resolution(answer)
-    if policy.actions.get(answer.outcome) != "retry":
+    if policy.actions.get(answer.outcome) == "retry" and answer.outcome != "length":
+        if len(bodies) <= policy.tries:
+            return Resolution(answer, row)
+    follow = follow_up(row, answer, policy)
+    if follow is None:
         return Resolution(answer)
-    if answer.outcome != "length":
-        return Resolution(answer, row if len(bodies) <= policy.tries else None)
-    if policy.longer <= (limit_of(row) or policy.longer):
-        return Resolution(answer)
-    # What is asked follows from the row alone, so that a later run finds its answer in the store.
-    longer = with_limit(_one_choice(row), policy.longer)
-    later = _best([answers[0] for answers in _stored(longer, store)])
+    later = _best([answers[0] for answers in _stored(follow, store)])
     if later is None:
-        return Resolution(answer, longer)
+        return Resolution(answer, follow)
     return Resolution(later if later.outcome == "ok" else answer)
+
+
+def follow_up(row: Request, answer: Answer, policy: Policy) -> Request | None:
+    """The request that may lead to a better answer than one which is not ok; None where there is none.
+
+    It has a larger limit on tokens, or a further turn that shows the model its answer and what is wrong. It
+    asks for the one choice that failed, and follows from the request and the answer alone, so that a later
+    run finds its answer in the store.
+    """
+    if answer.outcome == "length" and policy.actions.get("length") == "retry":
+        if policy.longer > (limit_of(row) or policy.longer):
+            return with_limit(_one_choice(row), policy.longer)
+    if answer.outcome == "invalid" and policy.repair and answer.response:
+        said = {"role": "assistant", "content": answer.response}
+        wanted = {"role": "user", "content": REPAIR.format(problem=answer.problem)}
+        return rekeyed({**_one_choice(row), "messages": [*row["messages"], said, wanted]})
+    return None
 
 
 def _one_choice(row: Request) -> Request:

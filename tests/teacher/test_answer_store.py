@@ -15,7 +15,8 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
-from stages.teacher.resolve import Policy, resolve
+from stages.teacher.outcomes import Answer
+from stages.teacher.resolve import Policy, follow_up, resolve
 from stages.teacher.store import store as store_module
 from stages.teacher.store.schema import MIGRATIONS, ONE, VERSION
 from stages.teacher.store.store import Attempt, Store
@@ -65,6 +66,24 @@ def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
         )
     ]
     assert len({key, *others}) == 7
+
+
+@pytest.mark.parametrize(
+    "choices, key",
+    [
+        ({}, "ce33958f96c971ff05e835f031ab9d204254e8adcb76933b9b52c8032323063e"),
+        ({"n": 3}, "b8a6e429d092feb1e91a489266c7fc2878d4efdf989be445f4a830992c5d886c"),
+    ],
+)
+def test_a_repair_keeps_its_key(choices, key):
+    """Else it would be paid for again."""
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
+    params = {"temperature": 0.5, "max_tokens": 9, **choices}
+    row = {"model": "m", "messages": messages, "params": params, "response_format": {"type": "json_object"}}
+    row |= {"sample": 2, "choice": 1 if choices else 0}
+    invalid = Answer("invalid", "[5]", problem="0: 5 is not a 'string'")
+    assert follow_up(row, invalid, Policy({}, repair=True))["request_key"] == key
+    assert follow_up(row, invalid, Policy({})) is None
 
 
 def test_first_answer_counts_and_what_is_no_answer_does_not(tmp_path):

@@ -20,7 +20,7 @@ from stages.collect import collect, reparse
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
-from stages.teacher import client, endpoint
+from stages.teacher import client
 from stages.teacher.identity import key_of, with_limit
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
@@ -282,24 +282,21 @@ def test_refusals_use_up_no_retries():
 )
 def test_the_breaker_opens(reply, told, monkeypatch):
     monkeypatch.setattr("stages.core.pacing.LONGEST_PROBE_S", 0.05)
-    monkeypatch.setattr(endpoint, "BREAKER", 4)
-    monkeypatch.setattr(endpoint, "PATIENCE_S", 1)
     make_requests("d", 200)
     teacher = Teacher(lambda body, seen: reply if teacher.calls > 20 else None)
     with teacher.running() as url:
         with pytest.raises(UserError, match=told):
-            run(url, concurrency=4, timeout=0.2)
+            run(url, concurrency=4, breaker=4, patience=1, timeout=0.2)
     assert 20 <= len([1 for (status,) in ledger("status") if status == 200]) < 60
     assert not layout.responses("d").exists()
 
 
-def test_a_few_requests_that_always_fail_do_not_open_the_breaker(monkeypatch):
-    monkeypatch.setattr(endpoint, "BREAKER", 4)
+def test_a_few_requests_that_always_fail_do_not_open_the_breaker():
     make_requests("d", 200)
     bad = {f"word{n}" for n in range(0, 200, 20)}
     teacher = Teacher(lambda body, seen: failure(500) if word_of(body) in bad else None)
     with teacher.running() as url:
-        metrics, _ = run(url, retries=2)
+        metrics, _ = run(url, breaker=4, retries=2)
     assert metrics["outcomes"] == {"ok": 190, "error": 10} and teacher.calls == 190 + 30
     report = read_json(layout.figures("d") / "failures.json")
     assert report["error: 500"]["count"] == 10 and len(report["error: 500"]["examples"]) == 3
@@ -461,7 +458,7 @@ def test_bodies_that_answer_nothing_are_retried_and_given_up():
     html = Reply("<html>", content_type="text/html")
     teacher = Teacher(lambda body, seen: html if word_of(body) == "word1" else None)
     with teacher.running() as url:
-        metrics, _ = run(url, retries=2, on_blank="retry")
+        metrics, _ = run(url, retries=2, on_blank="retry", repair=True)
     assert metrics["outcomes"] == {"ok": 9, "error": 1} and teacher.calls == 9 + 3
     assert read_json(layout.figures("d") / "failures.json")["error: not a completion"]["count"] == 1
 
@@ -477,14 +474,13 @@ def test_half_an_emoji_in_an_error_is_survived(field):
     assert "torn \\\\ud83d" in (layout.figures("d") / "failures.json").read_text()
 
 
-def test_a_request_too_large_for_the_rate_fails_alone(monkeypatch):
-    monkeypatch.setattr(endpoint, "PATIENCE_S", 1)
+def test_a_request_too_large_for_the_rate_fails_alone():
     make_requests("d", 10)
     told = "Request too large for model: Limit 30000, Requested 36278. The input must be reduced."
     refusal = failure(429, told, "rate_limit_exceeded")
     teacher = Teacher(lambda body, seen: refusal if word_of(body) == "word1" else None)
     with teacher.running() as url:
-        metrics, _ = run(url)
+        metrics, _ = run(url, patience=1)
     assert metrics["outcomes"] == {"ok": 9, "error": 1} and teacher.calls == 10
 
 
@@ -555,6 +551,35 @@ SCHEMA = {
 }
 
 
+def test_an_answer_that_breaks_its_schema_is_kept_and_repaired_once():
+    make_requests("d", 10)
+    rewrite(lambda row: {**row, "response_format": SCHEMA})
+    good, bad = json.dumps({"queries": ["a b"]}), json.dumps({"queries": ["a", 5]})
+
+    def fault(body, seen):
+        if len(body["messages"]) > 2:
+            assert body["messages"][2] == {"role": "assistant", "content": bad}
+            assert "queries.1: 5 is not of type 'string'" in body["messages"][3]["content"]
+            return completion(
+                good
+                if word_of(body["messages"][:2] and {"messages": body["messages"][:2]}) == "word1"
+                else bad
+            )
+        return completion(bad if word_of(body) in ("word1", "word2") else good)
+
+    teacher = Teacher(fault)
+    with teacher.running() as url:
+        run(url)
+        row = by_word()["word1"]
+        assert (row["outcome"], row["response"]) == ("invalid", bad) and teacher.calls == 10
+        assert row["problem"] == "queries.1: 5 is not of type 'string'"
+        metrics, _ = run(url, repair=True)
+        assert teacher.calls == 12 and metrics["outcomes"] == {"ok": 9, "invalid": 1}
+        assert by_word()["word1"]["response"] == good and by_word()["word2"]["response"] == bad
+        run(url, repair=True)
+    assert teacher.calls == 12
+
+
 def test_an_answer_that_breaks_its_schema_is_kept_and_asked_again_once():
     make_requests("d", 10)
     rewrite(lambda row: {**row, "response_format": SCHEMA})
@@ -613,6 +638,14 @@ def test_choices_and_samples_share_what_they_can():
 
 
 # Providers, provenance
+
+
+def test_azure_and_its_key():
+    make_requests("d", 10)
+    teacher = Teacher()
+    with teacher.running() as url:
+        run(url.removesuffix("/v1"), api_version="2024-10-21")
+    assert teacher.calls == 10 and teacher.keys == {f"api-key {KEY}"}
 
 
 def test_a_proxy_of_the_environment_is_used_and_a_netrc_is_not(monkeypatch):

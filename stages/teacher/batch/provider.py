@@ -17,18 +17,16 @@ import aiohttp
 from stages.core.errors import UserError
 from stages.core.files import atomic_path
 from stages.core.pacing import pause_s
-from stages.teacher import endpoint as rules
 from stages.teacher.batch.lines import PATH, object_in
 from stages.teacher.batch.store import Batch
-from stages.teacher.endpoint import Endpoint, Failure, call, unexpected_body
+from stages.teacher.endpoint import CONNECT_S, Endpoint, Failure, call, unexpected_body
 
 T = TypeVar("T")
 FINAL = {"completed", "failed", "expired", "cancelled"}
 MARK = "retort_batch"  # metadata by which a batch is known again
-WINDOW = "24h"  # the only one that there is
 LOOKS, LOOK_PAUSE_S = 5, 4.0  # a batch just made may be missing from the list for a while
 SLACK_S = 3600  # between our clock and the provider's
-UNBOUNDED = aiohttp.ClientTimeout(total=None, connect=rules.CONNECT_S)  # of large files
+UNBOUNDED = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)  # of large files
 
 
 class Refused(UserError):
@@ -70,11 +68,11 @@ class Provider:
         body = {
             "input_file_id": batch.file_id,
             "endpoint": PATH,
-            "completion_window": WINDOW,
+            "completion_window": self.endpoint.batch_window,
             "metadata": {MARK: batch.name, "retort_dataset": batch.dataset},
         }
         lost = False
-        for attempt in range(rules.BREAKER):
+        for attempt in range(self.endpoint.breaker):
             try:
                 return (await self._once("POST", "batches", "id", json=body))["id"]
             except _Failed as error:
@@ -86,7 +84,7 @@ class Provider:
             await asyncio.sleep(pause_s(attempt, failure.retry_after))
             if lost and (batch_id := await self.find(batch)):
                 return batch_id
-        raise UserError(f"{failure.message} ({rules.BREAKER} attempts to make a batch)")
+        raise UserError(f"{failure.message} ({self.endpoint.breaker} attempts to make a batch)")
 
     async def find(self, batch: Batch) -> str | None:
         """The id of a batch of which it is not known whether it was made; None after several attempts."""
@@ -160,7 +158,7 @@ class Provider:
             gone = "; if the provider no longer knows the batch: --forget" if failure.status == 404 else ""
             raise UserError(failure.message + gone)
         self.failed_in_a_row += 1
-        if self.failed_in_a_row >= rules.BREAKER:
+        if self.failed_in_a_row >= self.endpoint.breaker:
             raise UserError(f"{failure.message} ({self.failed_in_a_row} calls failed in a row)")
-        if (failure.retry_after or 0) > rules.PATIENCE_S:
+        if (failure.retry_after or 0) > self.endpoint.patience:
             raise UserError(f"{failure.message} (it asks to wait for {failure.retry_after:.0f} s)")

@@ -26,7 +26,6 @@ from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store, insert_requests
 from stages.teacher.tally import Tally
 
-MOST_BYTES = 190_000_000  # of a batch's input file; providers take 200 MB
 CROWDED = "token_limit_exceeded"  # the account's open batches have all the tokens that they may
 
 
@@ -49,18 +48,15 @@ def ask_in_batches(
     budget: Budget,
     shown: Progress,
     tally: Tally,
-    *,
-    most: int = 50_000,
-    poll: float = 30.0,
 ) -> None:
-    """As `client.ask_all`, in batches of at most `most` requests, looked at every `poll` seconds.
+    """As `client.ask_all`, in batches.
 
     Returns when each request is answered or given up. Raises UserError and KeyboardInterrupt as that does.
     Batches then go on at the provider, and the next call takes them up.
     """
-    run = _Run(requests, endpoint, store, budget, shown, tally, most)
+    run = _Run(requests, endpoint, store, budget, shown, tally)
     try:
-        asyncio.run(run.all(poll))
+        asyncio.run(run.all())
     except KeyboardInterrupt:
         print(f"stopping{run.going_on()}", file=sys.stderr)
         raise
@@ -68,13 +64,13 @@ def ask_in_batches(
         raise UserError(f"{error}{run.going_on()}") from None
 
 
-def cancel_batches(dataset: str, endpoint: Endpoint, store: Store, poll: float) -> int:
+def cancel_batches(dataset: str, endpoint: Endpoint, store: Store) -> int:
     """Stop the open batches of a dataset at `endpoint`, and store what they had done; returns how many."""
     with Budget(store, dataset, None) as budget, Progress(None, f"cancel {dataset}", "request") as shown:
-        run = _Run(iter(()), endpoint, store, budget, shown, Tally(), most=0)
+        run = _Run(iter(()), endpoint, store, budget, shown, Tally())
         run.stopping, count = True, len(run.followed)
         if count:
-            asyncio.run(run.all(poll))
+            asyncio.run(run.all())
     return count
 
 
@@ -89,10 +85,9 @@ class _Run:
         budget: Budget,
         shown: Progress,
         tally: Tally,
-        most: int,
     ):
         self.requests, self.endpoint, self.store, self.budget = requests, endpoint, store, budget
-        self.shown, self.tally, self.most = shown, tally, most
+        self.shown, self.tally = shown, tally
         self.batches, self.source = Batches(store), endpoint.source
         self.rows: dict[str, QueuedRequest] = {}
         self.head: KeyedRequest | None = None  # of the queue
@@ -103,7 +98,7 @@ class _Run:
         self.crowded = False  # nothing can be submitted before a batch ends
         self.stopping = False  # batches are to be stopped at the provider
 
-    async def all(self, poll: float) -> None:
+    async def all(self) -> None:
         """Until no request is without an answer or, where they are to be stopped, no batch is open."""
         first = self._first()
         if first is None and not self.stopping:
@@ -118,7 +113,7 @@ class _Run:
                     await self._look(name)
                 if not (self.followed if self.stopping else self.rows):
                     return
-                await asyncio.sleep(poll * random.uniform(0.8, 1.2))
+                await asyncio.sleep(self.endpoint.poll * random.uniform(0.8, 1.2))
 
     def _is_mine(self, batch: Batch) -> bool:
         return (batch.source, batch.dataset) == (self.source, self.budget.dataset)
@@ -151,14 +146,14 @@ class _Run:
         What is in an open batch is left to it; the worst case of the others is reserved. Returns how many
         there are: 0 where nothing is left, or where the cap has no room for the first.
         """
-        count, dollars, budget = 0, 0.0, self.budget
+        count, dollars, budget, limits = 0, 0.0, self.budget, self.endpoint
         with self.store.transaction() as writer, open(path, "wb") as file:
             room = budget.room()
             open_batches = {batch.name: batch for batch in self.batches.open()}
-            while count < self.most and (request := self._first()) is not None:
+            while count < limits.batch_requests and (request := self._first()) is not None:
                 line, worst = input_line(request), budget.worst(request, batch=True)
                 if self._is_wanted(request, line, open_batches):
-                    if file.tell() + len(line) > MOST_BYTES or dollars + worst > room:
+                    if file.tell() + len(line) > limits.batch_bytes or dollars + worst > room:
                         break
                     if insert_row(writer, name, request["request_key"]):
                         insert_requests(writer, [request])
@@ -187,8 +182,8 @@ class _Run:
             else:
                 del self.rows[key]  # sent to another provider by another process, at this very moment
             return False
-        if len(line) > MOST_BYTES:
-            message = f"its line has {len(line):,} bytes, more than a batch may have ({MOST_BYTES:,})"
+        if len(line) > (most := self.endpoint.batch_bytes):
+            message = f"its line has {len(line):,} bytes, more than batch_bytes ({most:,})"
             self._give_up(request, Failure("too large for a batch", message))
             return False
         return True

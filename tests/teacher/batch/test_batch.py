@@ -19,7 +19,6 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.core.progress import Progress
-from stages.teacher import endpoint
 from stages.teacher.batch import provider as batch_calls
 from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
@@ -152,21 +151,20 @@ def test_as_online_to_the_byte_in_several_batches():
     }
 
 
-def test_a_limit_in_bytes_splits_batches_and_a_request_larger_than_it_fails(monkeypatch):
-    monkeypatch.setattr(batch_run, "MOST_BYTES", 1500)
+def test_a_limit_in_bytes_splits_batches_and_a_request_larger_than_it_fails():
     rows = make_requests("d", 12)
     large = {**rows[5], "messages": [{"role": "user", "content": "x" * 3000}]}
     rows[5] = {**large, "request_key": key_of(large)}
     write_jsonl(layout.requests("d"), rows)
     teacher = BatchTeacher()
     with teacher.running() as url:
-        run(url, min_accept=0.5)
+        run(url, batch_bytes=1500, min_accept=0.5)
     sizes = [len(content) for shown, content in teacher.files.values() if shown["purpose"] == "batch"]
     assert len(sizes) > 2 and max(sizes) <= 1500 and len(teacher.submitted) == 11
     assert set(teacher.submitted.values()) == {1}
     failed = read_json(layout.figures("d") / "failures.json")["error: too large for a batch"]
     assert failed["count"] == 1 and failed["examples"][0]["id"] == "p005"
-    assert "more than a batch may have (1,500)" in failed["examples"][0]["message"]
+    assert "batch_bytes (1,500)" in failed["examples"][0]["message"]
 
 
 POINTS = [
@@ -314,13 +312,12 @@ def test_a_refusal_that_may_have_been_none_is_looked_up_and_then_made_again():
     assert_once(teacher)
 
 
-def test_an_answer_that_stays_lost_stops_the_run_and_the_next_one_finds_the_batch(monkeypatch):
-    monkeypatch.setattr(endpoint, "BREAKER", 4)
+def test_an_answer_that_stays_lost_stops_the_run_and_the_next_one_finds_the_batch():
     make_requests("d", 10)
     teacher = BatchTeacher(lost={"POST /batches": 1}, failing={"GET /batches": [failure(500)] * 4})
     with teacher.running() as url:
         with pytest.raises(UserError, match=r"answered 500: .* \(4 calls failed in a row\)"):
-            run(url)
+            run(url, breaker=4)
         assert states() == ["uploaded"] and len(teacher.created) == 1
         teacher.failing = {}
         run(url)
@@ -402,15 +399,14 @@ def test_a_definite_refusal_frees_the_requests_and_their_money(route, status, to
     assert_once(teacher)
 
 
-def test_polls_may_fail_for_a_while_but_not_for_ever(monkeypatch):
-    monkeypatch.setattr(endpoint, "BREAKER", 5)
+def test_polls_may_fail_for_a_while_but_not_for_ever():
     make_requests("d", 10)
     teacher = BatchTeacher(failing={"GET /batches/{id}": [failure(500)] * 7})
     with teacher.running() as url:
         with pytest.raises(UserError, match="5 calls failed in a row") as raised:
-            run(url)
+            run(url, breaker=5)
         assert "Batches that go on at" in str(raised.value) and "The same command" in str(raised.value)
-        run(url)
+        run(url, breaker=5)
     assert_once(teacher)
 
 
@@ -421,6 +417,19 @@ def test_no_server_and_no_batch_api_are_clear_errors():
     assert states() == ["void"]
     with pytest.raises(UserError, match="mode: batch needs a base_url with OpenAI's Batch API"):
         run("embedded")
+    with pytest.raises(UserError, match="Azure has it at https://NAME.openai.azure.com/openai/v1"):
+        run("https://NAME.openai.azure.com", api_version="2024-10-21")
+
+
+def test_the_time_that_a_batch_may_take_is_asked_for():
+    make_requests("d", 3)
+    teacher = BatchTeacher()
+    with teacher.running() as url:
+        with pytest.raises(UserError, match="no such endpoint or completion_window"):
+            run(url, batch_window="1h")
+        run(url)
+    assert [batch["completion_window"] for batch in teacher.created] == ["24h"]
+    assert_once(teacher)
 
 
 class Broken(BatchTeacher):
