@@ -20,8 +20,8 @@ from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.layout import PARAMS
 from stages.core.stage import valid
-from stages.teacher.batch.follow import cancel_batches, forget_batches
-from stages.teacher.batch.store import Batches
+from stages.teacher.batch.run import cancel_batches
+from stages.teacher.batch.store import Batches, forget_batches
 from stages.teacher.collecting import collect
 from stages.teacher.connect import endpoint
 from stages.teacher.knobs import CollectKnobs
@@ -49,7 +49,7 @@ def cancel(dataset: str | None, given: dict) -> None:
             if not any(batch.dataset == name for batch in Batches(store).open()):
                 continue
             with endpoint(name, knobs) as end:
-                count = cancel_batches(name, end, store, knobs.poll)
+                count = cancel_batches(name, end, store)
             print(f"collect {name}: stopped batches: {count}; what they had done is stored", file=sys.stderr)
             left = {batch.source for batch in Batches(store).open() if batch.dataset == name}
             for source in sorted(left):

@@ -17,15 +17,16 @@ RETRIES = 10  # curator's own number; the same for all
 
 def write_requests(path: Path, count: int) -> None:
     """Rows as the prompt stage writes them, about 120 words each; one at a time, to stay small in memory."""
-    from stages.teacher.identity import request_key
+    from stages.teacher.identity import key_of
 
     words, params = WORDS.split(), {"temperature": 0.7, "max_tokens": 256}
     with open(path, "w", encoding="utf-8") as stream:
         for number in range(count):
             text = " ".join(words[(number + place * (1 + number % 5)) % len(words)] for place in range(120))
             messages, name = [{"role": "user", "content": f"Page {number}. {text}"}], f"page-{number:06}"
-            row = {"id": name, "document_id": name, "request_key": request_key("benchmark", messages, params)}
-            row |= {"model": "benchmark", "messages": messages, "params": params, "prompt_hash": "0" * 64}
+            row = {"id": name, "document_id": name, "prompt_hash": "0" * 64}
+            row |= {"model": "benchmark", "messages": messages, "params": params}
+            row["request_key"] = key_of(row)
             stream.write(json.dumps(row) + "\n")
 
 

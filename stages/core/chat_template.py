@@ -5,16 +5,19 @@ transformers) and rendered as `apply_chat_template` of transformers does, withou
 """
 
 import json
+import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_text
 
-if TYPE_CHECKING:
-    from jinja2.parser import Parser
-
 FAILURES = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # of expressions
+# The tag that transformers puts around what an assistant said: a scope of its own, as `with` is.
+GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 FIX = "fix it, or import the base with `chat: false`"
 
 
@@ -25,24 +28,20 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, where: str, tokens: dict[str, str]):
-        from jinja2 import TemplateSyntaxError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        environment.filters["tojson"] = _tojson
+        # Jinja's own writes for HTML.
+        environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _no_date}
         self.source, self.where, self.tokens = source, where, tokens
         try:
-            self.template = environment.from_string(source)
+            self.template = environment.from_string(GENERATION.sub(r"\1\2with\3", source))
         except TemplateSyntaxError as error:
             raise UserError(f"{where}, chat template, line {error.lineno}: {error.message}; {FIX}") from None
 
     def render(self, message: str) -> str:
         """The whole prompt for a message. Raises UserError where the template refuses or fails."""
-        from jinja2 import TemplateError
-
         try:
             return self.template.render(
                 messages=[{"role": "user", "content": message}],
@@ -77,38 +76,7 @@ def _content(token: object) -> object:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _generation_tag() -> type:
-    """The tag that transformers puts around what an assistant said; a prompt shows what is in it."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-
-    class Generation(Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: "Parser") -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    return Generation
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """The filter as transformers has it, whose `ensure_ascii` is False."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
 def _refuse(message: str) -> None:
-    from jinja2 import TemplateError
-
     raise TemplateError(message)
 
 

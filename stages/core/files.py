@@ -275,7 +275,7 @@ def prune(scratch: Path, used: set[Path] | None = None) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def read_yaml(path: Path) -> object:
+def read_yaml(path: Path) -> Any:
     """What a YAML file holds ({} where that is nothing). Raises UserError with the line of a mistake."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError

@@ -1,81 +1,53 @@
-"""Progress with rate and ETA: a rich bar on a terminal, a plain line now and then elsewhere."""
+"""Progress with rate and ETA on stderr: tqdm's bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any, TypeVar
+from shutil import get_terminal_size
+from typing import TypeVar
 
-if TYPE_CHECKING:  # rich is imported on a terminal only
-    from rich.progress import Progress as RichProgress
-    from rich.progress import Task, TaskID
+from tqdm import tqdm
 
 T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 15.0
+PLAIN = "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {elapsed}, {remaining} to go{postfix}"
 
 
-class Progress:
+class Progress(tqdm):
     """Count `total` units of work. `update(n, note=...)` may be called as often as wanted."""
 
+    monitor_interval = 0  # no thread that watches for a bar that stands still
+
     def __init__(self, total: int | None, label: str, unit: str = "row", done: int = 0):
-        self.total, self.label, self.unit, self.done = total, label, unit, done
-        self.started, self.began_at, self.note = time.monotonic(), done, ""
-        self.last_line = self.started
-        self.bar = None
+        # With miniters=1 the clock alone decides: tqdm's own guess of a number may leave a pause of minutes.
+        options = {"total": total, "desc": label, "unit": f" {unit}", "initial": done, "miniters": 1}
         if sys.stderr.isatty():
-            self.bar, self.task = _bar(total, label, unit, done)
+            size = get_terminal_size()  # tqdm's own look shows nothing where the size is not known
+            super().__init__(**options, ncols=size.columns, nrows=size.lines)
+        else:
+            # Any delay keeps a first line of zero away.
+            plain = {"mininterval": PLAIN_LINE_EVERY_S, "delay": 1e-9, "bar_format": PLAIN}
+            super().__init__(**options, **plain, file=_Lines())
+
+    @property
+    def done(self) -> int:
+        return self.n
 
     def update(self, n: int = 1, note: str | None = None) -> None:
-        self.done += n
         if note is not None:
-            self.note = note
-        if self.bar is not None:
-            self.bar.update(self.task, advance=n, note=self.note)
-        elif time.monotonic() - self.last_line >= PLAIN_LINE_EVERY_S:
-            self._line()
-
-    def _line(self) -> None:
-        self.last_line = time.monotonic()
-        rate = (self.done - self.began_at) / max(self.last_line - self.started, 1e-9)
-        whole = f"/{self.total:,}" if self.total else ""
-        text = f"{self.label}: {self.done:,}{whole} {self.unit}, {rate:,.1f}/s"
-        if self.total and rate > 0 and self.done < self.total:
-            text += f", about {(self.total - self.done) / rate:,.0f} s to go"
-        print(text + (f", {self.note}" if self.note else ""), file=sys.stderr, flush=True)
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        else:
-            self._line()
+            self.set_postfix_str(note, refresh=False)
+        super().update(n)
 
 
-def _bar(total: int | None, label: str, unit: str, done: int) -> "tuple[RichProgress, TaskID]":
-    """A started rich display on stderr, and its one task."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Display
-    from rich.text import Text
+class _Lines:
+    """What tqdm writes to draw over its last line, as lines of their own on stderr."""
 
-    class Rate(ProgressColumn):
-        def render(self, task: "Task") -> Text:
-            return Text(f"{task.speed or 0:,.1f} {unit}/s")
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    display = Display(*columns, console=Console(stderr=True), refresh_per_second=4)
-    task = display.add_task(label, total=total, completed=done, note="")
-    display.start()
-    return display, task
+    def flush(self) -> None:
+        """Each line was."""
 
 
 def progress(items: Iterable[T], label: str, unit: str = "row", total: int | None = None) -> Iterator[T]:

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.records import Document
@@ -20,9 +23,6 @@ class Template:
     """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
 
     def __init__(self, path: Path):
-        from jinja2 import StrictUndefined, TemplateSyntaxError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         self.path, self.source = Path(path), read_text(path)
         environment = ImmutableSandboxedEnvironment(
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -37,9 +37,6 @@ class Template:
 
     def render(self, **variables: Any) -> str:
         """Render; the result has no white space at either end. Raises UserError."""
-        from jinja2 import TemplateError
-        from jinja2.sandbox import SecurityError
-
         try:
             return self.template.render(**variables).strip()
         except SecurityError as error:

@@ -17,22 +17,6 @@ class Document(TypedDict):
     split: str
 
 
-class Query(TypedDict):
-    """A row of corpus/queries.jsonl: an observed query. `split` is train or test."""
-
-    id: str
-    text: str
-    split: str
-
-
-class Pair(TypedDict):
-    """A row of corpus/pairs.jsonl: a query and a document it is about. `split` is train, hidden or test."""
-
-    query_id: str
-    document_id: str
-    split: str
-
-
 class RequestContent(TypedDict):
     """What decides a teacher's answer: the request's key is a hash of it.
 
@@ -109,20 +93,3 @@ class TrainingRow(TypedDict):
     instruction: str
     input: str
     output: str
-
-
-class GeneratedRow(TypedDict):
-    """A row of a generated shard, but for one column: what was parsed out of `text`, a list of texts.
-
-    The task names that column (`Task.column`, such as queries). `logprob` is the mean over the tokens of the
-    text, `line_logprobs` over those of each of its lines.
-    """
-
-    document_id: str
-    sample: int
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    generated_tokens: int
-    logprob: float | None
-    line_logprobs: list[float | None] | None

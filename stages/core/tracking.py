@@ -6,17 +6,24 @@ works. It reads one JSON line when the stage begins and one when it succeeds; if
 whatever the reason, the run ends FAILED. Trouble with tracking is told on stderr and never fails a stage.
 """
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages.core import layout
+from stages.core.files import read_jsonl, read_yaml
 from stages.core.processes import collect_seldom, first_process
 from stages.core.versions import git, locked_hashes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 PATIENCE_S = 60.0
@@ -36,18 +43,20 @@ def stage_run(stage: str, dataset: str, params: dict) -> Iterator[Callable[[dict
         text=True,
         start_new_session=True,  # Ctrl-C is for the stage; the child then sees its input end
     )
+    assert child.stdin
+    to_child = child.stdin
 
     def tell(message: dict) -> None:
         with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps(message) + "\n")
-            child.stdin.flush()
+            to_child.write(json.dumps(message) + "\n")
+            to_child.flush()
 
     tell({"stage": stage, "dataset": dataset, "params": params})
     try:
         yield lambda metrics, timings: tell({"metrics": metrics, "timings": timings})
     finally:
         with suppress(BrokenPipeError):
-            child.stdin.close()
+            to_child.close()
         try:
             child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -59,32 +68,27 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def connect():
-    """An MlflowClient; its sqlite database is made if need be, by one process at a time."""
+def connect() -> "MlflowClient":
+    """An MlflowClient; its sqlite database is made if need be."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
-    with database_lock():
+    with one_at_a_time():
         client = MlflowClient(uri(), uri())
         client.search_experiments(max_results=1)
     return client
 
 
 @contextmanager
-def database_lock() -> Iterator[None]:
-    """Exclusive between processes where the store is a sqlite file; nothing for a server, which copes."""
-    import fcntl
-
-    if not uri().startswith("sqlite:///"):
-        yield
-        return
-    with open(uri().removeprefix("sqlite:///") + ".lock", "w") as lock:
+def one_at_a_time() -> Iterator[None]:
+    """Exclusive between processes that log to one sqlite file: two cannot make it, or write, at once."""
+    with open((uri().partition("sqlite:///")[2] or "mlflow.db") + ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def flat(values, prefix: str = "") -> dict[str, float]:
+def flat(values: object, prefix: str = "") -> dict[str, float]:
     """The numbers in nested dicts, under dotted names; anything else is left out."""
     if isinstance(values, dict):
         return {k: v for name, value in values.items() for k, v in flat(value, f"{prefix}.{name}").items()}
@@ -93,11 +97,9 @@ def flat(values, prefix: str = "") -> dict[str, float]:
 
 def input_hashes(stage: str, dataset: str, params: dict) -> dict[str, str]:
     """Path → md5 of the outputs that `stage` reads, by its deps in dvc.yaml and the hashes in dvc.lock."""
-    from ruamel.yaml import YAML
-
     if not Path("dvc.yaml").is_file():
         return {}
-    deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"].get(stage, {}).get("do", {}).get("deps", ())
+    deps = read_yaml(Path("dvc.yaml"))["stages"].get(stage, {}).get("do", {}).get("deps", ())
     known = locked_hashes()
     for name, value in {"key": dataset, **{f"item.{key}": value for key, value in params.items()}}.items():
         deps = [dep.replace(f"${{{name}}}", str(value)) for dep in deps]
@@ -116,11 +118,7 @@ def provenance(stage: str, dataset: str, params: dict) -> dict[str, str]:
 
 def measured(stage: str, dataset: str, result: dict) -> list:
     """MLflow metrics: the stage's figures, its timings under `time.`, and a finetuning's curve by step."""
-    import time
-
     from mlflow.entities import Metric
-
-    from stages.core.files import read_jsonl
 
     now = int(time.time() * 1000)
     figures = {**flat(result["metrics"]), **flat(result["timings"], "time")}
@@ -132,19 +130,6 @@ def measured(stage: str, dataset: str, result: dict) -> list:
     return metrics
 
 
-def experiment_id(client, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    with database_lock():
-        found = client.get_experiment_by_name(name)
-        if found is not None:
-            return found.experiment_id
-        try:
-            return client.create_experiment(name)
-        except MlflowException:  # on a server, another process may just have made it
-            return client.get_experiment_by_name(name).experiment_id
-
-
 def follow() -> None:
     """The child: log the run that standard input describes."""
     begun = json.loads(sys.stdin.readline())
@@ -152,18 +137,16 @@ def follow() -> None:
     client = connect()
     from mlflow.entities import Param
 
-    experiment = experiment_id(client, dataset)
-    name = os.environ.get("DVC_STAGE", stage)
-    with database_lock():
-        run = client.create_run(
-            experiment, run_name=name, tags=provenance(stage, dataset, params)
-        ).info.run_id
-        client.log_batch(
-            run, params=[Param(key, str(value)) for key, value in params.items() if value is not None]
-        )
+    given = [Param(key, str(value)) for key, value in params.items() if value is not None]
+    name, tags = os.environ.get("DVC_STAGE", stage), provenance(stage, dataset, params)
+    with one_at_a_time():
+        experiment = client.get_experiment_by_name(dataset)
+        number = experiment.experiment_id if experiment else client.create_experiment(dataset)
+        run = client.create_run(number, run_name=name, tags=tags).info.run_id
+        client.log_batch(run, params=given)
     line = sys.stdin.readline()
     metrics = measured(stage, dataset, json.loads(line)) if line else []
-    with database_lock():
+    with one_at_a_time():
         for start in range(0, len(metrics), BATCH):
             client.log_batch(run, metrics=metrics[start : start + BATCH])
         client.set_terminated(run, "FINISHED" if line else "FAILED")

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from stages.core.files import read_yaml
+
 LOCK = Path("dvc.lock")
 
 
@@ -20,10 +22,6 @@ def locked_hashes() -> dict[str, str]:
 
     DVC writes the entries of a stage when the stage has succeeded, so those of all it reads are up to date.
     """
-    from ruamel.yaml import YAML
-
-    if not LOCK.is_file():
-        return {}
-    lock = YAML(typ="safe").load(LOCK) or {}
+    lock = read_yaml(LOCK) if LOCK.is_file() else {}
     outs = (out for stage in lock.get("stages", {}).values() for out in stage.get("outs", ()))
     return {out["path"]: out["md5"] for out in outs if "md5" in out}

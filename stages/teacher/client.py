@@ -9,20 +9,20 @@ import heapq
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
 
 from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s
 from stages.core.progress import Progress
 from stages.core.records import Request
-from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, open_session
-from stages.teacher.identity import choices_of
+from stages.teacher.endpoint import OVERLOADED, Endpoint, Failure, Reply, call, open_session, unexpected_body
+from stages.teacher.identity import body_of, most_output
 from stages.teacher.money import Budget, cap_reached
-from stages.teacher.outcomes import read_answers
-from stages.teacher.sender import Sender
-from stages.teacher.store.store import Store
+from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
+from stages.teacher.prices import rough_tokens
+from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
 
 WAITING = 256  # requests that may wait for their retry before no new ones are begun
@@ -40,102 +40,90 @@ class ActiveRequest:
     known: int = field(default=0, compare=False)
     failures: int = field(default=0, compare=False)
     refusals: int = field(default=0, compare=False)
+    sent_at: float = field(default=0.0, compare=False)
 
 
 def ask_all(
-    requests: Iterator[tuple[Request, int]], endpoint: Endpoint, store: Store, budget: Budget, shown: Progress
-) -> Tally:
-    """Send `requests`, each with the number of bodies already stored for it, and store the answers.
+    requests: Iterator[tuple[Request, int]],
+    endpoint: Endpoint,
+    store: Store,
+    budget: Budget,
+    shown: Progress,
+    tally: Tally,
+) -> None:
+    """Send `requests`, each with the number of bodies already stored for it; store and count the answers.
 
     Raises UserError when going on is useless (refused key, no funds, wrong or unreachable address, nothing
     but failures, the cap reached) and KeyboardInterrupt after Ctrl-C; what was in flight is waited for and
     kept in both cases.
     """
     try:
-        return asyncio.run(_Run(endpoint, store, budget, shown).all(requests))
+        asyncio.run(_Run(endpoint, store, budget, shown, tally).all(requests))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
 class _Run:
-    def __init__(self, endpoint: Endpoint, store: Store, budget: Budget, shown: Progress):
-        self.endpoint, self.store, self.budget, self.shown = endpoint, store, budget, shown
+    def __init__(self, endpoint: Endpoint, store: Store, budget: Budget, shown: Progress, tally: Tally):
+        self.endpoint, self.store, self.budget = endpoint, store, budget
+        self.shown, self.tally = shown, tally
         self.pacer = Pacer(endpoint.concurrency, endpoint.rpm, endpoint.tpm)
-        self.tally = Tally()
         self.waiting: list[ActiveRequest] = []
         self.tasks: set[asyncio.Task] = set()
         self.waiter: asyncio.Future | None = None
-        self.fatal: str | None = None  # the message of the UserError that ends the run
-        self.crash: BaseException | None = None
-        self.interrupted = False
-        self.was_answered = False
-        self.stopping = False  # nothing new is sent
+        self.end: BaseException | None = None  # what ends the run: nothing new is sent
+        self.interrupted = self.was_answered = False
         self.answered_at = time.monotonic()
+        self.unsaved: list[tuple[Attempt, Request]] = []
+        self.writing = asyncio.Lock()
 
-    async def all(self, requests: Iterator[tuple[Request, int]]) -> Tally:
+    async def all(self, requests: Iterator[tuple[Request, int]]) -> None:
         main = asyncio.current_task()
         assert main is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._interrupt, main)
         try:
-            async with open_session(self.endpoint) as session:
-                self.sender = Sender(
-                    session,
-                    endpoint=self.endpoint,
-                    store=self.store,
-                    budget=self.budget,
-                    pacer=self.pacer,
-                    tally=self.tally,
-                )
+            async with open_session(self.endpoint) as self.session:
                 try:
                     await self._dispatch(requests)
                 except Exception as error:  # what is in flight is paid for: let it end first
-                    self.crash = self.crash or error
-                    self._stop()
+                    self._stop(error)
                 while self.tasks:
                     await asyncio.wait(self.tasks)
         finally:
             for task in self.tasks:  # left only by a second Ctrl-C
                 task.cancel()
             await asyncio.gather(*self.tasks, return_exceptions=True)
-            self.sender.flush()
-        if self.crash:
-            raise self.crash
-        if self.fatal:
-            raise UserError(self.fatal)
-        if self.interrupted:
-            raise KeyboardInterrupt
-        return self.tally
+            if self.unsaved:
+                self._append(self.unsaved)
+        if self.end:
+            raise self.end
 
     def _interrupt(self, main: asyncio.Task) -> None:
         if self.interrupted:
             main.cancel()
             return
         self.interrupted = True
-        self._stop()
-        print(
-            f"stopping: waiting for {self.pacer.in_flight} answers in flight (Ctrl-C again drops them)",
-            file=sys.stderr,
-        )
+        self._stop(KeyboardInterrupt())
+        waits = f"waiting for {self.pacer.in_flight} answers in flight (Ctrl-C again drops them)"
+        print(f"stopping: {waits}", file=sys.stderr)
 
-    def _stop(self, why: str | None = None) -> None:
-        self.fatal = self.fatal or why
-        self.stopping = True
+    def _stop(self, why: BaseException | str) -> None:
+        """End the run. The first reason counts, but a bug or a full disk before what a user can expect."""
+        error = UserError(why) if isinstance(why, str) else why
+        if self.end is None or not isinstance(error, UserError | KeyboardInterrupt):
+            self.end = error
         self._wake()
 
     # The dispatcher
 
     async def _dispatch(self, requests: Iterator[tuple[Request, int]]) -> None:
-        while not self.stopping and (active := await self._next(requests)) is not None:
-            request = active.request
-            if self.store.knows(request["request_key"]) > active.known:  # another process asked meanwhile
+        while (active := await self._next(requests)) is not None:
+            if self.store.knows(active.request["request_key"]) > active.known:  # asked by another process
                 self.shown.update()
-            elif await self._admitted(request):
-                self._begin(self._work(active))
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
+            elif await self._admitted(active.request):
+                task = asyncio.create_task(self._work(active))
+                self.tasks.add(task)
+                task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task) -> None:
         self.tasks.discard(task)
@@ -143,41 +131,37 @@ class _Run:
 
     async def _next(self, requests: Iterator[tuple[Request, int]]) -> ActiveRequest | None:
         """A retry whose time has come, else a new request; None at the end."""
-        while not self.stopping:
+        while self.end is None:
             now = time.monotonic()
             if self.waiting and self.waiting[0].ready_at <= now:
                 return heapq.heappop(self.waiting)
             if len(self.waiting) < WAITING and (new := next(requests, None)) is not None:
-                request, known = new
-                return ActiveRequest(now, request, known)
+                return ActiveRequest(now, *new)
             if not self.waiting and not self.tasks:
                 return None
-            await self._changed(self.waiting[0].ready_at - now if self.waiting else float("inf"))
+            await self._changed(self.waiting[0].ready_at - now if self.waiting else inf)
         return None
 
     async def _admitted(self, request: Request) -> bool:
-        """Wait until pacing and budget let the request go; False when the run is being stopped instead."""
-        while not self.stopping:
-            wait = self.sender.wait_s(request)
+        """Wait until pace and budget have a place for the request; False when the run ends instead."""
+        tokens, worst = token_cost(request), self.budget.worst(request)
+        while self.end is None:
+            wait = self.pacer.wait_s(tokens)
             if wait <= 0:
-                if self.sender.admit(request):
+                if self.budget.reserve(worst):
+                    self.pacer.sent(tokens)
                     return True
                 if not self.pacer.in_flight:
-                    self._stop(cap_reached(self.budget, self.sender.worst(request)))
+                    self._stop(cap_reached(self.budget, worst))
                     return False
-                wait = float("inf")  # what is in flight may cost less than its worst case
+                wait = inf  # what is in flight may cost less than its worst case
             await self._changed(wait)
         return False
 
     async def _changed(self, seconds: float) -> None:
         """Wait until something happened, at most so long."""
         self.waiter = asyncio.get_running_loop().create_future()
-        timer = None
-        if seconds < float("inf"):
-            timer = asyncio.get_running_loop().call_later(max(seconds, 0), self._wake)
-        await self.waiter
-        if timer:
-            timer.cancel()
+        await asyncio.wait([self.waiter], timeout=max(seconds, 0) if seconds < inf else None)
 
     def _wake(self) -> None:
         if self.waiter is not None and not self.waiter.done():
@@ -186,20 +170,96 @@ class _Run:
     # One request
 
     async def _work(self, active: ActiveRequest) -> None:
+        active.sent_at = time.monotonic()
         try:
-            result = await self.sender.send(active.request)
+            result = await self._send(active.request, active.sent_at)
             if isinstance(result, Failure):
                 self._failed(active, result)
             else:
                 self._answered(result)
         except Exception as error:  # a full disk, a bug: stop, let the others end, and raise it then
-            self.crash = self.crash or error
-            self._stop()
+            self._stop(error)
 
-    def _answered(self, outcomes: list[str]) -> None:
+    async def _send(self, request: Request, began: float) -> list[Answer] | Failure:
+        """The answers, or the failure. The attempt is stored, durably, before it is read."""
+        reply, answers = Reply(), None
+        self.tally.attempts += 1
+        try:
+            body = body_of(request)
+            reply = await call(
+                self.session, self.endpoint, request["model"], "POST", "chat/completions", json=body
+            )
+            if reply.failure and is_filtered(reply.text):  # an HTTP error that answers the request for good
+                reply.failure = None
+            raw = reply.text if reply.failure is None else None
+            self.tally.refused += reply.failure is not None and reply.failure.refused
+            self._attempted(request, reply, began, raw, reply.failure.kind if reply.failure else None)
+            await self._save()
+            answers = None if raw is None else read_answers(raw, request)
+        except asyncio.CancelledError:
+            if reply.status is None and reply.failure is None:
+                self._attempted(request, reply, began, None, "cancelled")
+            raise
+        finally:
+            self._over(request, reply, answers)
+        return answers or reply.failure or unexpected_body("a completion", reply.text, self.endpoint)
+
+    def _attempted(
+        self, request: Request, reply: Reply, began: float, raw: str | None, error: str | None
+    ) -> None:
+        """Put the attempt among those to be saved."""
+        headers = reply.headers
+        attempt = Attempt(
+            request["request_key"],
+            self.endpoint.base_url,
+            seconds=round(time.monotonic() - began, 3),
+            status=reply.status,
+            error=error,
+            raw=raw,
+            dataset=self.budget.dataset,
+            request_id=sound(headers.get("x-request-id") or headers.get("apim-request-id") or "") or None,
+            price=self.budget.price.record if self.budget.price else None,
+        )
+        self.unsaved.append((attempt, request))
+
+    def _over(self, request: Request, reply: Reply, answers: list[Answer] | None) -> None:
+        """Settle the attempt with budget and pacing. What may have been billed unseen counts in full."""
+        self.pacer.over(token_cost(request), reply.headers)
+        price, worst = self.budget.price, self.budget.worst(request)
+        if price is None:
+            return
+        if answers and answers[0].usage is not None:
+            cost = price.dollars(answers[0].usage)
+        else:
+            cost = 0.0 if reply.status not in (None, 200) else worst
+        self.budget.settle(worst, cost)
+        self.tally.dollars += cost
+
+    async def _save(self) -> None:
+        """Durable on return. What arrives during one commit shares the next: fsync does not set the pace."""
+        async with self.writing:
+            batch, self.unsaved = self.unsaved, []
+            if not batch:
+                return
+            writing = asyncio.ensure_future(asyncio.to_thread(self._append, batch))
+            try:
+                await asyncio.shield(writing)
+            except BaseException:
+                # Cancelled, the thread goes on writing: the lock must be held until it is through.
+                await asyncio.wait([writing])
+                if writing.exception():  # the end of the run may have more luck: these answers are paid for
+                    self.unsaved = batch + self.unsaved
+                raise
+
+    def _append(self, batch: list[tuple[Attempt, Request]]) -> None:
+        self.store.append((attempt for attempt, _ in batch), (request for _, request in batch))
+
+    # What came of it
+
+    def _answered(self, answers: list[Answer]) -> None:
         self.was_answered, self.answered_at = True, time.monotonic()
         self.pacer.answered()
-        self.tally.outcomes.update(outcomes)
+        self.tally.outcomes.update(answer.outcome for answer in answers)
         self._show()
 
     def _show(self) -> None:
@@ -212,7 +272,7 @@ class _Run:
         again = failure.retry and active.failures <= self.endpoint.retries
         if failure.stop and not (self.was_answered and again):
             self._stop(failure.stop)
-        elif (why := self._broken(failure, fresh=active.failures == 1)) is not None:
+        elif (why := self._broken(active, failure)) is not None:
             self._stop(f"{failure.message} ({why}). All answers so far are stored; run again to go on")
         asked = failure.retry_after or 0.0
         if again and asked > self.endpoint.patience:
@@ -221,20 +281,14 @@ class _Run:
             )
         if self._answered_elsewhere(active):
             self._show()
-            return
-        if again and not self.stopping:
-            active.ready_at = time.monotonic() + pause_s(
-                active.failures + active.refusals - 1, failure.retry_after
-            )
+        elif again and self.end is None:
+            tries = active.failures + active.refusals
+            active.ready_at = time.monotonic() + pause_s(tries - 1, failure.retry_after)
             heapq.heappush(self.waiting, active)
             self.tally.retried += 1
-            return
-        self.tally.outcomes["error"] += choices_of(active.request)
-        request = active.request
-        self.tally.give_up(
-            failure.kind, request_key=request["request_key"], row_id=request["id"], message=failure.message
-        )
-        self._show()
+        else:
+            self.tally.give_up(active.request, active.request["id"], failure)
+            self._show()
 
     def _answered_elsewhere(self, active: ActiveRequest) -> bool:
         """Whether another process got the answer meanwhile. Bodies that answer nothing are stored too."""
@@ -242,10 +296,10 @@ class _Run:
         new, active.known = bodies[active.known :], len(bodies)
         return any(read_answers(raw, active.request) is not None for raw in new)
 
-    def _broken(self, failure: Failure, fresh: bool) -> str | None:
+    def _broken(self, active: ActiveRequest, failure: Failure) -> str | None:
         """Why the circuit breaker opens; None while it does not.
 
-        Only requests that had not failed before (`fresh`) count: some fail whatever the state of the server.
+        Only requests that had not failed before count: some fail whatever the state of the server.
         """
         if failure.refused:
             self.pacer.refused(failure.retry_after)
@@ -256,9 +310,14 @@ class _Run:
             return None
         if failure.status in OVERLOADED:
             self.pacer.refused(failure.retry_after)
-        if fresh:
-            self.pacer.failed(failure.sent_at)
+        if active.failures == 1:
+            self.pacer.failed(active.sent_at)
         count = self.pacer.failed_in_a_row
         if count < self.endpoint.breaker:
             return None
         return f"{count} requests failed in a row; raise `breaker` if the server works for others"
+
+
+def token_cost(request: Request) -> float:
+    """What a request counts against tokens per minute: its input, about, and the most it may write."""
+    return rough_tokens(request) + most_output(request)

@@ -12,9 +12,8 @@ from stages.core.errors import UserError
 from stages.core.files import write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.versions import LOCK, locked_hashes
-from stages.teacher.batch.follow import check_free, source_of
 from stages.teacher.batch.run import ask_in_batches
-from stages.teacher.batch.store import Batches
+from stages.teacher.batch.store import Batches, check_free
 from stages.teacher.client import ask_all
 from stages.teacher.connect import EMBEDDED, endpoint
 from stages.teacher.knobs import CollectKnobs
@@ -109,28 +108,25 @@ def ask(
     dataset: str, knobs: CollectKnobs, requests: Requests, store: Store, budget: Budget, say: Say
 ) -> Tally:
     """Ask for what is missing, in rounds: what one leaves cut or invalid may be asked again by the next."""
-    policy, total = knobs.policy(), Tally()
-    todo = requests.pending(store, policy, total.given_up)
+    policy, tally = knobs.policy(), Tally()
+    todo = requests.pending(store, policy, tally.given_up)
     done = requests.distinct - len(todo)
     say(f"{done:,} answers stored, {len(todo):,} to ask{requests.estimate(todo, budget.price, knobs.mode)}")
     if not todo:
-        return total
+        return tally
     check_mode(knobs, f"params.yaml, collect.{dataset}")
     with endpoint(dataset, knobs) as server:
         keys = (request["request_key"] for request, _ in requests.asks(todo, store, policy))
-        check_free(Batches(store).holding(keys), source_of(server) if knobs.mode == "batch" else None)
+        check_free(Batches(store).holding(keys), server.source if knobs.mode == "batch" else None)
         while todo:
             asks = requests.asks(todo, store, policy)
             with Progress(done + len(todo), f"collect {dataset}", "request", done) as shown:
-                if knobs.mode == "online":
-                    tally = ask_all(asks, server, store, budget, shown)
-                else:
-                    tally = ask_in_batches(asks, server, store, budget, limits=knobs.limits(), shown=shown)
-            total.add(tally)
-            todo = requests.pending(store, policy, total.given_up) if policy.asks_again() else []
-    for kind, entry in sorted(total.failures.items()):
+                send = ask_all if knobs.mode == "online" else ask_in_batches
+                send(asks, server, store, budget, shown, tally)
+            todo = requests.pending(store, policy, tally.given_up) if policy.asks_again() else []
+    for kind, entry in sorted(tally.failures.items()):
         say(f"{entry['count']:,} failed ({kind}), such as: {entry['examples'][0]['message']}")
-    return total
+    return tally
 
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:

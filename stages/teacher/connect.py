@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"
-PASSED_ON = "api_version concurrency timeout retries rpm tpm breaker patience".split()
+PASSED_ON = (
+    "api_version concurrency timeout retries rpm tpm breaker patience "
+    "batch_requests batch_bytes batch_window poll"
+).split()
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""The server to ask: its client, and what each way of failing means."""
+"""The server to ask: how it is called, and what each way of failing means."""
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from stages.core.pacing import retry_after_s
@@ -12,11 +12,11 @@ from stages.teacher.outcomes import sound
 
 if TYPE_CHECKING:
     import aiohttp
-    from openai import AsyncOpenAI
 
 RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
+BLOCK = 1 << 20  # bytes of a file in memory
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -36,6 +36,22 @@ class Endpoint:
     tpm: float = 0
     breaker: int = 20
     patience: float = 600.0
+    batch_requests: int = 50_000
+    batch_bytes: int = 190_000_000
+    batch_window: str = "24h"
+    poll: float = 30.0
+
+    @property
+    def source(self) -> str:
+        """The address, by which the store knows the provider of a batch."""
+        return self.base_url.rstrip("/")
+
+    def url(self, path: str, model: str) -> str:
+        """The address of a call. Azure has the model, which it calls deployment, in that of a completion."""
+        if not self.api_version:
+            return f"{self.source}/{path}"
+        deployment = f"deployments/{quote(model, safe='')}/" if path == "chat/completions" else ""
+        return f"{self.source}/openai/{deployment}{path}?api-version={self.api_version}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,7 @@ class Failure:
 
     `kind` is the class it is counted under. `retry`: the same request may succeed later. `refused`: it came
     too soon (429), so it uses up none of its retries. `retry_after` (seconds) is what the server asks for.
-    `stop` is the message that ends the run, of a failure that every further request would meet. `sent_at` is
-    of `time.monotonic`.
+    `stop` is the message that ends the run, of a failure that every further request would meet.
     """
 
     kind: str
@@ -55,37 +70,22 @@ class Failure:
     refused: bool = False
     retry_after: float | None = None
     stop: str | None = None
-    sent_at: float = 0.0
 
 
-def open_client(endpoint: Endpoint) -> "AsyncOpenAI":
-    """The openai client, for the Batch API, for use in `async with`; its own retries are off."""
-    from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient, Timeout
+@dataclass
+class Reply:
+    """What came of one call: the status and headers of HTTP, the body as text, the failure if it is one."""
 
-    timeout = Timeout(endpoint.timeout + 5, connect=min(endpoint.timeout, CONNECT_S))
-    transport = DefaultAioHttpClient()
-    if endpoint.api_version:
-        return AsyncAzureOpenAI(
-            azure_endpoint=endpoint.base_url,
-            api_version=endpoint.api_version,
-            api_key=endpoint.api_key,
-            max_retries=0,
-            timeout=timeout,
-            http_client=transport,
-        )
-    return AsyncOpenAI(
-        base_url=endpoint.base_url,
-        api_key=endpoint.api_key,
-        max_retries=0,
-        timeout=timeout,
-        http_client=transport,
-    )
+    status: int | None = None
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
 def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
-    """An aiohttp session for chat completions, for use in `async with`.
+    """An aiohttp session, for use in `async with`.
 
-    The openai client, which the Batch API is spoken with, costs twice the processor time for a plain POST.
+    The openai client costs twice the processor time for a plain POST.
     """
     import aiohttp
 
@@ -107,71 +107,49 @@ def _proxy(url: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
-    if parts.hostname in LOOPBACK:
+    if parts.hostname in LOOPBACK or proxy_bypass(parts.hostname or ""):
         return None
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return getproxies().get(parts.scheme)
 
 
-def completions_url(endpoint: Endpoint, model: str) -> str:
-    """Where to POST a chat completion. Azure has the model, which it calls deployment, in the path."""
-    base = endpoint.base_url.rstrip("/")
-    if not endpoint.api_version:
-        return f"{base}/chat/completions"
-    version = endpoint.api_version
-    return f"{base}/openai/deployments/{quote(model, safe='')}/chat/completions?api-version={version}"
+async def call(
+    session: "aiohttp.ClientSession",
+    endpoint: Endpoint,
+    model: str,
+    method: str,
+    path: str,
+    file: BinaryIO | None = None,
+    **request: Any,
+) -> Reply:
+    """Send one request. The body of a 200 is written to `file`, if given.
+
+    `model` is for messages, and for the address where the server is Azure.
+    """
+    import aiohttp
+
+    reply, url = Reply(), endpoint.url(path, model)
+    try:
+        async with session.request(method, url, allow_redirects=False, **request) as response:
+            if file and response.status == 200:
+                async for block in response.content.iter_chunked(BLOCK):
+                    file.write(block)
+            else:
+                reply.text = (await response.read()).decode("utf-8", errors="backslashreplace")
+        reply.status, reply.headers = response.status, response.headers
+        if reply.status != 200:
+            reply.failure = judge_reply(
+                endpoint, model, status=reply.status, text=reply.text, headers=reply.headers
+            )
+    except (aiohttp.ClientError, TimeoutError) as error:
+        reply.failure = judge_connection(error, endpoint)
+    return reply
 
 
 def judge_reply(
-    endpoint: Endpoint,
-    model: str,
-    *,
-    status: int,
-    text: str,
-    headers: Mapping[str, str],
-    sent_at: float = 0.0,
+    endpoint: Endpoint, model: str, *, status: int, text: str, headers: Mapping[str, str] | None = None
 ) -> Failure:
     """What an HTTP status other than 200 means for its request and for the run; `text` is the body."""
     message, code = _error_in(text)
-    return _judge_status(
-        endpoint, model, status=status, message=message, code=code, headers=headers, sent_at=sent_at
-    )
-
-
-def judge(error: Exception, endpoint: Endpoint, model: str) -> Failure:
-    """The same for an error of the openai client."""
-    from openai import APIStatusError
-
-    if not isinstance(error, APIStatusError):
-        return judge_connection(error, endpoint)
-    return _judge_status(
-        endpoint,
-        model,
-        status=error.status_code,
-        message=error.message,
-        code=error.code or error.type or "",
-        headers=error.response.headers,
-    )
-
-
-def _error_in(text: str) -> tuple[str, str]:
-    """(message, code) of an error's body: as OpenAI writes it, else the text itself."""
-    try:
-        error = json.loads(text)["error"]
-        return sound(error["message"]), sound(error.get("code") or error.get("type") or "")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return text, ""
-
-
-def _judge_status(
-    endpoint: Endpoint,
-    model: str,
-    *,
-    status: int,
-    message: str,
-    code: str,
-    headers: Mapping[str, str],
-    sent_at: float = 0.0,
-) -> Failure:
     url, stop = endpoint.base_url, None
     text = f"{url} answered {status}: {short(message, endpoint)}"
     if status in (401, 403):  # the server's text is not shown: it may hold a part of the key
@@ -190,36 +168,37 @@ def _judge_status(
         status=status,
         retry=retry,
         refused=retry and status == 429,
-        retry_after=retry_after_s(headers),
+        retry_after=retry_after_s(headers or {}),
         stop=stop,
-        sent_at=sent_at,
     )
 
 
-def judge_connection(error: Exception, endpoint: Endpoint, sent_at: float = 0.0) -> Failure:
-    """What it means that no whole answer came."""
+def _error_in(text: str) -> tuple[str, str]:
+    """(message, code) of an error's body: as OpenAI writes it, else the text itself."""
+    try:
+        error = json.loads(text)["error"]
+        return sound(error["message"]), sound(error.get("code") or error.get("type") or "")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return text, ""
+
+
+def judge_connection(error: Exception, endpoint: Endpoint) -> Failure:
+    """What it means that no whole answer came: `error` is aiohttp's, or a TimeoutError."""
     import aiohttp
 
-    url, stop = endpoint.base_url, None
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    first = next((each for each in chain if isinstance(each, aiohttp.ClientError)), chain[-1])
-    why = short(str(first), endpoint)
-    if isinstance(first, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+    url, kind, why = endpoint.base_url, type(error).__name__, short(str(error), endpoint)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         stop = f"{url} cannot be reached ({why}); check base_url and that the server runs"
-    elif any(isinstance(each, TimeoutError) for each in chain):
-        message = f"{url}: no whole answer within {endpoint.timeout:g} s"
-        return Failure("timeout", message, retry=True, sent_at=sent_at)
-    kind = type(first).__name__
-    return Failure(kind, stop or f"{url}: {kind} {why}", retry=True, stop=stop, sent_at=sent_at)
+        return Failure(kind, stop, retry=True, stop=stop)
+    if isinstance(error, TimeoutError):
+        return Failure("timeout", f"{url}: no whole answer within {endpoint.timeout:g} s", retry=True)
+    return Failure(kind, f"{url}: {kind} {why}", retry=True)
 
 
-def not_a_completion(raw: str, endpoint: Endpoint, sent_at: float = 0.0) -> Failure:
-    """The failure of an attempt whose body, `raw`, came with status 200."""
-    what = f"something that is not a chat completion: {short(raw, endpoint)}"
-    message = f"{endpoint.base_url} answered 200 with {what}"
-    return Failure("not a completion", message, 200, retry=True, sent_at=sent_at)
+def unexpected_body(expected: str, raw: str, endpoint: Endpoint) -> Failure:
+    """The failure of an attempt whose body, `raw`, came with status 200 and is not what was `expected`."""
+    what = f"something that is not {expected}: {short(raw, endpoint)}"
+    return Failure(f"not {expected}", f"{endpoint.base_url} answered 200 with {what}", 200, retry=True)
 
 
 def short(text: str, endpoint: Endpoint) -> str:

@@ -14,36 +14,13 @@ FAMILY = "openai/chat.completions"
 LIMITS = ("max_tokens", "max_completion_tokens")  # the old and the new name of the same parameter
 
 
-def request_key(
-    model: str,
-    messages: list[dict[str, Any]],
-    params: dict[str, Any],
-    sample: int = 0,
-    tools: list[dict[str, Any]] | None = None,
-    schema: dict[str, Any] | None = None,
-    family: str = FAMILY,
-) -> str:
+def key_of(request: RequestContent) -> str:
     """sha256 of everything that can change an answer, and of nothing else.
 
-    `family` is the protocol, not the host: the same model behind another address is asked only once. How a
-    request is sent (concurrency, timeout, retries, online or in a batch) does not count. `params` are the
-    sampling parameters as sent. Models must differ in name where they differ in answers.
+    The protocol counts, not the host: the same model behind another address is asked only once. How a request
+    is sent (concurrency, timeout, retries, online or in a batch) does not count. Models must differ in name
+    where they differ in answers.
     """
-    return sha256_json(
-        {
-            "family": family,
-            "model": model,
-            "messages": messages,
-            "params": params,
-            "sample": sample,
-            "tools": tools,
-            "schema": schema,
-        }
-    )
-
-
-def key_of(request: RequestContent) -> str:
-    """The request's key."""
     return _key(request, request["params"])
 
 
@@ -53,13 +30,16 @@ def question_key(request: RequestContent) -> str:
 
 
 def _key(request: RequestContent, params: dict[str, Any]) -> str:
-    return request_key(
-        request["model"],
-        request["messages"],
-        params,
-        sample=request.get("sample", 0),
-        tools=request.get("tools"),
-        schema=request.get("response_format"),
+    return sha256_json(
+        {
+            "family": FAMILY,
+            "model": request["model"],
+            "messages": request["messages"],
+            "params": params,
+            "sample": request.get("sample", 0),
+            "tools": request.get("tools"),
+            "schema": request.get("response_format"),
+        }
     )
 
 
@@ -84,6 +64,11 @@ def choices_of(request: RequestContent) -> int:
 def limit_of(request: RequestContent) -> int | None:
     """The most tokens of one choice; None where the request sets no limit."""
     return next((request["params"][name] for name in LIMITS if name in request["params"]), None)
+
+
+def most_output(request: RequestContent) -> int:
+    """The most tokens of all choices together; 0 where the request sets no limit."""
+    return choices_of(request) * (limit_of(request) or 0)
 
 
 def with_limit(request: Request, limit: int) -> Request:

@@ -7,7 +7,6 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.core.stage import HIDDEN, Knobs
-from stages.teacher.batch.queue import Limits
 from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
 
@@ -51,9 +50,6 @@ class CollectKnobs(Knobs):
         0, ge=0, description="limit for answers that were cut, under on_length: retry"
     )
     repair: bool = Field(False, description="show an invalid answer to the model once, to repair it")
-
-    def limits(self) -> Limits:
-        return Limits(self.batch_requests, self.batch_bytes, self.poll, self.batch_window)
 
     @field_validator("base_url")
     @classmethod

@@ -36,6 +36,10 @@ class Budget:
             self._move(-self.left)
         self.wallet.close()
 
+    def worst(self, request: RequestContent, batch: bool = False) -> float:
+        """The most that the request can cost, in dollars; 0 where the price is unknown."""
+        return self.price.worst(request, batch) if self.price else 0.0
+
     def reserve(self, dollars: float) -> bool:
         """Set `dollars` aside for a request about to be sent. False: the cap has no room for it now."""
         if self.price is None:

@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.files import read_yaml
 from stages.core.hashing import canonical_json
 from stages.core.records import RequestContent
 from stages.core.stage import explain
-from stages.teacher.identity import choices_of, limit_of, texts_of
+from stages.teacher.identity import most_output, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
 BYTES_PER_TOKEN = 4  # about, of English
@@ -37,33 +38,33 @@ class PriceTable(BaseModel):
     models: dict[str, ModelPrice]
 
 
-class Price:
-    """What a model charged on the day of an attempt; `record` goes with the attempt into the ledger."""
+class Price(ModelPrice):
+    """What a model charged on the day of an attempt."""
 
-    def __init__(self, version: str, price: ModelPrice):
-        self.version, self.price = version, price
-        cached = price.input if price.cached_input is None else price.cached_input
-        self.record = canonical_json({"version": version, **price.model_dump(), "cached_input": cached})
-        self.cached_input = cached
+    version: str
+    cached_input: float
 
     @classmethod
-    def recorded(cls, record: str) -> "Price":
-        """The price that a `record` holds."""
-        fields = json.loads(record)
-        return cls(fields.pop("version"), ModelPrice(**fields))
+    def of(cls, version: str, price: ModelPrice) -> "Price":
+        cached = price.input if price.cached_input is None else price.cached_input
+        return cls(**{**price.model_dump(), "version": version, "cached_input": cached})
+
+    @property
+    def record(self) -> str:
+        """The price as it goes with each attempt into the ledger."""
+        return canonical_json(self.model_dump())
 
     def dollars(self, usage: Mapping[str, float], batch: bool = False) -> float:
         """What an answer with this usage (tokens) cost, as the `ledger` view counts."""
         cached = usage.get("cached_tokens", 0)
-        tokens_in = (usage["prompt_tokens"] - cached) * self.price.input + cached * self.cached_input
-        share = self.price.batch if batch else 1.0
-        return (tokens_in + usage["completion_tokens"] * self.price.output) / 1e6 * share
+        tokens_in = (usage["prompt_tokens"] - cached) * self.input + cached * self.cached_input
+        share = self.batch if batch else 1.0
+        return (tokens_in + usage["completion_tokens"] * self.output) / 1e6 * share
 
     def worst(self, request: RequestContent, batch: bool = False) -> float:
         """The most that an attempt can cost: a token is at least one byte, and no choice passes its limit."""
-        share = self.price.batch if batch else 1.0
-        out = choices_of(request) * (limit_of(request) or 0)
-        return (most_input_tokens(request) * self.price.input + out * self.price.output) / 1e6 * share
+        tokens_in, tokens_out = most_input_tokens(request), most_output(request)
+        return self.dollars({"prompt_tokens": tokens_in, "completion_tokens": tokens_out}, batch)
 
 
 def rough_tokens(request: RequestContent) -> float:
@@ -99,11 +100,9 @@ def price_of(model: str) -> Price | None:
     """The price of `model`, or None where params.yaml does not name it. Raises UserError for a bad block."""
     if not layout.PARAMS.is_file():
         return None
-    from ruamel.yaml import YAML
-
-    block = (YAML(typ="safe").load(layout.PARAMS) or {}).get(PRICES)
+    block = read_yaml(layout.PARAMS).get(PRICES)
     if block is None:
         return None
     table = price_table(block, f"{layout.PARAMS}, {PRICES}")
     known = table.models.get(model)
-    return Price(table.version, known) if known else None
+    return Price.of(table.version, known) if known else None

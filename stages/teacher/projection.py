@@ -51,7 +51,7 @@ class Projection:
     def _count_failure(self, request: Request, answer: Answer) -> None:
         text = answer.response and answer.response[:SHOWN]
         example = {"id": request["id"], "problem": answer.problem, "response": text}
-        count_failure(self.failures, answer.outcome, 1, [example])
+        count_failure(self.failures, answer.outcome, example)
 
     def summary(self) -> str:
         """How many rows have which outcome, in words."""

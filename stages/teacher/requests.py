@@ -8,7 +8,7 @@ from typing import cast
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.records import Request
-from stages.teacher.identity import choices_of, key_of, limit_of
+from stages.teacher.identity import key_of, limit_of, most_output
 from stages.teacher.prices import Price, rough_tokens
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
@@ -85,7 +85,7 @@ class Requests:
         tokens_in = tokens_out = 0.0
         for row in self._at(places):
             tokens_in += rough_tokens(row)
-            tokens_out += choices_of(row) * (limit_of(row) or 0)
+            tokens_out += most_output(row)
         text = f"; about {tokens_in:,.0f} input tokens, at most {tokens_out:,.0f} output tokens"
         if price is None:
             return f"{text}; cost unknown: params.yaml has no price of '{self.model}'"

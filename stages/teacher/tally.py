@@ -1,30 +1,28 @@
 """What a run of the collector did."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
+from stages.core.records import KeyedRequest
+from stages.teacher.endpoint import Failure
+from stages.teacher.identity import choices_of
 from stages.teacher.outcomes import OUTCOMES
 
 EXAMPLES = 3
 
 
-class FailureClass(TypedDict):
-    """How often a class of failures occurred, with the first three examples."""
-
-    count: int
-    examples: list[dict[str, Any]]
+# By class of failure: {"count": how often it occurred, "examples": the first three}.
+Failures = dict[str, dict[str, Any]]
 
 
-Failures = dict[str, FailureClass]
-
-
-def count_failure(failures: Failures, kind: str, count: int, examples: Sequence[Mapping[str, Any]]) -> None:
-    """Add `count` failures to the class `kind` of `failures`."""
+def count_failure(failures: Failures, kind: str, example: Mapping[str, Any]) -> None:
+    """Add one failure of the class `kind`."""
     entry = failures.setdefault(kind, {"count": 0, "examples": []})
-    entry["count"] += count
-    entry["examples"] = [*entry["examples"], *map(dict, examples)][:EXAMPLES]
+    entry["count"] += 1
+    if len(entry["examples"]) < EXAMPLES:
+        entry["examples"].append(example)
 
 
 @dataclass
@@ -39,21 +37,11 @@ class Tally:
     failures: Failures = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
 
-    def give_up(self, kind: str, *, request_key: str, row_id: str, message: str) -> None:
+    def give_up(self, request: KeyedRequest, row_id: str, failure: Failure) -> None:
         """Count a request that failed for good."""
-        self.given_up.add(request_key)
-        count_failure(self.failures, kind, 1, [{"id": row_id, "message": message}])
-
-    def add(self, other: "Tally") -> None:
-        """Add the figures of a further round."""
-        self.attempts += other.attempts
-        self.refused += other.refused
-        self.retried += other.retried
-        self.dollars += other.dollars
-        self.outcomes.update(other.outcomes)
-        self.given_up |= other.given_up
-        for kind, entry in other.failures.items():
-            count_failure(self.failures, kind, entry["count"], entry["examples"])
+        self.outcomes["error"] += choices_of(request)
+        self.given_up.add(request["request_key"])
+        count_failure(self.failures, failure.kind, {"id": row_id, "message": failure.message})
 
     def note(self, priced: bool) -> str:
         """For the progress display."""

@@ -7,7 +7,6 @@ import pytest
 from stages.convert import run as convert
 from stages.core import layout, records
 from stages.core.files import read_json, read_jsonl
-from stages.core.shards import _schema
 from stages.knobs import ConvertKnobs, PromptKnobs
 from stages.prompt import run as prompt
 from stages.teacher.collecting import collect
@@ -35,7 +34,3 @@ def test_rows_from_corpus_to_training_have_the_fields_of_their_types(tmp_path, m
         check(row, records.Response)
     if not knobs:
         check(read_json(layout.litgpt_data("d") / "train.json")[0], records.TrainingRow)
-
-
-def test_generated_rows_have_the_columns_of_a_shard():
-    check(dict.fromkeys({*_schema("queries").names} - {"queries"}), records.GeneratedRow)

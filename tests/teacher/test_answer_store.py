@@ -13,9 +13,10 @@ import pytest
 from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.teacher.identity import key_of, request_key
+from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
-from stages.teacher.resolve import Policy, resolve
+from stages.teacher.outcomes import Answer
+from stages.teacher.resolve import Policy, follow_up, resolve
 from stages.teacher.store import store as store_module
 from stages.teacher.store.schema import MIGRATIONS, ONE, VERSION
 from stages.teacher.store.store import Attempt, Store
@@ -47,18 +48,42 @@ def answer(store: Store, row: dict) -> str | None:
 
 def test_identity_is_everything_that_can_change_an_answer_and_nothing_else():
     messages = [{"role": "user", "content": "hi"}]
-    key = request_key("m", messages, {"temperature": 0.5, "max_tokens": 9})
-    assert key == request_key("m", [{"content": "hi", "role": "user"}], {"max_tokens": 9, "temperature": 0.5})
+    params = {"temperature": 0.5, "max_tokens": 9}
+    whole = {"model": "m", "messages": messages, "params": params}
+    key = key_of(whole)
+    assert key == "4cd5d02af6850196d040de09902641c5ad727571e2577fc780db224e205d54fb"
+    same = [{"content": "hi", "role": "user"}]
+    assert key == key_of({**whole, "messages": same, "params": {"max_tokens": 9, "temperature": 0.5}})
     others = [
-        request_key("m2", messages, {"temperature": 0.5, "max_tokens": 9}),
-        request_key("m", [{"role": "system", "content": "hi"}], {"temperature": 0.5, "max_tokens": 9}),
-        request_key("m", messages, {"temperature": 0.6, "max_tokens": 9}),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, sample=1),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, tools=[{}]),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, schema={}),
-        request_key("m", messages, {"temperature": 0.5, "max_tokens": 9}, family="other"),
+        key_of({**whole, **change})
+        for change in (
+            {"model": "m2"},
+            {"messages": [{"role": "system", "content": "hi"}]},
+            {"params": {**params, "temperature": 0.6}},
+            {"sample": 1},
+            {"tools": [{}]},
+            {"response_format": {}},
+        )
     ]
-    assert len({key, *others}) == 8
+    assert len({key, *others}) == 7
+
+
+@pytest.mark.parametrize(
+    "choices, key",
+    [
+        ({}, "ce33958f96c971ff05e835f031ab9d204254e8adcb76933b9b52c8032323063e"),
+        ({"n": 3}, "b8a6e429d092feb1e91a489266c7fc2878d4efdf989be445f4a830992c5d886c"),
+    ],
+)
+def test_a_repair_keeps_its_key(choices, key):
+    """Else it would be paid for again."""
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
+    params = {"temperature": 0.5, "max_tokens": 9, **choices}
+    row = {"model": "m", "messages": messages, "params": params, "response_format": {"type": "json_object"}}
+    row |= {"sample": 2, "choice": 1 if choices else 0}
+    invalid = Answer("invalid", "[5]", problem="0: 5 is not a 'string'")
+    assert follow_up(row, invalid, Policy({}, repair=True))["request_key"] == key
+    assert follow_up(row, invalid, Policy({})) is None
 
 
 def test_first_answer_counts_and_what_is_no_answer_does_not(tmp_path):

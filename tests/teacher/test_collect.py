@@ -17,7 +17,7 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import write_jsonl
 from stages.core.stage import valid
-from stages.teacher.identity import request_key
+from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store
@@ -89,7 +89,7 @@ def stored_keys() -> set[str]:
 
 def body_key(body: dict) -> str:
     params = {name: value for name, value in body.items() if name not in ("model", "messages")}
-    return request_key(body["model"], body["messages"], params)
+    return key_of({"model": body["model"], "messages": body["messages"], "params": params})
 
 
 def ledger() -> list[tuple]:
@@ -141,11 +141,8 @@ def test_identical_requests_are_sent_once_and_only_new_ones_later():
         by_id = {row["id"]: row for row in responses("d")}
         assert by_id["p001"]["response"] == by_id["p001-twin"]["response"]
         params = {**rows[0]["params"], "temperature": 0.9}
-        changed = {
-            **rows[0],
-            "params": params,
-            "request_key": request_key(rows[0]["model"], rows[0]["messages"], params),
-        }
+        changed = {**rows[0], "params": params}
+        changed["request_key"] = key_of(changed)
         write_jsonl(layout.requests("d"), [changed, *reversed(rows[1:])])
         collect(url)
     assert teacher.calls == 10 + 10 + 1 and set(teacher.seen.values()) == {1}

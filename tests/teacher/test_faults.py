@@ -20,7 +20,7 @@ from stages.collect import collect, reparse
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
-from stages.teacher import sender
+from stages.teacher import client
 from stages.teacher.identity import key_of, with_limit
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
@@ -87,7 +87,7 @@ def test_a_parser_that_raises_on_every_row_loses_nothing(monkeypatch):
     teacher = Teacher()
     with teacher.running() as url:
         with monkeypatch.context() as patch:
-            patch.setattr(sender, "read_answers", broken)
+            patch.setattr(client, "read_answers", broken)
             with pytest.raises(RuntimeError, match="a bug"):
                 run(url, concurrency=8)
         paid = teacher.calls
@@ -577,6 +577,28 @@ def test_an_answer_that_breaks_its_schema_is_kept_and_repaired_once():
         assert teacher.calls == 12 and metrics["outcomes"] == {"ok": 9, "invalid": 1}
         assert by_word()["word1"]["response"] == good and by_word()["word2"]["response"] == bad
         run(url, repair=True)
+    assert teacher.calls == 12
+
+
+def test_an_answer_that_breaks_its_schema_is_kept_and_asked_again_once():
+    make_requests("d", 10)
+    rewrite(lambda row: {**row, "response_format": SCHEMA})
+    good, bad = json.dumps({"queries": ["a b"]}), json.dumps({"queries": ["a", 5]})
+
+    def fault(body, seen):
+        always_bad, first_bad = word_of(body) == "word2", word_of(body) == "word1" and seen == 1
+        return completion(bad if always_bad or first_bad else good)
+
+    teacher = Teacher(fault)
+    with teacher.running() as url:
+        run(url)
+        row = by_word()["word1"]
+        assert (row["outcome"], row["response"]) == ("invalid", bad) and teacher.calls == 10
+        assert row["problem"] == "queries.1: 5 is not of type 'string'"
+        metrics, _ = run(url, on_invalid="retry")
+        assert teacher.calls == 12 and metrics["outcomes"] == {"ok": 9, "invalid": 1}
+        assert by_word()["word1"]["response"] == good and by_word()["word2"]["response"] == bad
+        run(url, on_invalid="retry")
     assert teacher.calls == 12
 
 

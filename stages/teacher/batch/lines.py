@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from stages.core.hashing import canonical_json
 from stages.core.records import KeyedRequest
-from stages.teacher.endpoint import Endpoint, Failure, judge, short
+from stages.teacher.endpoint import Endpoint, Failure, judge_reply, short
 from stages.teacher.identity import body_of
 from stages.teacher.outcomes import filtered, read_usage, sound
 
@@ -66,23 +66,28 @@ def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter[str]) 
 
 def _result(text: bytes) -> Result | None:
     """None for what is no line of a result."""
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
+    line = object_in(text)
+    if not isinstance(line.get("custom_id"), str):
         return None
-    if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
-        return None
-    key, response = line["custom_id"], line.get("response")
-    if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
+    key, response = line["custom_id"], _dict(line.get("response"))
+    status, body, request_id = response.get("status_code"), response.get("body"), response.get("request_id")
+    if not isinstance(status, int):
         return Result(key, error=_dict(line.get("error")))
-    status, body, request_id = response["status_code"], response.get("body"), response.get("request_id")
     request_id = sound(request_id) if isinstance(request_id, str) else None
     if status != 200 and filtered(body) is None:
         error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
         return Result(key, status, request_id=request_id, error=error)
     # A lone surrogate has no UTF-8, but its escape is the same JSON.
-    raw = canonical_json(body).encode("utf-8", "backslashreplace").decode("utf-8")
+    raw = sound(canonical_json(body))
     return Result(key, status, raw, read_usage(_dict(body).get("usage")), request_id)
+
+
+def object_in(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text is; {} where it is none."""
+    try:
+        return _dict(json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _dict(value: object) -> dict[str, Any]:
@@ -92,13 +97,9 @@ def _dict(value: object) -> dict[str, Any]:
 def judge_result(result: Result, endpoint: Endpoint, model: str) -> Failure:
     """What a result that is no answer means for its request and for the run."""
     code, message = (sound(result.error.get(name) or "") for name in ("code", "message"))
-    message = message or "no reason given"
+    error = {"code": code or "no answer", "message": message or "no reason given"}
     if result.status is None:
-        code = code or "no answer"
-        text = f"{endpoint.base_url}, in a batch: {code}: {short(message, endpoint)}"
-        return Failure(code, text, retry=True)
-    import httpx2
-    import openai
-
-    response = httpx2.Response(result.status, request=httpx2.Request("POST", endpoint.base_url))
-    return judge(openai.APIStatusError(message, response=response, body=result.error), endpoint, model)
+        text = f"{endpoint.base_url}, in a batch: {error['code']}: {short(error['message'], endpoint)}"
+        return Failure(error["code"], text, retry=True)
+    text = json.dumps({"error": {**error, "code": code}})
+    return judge_reply(endpoint, model, status=result.status, text=text)

@@ -1,36 +1,32 @@
 """The calls of a Batch API. All but the one that costs money are repeated while a failure may pass.
 
-An openai client with retries of its own would make a batch twice, and pay twice, where only the answer to the
-first call was lost.
+A client with retries of its own would make a batch twice, and pay twice, where only the answer to the first
+call was lost.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from functools import partial
 from itertools import count
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
+from typing import Any, TypeVar
+
+import aiohttp
 
 from stages.core.errors import UserError
 from stages.core.files import atomic_path
 from stages.core.pacing import pause_s
-from stages.teacher.batch.lines import PATH
+from stages.teacher.batch.lines import PATH, object_in
 from stages.teacher.batch.store import Batch
-from stages.teacher.endpoint import Endpoint, Failure, judge
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-    from openai.types import Batch as ProviderBatch
-    from openai.types import FileObject
+from stages.teacher.endpoint import CONNECT_S, Endpoint, Failure, call, unexpected_body
 
 T = TypeVar("T")
 FINAL = {"completed", "failed", "expired", "cancelled"}
 MARK = "retort_batch"  # metadata by which a batch is known again
 LOOKS, LOOK_PAUSE_S = 5, 4.0  # a batch just made may be missing from the list for a while
 SLACK_S = 3600  # between our clock and the provider's
+UNBOUNDED = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)  # of large files
 
 
 class Refused(UserError):
@@ -43,43 +39,42 @@ class _Failed(Exception):
 
 
 class Provider:
-    """The Batch API at `endpoint`, through the openai client `client`. `model` is for messages."""
+    """The Batch API at `endpoint`, over `session`. `model` is for messages."""
 
-    def __init__(self, endpoint: Endpoint, client: "AsyncOpenAI", model: str):
-        self.endpoint, self.client, self.model = endpoint, client, model
+    def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession, model: str):
+        self.endpoint, self.session, self.model = endpoint, session, model
         self.was_answered, self.failed_in_a_row = False, 0
 
-    async def upload(self, name: str, file: BinaryIO) -> str:
+    async def upload(self, path: Path) -> str:
         """The id of the uploaded file. Raises Refused."""
 
-        def send() -> Awaitable["FileObject"]:
-            file.seek(0)
-            return self.client.files.create(file=(f"{name}.jsonl", file), purpose="batch")
+        async def send() -> dict[str, Any]:
+            with open(path, "rb") as file:
+                form = aiohttp.FormData({"purpose": "batch"})
+                form.add_field("file", file, filename=path.name)
+                return await self._once("POST", "files", "id", data=form, timeout=UNBOUNDED)
 
         try:
-            return (await self._call(send, "id", bounded=False)).id
+            return (await self._call(send))["id"]
         except UserError as error:
             raise Refused(str(error)) from None
 
-    async def create(self, batch: Batch, window: str) -> str:
+    async def create(self, batch: Batch) -> str:
         """Make the batch of an uploaded file; its id.
 
         Where the answer is lost, the batch may have been made: it is looked for before it is made again.
         Raises Refused where it was certainly not made, UserError where that stays unknown.
         """
+        body = {
+            "input_file_id": batch.file_id,
+            "endpoint": PATH,
+            "completion_window": self.endpoint.batch_window,
+            "metadata": {MARK: batch.name, "retort_dataset": batch.dataset},
+        }
         lost = False
         for attempt in range(self.endpoint.breaker):
             try:
-                created = await self._once(
-                    lambda: self.client.batches.create(
-                        input_file_id=_known(batch.file_id),
-                        endpoint=PATH,
-                        completion_window=cast(Literal["24h"], window),
-                        metadata={MARK: batch.name, "retort_dataset": batch.dataset},
-                    ),
-                    "id",
-                )
-                return created.id
+                return (await self._once("POST", "batches", "id", json=body))["id"]
             except _Failed as error:
                 failure = error.failure
             if not failure.retry and not lost:
@@ -101,80 +96,61 @@ class Provider:
 
     async def _listed(self, batch: Batch) -> str | None:
         since = datetime.fromisoformat(batch.intended_at).timestamp() - SLACK_S
-        page: dict[str, Any] = {"has_more": True}
-        cursor: dict[str, str] = {}
-        while page.get("has_more"):
-            page = await self._call(partial(self._page, {"limit": 100, **cursor}), "data")
+        params: dict[str, str] = {"limit": "100"}
+
+        def list_page() -> Awaitable[dict[str, Any]]:
+            return self._once("GET", "batches", "data", params=params)
+
+        while True:
+            page = await self._call(list_page)
             for other in page["data"]:
                 named = (other.get("metadata") or {}).get(MARK) == batch.name
                 if named or other.get("input_file_id") == batch.file_id:  # some servers keep no metadata
                     return other["id"]
-            if not page["data"] or max(other.get("created_at") or inf for other in page["data"]) < since:
-                break
-            cursor = {"after": page["data"][-1]["id"]}
-        return None
+            oldest = max((other.get("created_at") or inf for other in page["data"]), default=0)
+            if not page.get("has_more") or oldest < since:
+                return None
+            params = {**params, "after": page["data"][-1]["id"]}
 
-    def _page(self, params: dict[str, Any]) -> Awaitable[Any]:
-        """A page of the list of batches. The client's typed call breaks on an answer that is not JSON."""
-        return self.client.get("/batches", cast_to=object, options={"params": params})
-
-    async def retrieve(self, batch: Batch) -> "ProviderBatch":
+    async def retrieve(self, batch: Batch) -> dict[str, Any]:
         """The batch as the provider has it now."""
-        return await self._call(lambda: self.client.batches.retrieve(_known(batch.batch_id)), "status")
+        return await self._call(lambda: self._once("GET", f"batches/{batch.batch_id}", "status"))
 
     async def cancel(self, batch: Batch) -> None:
         """Ask the provider to stop the batch; whether it does shows when the batch is next retrieved."""
         try:
-            await self._once(lambda: self.client.batches.cancel(_known(batch.batch_id)), "id")
+            await self._once("POST", f"batches/{batch.batch_id}/cancel", "id")
         except _Failed as error:
             if error.failure.stop:
                 raise UserError(error.failure.stop) from None
 
     async def download(self, file_id: str, path: Path) -> None:
         async def receive() -> None:
-            with atomic_path(path) as temporary:
-                async with self.client.files.with_streaming_response.content(file_id) as response:
-                    await response.stream_to_file(temporary)
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                await self._once("GET", f"files/{file_id}/content", file=file, timeout=UNBOUNDED)
 
-        await self._call(receive, bounded=False)
+        await self._call(receive)
 
-    async def _call(self, make: Callable[[], Awaitable[T]], expected: str = "", bounded: bool = True) -> T:
+    async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
         """What the call returns, repeated while a failure may pass. Raises UserError."""
         for attempt in count():
             try:
-                return await self._once(make, expected, bounded)
+                return await make()
             except _Failed as error:
                 self._check(error.failure)
                 await asyncio.sleep(pause_s(attempt, error.failure.retry_after))
         raise AssertionError("count() has no end")
 
-    async def _once(self, make: Callable[[], Awaitable[T]], expected: str, bounded: bool = True) -> T:
-        """What the call returns. Raises _Failed.
-
-        `expected` is a field that a proper answer has; the call of a large file is not `bounded` in time.
-        """
-        import httpx2
-        import openai
-
-        try:
-            async with asyncio.timeout(self.endpoint.timeout if bounded else None):
-                answer = await make()
-        except (openai.APIError, httpx2.HTTPError, TimeoutError) as error:
-            raise _Failed(judge(error, self.endpoint, self.model)) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _Failed(self._strange(str(error))) from error
-        value = answer.get(expected) if isinstance(answer, dict) else getattr(answer, expected, None)
-        if expected and value is None:
-            raise _Failed(self._strange(str(answer)))
+    async def _once(self, method: str, path: str, field: str = "", **request: Any) -> dict[str, Any]:
+        """The answer, which is to have `field`. Raises _Failed."""
+        reply = await call(self.session, self.endpoint, self.model, method, path, **request)
+        if reply.failure:
+            raise _Failed(reply.failure)
+        answer = object_in(reply.text)
+        if field and answer.get(field) is None:
+            raise _Failed(unexpected_body("of a Batch API", reply.text, self.endpoint))
         self.was_answered, self.failed_in_a_row = True, 0
         return answer
-
-    def _strange(self, text: str) -> Failure:
-        url = self.endpoint.base_url
-        message = (
-            f"{url} answered 200 with something that is not of a Batch API: {' '.join(text.split())[:200]}"
-        )
-        return Failure("not of a Batch API", message, 200, retry=True)
 
     def _check(self, failure: Failure) -> None:
         """Raises UserError where it is useless to ask again."""
@@ -186,9 +162,3 @@ class Provider:
             raise UserError(f"{failure.message} ({self.failed_in_a_row} calls failed in a row)")
         if (failure.retry_after or 0) > self.endpoint.patience:
             raise UserError(f"{failure.message} (it asks to wait for {failure.retry_after:.0f} s)")
-
-
-def _known(name: str | None) -> str:
-    """An id of the provider's that a batch has in its present state."""
-    assert name is not None
-    return name

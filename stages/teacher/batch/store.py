@@ -6,25 +6,25 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
+from stages.core.errors import UserError
 from stages.core.records import KeyedRequest
 from stages.teacher.batch.lines import Result, judge_result
-from stages.teacher.endpoint import Endpoint
+from stages.teacher.endpoint import Endpoint, Failure
 from stages.teacher.money import settle_batch
 from stages.teacher.prices import Price
 from stages.teacher.store.store import Attempt, Store, insert_attempts, utc_now
 
+FORGOTTEN = "forgotten"
 OPEN = ("intended", "uploaded", "submitted")
-COLUMNS = "name, state, source, dataset, model, price, rows, intended_at, file_id, batch_id, status"
 AT_ONCE = 500  # answers in memory while a batch is stored
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """`name` is ours, the ids are the provider's.
 
     `file_id` is known in state uploaded, `batch_id` in state submitted; `status` says how a batch ended that
@@ -44,6 +44,15 @@ class Batch:
     status: str | None
 
 
+@dataclass
+class Collected:
+    """What a batch brought: the keys of requests that have a body now, and the failures of the others."""
+
+    dollars: float = 0.0
+    answered: list[str] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
 class Batches:
     """The batches in a store. One is open until it is `collected` or `void`; then its requests are free."""
 
@@ -57,7 +66,7 @@ class Batches:
         return self._select("name = ?", name)[0]
 
     def _select(self, where: str, *values: str) -> list[Batch]:
-        query = f"SELECT {COLUMNS} FROM batches WHERE {where} ORDER BY intended_at, name"
+        query = f"SELECT {', '.join(Batch._fields)} FROM batches WHERE {where} ORDER BY intended_at, name"
         return [Batch(*row) for row in self.store.reader.execute(query, values)]
 
     def keys(self, name: str) -> list[str]:
@@ -87,20 +96,20 @@ class Batches:
         return self.folder / f"{name}.{kind}.jsonl"
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[BinaryIO | None]:
-        """The batch's input file, locked; None while another process has it.
+    def claim(self, name: str) -> Iterator[Path | None]:
+        """The path of the batch's input file, locked; None while another process has it.
 
         Whoever submits or collects a batch has its file locked. The lock dies with the process, so an open
         batch whose file is free and that was not submitted was left by one that died.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.file(name), "ab+") as file:
+        with open(self.file(name), "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
             else:
-                yield file
+                yield self.file(name)
 
     def clean(self, name: str) -> None:
         """Remove the batch's files, and what killed downloads left."""
@@ -132,22 +141,42 @@ class Batches:
 
     def collect(
         self, batch: Batch, *, status: str, results: Iterator[Result], odd: Counter[str], endpoint: Endpoint
-    ) -> float | None:
+    ) -> Collected | None:
         """Store the results, what they cost, and that they are stored: all or nothing, before they are read.
 
-        Returns the dollars, None where another process was faster. `results` fills `odd` as it is consumed.
+        None where another process was faster. `results` fills `odd` as it is consumed.
         """
-        price = Price.recorded(batch.price) if batch.price else None
-        dollars = 0.0
+        price = Price.model_validate_json(batch.price) if batch.price else None
+        collected = Collected()
         with self.store.transaction() as writer:
             if self.get(batch.name).state != "submitted":
                 return None
             while some := list(islice(results, AT_ONCE)):
-                insert_attempts(writer, [attempt_of(result, batch, endpoint) for result in some])
-                dollars += sum(self._cost(result, price) for result in some)
-            settle_batch(writer, batch.name, dollars)
+                attempts = []
+                for result in some:
+                    failure = None
+                    if result.raw is None:
+                        failure = judge_result(result, endpoint, batch.model)
+                        collected.failures[result.key] = failure
+                    else:
+                        collected.answered.append(result.key)
+                    collected.dollars += self._cost(result, price)
+                    attempt = Attempt(
+                        result.key,
+                        endpoint.base_url,
+                        status=result.status,
+                        error=failure.kind if failure else None,
+                        raw=result.raw,
+                        dataset=batch.dataset,
+                        mode="batch",
+                        request_id=result.request_id,
+                        price=batch.price,
+                    )
+                    attempts.append(attempt)
+                insert_attempts(writer, attempts)
+            settle_batch(writer, batch.name, collected.dollars)
             insert_event(writer, batch.name, "collected", {"status": status, **+odd})
-        return dollars
+        return collected
 
     def _cost(self, result: Result, price: Price | None) -> float:
         """The dollars of a result. What may have been billed unseen counts in full."""
@@ -156,21 +185,6 @@ class Batches:
         if result.usage is None:
             return price.worst(self.request(result.key), batch=True)
         return price.dollars(result.usage, batch=True)
-
-
-def attempt_of(result: Result, batch: Batch, endpoint: Endpoint) -> Attempt:
-    """The row of the store for a result."""
-    return Attempt(
-        result.key,
-        endpoint.base_url,
-        status=result.status,
-        error=judge_result(result, endpoint, batch.model).kind if result.raw is None else None,
-        raw=result.raw,
-        dataset=batch.dataset,
-        mode="batch",
-        request_id=result.request_id,
-        price=batch.price,
-    )
 
 
 def insert_event(writer: sqlite3.Connection, name: str, event: str, detail: dict[str, Any]) -> None:
@@ -185,3 +199,39 @@ def insert_row(writer: sqlite3.Connection, name: str, key: str) -> bool:
     """Put a request in a batch; False where it was in there before."""
     query = "INSERT OR IGNORE INTO batch_rows (batch, request_key) VALUES (?, ?)"
     return writer.execute(query, (name, key)).rowcount == 1
+
+
+def listed(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def check_free(held: list[Batch], source: str | None) -> None:
+    """Raises UserError where requests are held by open batches, other than those at `source`."""
+    held = [batch for batch in held if batch.source != source]
+    if not held:
+        return
+    first = held[0]
+    raise UserError(
+        f"nothing was sent: some of these requests are in open batches ({listed([b.name for b in held])}). "
+        f"Fetch their answers with mode: batch and base_url: {first.source}, or stop them with "
+        f"`python -m stages collect {first.dataset} --cancel`"
+    )
+
+
+def forget_batches(dataset: str, store: Store) -> int:
+    """Give up the open batches of a dataset, wherever they are, without a call; returns how many.
+
+    For batches that their provider no longer knows. What was reserved for them stays spent.
+    """
+    batches = Batches(store)
+    mine = [batch for batch in batches.open() if batch.dataset == dataset]
+    for batch in mine:
+        with batches.claim(batch.name) as claimed:
+            if not claimed:
+                raise UserError(
+                    f"{batch.name}: another process is submitting or collecting it; stop that first"
+                )
+            batches.void(batch.name, FORGOTTEN, refund=False)
+            batches.clean(batch.name)
+    return len(mine)

@@ -8,12 +8,12 @@ share it. Several processes may use it at once. It must lie on a local disk (sql
 import errno
 import fcntl
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
@@ -106,10 +106,8 @@ class Store:
         keys: Iterable[RequestKeys] = (),
     ) -> None:
         """Save all in one transaction: attempts, and the requests, or only their keys, that they answer."""
-        attempts, requests, keys = list(attempts), list(requests), list(keys)
         with self.transaction() as writer:
-            insert_requests(writer, requests)
-            insert_request_keys(writer, keys)
+            insert_requests(writer, requests, keys)
             insert_attempts(writer, attempts)
 
     def bodies(self, request: KeyedRequest) -> list[str]:
@@ -149,43 +147,25 @@ class Store:
             if row["outcome"] in outcomes and not self._is_answered(row["request_key"]):
                 new.setdefault(row["request_key"], []).append(row)
         firsts = (rows[0] for rows in new.values())
-        keys: list[RequestKeys] = [
-            {
-                "request_key": row["request_key"],
-                "question_key": row["question_key"],
-                "token_limit": row["token_limit"],
-                "model": row["model"],
-            }
-            for row in firsts
-            if "question_key" in row
-        ]
         self.append(
             (Attempt(key, "import", raw=imported(rows), mode="import") for key, rows in new.items()),
-            keys=keys,
+            keys=(cast(RequestKeys, row) for row in firsts if "question_key" in row),
         )
         return len(new)
 
 
-def insert_requests(writer: sqlite3.Connection, requests: Iterable[KeyedRequest]) -> None:
-    """Remember requests by key; those of which only the keys were known are filled in."""
-    rows = []
+def insert_requests(
+    writer: sqlite3.Connection, requests: Iterable[KeyedRequest], keys: Iterable[RequestKeys] = ()
+) -> None:
+    """Remember requests, and `keys` of which only that is known; those are filled in once it is more."""
+    rows: list[tuple] = [
+        (row["request_key"], row["question_key"], row["token_limit"], row["model"], None) for row in keys
+    ]
     for request in requests:
         fields: Mapping[str, Any] = request
         content = canonical_json({name: fields[name] for name in REQUEST if fields.get(name) is not None})
         key, question = request["request_key"], question_key(request)
         rows.append((key, question, limit_of(request), request["model"], content))
-    _insert_requests(writer, rows)
-
-
-def insert_request_keys(writer: sqlite3.Connection, keys: Iterable[RequestKeys]) -> None:
-    """Remember requests of which only the keys are known."""
-    rows = [(row["request_key"], row["question_key"], row["token_limit"], row["model"], None) for row in keys]
-    _insert_requests(writer, rows)
-
-
-def _insert_requests(
-    writer: sqlite3.Connection, rows: Sequence[tuple[str, str, int | None, str, str | None]]
-) -> None:
     writer.executemany(
         "INSERT INTO requests (request_key, question_key, token_limit, model, request) "
         "VALUES (?, ?, ?, ?, ?) "

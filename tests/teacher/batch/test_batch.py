@@ -19,11 +19,10 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.core.progress import Progress
-from stages.teacher.batch import follow as batch_follow
 from stages.teacher.batch import provider as batch_calls
+from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
 from stages.teacher.batch.lines import read_results
-from stages.teacher.batch.queue import Limits
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.endpoint import Endpoint
@@ -31,6 +30,7 @@ from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.store.store import Store
+from stages.teacher.tally import Tally
 from tests.helpers.batch_server import BatchTeacher
 from tests.helpers.replies import break_off
 from tests.helpers.teacher_server import Reply, completion, failure, make_requests, responses, word_of
@@ -229,7 +229,7 @@ def test_results_are_stored_before_they_are_read(monkeypatch):
     teacher = BatchTeacher()
     with teacher.running() as url:
         with monkeypatch.context() as patch:
-            patch.setattr(batch_follow, "read_answers", broken)
+            patch.setattr(batch_run, "read_answers", broken)
             with pytest.raises(RuntimeError, match="a bug"):
                 run(url)
         assert states() == ["collected"] and len(teacher.created) == 1
@@ -361,7 +361,8 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     assert len(teacher.submitted) == 5 and teacher.calls == 5 and len(responses("d")) == 10
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
-        tally = ask_in_batches(chosen, Endpoint(url, "k"), store, budget, limits=Limits(), shown=shown)
+        tally = Tally()
+        ask_in_batches(chosen, Endpoint(url, "k"), store, budget, shown, tally)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
@@ -416,6 +417,19 @@ def test_no_server_and_no_batch_api_are_clear_errors():
     assert states() == ["void"]
     with pytest.raises(UserError, match="mode: batch needs a base_url with OpenAI's Batch API"):
         run("embedded")
+    with pytest.raises(UserError, match="Azure has it at https://NAME.openai.azure.com/openai/v1"):
+        run("https://NAME.openai.azure.com", api_version="2024-10-21")
+
+
+def test_the_time_that_a_batch_may_take_is_asked_for():
+    make_requests("d", 3)
+    teacher = BatchTeacher()
+    with teacher.running() as url:
+        with pytest.raises(UserError, match="no such endpoint or completion_window"):
+            run(url, batch_window="1h")
+        run(url)
+    assert [batch["completion_window"] for batch in teacher.created] == ["24h"]
+    assert_once(teacher)
 
 
 class Broken(BatchTeacher):
