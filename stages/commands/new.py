@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 from ruamel.yaml import YAML
@@ -128,7 +129,7 @@ def set_folder(own: Path, dataset: str, folder: str) -> bool:
     """
     stage = source_stage(dataset, params.blocks())
     lines = read_text(own).splitlines()
-    knobs = YAML().load("\n".join(lines)).get(stage, {}).get(dataset) or {}
+    knobs: Any = YAML().load("\n".join(lines)).get(stage, {}).get(dataset) or {}
     place = knobs.lc.key("path")[0] if "path" in knobs else 0
     if not lines[place].startswith("    path:"):
         raise UserError(f"{own}: {stage}.{dataset} has no line `path:`; add one with your folder")

@@ -96,7 +96,7 @@ def _array(path: Path) -> Iterator[Numbered]:
     with TextIOWrapper(_opened(path), "utf-8-sig", errors="surrogateescape") as stream:
         text = stream.read(BLOCK)
         place = text.find("[") + 1
-        while not text.startswith("]", place := BETWEEN.match(text, place).end()):
+        while not text.startswith("]", place := BETWEEN.match(text, place).end()):  # type: ignore[union-attr]  # matches nothing, too
             try:
                 value, place = decoder.raw_decode(text, place)
             except json.JSONDecodeError:
@@ -120,7 +120,7 @@ def _array(path: Path) -> Iterator[Numbered]:
 
 def _tsv(path: Path) -> Iterator[tuple[int, dict]]:
     """Objects from tab-separated lines; a first line with `url`, `title` or `body` names the columns."""
-    columns = TSV_COLUMNS
+    columns: tuple[str, ...] = TSV_COLUMNS
     for row, line in _lines(path):
         cells = tuple(line.rstrip("\r").split("\t"))
         if row == 1 and not {"url", "title", "body", "doc_body"}.isdisjoint(cells):

@@ -9,6 +9,7 @@ whatever the reason, the run ends FAILED. Trouble with tracking is told on stder
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_URI = "sqlite:///mlflow.db"
 PATIENCE_S = 60.0
 BATCH = 1000  # the most metrics that MLflow takes in one request
+
+UNFIT = re.compile(r"[^\w\-. :/]")  # what MLflow takes in no name: it would refuse all metrics of the stage
 
 
 @contextmanager
@@ -122,7 +125,9 @@ def measured(stage: str, dataset: str, result: dict) -> list:
 
     now = int(time.time() * 1000)
     figures = {**flat(result["metrics"]), **flat(result["timings"], "time")}
-    metrics = [Metric(name.replace("@", "_at_"), value, now, 0) for name, value in figures.items()]
+    metrics = [
+        Metric(UNFIT.sub("_", name.replace("@", "_at_")), value, now, 0) for name, value in figures.items()
+    ]
     curve = layout.model(dataset, "adapter") / "curve.jsonl"
     for row in read_jsonl(curve) if stage == "finetune" and curve.is_file() else ():
         step = row.pop("step")

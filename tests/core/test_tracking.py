@@ -24,7 +24,8 @@ with stage_run("finetune", dataset, {"lr": 0.1, "base": "tiny"}) as record:
         raise RuntimeError("planned")
     if what == "hang":
         time.sleep(60)
-    record({"loss": {"best": 1.5}, "ok": True, "note": "no number", "none": None}, {"seconds": 2.0})
+    figures = {"loss": {"best": 1.5}, "left, out": 3, "ok": True, "note": "no number", "none": None}
+    record(figures, {"seconds": 2.0})
 assert "mlflow" not in sys.modules
 """
 
@@ -92,7 +93,14 @@ def test_a_run_has_parameters_figures_curve_and_provenance(store, monkeypatch):
     done = found["FINISHED"]
     assert done.info.run_name == "finetune@one"
     assert done.data.params == {"lr": "0.1", "base": "tiny"}
-    expected = {"loss.best": 1.5, "ok": 1.0, "time.seconds": 2.0, "curve.train_loss": 1.0, "curve.lr": 0.1}
+    expected = {
+        "loss.best": 1.5,
+        "left_ out": 3.0,
+        "ok": 1.0,
+        "time.seconds": 2.0,
+        "curve.train_loss": 1.0,
+        "curve.lr": 0.1,
+    }
     assert done.data.metrics == expected
     history = tracking.connect().get_metric_history(done.info.run_id, "curve.train_loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
