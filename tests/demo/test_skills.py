@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from stages.kinds.skills.parts.held_out import template
+from stages.kinds.skills.parts.corpus import template
 
 from demo.teacher import queries as rules
 from demo.teacher.amounts import digits, spell
