@@ -6,35 +6,34 @@ import re
 
 from text_to_num import alpha2digit
 
-from demo.teacher.phrases import Book, any_words, tidy
+from demo.teacher.phrases import Book, any_words
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
 ).split()
-TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 ORDINALS = {"two": "second", "three": "third", "five": "fifth", "2": "2nd", "3": "3rd"}
-UNITS = {"week": 7, "day": 24, "hour": 60, "minute": 60, "second": 1}  # each with what it has of the next
+UNITS = "week", "day", "hour", "minute", "second"
+OF_THE_NEXT = {"week": 7, "day": 24, "hour": 60, "minute": 60}
 UNIT = r"(-?\d+)(\.\d+)?\s*(weeks?|days?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-LETTERS = "abcfnpret"  # of slots for numbers
+NUMBERS = {"p": 99, "t": 90, "f": 12, "e": 6, "r": 900}  # the largest in a slot; in others up to HIGH
+HIGH = 10, 20, 100, 100, 1000, 10000
 NESTED = 0.12  # share of the numbers that are arithmetic themselves: the root of the sum of
 
 
-def spell(number: str, chance: random.Random) -> str:
-    """The words of a number below a million, such as 2506 or 12.5, in one of the ways to say it."""
+def spell(number: str) -> str:
+    """The words of a number below a million, such as 2506 or 12.5."""
     whole, _, places = number.partition(".")
     if places:
-        return f"{spell(whole, chance)} point {' '.join(ONES[int(digit)] for digit in places)}"
+        return f"{spell(whole)} point {' '.join(ONES[int(digit)] for digit in places)}"
     n = int(whole)
-    if n < 20:
-        return ONES[n]
-    if n < 100:
-        return " ".join([TENS[n // 10], *([ONES[n % 10]] if n % 10 else [])])
-    size, name = (1000, "thousand") if n >= 1000 else (100, "hundred")
-    head = "a" if n // size == 1 and chance.random() < 0.3 else spell(str(n // size), chance)
-    joint = " and " if n % size < 100 and chance.random() < 0.6 else " "
-    return f"{head} {name}" + (f"{joint}{spell(str(n % size), chance)}" if n % size else "")
+    for size, name in ((1000, "thousand"), (100, "hundred")):
+        if n >= size:
+            rest = f"{' and' * (n % size < 100)} {spell(str(n % size))}" if n % size else ""
+            return f"{spell(str(n // size))} {name}{rest}"
+    return ONES[n] if n < 20 else f"{TENS[n // 10 - 2]} {ONES[n % 10] if n % 10 else ''}".strip()
 
 
 def digits(text: str) -> str:
@@ -44,35 +43,36 @@ def digits(text: str) -> str:
     # "twelve hundred and forty" is no number to text2num
     teens = rf"\b({'|'.join(ONES[11:])}) hundred\b"
     text = re.sub(teens, lambda said: f"one thousand {ONES[ONES.index(said[1]) - 10]} hundred", text)
-    return alpha2digit(re.sub(r"\b(?:one )?dozen\b", "12", text), "en", -1)
+    return alpha2digit(text, "en", -1)
 
 
 class Amounts:
     """Reads and writes arithmetic and durations by the phrases of skills.yaml."""
 
     def __init__(self, arithmetic: dict[str, dict[str, str]], durations: dict):
-        self.book = Book({}, dict.fromkeys(LETTERS, any_words(20)))
+        self.book = Book({}, dict.fromkeys("abcfnpret", any_words(20)))
         self.reads = [(re.compile(said), plain) for said, plain in durations["reads"].items()]
         self.said = {name: durations[name].split("; ") for name in ("duration", "length")}
         self.sums = {
             kind: [(said, re.compile(self.book.regex(said)), python) for said, python in rows.items()]
             for kind, rows in arithmetic.items()
         }
-        self.computed = functools.cache(self._computed)
+        self.computed = functools.lru_cache(10_000)(self._computed)
 
     def duration(self, text: str) -> str | None:
         """A duration as `1 hour 10 minutes`; None for what is none, or not only one."""
-        said = digits(re.sub(r"\bsecond\b", "seconds", re.sub(r"[,.-](?!\d)", " ", text.lower()).strip()))
+        said = digits(re.sub(r"\bsecond\b", "seconds", re.sub(r"[,.?!-](?!\d)", " ", text.lower()).strip()))
         for words, plain in self.reads:
             said = words.sub(plain, said)
-        if not re.search(UNIT, said) or re.sub(rf"{UNIT}|\b(?:and|exactly|about|just)\b|\s", "", said):
+        if re.sub(rf"{UNIT}|\b(?:and|exactly|about|just)\b|\s", "", said):
             return None
         parts = []
         for whole, places, short in re.findall(UNIT, said):
-            unit, smaller = next(pair for pair in zip(UNITS, [*UNITS][1:] + [""], strict=True) if pair[0][0] == short[0])
+            unit = next(unit for unit in UNITS if unit[0] == short[0])
             parts += [(whole, unit)] if int(whole) or not places else []
-            parts += [(f"{float(places) * UNITS[unit]:g}", smaller or unit)] if places else []
-        return " ".join(f"{amount} {unit}{'' if amount == '1' else 's'}" for amount, unit in parts)
+            if places and unit in OF_THE_NEXT:
+                parts.append((f"{float(places) * OF_THE_NEXT[unit]:g}", UNITS[UNITS.index(unit) + 1]))
+        return " ".join(f"{amount} {unit}{'' if amount == '1' else 's'}" for amount, unit in parts) or None
 
     def expression(self, text: str) -> str | None:
         """The Python of spoken arithmetic: five percent of forty → 0.05 * 40; None for what is none."""
@@ -104,19 +104,18 @@ class Amounts:
         said, parts = self.book.write(phrase, chance), {}
         for letter in dict.fromkeys(re.findall(r"<(\w)>", python)):
             nested = letter in "abr" and chance.random() < NESTED
-            number = drawn(letter, chance)
-            words, parts[letter] = self.write_sum(chance, spoken) if nested else (as_said(number, chance, spoken), number)
+            words, parts[letter] = (self.write_sum if nested else number(letter))(chance, spoken)
             said = said.replace(f"<{letter}>", words)
         said = re.sub(r"(\w+) th\b", lambda mark: ORDINALS.get(mark[1], f"{mark[1]}th"), said)
         python = filled(python, parts, kind == "functions")
         # What can be heard in two ways is left out, and signs where numbers are spoken.
         fits = self.expression(said) == python and not (spoken and re.search(r"[-+*/^%×÷!(]| x ", said))
-        return (tidy(said), python) if fits else self.write_sum(chance, spoken)
+        return (said, python) if fits else self.write_sum(chance, spoken)
 
     def write_duration(self, chance: random.Random, spoken: bool, name: str) -> tuple[str, str]:
         """(a duration as it is said, as it is written out); a `length` stands before a noun."""
         said = self.book.write(chance.choice(self.said[name]), chance)
-        said = re.sub(r"<(\w)>", lambda mark: as_said(drawn(mark[1], chance), chance, spoken), said)
+        said = re.sub(r"<(\w)>", lambda mark: number(mark[1])(chance, spoken)[0], said)
         meant = self.duration(said)
         return (said, meant) if meant else self.write_duration(chance, spoken, name)
 
@@ -131,24 +130,14 @@ def filled(python: str, parts: dict[str, str], apart: bool) -> str:
     return re.sub(r"\b(sqrt|factorial)\(\((.*)\)\)$", r"\1(\2)", python)
 
 
-def drawn(letter: str, chance: random.Random) -> str:
-    """A number for a slot: p percent, r a square, t of time, e small, f a little larger, others any."""
-    if letter == "r":
-        return str(chance.randint(2, 30) ** 2)
-    if letter == "p":
-        return chance.choice([str(5 * chance.randint(1, 19)), str(chance.randint(1, 99)), "2.5", "7.5"])
-    if letter == "t":
-        return str(chance.choice([chance.randint(2, 12), 5 * chance.randint(2, 18), chance.randint(11, 90)]))
-    if letter in "ef":
-        return str(chance.randint(2, 6 if letter == "e" else 12))
-    high = chance.choice([10, 20, 100, 100, 1000, 10000])
-    number = str(chance.randint(2, high) * chance.choice([1, 1, 1, 10 if high > 50 else 1]))
-    return f"{number}.{chance.choice(['5', '25', '75', '99', '9'])}" if chance.random() < 0.08 else number
+def number(letter: str):
+    """Draws (a number for a slot as it is said, in digits): in words, with a comma, or neither."""
 
+    def drawn(chance: random.Random, spoken: bool) -> tuple[str, str]:
+        n = chance.randint(2, NUMBERS.get(letter) or chance.choice(HIGH))
+        places = chance.choice((".5", ".25", ".99")) if letter not in "efrt" and chance.random() < 0.08 else ""
+        in_words = spoken or n < 100 and chance.random() < 0.3
+        plain = f"{n}{places}"
+        return (spell(plain) if in_words else f"{n:,}{places}" if chance.random() < 0.5 else plain), plain
 
-def as_said(number: str, chance: random.Random, spoken: bool) -> str:
-    """A number in words if it is spoken; else in digits, of which thousands may have a comma, or in words."""
-    if spoken or (len(number) < 3 and chance.random() < 0.3):
-        return spell(number, chance)
-    whole, point, places = number.partition(".")
-    return f"{int(whole):,}{point}{places}" if chance.random() < 0.5 else number
+    return drawn

@@ -1,8 +1,8 @@
 """Phrases that write requests at random and read them again: the small language of skills.yaml.
 
 `(a|b)` is one of these, `[a|b]` is one of these or nothing, `{name}` an entry of the list of that name, and
-`<slot>` a value. To write, the choices are made from the inside out; to read, a phrase is a regular expression,
-for which case, apostrophes and the marks after a word are of no account.
+`<slot>` a value. To write, the choices are made from the inside out; to read, a phrase is a regular
+expression, for which apostrophes and the marks after a word are of no account.
 """
 
 import random
@@ -17,6 +17,7 @@ CHOICE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|\{(\w+)\}")  # one witho
 TOKEN = re.compile(r"\{(\w+)\}|<(\w+)>|([\[\]()|])|[^\[\](){}<>|]+")
 GROUPS = {"(": "(?:", "[": "(?:", ")": ")", "]": ")?", "|": "|"}
 AFTER = r"""[,;:.!?…"”'’]*(?:\s+|-(?=[a-z]))"""  # a word
+QUOTED = r"""["'“‘][^"“”]+["'”’][.,!?]*\s+"""
 
 
 class Book(NamedTuple):
@@ -36,11 +37,11 @@ class Book(NamedTuple):
 
         def chosen(match: re.Match) -> str:
             one_of, optional, name = match.groups()
-            if name:
-                new = name in self.coined and chance.random() < COINED
-                return coined(chance) if new else chance.choice(self.lists[name])
+            if name in self.coined and chance.random() < COINED:
+                parts = [*SYLLABLES * chance.randint(1, 2), ENDINGS]
+                return "".join(chance.choice(part.split()) for part in parts).capitalize()
             left_out = optional is not None and chance.random() < LEFT_OUT
-            return "" if left_out else chance.choice((one_of or optional or "").split("|"))
+            return "" if left_out else chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
 
         while CHOICE.search(phrase):
             phrase = CHOICE.sub(chosen, phrase)
@@ -56,36 +57,26 @@ class Book(NamedTuple):
             if name in self.loose:
                 return r"((?:\S+\s+){1,8}?)"  # a group, so that it counts as read but loosely
             if name:
-                return f"(?:{'|'.join(map(self.regex, dict.fromkeys(self.lists[name])))})"
-            return GROUPS[bracket] if bracket else "".join(map(word_regex, match[0].replace(",", "").split()))
+                return f"(?:{'|'.join(sorted(map(self.regex, set(self.lists[name])), key=len, reverse=True))})"
+            return GROUPS[bracket] if bracket else words_regex(match[0])
 
         return TOKEN.sub(pattern, phrase.replace(">'s", ">"))
 
 
-def word_regex(word: str) -> str:
-    if word == "a":
-        return f"an?{AFTER}"
-    return re.escape(word.lower()).replace("'", "['’]?") + AFTER
+def words_regex(text: str) -> str:
+    words = [re.escape(word).replace("'", "['’]?") for word in text.lower().replace(",", "").split()]
+    return "".join(("an?" if word == "a" else word) + AFTER for word in words)
 
 
 def any_words(most: int, never: str = "", first_never: str = "", but: str = "", like: str = "") -> str:
     """A slot of up to `most` words, in quotes or not one of `never`, and at its head not of `first_never`.
 
-    `but` matches what may be there with words of `never` in it, and `like` its beginning.
+    `but` matches what may be there with words of `never` in it, and `like` its beginning, in one sentence.
     """
-    barred = rf"""(?!["'(]*(?:{"|".join(never.split())})\b)""" if never else ""
+    barred = rf"(?!(?:{'|'.join(never.split())})\b)" if never else ""
     head = f"(?!(?:{'|'.join(first_never.split())}) )" if first_never else ""
-    words = (
-        rf"(?:{f'(?:{but}){AFTER}|' if but else ''}{barred}\S*[^\s.!?…]\S*\s+)" if never else r"(?:\S+\s+)"
-    )
-    quoted = r"""["'“‘][^"“”]+["'”’][.,!?]*\s+"""
-    return f"(?:{quoted}|{f'(?={like})' if like else ''}{head}{words}{{1,{most}}}?)"
-
-
-def coined(chance: random.Random) -> str:
-    """A word that is in no list, such as `Tromeel`."""
-    parts = [*SYLLABLES * chance.randint(1, 2), ENDINGS]
-    return "".join(chance.choice(part.split(" ")) for part in parts).capitalize()
+    word = r"\S+(?:(?<![.!?…])\s+|\s+$)" if like else r"\S+\s+"
+    return f"(?:{QUOTED}|(?={like}){head}(?:{f'(?:{but}){AFTER}|' * bool(but)}{barred}{word}){{1,{most}}}?)"
 
 
 def tidy(text: str) -> str:
