@@ -17,6 +17,8 @@ CHOICE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|\{(\w+)\}")  # one witho
 TOKEN = re.compile(r"\{(\w+)\}|<(\w+)>|([\[\]()|])|[^\[\](){}<>|]+")
 GROUPS = {"(": "(?:", "[": "(?:", ")": ")", "]": ")?", "|": "|"}
 AFTER = r"""[,;:.!?…"”'’]*(?:\s+|-(?=[a-z]))"""  # a word
+ARTICLE = f"(?:(?:an?|the|my|our){AFTER})?"
+CONTRACTED = {"s": "is", "m": "am", "d": "would", "ll": "will"}
 QUOTED = r"""["'“‘][^"“”]+["'”’][.,!?]*\s+"""
 
 
@@ -64,8 +66,13 @@ class Book(NamedTuple):
 
 
 def words_regex(text: str) -> str:
-    words = [re.escape(word).replace("'", "['’]?") for word in text.lower().replace(",", "").split()]
-    return "".join(("an?" if word == "a" else word) + AFTER for word in words)
+    """What matches the words, with an article or none for another, and `what is` for `what's`."""
+
+    def full(match: re.Match) -> str:
+        return f"(?:['’]?{match[1]}|\\s+{CONTRACTED[match[1]]})" if match[1] in CONTRACTED else "['’]?"
+
+    words = [re.sub("'(ll|s|m|d|)", full, re.escape(word)) for word in text.lower().replace(",", "").split()]
+    return "".join(ARTICLE if word in ("a", "the", "my") else word + AFTER for word in words)
 
 
 def any_words(most: int, never: str = "", first_never: str = "", but: str = "", like: str = "") -> str:
