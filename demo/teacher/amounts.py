@@ -131,13 +131,12 @@ def filled(python: str, parts: dict[str, str], apart: bool) -> str:
 
 
 def number(letter: str):
-    """Draws (a number for a slot as it is said, in digits): in words, with a comma, or neither."""
+    """Draws (a number for a slot as it is said, in digits)."""
 
     def drawn(chance: random.Random, spoken: bool) -> tuple[str, str]:
-        n = chance.randint(2, NUMBERS.get(letter) or chance.choice(HIGH))
-        places = chance.choice((".5", ".25", ".99")) if letter not in "efrt" and chance.random() < 0.08 else ""
-        in_words = spoken or n < 100 and chance.random() < 0.3
-        plain = f"{n}{places}"
-        return (spell(plain) if in_words else f"{n:,}{places}" if chance.random() < 0.5 else plain), plain
+        plain = str(chance.randint(2, NUMBERS.get(letter) or chance.choice(HIGH)))
+        if letter not in "efrt" and chance.random() < 0.08:
+            plain += chance.choice((".5", ".25", ".99"))
+        return (spell(plain) if spoken or len(plain) < 3 and chance.random() < 0.3 else plain), plain
 
     return drawn

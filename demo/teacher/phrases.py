@@ -43,7 +43,11 @@ class Book(NamedTuple):
                 parts = [*SYLLABLES * chance.randint(1, 2), ENDINGS]
                 return "".join(chance.choice(part.split()) for part in parts).capitalize()
             left_out = optional is not None and chance.random() < LEFT_OUT
-            return "" if left_out else chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
+            return (
+                ""
+                if left_out
+                else chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
+            )
 
         while CHOICE.search(phrase):
             phrase = CHOICE.sub(chosen, phrase)
@@ -59,7 +63,9 @@ class Book(NamedTuple):
             if name in self.loose:
                 return r"((?:\S+\s+){1,8}?)"  # a group, so that it counts as read but loosely
             if name:
-                return f"(?:{'|'.join(sorted(map(self.regex, set(self.lists[name])), key=len, reverse=True))})"
+                return (
+                    f"(?:{'|'.join(sorted(map(self.regex, set(self.lists[name])), key=len, reverse=True))})"
+                )
             return GROUPS[bracket] if bracket else words_regex(match[0])
 
         return TOKEN.sub(pattern, phrase.replace(">'s", ">"))

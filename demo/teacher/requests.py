@@ -19,9 +19,13 @@ PARAMETERS = {
     "weather": "location", "timecheck": "location", "timer": "duration", "news": "topic", "math": "question",
     "notes": "note", "story": "description", "runapp": "program", "openai": "prompt", "other": None,
 }  # fmt: skip
-NEAR_MISS = {"event": "notes", "idea": "story", "subject": "openai", "topic": "news"}  # slots for its subjects
+NEAR_MISS = {
+    "event": "notes",
+    "idea": "story",
+    "subject": "openai",
+    "topic": "news",
+}  # slots for its subjects
 STYLES = ("typed", "typed", "careless", "heard", "heard")
-TRIES = 30  # phrases, until one has a value, or none
 WITH_VALUE = 0.75  # share of the requests that have one, of skills that can do without
 LEAST = 4  # letters that a part of a text shares with a phrase if it is a request
 PART = 3  # letters less that a part counts than all of the text
@@ -67,7 +71,11 @@ class Reader:
                 fields[key] = re.sub(r"\{([a-z]+)\}", lambda mark: words[mark[1]], fields[key])
             slots[name] = only or any_words(**fields)
         # what such a slot matches is no other words
-        self.closed = {"sum", "duration", *(name for name, fields in source["slots"].items() if "only" in fields)}
+        self.closed = {
+            "sum",
+            "duration",
+            *(name for name, fields in source["slots"].items() if "only" in fields),
+        }
         lists = {name: entries(text) for name, text in (words | source["values"]).items()}
         self.book = Book(lists, slots, frozenset(source["values"]), frozenset(source["coined"].split()))
         self.amounts = Amounts(source["arithmetic"], source["durations"])
@@ -121,7 +129,9 @@ class Reader:
         best = None
         for phrase in self.phrases:
             if match := phrase.regex.fullmatch(plain):
-                slots = {name: text[slice(*match.span(name))] for name, part in match.groupdict().items() if part}
+                slots = {
+                    name: text[slice(*match.span(name))] for name, part in match.groupdict().items() if part
+                }
                 free = sum(len(part) for part in match.groups() if part)
                 free -= sum(len(part) for name, part in slots.items() if name in self.closed)
                 # the loose lists of talk take in anything
@@ -157,6 +167,7 @@ class Writer:
         self.reader, self.variety, self.chance = reader(), variety, chance
         self.book = self.reader.book._replace(lists=self.reader.book.lists | {"seed": topics or ["music"]})
         self.style = chance.choice(STYLES)
+        self.small = self.style == "heard" or self.style == "careless" and chance.random() < 0.6
         self.near: dict[str, list[str]] = {}  # of a near miss: the slot that holds what sounds like the skill
 
     def written(self, skill: str) -> tuple[str, str, str | None]:
@@ -166,24 +177,20 @@ class Writer:
             kinds = self.reader.near_misses[skill if skill != "other" else "story"]
             slot = self.chance.choice([*(slot for slot in NEAR_MISS if NEAR_MISS[slot] != skill), "talk"])
             self.near, skill = {slot: kinds["subject"]}, NEAR_MISS.get(slot, "other")
-            phrases = [each for each in phrases if f"<{slot}>" in each.text]
             phrases = phrases if slot != "talk" else [Phrase("other", text) for text in kinds["talk"]]
         skill = "other" if self.variety == "other" else skill
         phrases = [each for each in phrases if each.skill == skill]
-        for _ in range(TRIES):
+        while True:
             phrase = self.chance.choice(phrases)
             said = self.book.write(phrase.text.removeprefix("~"), self.chance)
             slots = re.findall(r"<(\w+)>", said)
-            if skill == "other" or (self.near.keys() & slots if self.near else bool(slots) == valued):
+            if skill == "other" or (self.near.keys() & slots if self.near else valued == bool(slots)):
                 break
+            valued = valued or self.chance.random() < 0.03  # a skill may have no request without a value
         values = {name: self._value(name) for name in slots}
-        said = self._spoken(re.sub(r"<(\w+)>", lambda mark: values[mark[1]][0], said), phrase)
-        value = phrase.value({name: meant for name, (_, meant) in values.items()})
-        if value and "sum" not in values:  # as it stands in the request, but for case, apostrophes and commas
-            loose = "[',]?".join(re.escape(char) for char in re.sub("[',]", "", value))
-            match = re.search(rf"(?<!\w){loose}(?!\w)", said, re.I)
-            value = match[0] if match else value
-        return said, skill, value
+        said = re.sub(r"<(\w+)>", lambda mark: values[mark[1]][0], said)
+        meant = {name: value.lower() if self.small else value for name, (_, value) in values.items()}
+        return self._spoken(said, phrase), skill, phrase.value(meant)
 
     def _value(self, name: str) -> tuple[str, str]:
         """(a value of a slot as it is said, what it means)."""
@@ -192,7 +199,9 @@ class Writer:
             return amounts.write_sum(self.chance, heard)
         if name in ("duration", "length"):
             return amounts.write_duration(self.chance, heard, name)
-        said = self.book.write(self.chance.choice(self.near.get(name) or self.reader.slots[name]), self.chance)
+        said = self.book.write(
+            self.chance.choice(self.near.get(name) or self.reader.slots[name]), self.chance
+        )
         return said, self.reader.value_of(name, said)
 
     def _spoken(self, said: str, phrase: Phrase) -> str:
@@ -202,27 +211,29 @@ class Writer:
         def some(name: str, share: float) -> str:
             return self.book.write(f"{{{name}}}", chance) if chance.random() < share else ""
 
-        comma = "," * typed
         if phrase.skill == "other":
             said = f"{some('aside', 0.5)} {said}"
         else:
-            again = said.split()[: chance.randint(1, 2)] if heard and chance.random() < 0.1 else []  # a false start
+            again = (
+                said.split()[: chance.randint(1, 2)] if heard and chance.random() < 0.1 else []
+            )  # a false start
             said = f"{some('polite', 0.3 * phrase.text.startswith('~'))} {' '.join(again)} {said}"
-            if call := some("call", 0.3):
-                said = f"{call}{comma} {said}"
-            if closing := some("closing", 0.3):
-                said = f"{said}{comma} {closing}"
+            call, closing, comma = some("call", 0.3), some("closing", 0.3), "," * typed
+            said = f"{call}{comma if call else ''} {said}{comma if closing else ''} {closing}"
             if chance.random() < (0.4 if self.variety == "multi" else 0.06):
                 said = f"{some('before', 1)}{' so' if heard else chance.choice(['.', ',', ', so'])} {said}"
         said = tidy(f"{some('filler', 0.3 * heard)} {said}")
-        if typed:
-            mark = "?" if ASKS.match(said) and phrase.skill != "other" else chance.choice([".", ".", "", "!"])
-            said = re.sub(r"[.,]\.$", ".", f"{said}{mark}")
-            return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda letter: letter[0].upper(), said)
-        said = said.lower() if heard or chance.random() < 0.6 else said
-        if not heard and ">'s" not in phrase.text and chance.random() < 0.4:
-            said = re.sub(r"(?<=\w)'(?=\w)", "", said)
-        return re.sub(r"[?.!,](?= |$)" if heard else "[?.!,]+$", "", said)
+        mark = "?" if ASKS.match(said) and phrase.skill != "other" else chance.choice([".", ".", "", "!"])
+        return self._styled(said + mark * typed)
+
+    def _styled(self, text: str) -> str:
+        """Without capitals, or the marks that a microphone does not hear; or with capitals where they belong."""
+        text = text.lower() if self.small else text
+        if self.style == "heard":
+            return re.sub(r"[?.!,](?= |$)", "", text)
+        if self.style == "typed":
+            return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda letter: letter[0].upper(), text)
+        return text
 
 
 reader = functools.cache(Reader)
