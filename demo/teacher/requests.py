@@ -189,7 +189,7 @@ class Writer:
             valued = valued or self.chance.random() < 0.03  # a skill may have no request without a value
         values = {name: self._value(name) for name in slots}
         said = re.sub(r"<(\w+)>", lambda mark: values[mark[1]][0], said)
-        meant = {name: value.lower() if self.small else value for name, (_, value) in values.items()}
+        meant = {name: value if name == "sum" else self._plain(value) for name, (_, value) in values.items()}
         return self._spoken(said, phrase), skill, phrase.value(meant)
 
     def _value(self, name: str) -> tuple[str, str]:
@@ -227,13 +227,15 @@ class Writer:
         return self._styled(said + mark * typed)
 
     def _styled(self, text: str) -> str:
-        """Without capitals, or the marks that a microphone does not hear; or with capitals where they belong."""
-        text = text.lower() if self.small else text
-        if self.style == "heard":
-            return re.sub(r"[?.!,](?= |$)", "", text)
+        """In the manner of speech: typed, with capitals where sentences begin."""
         if self.style == "typed":
             return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda letter: letter[0].upper(), text)
-        return text
+        return self._plain(text)
+
+    def _plain(self, text: str) -> str:
+        """Without capitals if they are left out, and without the marks that a microphone does not hear."""
+        text = text.lower() if self.small else text
+        return re.sub(r"[?.!,](?= |$)", "", text) if self.style == "heard" else text
 
 
 reader = functools.cache(Reader)
