@@ -25,13 +25,12 @@ QUOTED = r"""["'“‘][^"“”]+["'”’][.,!?]*\s+"""
 class Book(NamedTuple):
     """Lists of phrases by name, and the regular expressions of slots.
 
-    Lists in `loose` are read as any words; of those in `coined`, some words are new: a student that has seen
-    only the same names would learn them by heart, and not to copy one that it has never seen.
+    Of the words of lists in `coined`, some are new: a student that has seen only the same names would learn
+    them by heart, and not to copy one that it has never seen.
     """
 
     lists: dict[str, list[str]]
     slots: dict[str, str]
-    loose: frozenset[str] = frozenset()
     coined: frozenset[str] = frozenset()
 
     def write(self, phrase: str, chance: random.Random) -> str:
@@ -42,12 +41,9 @@ class Book(NamedTuple):
             if name in self.coined and chance.random() < COINED:
                 parts = [*SYLLABLES * chance.randint(1, 2), ENDINGS]
                 return "".join(chance.choice(part.split()) for part in parts).capitalize()
-            left_out = optional is not None and chance.random() < LEFT_OUT
-            return (
-                ""
-                if left_out
-                else chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
-            )
+            if optional is not None and chance.random() < LEFT_OUT:
+                return ""
+            return chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
 
         while CHOICE.search(phrase):
             phrase = CHOICE.sub(chosen, phrase)
@@ -58,14 +54,11 @@ class Book(NamedTuple):
 
         def pattern(match: re.Match) -> str:
             name, slot, bracket = match.groups()
+            if name:
+                choices = map(self.regex, set(self.lists[name]))
+                return f"(?:{'|'.join(sorted(choices, key=len, reverse=True))})"
             if slot:
                 return f"(?P<{slot}>{self.slots[slot]})"
-            if name in self.loose:
-                return r"((?:\S+\s+){1,8}?)"  # a group, so that it counts as read but loosely
-            if name:
-                return (
-                    f"(?:{'|'.join(sorted(map(self.regex, set(self.lists[name])), key=len, reverse=True))})"
-                )
             return GROUPS[bracket] if bracket else words_regex(match[0])
 
         return TOKEN.sub(pattern, phrase.replace(">'s", ">"))

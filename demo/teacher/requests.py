@@ -40,7 +40,7 @@ class Phrase(NamedTuple):
     skill: str
     text: str
     meaning: str = ""
-    regex: re.Pattern = PAUSE
+    regex: re.Pattern | None = None  # of talk, which is what no phrase fits
 
     def value(self, values: dict[str, str]) -> str | None:
         """The value of a request, from those of its slots."""
@@ -53,9 +53,9 @@ class Phrase(NamedTuple):
 class Reading(NamedTuple):
     """`score`: the letters that the phrase has in common with the request."""
 
-    score: int = 0
-    skill: str = "other"
-    value: str | None = None
+    score: int
+    skill: str
+    value: str | None
 
 
 class Reader:
@@ -64,47 +64,39 @@ class Reader:
     def __init__(self):
         source = YAML(typ="safe").load(Path(__file__).with_name("skills.yaml"))
         words, self.slots, slots = source["words"], {}, {}
+        # what such a slot matches is no other words
+        self.closed = {"sum", "duration"} | {name for name, slot in source["slots"].items() if "only" in slot}
         for name, fields in source["slots"].items():
             self.slots[name] = entries(fields.pop("write", "") or fields.get("only", ""))
+            for key in fields.keys() & {"never", "first_never"}:
+                fields[key] = re.sub(r"\{(\w+)\}", lambda mark: words[mark[1]], fields[key])
             only = "|".join(map(words_regex, self.slots[name])) if "only" in fields else ""
-            for key in fields.keys() & {"never", "first_never", "like"}:
-                fields[key] = re.sub(r"\{([a-z]+)\}", lambda mark: words[mark[1]], fields[key])
             slots[name] = only or any_words(**fields)
-        # what such a slot matches is no other words
-        self.closed = {
-            "sum",
-            "duration",
-            *(name for name, fields in source["slots"].items() if "only" in fields),
-        }
-        lists = {name: entries(text) for name, text in (words | source["values"]).items()}
-        self.book = Book(lists, slots, frozenset(source["values"]), frozenset(source["coined"].split()))
+        lists = {name: entries(text) for name, text in words.items()}
+        self.book = Book(lists, slots, frozenset(source["coined"].split()))
         self.amounts = Amounts(source["arithmetic"], source["durations"])
-        self.near_misses = {
-            skill: {kind: entries(text) for kind, text in kinds.items()}
-            for skill, kinds in source["near_miss"].items()
-        }
-        texts = [(skill, line) for skill, text in source["skills"].items() for line in text.splitlines()]
-        talk = [*lists["talk"], *(text for near in self.near_misses.values() for text in near["talk"])]
-        self.phrases = []
-        for skill, text in [*texts, *(("other", text) for text in talk)]:
-            said, _, meaning = text.partition(" => ")
-            regex = re.compile(self.book.regex(said.removeprefix("~")))
-            self.phrases.append(Phrase(skill, said, meaning, regex))
+        self.near_misses = source["near_miss"]
+        self.phrases = [Phrase("other", text) for text in lists["talk"]]
+        for skill, lines in source["skills"].items():
+            for said, _, meaning in (line.partition(" => ") for line in lines.splitlines()):
+                regex = re.compile(self.book.regex(said.removeprefix("~")))
+                self.phrases.append(Phrase(skill, said, meaning, regex))
         self.filler = re.compile(rf"\b(?:{'|'.join(lists['filler'])})\b[,.]? ", re.I)
         self.opening = re.compile("|".join(map(self.book.regex, ("{polite}", "{call}", "{aside}"))))
         self.closing = re.compile(rf"(?<=\s){self.book.regex('{closing}')}$")
 
-    def read(self, request: str) -> Reading:
-        """A request may stand among sentences that ask for nothing; `other` where no phrase fits."""
+    def read(self, request: str) -> Reading | None:
+        """A request may stand among sentences that ask for nothing; None where no phrase fits."""
         text = self.filler.sub("", " ".join(request.split()) + " ")
         starts = [0, *(match.end() for match in PAUSE.finditer(text) if match.end() < len(text))]
         ends = [start for start in starts if SENTENCE_END.search(text, 0, start)]
-        best = self._stretch(text) or Reading()
+        best = self._stretch(text)
         for start in starts:
             for stop in (stop for stop in (len(text), *ends) if 0 < stop - start < len(text)):
                 reading = self._stretch(text[start:stop])
-                if reading and reading.skill != "other" and (reading.score >= LEAST or start in (0, *ends)):
-                    best = max(best, reading._replace(score=max(0, reading.score - PART)), key=preference)
+                if reading and (reading.score >= LEAST or start in (0, *ends)):
+                    reading = reading._replace(score=reading.score - PART)
+                    best = reading if not best or reading.score > best.score else best
         return best
 
     def _stretch(self, text: str) -> Reading | None:
@@ -112,34 +104,27 @@ class Reader:
         best = None
         while text:
             reading = self._best(text)
-            if reading and (not best or reading.score >= best.score):
-                best = reading
+            best = reading if reading and (not best or reading.score >= best.score) else best
             plain = text.lower()
-            if after := self.closing.search(plain):
-                text = text[: after.start()]
             # a false start is said twice: "set a set a timer"
-            elif before := self.opening.match(plain) or re.match(r"((?:\S+ ){1,3})(?=\1)", plain):
-                text = text[before.end() :]
-            else:
+            before = self.opening.match(plain) or re.match(r"((?:\S+ ){1,3})(?=\1)", plain)
+            after = self.closing.search(plain)
+            if not before and not after:
                 break
+            text = text[: after.start()] if after else text[before.end() :]
         return best
 
     def _best(self, text: str) -> Reading | None:
         plain = "".join(char.lower()[:1] for char in text)  # as long as the text: places are the same
         best = None
         for phrase in self.phrases:
-            if match := phrase.regex.fullmatch(plain):
-                slots = {
-                    name: text[slice(*match.span(name))] for name, part in match.groupdict().items() if part
-                }
-                free = sum(len(part) for part in match.groups() if part)
-                free -= sum(len(part) for name, part in slots.items() if name in self.closed)
-                # the loose lists of talk take in anything
-                score = len(text) - free * (1 + (phrase.skill == "other"))
-                if score > (best.score if best else -(phrase.skill != "other")):
-                    values = {name: self.value_of(name, said) for name, said in slots.items()}
+            if match := phrase.regex and phrase.regex.fullmatch(plain):
+                slots = {name: match.span(name) for name, part in match.groupdict().items() if part}
+                free = sum(stop - start for name, (start, stop) in slots.items() if name not in self.closed)
+                if not best or len(text) - free > best.score:
+                    values = {name: self.value_of(name, text[slice(*span)]) for name, span in slots.items()}
                     if None not in values.values():
-                        best = Reading(score, phrase.skill, phrase.value(values))
+                        best = Reading(len(text) - free, phrase.skill, phrase.value(values))
         return best
 
     def value_of(self, name: str, said: str) -> str | None:
@@ -151,13 +136,8 @@ class Reader:
         said = re.sub(r"""^["“‘'(]+|[\s.,;:!?"”’…]+$|(?<!s)'\s*$""", "", said)
         if name == "topic":
             return re.sub(r"^(?:the|an?) (?=\S)", "", said, flags=re.I)
-        if name == "place":
-            return re.sub("['’]s$", "", said) or None
+        said = re.sub("['’]s$", "", said) if name == "place" else said
         return (said.removesuffix("s") if name == "does" else said) or None
-
-
-def preference(reading: Reading) -> tuple[int, bool]:
-    return reading.score, reading.skill != "other"
 
 
 class Writer:
@@ -176,8 +156,10 @@ class Writer:
         if self.variety == "near_miss":
             kinds = self.reader.near_misses[skill if skill != "other" else "story"]
             slot = self.chance.choice([*(slot for slot in NEAR_MISS if NEAR_MISS[slot] != skill), "talk"])
-            self.near, skill = {slot: kinds["subject"]}, NEAR_MISS.get(slot, "other")
-            phrases = phrases if slot != "talk" else [Phrase("other", text) for text in kinds["talk"]]
+            self.near, skill = {slot: entries(kinds["subject"])}, NEAR_MISS.get(slot, "other")
+            phrases = (
+                phrases if slot != "talk" else [Phrase("other", text) for text in entries(kinds["talk"])]
+            )
         skill = "other" if self.variety == "other" else skill
         phrases = [each for each in phrases if each.skill == skill]
         while True:
@@ -243,7 +225,8 @@ reader = functools.cache(Reader)
 
 def read(request: str) -> tuple[str, str | None]:
     """(the skill of a request, its value)."""
-    return reader().read(request)[1:]
+    reading = reader().read(request)
+    return (reading.skill, reading.value) if reading else ("other", None)
 
 
 def write(skill: str, variety: str, topics: list[str], chance: random.Random) -> tuple[str, str, str | None]:
