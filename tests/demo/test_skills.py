@@ -133,26 +133,27 @@ def rows_of_examples() -> list[tuple[str, str]]:
     return [pair for text in texts for pair in re.findall(r"### User: (.+)\n### Assistant: (.+)", text)]
 
 
-# What it read right when this was written, less a row or two.
+# Mean over the skills of the share that it reads right; it was .97, .80 and .79 when this was written.
 @pytest.mark.parametrize(
     "file, rows, least, share",
     [
-        (SYNTHETIC, rows_of_synthetic, 250, 0.955),
-        (OTHERS_FILES, rows_of_examples, 600, 0.9),
-        (PEOPLE, rows_of_people, 150, 0.82),
+        (SYNTHETIC, rows_of_synthetic, 250, 0.95),
+        (OTHERS_FILES, rows_of_examples, 600, 0.77),
+        (PEOPLE, rows_of_people, 150, 0.74),
     ],
 )
 def test_reads_requests_that_nothing_was_made_from(file, rows, least, share, skills):
     if not file.exists():
         pytest.skip("the reference's data are not here")
-    known = []
-    for user, call in rows():
+    right: dict[str, list[bool]] = {}
+    for user, text in rows():
         try:
-            known.append((user, skills.checked(call)))
+            call = skills.checked(text)
         except ValueError:
             continue
-    right = sum(normalised_match(call, parse_call(called(user)), skills) for user, call in known)
-    assert len(known) > least and right / len(known) > share
+        right.setdefault(call.name, []).append(normalised_match(call, parse_call(called(user)), skills))
+    assert sum(map(len, right.values())) > least
+    assert sum(sum(each) / len(each) for each in right.values()) / len(right) > share
 
 
 @pytest.mark.parametrize("variety", ["positive", "multi", "near_miss", "other"])
@@ -196,6 +197,14 @@ def test_what_it_writes_is_varied(skills):
             user, name, value = write(skill, "positive", TOPICS, chance)
             wordings.add(template(user, parse_call(call_of(name, value)), skills))
         assert len(wordings) > 0.85 * 400, (skill, len(wordings))
+
+
+def test_a_thousand_briefs_give_fifteen_thousand_requests(skills):
+    counts = {"positive": 60, "multi": 20, "near_miss": 10, "other": 120}
+    topics = (PROMPTS / "topics.txt").read_text("utf-8").split("\n")
+    every = list(briefs(skills, topics, counts, 20, 4))
+    lines = [line for brief in every[:1000] for line in rules.answer(asked("write", brief)).splitlines()]
+    assert len(every) >= 1000 and len({line.partition("\t")[0].casefold() for line in lines}) >= 15_000
 
 
 def test_it_speaks_as_people_do():
