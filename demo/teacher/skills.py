@@ -70,12 +70,14 @@ def written(brief: str, chance: random.Random) -> list[tuple[str, str]]:
         known, asked, variety = True, fallback, "other"
     rows: dict[str, tuple[str, str]] = {}
     for _ in range(count * TRIES * (known or bool(shown))):
+        if len(rows) == count:
+            break
         if known:
             user, target, value = write("other" if asked == fallback else asked, variety, topics, chance)
             call = call_of(target, value, fallback)
         else:
             target, (user, call) = "other", recombined(shown, skills[asked], topics, chance)
-        if len(rows) < count and (target == "other" or knows(target, skills, fallback)):
+        if target == "other" or knows(target, skills, fallback):
             rows.setdefault(user.casefold(), (user, call))
     return list(rows.values())
 

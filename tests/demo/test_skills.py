@@ -6,7 +6,6 @@ import re
 from collections import Counter
 
 import pytest
-from stages.kinds.skills.parts.corpus import template
 
 from demo.teacher import queries as rules
 from demo.teacher.amounts import digits, spell
@@ -17,6 +16,7 @@ from demo.teacher.skills import call_of
 from stages.core.prompts import Template, messages, render
 from stages.kinds.skills.parts.briefs import about, briefs
 from stages.kinds.skills.parts.calls import parse_call
+from stages.kinds.skills.parts.corpus import template
 from stages.kinds.skills.parts.match import normalised_match
 from stages.kinds.skills.parts.schema import Skill, together
 from stages.kinds.skills.parts.task import Examples
@@ -200,7 +200,7 @@ def test_what_it_writes_is_varied(skills):
 
 
 def test_a_thousand_briefs_give_fifteen_thousand_requests(skills):
-    counts = {"positive": 60, "multi": 20, "near_miss": 10, "other": 120}
+    counts = {"positive": 85, "multi": 20, "near_miss": 10, "other": 140}
     topics = (PROMPTS / "topics.txt").read_text("utf-8").split("\n")
     every = list(briefs(skills, topics, counts, 20, 4))
     lines = [line for brief in every[:1000] for line in rules.answer(asked("write", brief)).splitlines()]
