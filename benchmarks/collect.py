@@ -110,7 +110,7 @@ class Bench:
             if pid:
                 break
             overdue = limit_s and ended - started > limit_s
-            if overdue or kill_at and self.server("/stats")["answers"] >= kill_at:
+            if overdue or (kill_at and self.server("/stats")["answers"] >= kill_at):
                 process.kill()
                 _, status, usage = os.wait4(process.pid, 0)
                 stopped = True
@@ -217,7 +217,7 @@ def show(title: str, found: dict[str, dict]) -> None:
 
 def measure(given: argparse.Namespace, bench: Bench) -> dict[str, dict]:
     names, rows = given.contestants.split(","), given.requests
-    results: dict[str, dict] = {name: {key: None for key in ("seconds", *BARS)} for name in names}
+    results: dict[str, dict] = {name: dict.fromkeys(("seconds", *BARS)) for name in names}
     notes: dict[str, list] = {name: [] for name in names}
     scenarios = {
         "A": ("A. no limits, 50 ms", lambda name: bench.unthrottled(name, rows)),

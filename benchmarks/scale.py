@@ -208,7 +208,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, dict]:
     kept = folder / f"figures-{given.rows}.json"
     figures = json.loads(kept.read_text()) if kept.is_file() else {}
     for name, (command, output) in steps(given.rows).items():
-        if given.stage and name not in given.stage or name == "student" and given.rows > given.real:
+        if (given.stage and name not in given.stage) or (name == "student" and given.rows > given.real):
             continue
         if name.startswith("["):
             arguments = ["-m", "benchmarks.scale", "--rows", str(given.rows), "--make", name]

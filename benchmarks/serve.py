@@ -54,7 +54,7 @@ def timed(dataset: str, texts: list[str], *flags: str) -> dict:
 
 
 def plain(dataset: str, prompts: list[list[int]], eos: int) -> dict:
-    """transformers' own generate, one prompt after the other."""
+    """Transformers' own generate, one prompt after the other."""
     import torch
     from transformers import AutoModelForCausalLM
 

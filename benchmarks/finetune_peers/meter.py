@@ -3,6 +3,7 @@
 Needs torch and numpy alone, so that it can be imported in every peer's environment.
 """
 
+import itertools
 import json
 import resource
 import time
@@ -68,7 +69,7 @@ def score(logits_of, tokens: Path) -> float:
     """
     ids, labels, offsets = (np.load(tokens / f"val.{name}.npy") for name in ("ids", "labels", "offsets"))
     total = count = 0
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in itertools.pairwise(offsets):
         row = torch.from_numpy(ids[start:end].astype(np.int64))
         wanted = torch.from_numpy(labels[start + 1 : end].astype(np.int64))
         with torch.autocast("cpu", torch.bfloat16):

@@ -4,6 +4,7 @@ Frozen weights in bfloat16, the adapter in float32, autocast; loss on the comple
 kept (TRL's default), no gradient checkpointing, rows tokenised before. `style` is one of STYLES.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ PROJECTIONS = {
 
 def rows(tokens: Path) -> Dataset:
     ids, labels, offsets = (np.load(tokens / f"train.{name}.npy") for name in ("ids", "labels", "offsets"))
-    parts = list(zip(offsets[:-1], offsets[1:], strict=True))
+    parts = list(itertools.pairwise(offsets))
     return Dataset.from_dict(
         {
             "input_ids": [ids[start:end].tolist() for start, end in parts],

@@ -137,6 +137,6 @@ def number(letter: str):
         plain = str(chance.randint(2, NUMBERS.get(letter) or chance.choice(HIGH)))
         if letter not in "efrt" and chance.random() < 0.08:
             plain += chance.choice((".5", ".25", ".99"))
-        return (spell(plain) if spoken or len(plain) < 3 and chance.random() < 0.3 else plain), plain
+        return (spell(plain) if spoken or (len(plain) < 3 and chance.random() < 0.3) else plain), plain
 
     return drawn

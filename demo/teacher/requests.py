@@ -147,7 +147,7 @@ class Writer:
         self.reader, self.variety, self.chance = reader(), variety, chance
         self.book = self.reader.book._replace(lists=self.reader.book.lists | {"seed": topics or ["music"]})
         self.style = chance.choice(STYLES)
-        self.small = self.style == "heard" or self.style == "careless" and chance.random() < 0.6
+        self.small = self.style == "heard" or (self.style == "careless" and chance.random() < 0.6)
         self.near: dict[str, list[str]] = {}  # of a near miss: the slot that holds what sounds like the skill
 
     def written(self, skill: str) -> tuple[str, str, str | None]:

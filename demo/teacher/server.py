@@ -1,4 +1,4 @@
-"""The embedded teacher: a stand-in for an LLM behind a real local HTTP server (OpenAI's chat protocol).
+r"""The embedded teacher: a stand-in for an LLM behind a real local HTTP server (OpenAI's chat protocol).
 
 It follows rules (`demo.teacher.queries`) and is no language model: it is there so that everything can be
 tried and tested with no key and no network. Token counts in `usage` are counts of words. Its answers are the

@@ -44,7 +44,7 @@ def knows(skill: str, skills: dict[str, str], fallback: str = "other") -> bool:
     """Whether this is one of the ten skills with just their parameters, not only its name."""
     expected = {PARAMETERS.get(skill)} | ({"action"} if skill == "notes" else set())
     names = {name for name, _ in PARAMETER.findall(skills.get(skill, ""))}
-    return skill == fallback or skill in PARAMETERS and names == expected
+    return skill == fallback or (skill in PARAMETERS and names == expected)
 
 
 def call_of(skill: str, value: str | None, fallback: str = "other") -> str:

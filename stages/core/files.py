@@ -245,7 +245,7 @@ def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict[str, Any
     directory = Path(directory)
     manifest = read_json(directory / MANIFEST)
     present = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file()} - {MANIFEST}
-    present = {name for name in present if not Path(name).name == ".gitignore"}
+    present = {name for name in present if Path(name).name != ".gitignore"}
     redo = f"delete {directory} and run `dvc repro` again"
     for name, entry in manifest["files"].items():
         if name not in present:

@@ -126,7 +126,7 @@ def _choice(choice: object, request: RequestContent) -> tuple[str, str | None, s
         outcome = "content_filter"
     elif reason in CUT:
         outcome = "length"
-    elif text is None and not message.get("tool_calls") or isinstance(text, str) and not text.strip():
+    elif (text is None and not message.get("tool_calls")) or (isinstance(text, str) and not text.strip()):
         outcome = "blank"
     elif reason is not None and reason not in ENDED:
         return "invalid", text if _is_text(text) else None, f"finish_reason is {sound(reason)[:80]!r}"

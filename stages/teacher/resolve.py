@@ -39,7 +39,7 @@ class Policy:
     def accepts(self, answer: Answer) -> bool:
         """Is the answer used: ok, or kept although it is not, with some text."""
         kept = self.actions.get(answer.outcome) == "keep"
-        return answer.outcome == "ok" or kept and bool((answer.response or "").strip())
+        return answer.outcome == "ok" or (kept and bool((answer.response or "").strip()))
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def resolve(row: Request, store: Store, policy: Policy) -> Resolution:
         return Resolution(None, row)
     if answer.outcome == "ok":
         return Resolution(answer)
-    if policy.actions.get(answer.outcome) == "retry" and answer.outcome != "length":
-        if len(bodies) <= policy.tries:
-            return Resolution(answer, row)
+    again = policy.actions.get(answer.outcome) == "retry" and answer.outcome != "length"
+    if again and len(bodies) <= policy.tries:
+        return Resolution(answer, row)
     follow = follow_up(row, answer, policy)
     if follow is None:
         return Resolution(answer)
@@ -83,9 +83,9 @@ def follow_up(row: Request, answer: Answer, policy: Policy) -> Request | None:
     asks for the one choice that failed, and follows from the request and the answer alone, so that a later
     run finds its answer in the store.
     """
-    if answer.outcome == "length" and policy.actions.get("length") == "retry":
-        if policy.longer > (limit_of(row) or policy.longer):
-            return with_limit(_one_choice(row), policy.longer)
+    longer = policy.longer > (limit_of(row) or policy.longer)
+    if answer.outcome == "length" and policy.actions.get("length") == "retry" and longer:
+        return with_limit(_one_choice(row), policy.longer)
     if answer.outcome == "invalid" and policy.repair and answer.response:
         said = {"role": "assistant", "content": answer.response}
         wanted = {"role": "user", "content": REPAIR.format(problem=answer.problem)}
@@ -118,7 +118,9 @@ def _from_other_limits(row: Request, store: Store, policy: Policy) -> list[Answe
         if answers is None or (answer := answers[row.get("choice", 0)]).outcome == "length":
             continue
         spent = (answer.usage or {}).get("completion_tokens")
-        fits = limit is None or other is not None and other <= limit or spent is not None and spent <= limit
+        fits = (
+            limit is None or (other is not None and other <= limit) or (spent is not None and spent <= limit)
+        )
         if fits:
             fitting.append(answer)
     return fitting

@@ -1,5 +1,6 @@
 """The server of a student: one renderer, and what the fields of a request do."""
 
+import itertools
 from pathlib import Path
 
 import openai
@@ -48,7 +49,7 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
         np.load(layout.tokens("d") / f"train.{name}.npy") for name in ("ids", "labels", "offsets")
     )
     trained = []
-    for begin, end in zip(offsets, offsets[1:], strict=False):
+    for begin, end in itertools.pairwise(offsets):
         trained.append(ids[begin:end][labels[begin:end] == -100].tolist())
 
     seen, finished = [], with_transformers.finished

@@ -240,7 +240,7 @@ def test_a_verbatim_value_is_words_of_the_prompt(models, kind, knobs):
 def test_which_words_of_a_prompt_a_value_may_be(models, kind, value, good):
     codec, held = TextCodec(models[kind]), constraint(models[kind], lark(PLACES))
     text = write_call(Call("place", {"of": value, "note": "anything else"}))
-    ((*ids, eos),) = codec.answers([text])
+    ((*ids, _eos),) = codec.answers([text])
     start = held.begun(ODD)
     taken = start.validate_tokens(ids) == len(ids)
     assert taken == good

@@ -44,7 +44,8 @@ class Switches:
 
 class BatchTeacher(Teacher, Switches):
     """Its switches are keyword arguments and attributes. `fault` is asked for the rows of batches too, where
-    only a Reply and a callable have a meaning."""
+    only a Reply and a callable have a meaning.
+    """
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class BatchTeacher(Teacher, Switches):
         polls, needed = self.polls[job.shown["id"]], max(1, self.polls_needed)
         third = 3 * polls // needed
         if third == 0:
-            return
+            return None
         if job.status == "validating":
             if slips := self._refusals(job):
                 return job.fails(slips)

@@ -114,7 +114,8 @@ NAMES = "Orvela Tandrin Mosk Selwick Harrow Bentona Criva Dunmere Falk Garesta I
 @dataclass
 class Made:
     """A dataset in memory. `trn` and `tst` are the labels of each point; `metadata` has a row for each label
-    (ORCAS) or training point (Wiki); `filters` are (row, column) of training and of test points."""
+    (ORCAS) or training point (Wiki); `filters` are (row, column) of training and of test points.
+    """
 
     trn_x: list[str]
     tst_x: list[str]

@@ -103,7 +103,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_imports_point_one_way():
-    """commands → scripts → kinds → capabilities → core; a folder imports itself and what is below it."""
+    """Commands → scripts → kinds → capabilities → core; a folder imports itself and what is below it."""
     for path in (ROOT / "stages").rglob("*.py"):
         parts = path.relative_to(ROOT / "stages").parts
         mine = parts[0] if len(parts) > 1 else "scripts"

@@ -160,7 +160,7 @@ def test_processes_are_counted_by_their_launcher(monkeypatch, given, wanted, fir
     [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_waiting_threads_are_told_to_sleep_before_torch_is_there(given, wanted):
-    """libgomp reads the variable when it is loaded; what the user has set stays."""
+    """Libgomp reads the variable when it is loaded; what the user has set stays."""
     script = (
         "import os, sys\n"
         "class Loading:\n"

@@ -65,7 +65,7 @@ def adapter(dataset="d"):
 
 
 def random_pair(**targets):
-    """litgpt's own LoRA model and ours, with equal random weights."""
+    """Litgpt's own LoRA model and ours, with equal random weights."""
     on = targets or {f"lora_{t}": True for t in ("query", "key", "value", "projection", "mlp", "head")}
     config = LoRAConfig.from_file(layout.base_model("m") / "model_config.yaml", lora_r=4, lora_alpha=12, **on)
     theirs, ours = LoRAGPT(config), Student(config)
@@ -365,7 +365,7 @@ def test_same_inputs_give_the_same_bytes(workplace):
 
 
 def test_argv_is_left_alone(workplace, monkeypatch):
-    """litgpt's setup() parses the caller's arguments again and exits; here they may be anything."""
+    """Litgpt's setup() parses the caller's arguments again and exits; here they may be anything."""
     monkeypatch.setattr(sys, "argv", ["distil", "finetune", "--config", "params.yaml"])
     finetune("d", knobs(epochs=1))
     assert sys.argv == ["distil", "finetune", "--config", "params.yaml"]

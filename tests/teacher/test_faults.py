@@ -284,9 +284,8 @@ def test_the_breaker_opens(reply, told, monkeypatch):
     monkeypatch.setattr("stages.core.pacing.LONGEST_PROBE_S", 0.05)
     make_requests("d", 200)
     teacher = Teacher(lambda body, seen: reply if teacher.calls > 20 else None)
-    with teacher.running() as url:
-        with pytest.raises(UserError, match=told):
-            run(url, concurrency=4, breaker=4, patience=1, timeout=0.2)
+    with teacher.running() as url, pytest.raises(UserError, match=told):
+        run(url, concurrency=4, breaker=4, patience=1, timeout=0.2)
     assert 20 <= len([1 for (status,) in ledger("status") if status == 200]) < 60
     assert not layout.responses("d").exists()
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 
@@ -89,13 +90,13 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
     )
 
 
-def prompt_of(template: Template, known: dict, text: str, title: str | None, metadata: dict) -> str:
+def prompt_of(template: Template, known: Mapping, text: str, title: str | None, metadata: dict) -> str:
     """The prompt for a request, as generate renders it for a document whose metadata are `known` and these.
 
     Raises UserError where the template asks for a title or metadata that the request does not give.
     """
     given = StrictUndefined(hint="no 'title' is given with the request") if title is None else title
-    return render(template, {"id": "", "title": given, "text": text, "metadata": known | metadata})
+    return render(template, {"id": "", "title": given, "text": text, "metadata": {**known, **metadata}})
 
 
 def vllm_command(student: Student, host: str, port: int) -> list[str]:

@@ -3,9 +3,10 @@
 Light: a kind may name these types without importing the server.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 
 class Reading(NamedTuple):
@@ -24,7 +25,7 @@ class Served(NamedTuple):
     evaluated_by: the stage whose block in params.yaml holds the decoding its students are measured with.
     """
 
-    metadata: dict = {}
+    metadata: Mapping[str, Any] = MappingProxyType({})
     grammar: Path | None = None
     read: Callable[[str, str], Reading] | None = None
     evaluated_by: str | None = None

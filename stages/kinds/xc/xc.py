@@ -84,7 +84,7 @@ def read(packed: Path) -> Data:
 
 
 def predict(model: Model, data: Data, matrix: csr_matrix, knobs: XcKnobs) -> np.ndarray:
-    """int (test points, at most DEPTH): labels, best first, less filtered ones; -1 where there are none."""
+    """Int (test points, at most DEPTH): labels, best first, less filtered ones; -1 where there are none."""
     depth = DEPTH + int(np.diff(data.filtered.indptr).max())  # so many are left when the filtered ones go
     if model == "plt":
         found = plt.predict(data.train, matrix, data.test, depth, knobs.cost, knobs.seed)
@@ -108,7 +108,7 @@ def compare(predicted: dict[str, np.ndarray], truth: csr_matrix, inverse, knobs:
 
 
 def buckets(frequencies: np.ndarray) -> np.ndarray:
-    """int (labels,): the place in BUCKETS of each label, by its number of original training points.
+    """Int (labels,): the place in BUCKETS of each label, by its number of original training points.
 
     A label is in the head if the labels at least as frequent, itself among them, hold at most a third of all
     training pairs; in the torso if at most two thirds; in the tail otherwise. Labels of one frequency are

@@ -63,7 +63,7 @@ class Packed(NamedTuple):
         return self._replace(own=own, back=back, shared=0)
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
-        """x (T, ...) of all tokens -> (rows, L, ...) of the rows' own ones, with padding."""
+        """X (T, ...) of all tokens -> (rows, L, ...) of the rows' own ones, with padding."""
         return x.index_select(0, self.own.flatten()).view(*self.own.shape, *x.shape[1:])
 
 
@@ -93,7 +93,7 @@ def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tenso
 
 
 def split(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, ...]:
-    """qkv (B, L, width) -> q (B · groups, share · L, size), k and v (B · groups, L, size); q and k turned."""
+    """Qkv (B, L, width) -> q (B · groups, share · L, size), k and v (B · groups, L, size); q and k turned."""
     # Queries that share a key are one matrix, so that keys and values are never repeated.
     groups, share, size, rotary, _ = heads
     batch, length, _ = qkv.shape
@@ -208,12 +208,12 @@ class ShortAttention(torch.autograd.Function):
 
 
 def behind(first: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """first (groups, P, size) before each of own (B · groups, L, size)."""
+    """First (groups, P, size) before each of own (B · groups, L, size)."""
     return torch.cat([first.repeat(len(own) // len(first), 1, 1), own], 1)
 
 
 def parted(x: torch.Tensor, heads: Heads) -> torch.Tensor:
-    """x (B, L, heads · size) -> (B · groups, share · L, size)."""
+    """X (B, L, heads · size) -> (B · groups, share · L, size)."""
     batch, length, _ = x.shape
     split = x.reshape(batch, length, -1, heads.size).transpose(1, 2)
     return split.reshape(batch * heads.groups, -1, heads.size)

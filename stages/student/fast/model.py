@@ -100,7 +100,7 @@ class QuickAttention(LoRAAttention):
         self.proj = quick_linear(config, width, config.n_embd, adapt=config.lora_projection)
 
     def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None):
-        """x (1, T, width), cos and sin (1, T, rotary) -> (1, T, width).
+        """X (1, T, width), cos and sin (1, T, rotary) -> (1, T, width).
 
         `mask` is a Packed, which says what rows these tokens are; litgpt's last two arguments are unused.
         """
@@ -167,7 +167,7 @@ class QuickBlock(LoRABlock):
         self.mlp = MLPS[config.mlp_class_name](config)
 
     def forward(self, x, cos, sin, dtype, packed: Packed, at: torch.Tensor | None = None):
-        """x (1, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
+        """X (1, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
 
         With `at` (N,): only those tokens of the output, (N, width). The last block is called so: its MLP runs
         on the tokens that predict a target alone.

@@ -47,7 +47,7 @@ def head_key(hf: dict) -> str:
 
 
 def litgpt_config(hf: dict, where: str = "config.json") -> Config:
-    """litgpt's Config of a model of one of the FAMILIES, from its transformers config.
+    """Litgpt's Config of a model of one of the FAMILIES, from its transformers config.
 
     Raises UserError for another architecture, or for a setting that litgpt cannot express.
     """
@@ -129,7 +129,7 @@ def _rope(hf: dict, where: str) -> dict:
 
 
 def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
-    """litgpt's state of Hugging Face `weights`; a tied head is the same tensor as the embedding."""
+    """Litgpt's state of Hugging Face `weights`; a tied head is the same tensor as the embedding."""
     if hf.get("tie_word_embeddings"):
         # Some files carry a tied head all the same; transformers would ignore it.
         weights = {name: value for name, value in weights.items() if name != head_key(hf)}

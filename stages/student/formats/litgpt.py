@@ -99,7 +99,7 @@ from lightning.fabric.plugins.environments import (  # noqa: E402
 )
 from lightning.fabric.strategies import DDPStrategy, ModelParallelStrategy  # noqa: E402
 from litgpt.config import Config  # noqa: E402
-from litgpt.lora import GPT as LoRAGPT  # noqa: E402
+from litgpt.lora import GPT as LoRAGPT  # noqa: E402, N811
 from litgpt.lora import Block as LoRABlock  # noqa: E402
 from litgpt.lora import CausalSelfAttention as LoRAAttention  # noqa: E402
 from litgpt.lora import Config as LoRAConfig  # noqa: E402
@@ -117,10 +117,10 @@ from litgpt.scripts import convert_lit_checkpoint as to_hf  # noqa: E402
 from litgpt.utils import save_config  # noqa: E402
 
 __all__ = [
+    "GPT",
     "Config",
     "DDPStrategy",
     "Fabric",
-    "GPT",
     "LightningEnvironment",
     "LoRAAttention",
     "LoRABlock",

@@ -19,7 +19,7 @@ ORDER = 1e-6  # of float32 sums of the same numbers: how much their order may ma
 
 
 def lora_config(base: Path, adapter: Path) -> LoRAConfig:
-    """litgpt's config of the base with exactly the adapter's rank, scale and targets.
+    """Litgpt's config of the base with exactly the adapter's rank, scale and targets.
 
     Raises UserError when the adapter was trained on another base.
     """

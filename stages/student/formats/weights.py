@@ -26,7 +26,7 @@ SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16
 
 
 def load_state(directory: Path, shared: bool = False) -> dict[str, torch.Tensor]:
-    """litgpt's state of a checkpoint directory, memory-mapped; `shared` writes to a tensor reach the file.
+    """Litgpt's state of a checkpoint directory, memory-mapped; `shared` writes to a tensor reach the file.
 
     Raises UserError when lit_model.pth is missing or damaged.
     """

@@ -154,7 +154,7 @@ class Provider:
 
     def _check(self, failure: Failure) -> None:
         """Raises UserError where it is useless to ask again."""
-        if not failure.retry or failure.stop and not self.was_answered:
+        if not failure.retry or (failure.stop and not self.was_answered):
             gone = "; if the provider no longer knows the batch: --forget" if failure.status == 404 else ""
             raise UserError(failure.message + gone)
         self.failed_in_a_row += 1

@@ -180,7 +180,11 @@ class Batches:
 
     def _cost(self, result: Result, price: Price | None) -> float:
         """The dollars of a result. What may have been billed unseen counts in full."""
-        if price is None or result.status not in (None, 200) or result.raw is None and not result.is_missing:
+        if (
+            price is None
+            or result.status not in (None, 200)
+            or (result.raw is None and not result.is_missing)
+        ):
             return 0.0
         if result.usage is None:
             return price.worst(self.request(result.key), batch=True)

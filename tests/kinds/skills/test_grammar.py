@@ -80,7 +80,7 @@ def some_value(parameter: Parameter, rng: random.Random):
         return rng.choice(parameter.values)
     if parameter.type == "boolean":
         return rng.random() < 0.5
-    if parameter.type == "integer" or parameter.type == "number" and rng.random() < 0.3:
+    if parameter.type == "integer" or (parameter.type == "number" and rng.random() < 0.3):
         return rng.choice([0, 7, -7, 10**18, rng.randint(-(10**9), 10**9)])
     if parameter.type == "number":
         return rng.choice(

@@ -117,7 +117,7 @@ def test_old_style_configs_are_read():
 
 
 def test_stale_and_truncated_checkpoints_are_replaced(tmp_path):
-    """litgpt's tools take an existing lit_model.pth for finished, even a torn one; here it is made anew."""
+    """Litgpt's tools take an existing lit_model.pth for finished, even a torn one; here it is made anew."""
     tiny_model(tmp_path / "src", "llama")
     (tmp_path / "src/lit_model.pth").write_bytes(b"torn")
     base("m", BaseKnobs(path="src"))

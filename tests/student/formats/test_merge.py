@@ -63,7 +63,7 @@ def prepare(kind="llama", tied=False, dtype=torch.float32, targets=ALL[:5]):
 
 
 def merged_by_litgpt(targets):
-    """litgpt's own merge, in float32 and in place, of a model that holds everything."""
+    """Litgpt's own merge, in float32 and in place, of a model that holds everything."""
     from litgpt.lora import GPT, Config, lora_filter, merge_lora_weights
 
     flags = {f"lora_{name}": True for name in targets}

@@ -332,7 +332,7 @@ class Forgetful(BatchTeacher):
     async def _create(self, request):
         self.calls_to_create += 1
         response = await super()._create(request) if self.calls_to_create == 1 else None
-        return response and failure(500).response() or failure(400).response()
+        return (response and failure(500).response()) or failure(400).response()
 
 
 def test_a_refusal_after_a_lost_answer_proves_nothing():

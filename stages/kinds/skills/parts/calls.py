@@ -127,4 +127,4 @@ def is_verbatim(value: str, text: str) -> bool:
 
 def _in_one_word(text: str, left: int, right: int) -> bool:
     """Do these neighbouring places belong to one word?"""
-    return 0 <= left and right < len(text) and in_word(text[left]) and in_word(text[right])
+    return left >= 0 and right < len(text) and in_word(text[left]) and in_word(text[right])

@@ -230,7 +230,7 @@ def _read(line: str) -> tuple[Key | None, str | None]:
         return None, None
     name, stands_out = _bare(body.lstrip("#"))
     ends_in_colon = body.rstrip("* ").endswith(":")
-    if body.startswith("#") or _is_heading(name) or ends_in_colon and "categor" in name.lower():
+    if body.startswith("#") or _is_heading(name) or (ends_in_colon and "categor" in name.lower()):
         return None, name
     if _is_prose(name) or not WORD.search(name):
         return None, None

@@ -125,7 +125,7 @@ def augmented(clicks: np.ndarray, pairs: np.ndarray, values: np.ndarray) -> tupl
 
 
 def among(numbers: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """bool (numbers,): which of them occur in `ascending`; np.isin would sort both again."""
+    """Bool (numbers,): which of them occur in `ascending`; np.isin would sort both again."""
     if not len(ascending):
         return np.zeros(len(numbers), dtype=bool)
     places = np.searchsorted(ascending, numbers).clip(max=len(ascending) - 1)

@@ -4,6 +4,7 @@ Pure functions, shared by every stage that renders, reads or judges queries, so 
 and the measures are held to one rule.
 """
 
+import itertools
 import re
 from functools import lru_cache
 from urllib.parse import unquote
@@ -113,7 +114,7 @@ def _covered(words: list[str], parts: tuple[str, ...], whole: frozenset[str]) ->
             reached.add(start + 1)
         for stop in range(start + 2, len(words) + 1):
             run = "".join(words[start:stop])
-            if run in whole or len(run) >= LEAST_RUN and any(run in part for part in parts):
+            if run in whole or (len(run) >= LEAST_RUN and any(run in part for part in parts)):
                 reached.add(stop)
     return len(words) in reached
 
@@ -122,7 +123,7 @@ def _covered(words: list[str], parts: tuple[str, ...], whole: frozenset[str]) ->
 def url_words(url: str) -> tuple[tuple[str, ...], frozenset[str]]:
     """(the words of a URL, these and each pair of neighbours written as one)."""
     parts = WORD.findall(unquote(url).casefold())
-    pairs = {first + second for first, second in zip(parts, parts[1:], strict=False)}
+    pairs = {first + second for first, second in itertools.pairwise(parts)}
     return tuple(parts), frozenset(parts) | pairs
 
 
@@ -158,8 +159,8 @@ def well_formed(line: str) -> bool:
         return False
     if any(words.count(word) > 2 for word in words):
         return False
-    repeats = any(a == b for a, b in zip(words, words[1:], strict=False))
-    pairs = list(zip(words, words[1:], strict=False))
+    repeats = any(a == b for a, b in itertools.pairwise(words))
+    pairs = list(itertools.pairwise(words))
     return not repeats and not any(a == b for a, b in zip(pairs, pairs[2:], strict=False))
 
 

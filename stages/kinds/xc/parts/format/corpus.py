@@ -25,7 +25,8 @@ TEXTS = ("trn_X", "tst_X", "Y")
 @dataclass
 class Source:
     """A dataset, but for the documents' texts: the rows of its files, its matrices (float32 csr) and filters
-    (int64 (pairs, 2)), keyed by train and test. `ids` are keyed as `texts` are."""
+    (int64 (pairs, 2)), keyed by train and test. `ids` are keyed as `texts` are.
+    """
 
     files: dict[str, Path]
     points: str

@@ -136,7 +136,7 @@ def _merged(row: Row, page: Page, where: str) -> Document:
 
 
 def _about(row: Row, url: str | None = None, uid: str | None = None) -> dict:
-    """url and uid, where they are known: a line that is a URL is its own."""
+    """Url and uid, where they are known: a line that is a URL is its own."""
     name = row.title or row.line
     known = {}
     if url or name.startswith(("http://", "https://")):
@@ -222,7 +222,8 @@ class Cutter:
 
     def _encodings(self, texts: list[str]) -> Iterator[tuple]:
         """(place, encoding) of the texts that may be too long. To tokenise a text is many times the work of
-        reading it, and most need it not: a token is a byte at least, and `most_tokens` is a closer bound."""
+        reading it, and most need it not: a token is a byte at least, and `most_tokens` is a closer bound.
+        """
         long = [n for n, text in enumerate(texts) if len(text.encode()) > self.max_tokens]
         most = self.most_tokens([texts[n] for n in long])
         long = [n for n, tokens in zip(long, most, strict=True) if tokens > self.max_tokens]

@@ -32,7 +32,7 @@ def mixed(numbers: np.ndarray) -> np.ndarray:
 
 
 def hidden_pairs(trn: csr_matrix, share: float) -> np.ndarray:
-    """bool (nnz): the pairs to withhold, `share` of all by a hash of row and column.
+    """Bool (nnz): the pairs to withhold, `share` of all by a hash of row and column.
 
     A point keeps at least one pair for training: a hidden one is a label that is missing from a row which is
     not empty, as in a real log.

@@ -158,7 +158,7 @@ def shuffled(matrix: csr_matrix, knobs: XcKnobs) -> Iterator[tuple[np.ndarray, .
 
 
 def true_elsewhere(matrix: csr_matrix, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
-    """bool (rows, columns): labels of the batch that are true of a row, but were not drawn for it."""
+    """Bool (rows, columns): labels of the batch that are true of a row, but were not drawn for it."""
     true = torch.from_numpy(matrix[rows][:, columns].toarray() > 0)
     return true.fill_diagonal_(False)
 
