@@ -6,10 +6,16 @@ in a writer's own words: those descriptions are the observed queries, each paire
 
 import importlib
 import inspect
+import json
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
 
 from stages.core.hashing import sha256_text
 
@@ -25,7 +31,21 @@ SEE_ALSO_ENTRY = re.compile(r"^(?P<names>[\w.:`~, ]+?)\s+:\s+(?P<text>\S.*(?:\n[
 
 
 def read_pydoc() -> tuple[list[dict], list[dict], list[dict]]:
-    """Documents, queries and pairs of the installed packages, in the shape that `stages.corpus` writes."""
+    """Documents, queries and pairs of the installed packages, in the shape that `stages.corpus` writes.
+
+    They are read in a process of its own: scipy, when it is imported, rewrites a docstring of numpy
+    (`numpy.sinc`), so a page would depend on what had been imported before numpy's pages were read.
+    """
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "stages.sources.pydoc"]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    documents, queries, pairs = json.loads(done.stdout)
+    return documents, queries, pairs
+
+
+def installed_pages() -> tuple[list[dict], list[dict], list[dict]]:
+    """The same, read in this process, which must not have imported any of PACKAGES."""
     pages: dict[str, dict] = {}
     aliases: dict[str, str] = {}
     related: dict[str, str] = {}
@@ -169,3 +189,9 @@ def _resolve(name: str, source: str, by_name: dict[str, list[str]]) -> str | Non
         return same.index(False) if False in same else len(same)
 
     return min(candidates, key=lambda page: (-shared(page), page.count("."), page), default=None)
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):  # what a package prints when it is imported is no part of the answer
+        rows = installed_pages()
+    json.dump(rows, sys.stdout)
