@@ -199,6 +199,7 @@ def test_what_it_writes_is_varied(skills):
         assert len(wordings) > 0.85 * 400, (skill, len(wordings))
 
 
+@pytest.mark.slow
 def test_a_thousand_briefs_give_fifteen_thousand_requests(skills):
     counts = {"positive": 85, "multi": 20, "near_miss": 10, "other": 140}
     topics = (PROMPTS / "topics.txt").read_text("utf-8").split("\n")

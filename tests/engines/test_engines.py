@@ -18,6 +18,8 @@ from stages.engines.protocol import Decoding, finished
 from tests.helpers.tiny import KINDS, WORDS, tiny_model
 from tests.helpers.workspace import ROOT
 
+pytestmark = pytest.mark.slow  # loads models
+
 SAMPLING = {"temperature": 1.0, "top_k": 100, "top_p": 0.95, "precision": "f32", "threads": 1}
 
 

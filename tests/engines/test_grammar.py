@@ -18,6 +18,8 @@ from stages.kinds.skills.parts.grammar import lark
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
 from tests.helpers.tiny import WORDS, tiny_config, tiny_tokenizer
 
+pytestmark = pytest.mark.slow  # loads models
+
 SHIPPED = Path(__file__).parents[2] / "models/shipped/small"
 SKILLS = together(
     [

@@ -32,6 +32,8 @@ from stages.tokenize import run as tokenize
 from tests.helpers.tiny import tiny_dataset, tiny_model
 from tests.helpers.workspace import ROOT
 
+pytestmark = pytest.mark.slow  # loads models
+
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):

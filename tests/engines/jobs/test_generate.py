@@ -25,6 +25,8 @@ from tests.helpers.completions import completions, decoding
 from tests.helpers.shards import read_generated, write_generated
 from tests.helpers.tiny import WORDS, tiny_model
 
+pytestmark = pytest.mark.slow  # loads models
+
 DECODING = {
     "engine": "transformers",
     "temperature": 1.0,

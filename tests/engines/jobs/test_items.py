@@ -18,6 +18,8 @@ from stages.knobs import GenerateKnobs
 from tests.helpers.completions import completions, decoding, make_project, write_corpus
 from tests.helpers.shards import read_generated, write_generated
 
+pytestmark = pytest.mark.slow  # loads models
+
 MODEL = Path("models/d/hf")
 
 

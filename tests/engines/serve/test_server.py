@@ -18,6 +18,8 @@ from stages.kinds.skills.parts.calls import parse_call
 from tests.helpers.skills_project import SKILLS, make_project
 from tests.helpers.workspace import ROOT
 
+pytestmark = pytest.mark.slow  # loads models
+
 LAMP = [{"role": "user", "content": "Switch the lamp on, please"}]
 TOOLS = [{"type": "function", "function": {"name": skill.name}} for skill in SKILLS.skills]
 # Something that a student of random weights is at for long.

@@ -13,6 +13,8 @@ from stages.student.formats.from_hf import import_base, load_state
 from stages.student.formats.litgpt import LoRAConfig, mark_only_lora_as_trainable
 from tests.helpers.tiny import tiny_model
 
+pytestmark = pytest.mark.slow  # loads models
+
 TARGETS = {f"lora_{name}": True for name in ("query", "key", "value", "projection", "mlp")}
 
 

@@ -21,6 +21,8 @@ from stages.student.formats import to_hf as export
 from tests.helpers.tiny import KINDS, tiny_model
 from tests.helpers.workspace import ROOT
 
+pytestmark = pytest.mark.slow  # loads models
+
 CASES = [(kind, tied) for kind in KINDS for tied in (False, True)]
 
 

@@ -27,6 +27,8 @@ from stages.tokenize import ARRAYS, encode
 from stages.tokenize import run as tokenize
 from tests.helpers.tiny import BOS, EOS, KINDS, tiny_dataset, tiny_model
 
+pytestmark = pytest.mark.slow  # loads models
+
 HF, PEFT, MERGED = (layout.model("d", part) for part in ("hf", "peft", "merged"))
 BASE = layout.base_model("m")
 SOME = {f"lora_{name}": False for name in ("key", "projection", "mlp")}
