@@ -7,14 +7,13 @@ of devices; with the same one and on a CPU it ends bit-equal to one that was not
 devices and strategy, or start `-m stages finetune` with torchrun or srun, also on several nodes.
 """
 
-import re
 import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from stages.core import layout
-from stages.core.files import atomic_directory, verify_manifest, write_json, write_jsonl
+from stages.core.files import atomic_directory, prune, verify_manifest, write_json, write_jsonl
 from stages.core.hashing import sha256_json
 from stages.core.processes import first_process
 from stages.knobs import FinetuneKnobs
@@ -64,7 +63,5 @@ def fingerprint(base: Path, tokens: Path, knobs: FinetuneKnobs) -> str:
 def scratch(dataset: str, mark: str) -> Path:
     """This run's scratch directory; those of other inputs are removed."""
     mine = layout.SCRATCH / f"finetune-{dataset}-{mark}"
-    for other in layout.SCRATCH.glob(f"finetune-{dataset}-*"):
-        if other != mine and re.fullmatch(rf"finetune-{re.escape(dataset)}-[0-9a-f]{{16}}", other.name):
-            shutil.rmtree(other, ignore_errors=True)
+    prune(mine)
     return mine

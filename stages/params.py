@@ -153,7 +153,8 @@ def checked(stage: Stage, values: dict, where: str) -> Knobs:
 
 def check_graph() -> None:
     """Every stage of dvc.yaml is registered, and the other way round. Raises UserError."""
-    drawn = {name for name in graph()["stages"] if name != layout.CODE_STAGE}
+    pipeline = graph()
+    drawn = {name for name in pipeline["stages"] if name != layout.CODE_STAGE}
     if unknown := sorted(drawn - STAGES.keys()):
         raise UserError(
             f"{DVC}: no kind has the stage '{unknown[0]}'{nearest(unknown[0], STAGES)}; add it to the "
@@ -161,7 +162,7 @@ def check_graph() -> None:
         )
     if missing := [name for name in STAGES if name not in drawn]:
         raise UserError(f"{DVC}: the stage '{missing[0]}' ({STAGES[missing[0]].module}) is not in the graph")
-    defaults = {name for entry in graph().get("vars") or () if isinstance(entry, dict) for name in entry}
+    defaults = {name for entry in pipeline.get("vars") or () if isinstance(entry, dict) for name in entry}
     if unset := [name for name in STAGES if name not in defaults]:
         raise UserError(
             f"{DVC}, vars: '{unset[0]}' is not in the first line; add `{unset[0]}: {{}}`, or DVC refuses the "

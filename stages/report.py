@@ -36,7 +36,8 @@ def declared(dataset: str, blocks: dict) -> list[Path]:
 
     A stage that a dataset left has its old figures in the folder still: they are not its own any more.
     """
-    entries = (params.graph()["stages"][stage.name]["do"] for stage in params.stages_of(dataset, blocks))
+    graph = params.graph()["stages"]
+    entries = (graph[stage.name]["do"] for stage in params.stages_of(dataset, blocks))
     outputs = (
         out for entry in entries for part in ("metrics", "outs", "plots") for out in entry.get(part, ())
     )
