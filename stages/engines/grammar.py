@@ -1,15 +1,8 @@
-"""Constrained decoding: a Lark grammar as masks over the tokens of a model, computed by llguidance.
-
-llguidance matches the bytes of tokens, and a tokenizer need not write a text as it is: it may lower-case, or
-put spaces in that its decoder takes out again. So the literals of the grammar are replaced by what the
-tokenizer writes for them, the model is held to the spelling that it was trained with, and in the decoded
-answer they become the grammar's own again (`restored`). Open texts need nothing: a text that a decoder takes
-spaces out of is still a text.
-"""
+"""Constrained decoding: a Lark grammar as masks over the tokens of a model, computed by llguidance."""
 
 import json
 import re
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -21,28 +14,26 @@ from stages.core.text import in_word
 from stages.core.tokenizer import TextCodec
 
 LITERAL = r'"(?:[^"\\]|\\.)*"'
-CONTENT = r'(?:[^"\\]|\\.)*"'  # of an open text, to its end
 # Else llguidance encodes bytes that must follow by themselves, and a tokenizer may write these otherwise.
 NO_FORCING = '%llguidance {"no_forcing": true}\n'
-CALL = re.compile(r"[A-Za-z_]\w*\(", re.ASCII)
+QUOTED_OR_START = re.compile(rf"({LITERAL}|/(?:[^/\\\n]|\\.)+/)|\bstart\b")
 PROMPT_WORDS = re.compile(r"^PROMPT_WORDS: .*$", re.M)  # whole words of the prompt, one after the other
 UNIT = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|.", re.S)  # an escape of JSON, or a character
 
 
 class Constraint:
-    """A grammar of calls (stages/kinds/skills/parts/grammar.py) in the spelling of one tokenizer.
+    """A grammar of calls (stages/kinds/skills/parts/grammar.py) over the tokens of one tokenizer.
 
     directory: of a model, for its tokenizer. width: number of logits, where there are more than tokens. A
     terminal PROMPT_WORDS stands for words of the prompt; how the grammar defines it is not read. Raises
-    UserError where the tokenizer cannot tell two literals apart, or cannot write one, and for a grammar that
-    llguidance does not read.
+    UserError where the tokenizer cannot write a literal, and for a grammar that llguidance does not read.
     """
 
     def __init__(self, directory: Path, grammar: str, width: int = 0):
         self.codec = TextCodec(directory)
         self.where = f"{directory}/tokenizer.json"
         self.tokenizer = self._tokenizer(width)
-        self.lark, self.back, self.openers = self._spelled(grammar)
+        self.lark = self._checked(grammar)
         self.start = self._matcher(self.lark)
         self.closers = np.array(sorted(range(self.tokenizer.vocab_size), key=self._closing))
 
@@ -82,54 +73,23 @@ class Constraint:
         begins = any(byte >= 0xC0 for byte in text)
         return not text.startswith(b'")'), text != b'"', text != b")", begins, -len(text), token
 
-    def _spelled(self, grammar: str) -> tuple[str, dict[str, str], set[str]]:
-        """(the grammar of token bytes, literals by their decoded form, decoded literals that open a text)."""
-        spelled: dict[str, str] = {}
-        back: dict[str, str] = {}
-        openers = set()
-        for quoted, text in dict.fromkeys(re.findall(rf"({LITERAL})( TEXT| PROMPT_WORDS)?", grammar)):
-            literal = _read(quoted)
-            spelled[quoted], decoded = self._written(literal)
-            if back.setdefault(decoded, literal) != literal:
+    def _checked(self, grammar: str) -> str:
+        """The grammar for this tokenizer. Raises UserError for a literal that it does not write as it is."""
+        encode = self.codec.tokenizer.encode
+        for quoted in dict.fromkeys(re.findall(LITERAL, grammar)):
+            text = f"0{_read(quoted)}"  # as within an answer: what begins a text may be cut otherwise
+            written = self.codec.decode(encode(text, add_special_tokens=False).ids)
+            if written != text:
                 raise UserError(
-                    f"{self.where} writes {back[decoded]!r} and {literal!r} of the grammar alike, as "
-                    f"{decoded!r}; rename one of them in the skill files, or take another base"
+                    f"{self.where} writes {text[1:]!r} of the grammar as {written[1:]!r}; take a base whose "
+                    "tokenizer keeps case, blanks and all letters, or rename it in the skill files"
                 )
-            if text:
-                openers.add(decoded)
-        lark = re.sub(LITERAL, lambda match: _quoted(spelled[match[0]]), grammar)
-        return f"{lark.rstrip()}\n{NO_FORCING}", back, openers
-
-    def _written(self, literal: str) -> tuple[str, str]:
-        """The bytes of a literal's tokens as a text, and what these decode to, both as within an answer.
-
-        A call begins an answer; anything else comes after a value, and a digit after what ends in no quote.
-        """
-        before, after = "" if CALL.match(literal) else "0", "0" if literal[-1] in "=-+." else ""
-        ids, start = (
-            self.codec.tokenizer.encode(text, add_special_tokens=False).ids
-            for text in (before + literal + after, before)
-        )
-        raw, decoded = (
-            read(ids).removeprefix(read(start)).removesuffix(after)
-            for read in (self.tokenizer.decode_str, self.codec.decode)
-        )
-        if not decoded or any(self.tokenizer.is_special_token(token) for token in ids):
-            raise UserError(f"{self.where} has no tokens for {literal!r} of the grammar; take another base")
-        return raw, decoded
-
-    def restored(self, text: str) -> str:
-        """A decoded answer with the literals of the grammar in their own spelling."""
-        return self._literals.sub(lambda match: self.back[match[1] or match[2]] + (match[3] or ""), text)
-
-    @cached_property
-    def _literals(self) -> re.Pattern:
-        longest = sorted(self.back, key=len, reverse=True)
-        closed, opened = (
-            "|".join(re.escape(literal) for literal in longest if (literal in self.openers) == opens)
-            for opens in (False, True)
-        )
-        return re.compile(f"({closed or '(?!)'})|({opened or '(?!)'})({CONTENT})")
+        # Llama 2's tokenizer puts a blank before each text, which its decoder takes off again
+        blank = self.tokenizer.decode_str(encode("a", add_special_tokens=False).ids).removesuffix("a")
+        if blank:
+            grammar = QUOTED_OR_START.sub(lambda match: match[1] or "answer", grammar)
+            grammar = f"{grammar.rstrip()}\nstart: {json.dumps(blank)} answer"
+        return f"{grammar.rstrip()}\n{NO_FORCING}".replace("\x7f", r"\u007f")  # llguidance wants it so
 
 
 @lru_cache(maxsize=16)  # a server is given grammars by its clients
@@ -237,7 +197,3 @@ def _read(quoted: str) -> str:
     if not literal:
         raise UserError('grammar: the literal "" is empty; write `x?` for what may be left out')
     return literal
-
-
-def _quoted(literal: str) -> str:
-    return json.dumps(literal, ensure_ascii=False).replace("\x7f", r"\u007f")  # llguidance wants it so

@@ -75,8 +75,7 @@ class OpenaiEngine:
             choice = reply.choices[0]
             reason = "length" if choice.finish_reason == "length" else "stop"
             used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
-            text = held.restored(choice.text) if held else choice.text
-            generation = Generation(index, text, reason, len(ids[index]), used, *means(choice))
+            generation = Generation(index, choice.text, reason, len(ids[index]), used, *means(choice))
             return generation, raw.headers
 
         yield from PacedCalls(answer, self.url, sampling.batch_size).answers(len(ids))

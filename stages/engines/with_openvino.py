@@ -73,8 +73,7 @@ class OpenvinoEngine:
         held, rest = constraint(self.directory, grammar), []
         for index, (tokens, logprobs) in self._decoded(ids, sampling, seeds):
             if obeys(held, prompts[index], tokens, sampling.max_new_tokens):
-                answer = finished(self.codec, index, ids[index], tokens, logprobs)
-                yield answer._replace(text=held.restored(answer.text))
+                yield finished(self.codec, index, ids[index], tokens, logprobs)
             else:
                 rest.append(index)
         if rest:

@@ -57,8 +57,7 @@ class TransformersEngine:
                 batch_ids, batch_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
                 decoded = self._batch(batch_ids, width, sampling, batch_seeds, constrained)
                 for index, (tokens, logprobs) in zip(batch, decoded, strict=True):
-                    answer = finished(self.codec, index, ids[index], tokens, logprobs)
-                    yield answer._replace(text=held.restored(answer.text)) if held else answer
+                    yield finished(self.codec, index, ids[index], tokens, logprobs)
 
     @torch.inference_mode()
     def _batch(

@@ -58,7 +58,7 @@ class VllmEngine:
             for output in self.engine.step():
                 if output.finished:
                     running -= 1
-                    yield self._answer(output, ids, held)
+                    yield self._answer(output, ids)
 
     def _params(self, sampling: Decoding, seed: int, structured: dict):
         return self.vllm.SamplingParams(
@@ -74,12 +74,11 @@ class VllmEngine:
             **structured,
         )
 
-    def _answer(self, output, ids: list[list[int]], held: Constraint | None) -> Generation:
+    def _answer(self, output, ids: list[list[int]]) -> Generation:
         index, (completion,) = int(output.request_id), output.outputs
         tokens = list(completion.token_ids)
         logprobs = [near[token].logprob for token, near in zip(tokens, completion.logprobs, strict=True)]
-        answer = finished(self.codec, index, ids[index], tokens, logprobs)
-        return answer._replace(text=held.restored(answer.text)) if held else answer
+        return finished(self.codec, index, ids[index], tokens, logprobs)
 
 
 def _structured(held: Constraint | None, prompt: str) -> dict:

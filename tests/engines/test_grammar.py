@@ -15,12 +15,11 @@ from stages.engines.load import open_engine
 from stages.engines.protocol import Decoding
 from stages.kinds.skills.parts.calls import Call, is_verbatim, write_call
 from stages.kinds.skills.parts.grammar import lark
-from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
+from stages.kinds.skills.parts.schema import Parameter, Skill, together
 from tests.helpers.tiny import WORDS, tiny_config, tiny_tokenizer
 
 pytestmark = pytest.mark.slow  # loads models
 
-SHIPPED = Path(__file__).parents[2] / "models/shipped/small"
 SKILLS = together(
     [
         Skill(name="weather", description="", parameters={"location": Parameter()}),
@@ -100,15 +99,13 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     gpt2 = tiny_tokenizer().backend_tokenizer.to_str()
     llama = llama_tokenizer().to_str()
-    shipped = (SHIPPED / "tokenizer.json").read_text("utf-8")
     return {
-        "shipped": model_with(shipped, root / "shipped", 0),
         "gpt2": model_with(gpt2, root / "gpt2", 1),
         "llama": model_with(llama, root / "llama", 2),
     }
 
 
-KINDS = ("shipped", "gpt2", "llama")
+KINDS = ("gpt2", "llama")
 
 
 def decoding(**knobs) -> Decoding:
@@ -164,27 +161,14 @@ def test_what_a_student_is_trained_to_write_is_allowed(models, kind, call):
         assert allowed[token] and not allowed[eos], codec.tokenizer.id_to_token(token)
         assert row.take(token) == token
     assert row.allowed().nonzero()[0].tolist() == [eos]
-    made = SKILLS.checked(held.restored(codec.decode(ids)))
-    own = {
-        name for name, parameter in SKILLS.by_name[call.name].parameters.items() if parameter.type == "string"
-    }
-    assert made.name == call.name and list(made.arguments) == list(call.arguments)
-    for name, value in call.arguments.items():
-        if (
-            kind == "shipped" and name in own
-        ):  # a text goes through the tokenizer: lower case, some spaces gone
-            assert made.arguments[name].replace(" ", "") == value.lower().replace(" ", "")
-        else:
-            assert made.arguments[name] == value and type(made.arguments[name]) is type(value)
+    made = SKILLS.checked(codec.decode(ids))
+    assert made == call and [*map(type, made.arguments.values())] == [*map(type, call.arguments.values())]
 
 
-def test_the_grammar_is_spelled_as_the_tokenizer_writes(models):
-    held = constraint(models["shipped"], GRAMMAR)
-    assert r'" weather( location=\""' in held.lark and r'", nice=- "' in held.lark.replace("( ", "(")
-    assert held.restored('runapp(program="runapp(x", asuser="don\'t know", in_background=true)') == (
-        'runApp(program="runapp(x", asUser="don\'t know", in_background=True)'
-    )
+def test_the_grammar_stays_as_it_is_but_for_a_blank_that_the_tokenizer_puts_first(models):
     assert constraint(models["gpt2"], GRAMMAR).lark.startswith(GRAMMAR)
+    held = constraint(models["llama"], 'start: "start(" /start "?/ start | ")"').lark
+    assert held.startswith('answer: "start(" /start "?/ answer | ")"\nstart: " " answer\n')
 
 
 PLACES = together(
@@ -261,23 +245,17 @@ def test_chunks_together_are_the_text(text):
     assert "".join(chunks(text)) == text
 
 
-def skills_with(**parameters: Parameter) -> Skills:
-    return together([Skill(name="notes", description="", parameters=parameters)])
+def test_a_tokenizer_that_lower_cases_is_the_users_to_replace(models, tmp_path):
+    from tokenizers import Tokenizer, normalizers
 
-
-@pytest.mark.parametrize(
-    "skills",
-    [
-        skills_with(action=Parameter(type="enum", values=("add", "Add"))),
-        skills_with(note=Parameter(optional=True), Note=Parameter(optional=True)),
-        together([Skill(name=name, description="") for name in ("Notes", "notes")]),
-    ],
-    ids=["values", "parameters", "skills"],
-)
-def test_names_that_a_tokenizer_cannot_tell_apart_are_the_users_to_mend(models, skills):
-    Constraint(models["gpt2"], lark(skills))
-    with pytest.raises(UserError, match="(?i)tokenizer.json writes .*notes.* alike, as .*rename one of them"):
-        Constraint(models["shipped"], lark(skills))
+    core = Tokenizer.from_file(str(models["gpt2"] / "tokenizer.json"))
+    core.normalizer = normalizers.Lowercase()
+    core.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 1}')
+    with pytest.raises(
+        UserError, match=r"writes 'runApp\(program=\"' of the grammar as 'runapp\(.*keeps case"
+    ):
+        Constraint(tmp_path, GRAMMAR)
 
 
 def test_letters_without_a_token_are_the_users_to_mend(tmp_path):
@@ -290,7 +268,7 @@ def test_letters_without_a_token_are_the_users_to_mend(tmp_path):
     core.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text('{"eos_token_id": 0}')
     Constraint(tmp_path, lark(together([Skill(name="n", description="")])))
-    with pytest.raises(UserError, match="no tokens for 'news\\(\\)'"):
+    with pytest.raises(UserError, match="writes 'news\\(\\)' of the grammar as"):
         Constraint(tmp_path, lark(together([Skill(name="news", description="")])))
 
 
@@ -325,7 +303,7 @@ def test_a_bad_grammar_and_too_few_tokens_are_the_users_to_mend(models):
 )
 def test_a_grammar_of_a_clients_own_is_understood_or_theirs_to_mend(models, grammar, told):
     sampling = decoding(max_new_tokens=8, batch_size=1)
-    engine = open_engine(models["shipped"], sampling)
+    engine = open_engine(models["gpt2"], sampling)
     if told is None:
         (answer,) = engine.generate(["plot"], sampling, [1], f"{grammar}\n")
         assert answer.text.replace(".", "").isdigit() or set(answer.text) == {"a"}
@@ -417,7 +395,7 @@ def test_vllm_gets_the_grammar_of_the_tokens(models, monkeypatch):
     made, asked = [], []
 
     class FakeEngine:
-        """Answers what the shipped student would be trained to write."""
+        """Answers what a student would be trained to write."""
 
         @classmethod
         def from_engine_args(cls, arguments):
@@ -433,7 +411,7 @@ def test_vllm_gets_the_grammar_of_the_tokens(models, monkeypatch):
         def step(self):
             name, params = asked.pop()
             given.append(params.get("structured_outputs"))
-            (tokens,) = TextCodec(models["shipped"]).answers(['runApp(program="Ed")'])
+            (tokens,) = TextCodec(models["gpt2"]).answers(['runApp(program="Ed")'])
             logprobs = [{token: types.SimpleNamespace(logprob=-1.0)} for token in tokens]
             done = types.SimpleNamespace(token_ids=tokens, logprobs=logprobs)
             return [types.SimpleNamespace(request_id=name, finished=True, outputs=[done])]
@@ -449,13 +427,13 @@ def test_vllm_gets_the_grammar_of_the_tokens(models, monkeypatch):
         module.__dict__.update(members)
         monkeypatch.setitem(sys.modules, name, module)
     sampling = Decoding(engine="vllm", precision="bf16")
-    engine = open_engine(models["shipped"], sampling)
+    engine = open_engine(models["gpt2"], sampling)
     (plain,) = engine.generate(["plot"], sampling, [1])
     (answer,) = engine.generate(["plot"], sampling, [1], GRAMMAR)
     list(engine.generate(["plot"], sampling, [1], lark(PLACES)))
-    assert plain.text == 'runapp(program="ed")' and answer.text == 'runApp(program="ed")'
-    calls, words = (constraint(models["shipped"], own).lark_for("plot") for own in (GRAMMAR, lark(PLACES)))
-    assert given == [None, {"grammar": calls}, {"grammar": words}] and '[" ", "plot"]' in words
+    assert plain.text == 'runApp(program="Ed")' and answer.text == 'runApp(program="Ed")'
+    calls, words = (constraint(models["gpt2"], own).lark_for("plot") for own in (GRAMMAR, lark(PLACES)))
+    assert given == [None, {"grammar": calls}, {"grammar": words}] and '["plot"]' in words
     assert [own["structured_outputs_config"] for own in made] == [{"backend": "guidance"}]
 
 
@@ -479,18 +457,18 @@ def test_openai_gets_the_grammar_in_the_field_of_vllm(models, monkeypatch):
 
         def create(self, **body):
             asked.append(body)
-            choice = types.SimpleNamespace(text='runapp(program="ed")', finish_reason="stop", logprobs=None)
+            choice = types.SimpleNamespace(text='runApp(program="Ed")', finish_reason="stop", logprobs=None)
             reply = types.SimpleNamespace(choices=[choice], usage=None)
             return types.SimpleNamespace(parse=lambda: reply, headers={})
 
     monkeypatch.setattr(with_openai.openai, "OpenAI", Client)
     sampling = Decoding(engine="openai", base_url="http://localhost/v1", served_model="m", top_k=4)
-    engine = open_engine(models["shipped"], sampling)
+    engine = open_engine(models["gpt2"], sampling)
     (plain,), (answer,), _ = (
         [*engine.generate(["plot"], sampling, [1], grammar)] for grammar in (None, GRAMMAR, lark(PLACES))
     )
-    assert plain.text == 'runapp(program="ed")' and answer.text == 'runApp(program="ed")'
+    assert plain.text == 'runApp(program="Ed")' and answer.text == 'runApp(program="Ed")'
     assert asked[0]["extra_body"] == {"top_k": 4}
     for body, grammar in zip(asked[1:], (GRAMMAR, lark(PLACES)), strict=True):
-        expected = constraint(models["shipped"], grammar).lark_for("plot")
+        expected = constraint(models["gpt2"], grammar).lark_for("plot")
         assert body["extra_body"] == {"top_k": 4, "structured_outputs": {"grammar": expected}}

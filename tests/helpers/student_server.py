@@ -24,7 +24,7 @@ TOOLS = [{"type": "function", "function": {"name": name}} for name in ("weather"
 class Saying:
     """An engine that says one text to all; it remembers what it was asked, and can be held up."""
 
-    def __init__(self, text: str = 'weather(location="new york")'):
+    def __init__(self, text: str = 'weather(location="New York")'):
         self.text, self.asked, self.gate = text, [], threading.Event()
         self.gate.set()
 

@@ -1,5 +1,9 @@
 """Tiny seeded Hugging Face models with a real tokenizer, saved to disk: what tests use in place of a hub."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 KINDS = ("pythia", "llama", "mistral", "qwen2", "qwen3", "phi3")
@@ -38,6 +42,15 @@ def tiny_tokenizer(vocab: int = 512, bos: bool = False):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS)
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
     return tokenizer
+
+
+@cache
+def tokenizer_folder() -> str:
+    """A directory with the files of `tiny_tokenizer`, one for all tests of a process."""
+    directory = tempfile.mkdtemp(prefix="tiny-tokenizer-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
 
 
 def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
@@ -83,7 +96,7 @@ def tiny_model(
     """Save a seeded random model of `kind` and its tokenizer in `directory`; returns it.
 
     Weights are larger than at a usual start (biases and norms are random too), so that a mistake in any of
-    them shows in the logits. A tied pythia has serial residuals, as the shipped base has. Llama adds BOS.
+    them shows in the logits. A tied pythia has serial residuals, Llama adds BOS.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig

@@ -6,7 +6,7 @@ from stages.kinds.skills.parts.briefs import about
 from stages.kinds.skills.parts.calls import write_call
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.schema import Skills
-from stages.kinds.skills.parts.task import understood
+from stages.kinds.skills.parts.task import called
 
 
 def served(dataset: str) -> Served | None:
@@ -27,11 +27,11 @@ def served(dataset: str) -> Served | None:
 
 
 def reading(text: str, request: str, skills: Skills) -> Reading:
-    """A student's text as a call, spelt as in the request. A text that is no call stays as it is.
+    """A student's text as a call. A text that is no call stays as it is.
 
     A call of the fallback is text, too: a client that offered tools has nothing to call for it.
     """
-    call = understood(text, request, skills)
+    call = called(text)
     if call is None:
         return Reading(text, None)
     return Reading(write_call(call), None if call.name == skills.fallback else call)

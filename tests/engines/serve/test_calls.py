@@ -24,7 +24,7 @@ def workplace(tmp_path, monkeypatch):
 # --- calls --------------------------------------------------------------------------------------------------
 
 
-def test_a_call_is_text_or_a_tool_call_spelt_as_in_the_request():
+def test_a_call_is_text_or_a_tool_call():
     served = student()
     reply = chat(served, Saying()).choices[0]
     assert reply.message.content == 'weather(location="New York")' and reply.finish_reason == "stop"
@@ -39,7 +39,7 @@ def test_a_call_is_text_or_a_tool_call_spelt_as_in_the_request():
     ("text", "fields", "content"),
     [
         ("other()", {"tools": TOOLS}, "other()"),
-        ("OTHER( )", {"tools": TOOLS}, "other()"),
+        ("other( )", {"tools": TOOLS}, "other()"),
         ("no call (at all", {"tools": TOOLS}, "no call (at all"),
         ('weather(location="a")', {"tools": TOOLS[1:]}, 'weather(location="a")'),  # not among those named
         ('weather(location="a")', {"tools": TOOLS, "tool_choice": "none"}, 'weather(location="a")'),

@@ -131,7 +131,7 @@ def test_all_but_latency_is_the_same_again(house):
     assert before.keys() == after.keys() and changed <= {"metrics.json"}
 
 
-def test_the_grammar_writes_calls_in_the_spelling_of_the_request(house):
+def test_the_grammar_writes_calls(house):
     evaluated(latency_requests=0)
     rows = read_json(Path("reports/d/figures/samples.json"))
     assert {row["user"] for row in rows} == {document(n)["text"] for n in range(12)}
@@ -142,15 +142,11 @@ def test_the_grammar_writes_calls_in_the_spelling_of_the_request(house):
 
 
 def test_written_calls_are_read_as_in_serving():
-    from stages.kinds.skills.parts.schema import Parameter, Skill, together
-    from stages.kinds.skills.parts.task import in_own_spelling
+    from stages.kinds.skills.parts.task import as_served
 
-    parameters = {"location": Parameter(optional=True)}
-    known = together([Skill(name="Weather", description="", parameters=parameters)])
-    request = "Weather in New York?"
-    for text in ('weather(location="new york")', "### Assistant: weather(location='NEW YORK')"):
-        assert in_own_spelling(text, request, known) == 'Weather(location="New York")'
-    assert in_own_spelling("so\nweather()", request, known) == "so\nweather()"
+    for text in ('weather(location="New York")', "### Assistant: weather(location='New York')"):
+        assert as_served(text) == 'weather(location="New York")'
+    assert as_served("so\nweather()") == "so\nweather()"
 
 
 def test_requests_are_the_asked_ones_lowest_hash_first(house):

@@ -18,7 +18,7 @@ from stages.core.files import (
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.format.texts import find, lines_of
 from tests.helpers.cli import invoke
-from tests.helpers.workspace import ROOT
+from tests.helpers.tiny import tokenizer_folder
 from tests.helpers.xc_fixture import orcas, wiki
 
 CORPUS, MAPPED, XC = (Path("data/d") / name for name in ("corpus", "mapped", "xc"))
@@ -30,7 +30,7 @@ def in_tmp(tmp_path, monkeypatch):
 
 
 def read_corpus(folder: str, points: str, hidden: float = 0) -> None:
-    tokenizer = str(ROOT / "models/shipped/small")
+    tokenizer = tokenizer_folder()
     options = ["--path", folder, "--points", points, "--tokenizer", tokenizer, "--hidden_pairs", str(hidden)]
     result = invoke("corpus_xc", ["d", *options])
     assert result.exit_code == 0, result.output
@@ -108,7 +108,7 @@ def test_a_packed_folder_is_a_source_again(points, make):
     packed(points, make)
     before = {name: read_jsonl(CORPUS / f"{name}.jsonl") for name in ("queries", "pairs", "filters")}
     # The metadata is not packed: the lines are then all the text.
-    options = ["--path", str(XC), "--points", points, "--tokenizer", str(ROOT / "models/shipped/small")]
+    options = ["--path", str(XC), "--points", points, "--tokenizer", tokenizer_folder()]
     result = invoke("corpus_xc", ["e", *options, "--hidden_pairs", "0", "--metadata", "none"])
     assert result.exit_code == 0, result.output
     for name, rows in before.items():

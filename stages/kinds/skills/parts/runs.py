@@ -18,7 +18,7 @@ from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import Judged, judge, score
-from stages.kinds.skills.parts.task import in_own_spelling
+from stages.kinds.skills.parts.task import as_served
 
 STUDENTS = ("base", "student", "student_grammar")
 
@@ -68,10 +68,7 @@ def score_students(
         answers = _generate(directory, decoding, fitting, grammars, knobs.latency_requests)
         for name, (texts, latencies) in answers.items():
             left = iter(texts)
-            calls = [
-                in_own_spelling(next(left), row["text"], skills) if fit else ""
-                for row, fit in zip(rows, fits, strict=True)
-            ]
+            calls = [as_served(next(left)) if fit else "" for fit in fits]
             systems[name] = scored(calls, gold, skills, knobs, latencies, fits.count(False))
     return {name: systems[name] for name in names}
 

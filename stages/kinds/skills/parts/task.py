@@ -5,8 +5,6 @@ Pure functions, like those of `queries`. A document is a request: its text is wh
 the same as leaving an argument out, where there are any.
 """
 
-from collections.abc import Iterable
-
 from pydantic import BaseModel, Field
 
 from stages.core.records import Document
@@ -17,11 +15,10 @@ from stages.kinds.skills.parts.calls import (
     call_or_none,
     parse_call,
     same_as_left_out,
-    span,
     write_call,
 )
 from stages.kinds.skills.parts.match import normalised_match
-from stages.kinds.skills.parts.schema import Parameter, Skills
+from stages.kinds.skills.parts.schema import Skills
 from stages.teacher.structured import stated
 
 LEFT_OUT = "written as the known call is"  # why a call that is not rejected is left out
@@ -55,6 +52,12 @@ def called(line: str) -> Call | None:
     for before in WRAPPING:
         line = line.removeprefix(before).strip()
     return call_or_none(line)
+
+
+def as_served(text: str) -> str:
+    """The text of the call that a student wrote, without what is around it; what is none stays as it is."""
+    call = called(text)
+    return text if call is None else write_call(call)
 
 
 def parse(text: str) -> list[str]:
@@ -100,59 +103,6 @@ def _essential(call: Call, defaults: dict[str, Value]) -> Call:
         if not same_as_left_out(value, defaults.get(name))
     }
     return Call(call.name, arguments)
-
-
-def understood(text: str, request: str, skills: Skills) -> Call | None:
-    """The call that a student wrote for a request, as it is served and scored; None where it is no call."""
-    call = called(text)
-    return None if call is None else respelled(call, request, skills)
-
-
-def in_own_spelling(text: str, request: str, skills: Skills) -> str:
-    """The text of the call that a student wrote, as it is served; what is no call stays as it is."""
-    call = understood(text, request, skills)
-    return text if call is None else write_call(call)
-
-
-def respelled(call: Call, request: str, skills: Skills) -> Call:
-    """The call with the spelling that its words have elsewhere: students of some bases write lower case only.
-
-    Names and the values of an enum are spelt as in the schema; a text value that stands in the request,
-    whatever its case and spacing, as it is there, except that `5 * 7` does not become `5*7`: spaces are the
-    student's unless the words are the same.
-    """
-    skill = _alike(call.name, skills.by_name)
-    if skill is None:
-        return call
-    parameters, arguments = skills.by_name[skill].parameters, {}
-    for name, value in call.arguments.items():
-        spelt = _alike(name, parameters) or name
-        arguments[spelt] = _respelled(value, parameters[spelt], request) if spelt in parameters else value
-    return Call(skill, arguments)
-
-
-def _respelled(value: Value, parameter: Parameter, request: str) -> Value:
-    if not isinstance(value, str):
-        return value
-    if parameter.type == "enum":
-        return _alike(value, parameter.values) or value
-    place = span(value, request)
-    if place is None:
-        return value
-    words = request[slice(*place)]
-    if words.casefold().split() == value.casefold().split():
-        return words
-    letters = "".join(words.split())
-    if len(letters) != len("".join(value.split())):  # ß and ss
-        return value
-    letter = iter(letters)
-    return "".join(char if char.isspace() else next(letter) for char in value)
-
-
-def _alike(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is this one, or else the first that differs in case only."""
-    alike = [other for other in known if other.casefold() == name.casefold()]
-    return name if name in alike else next(iter(alike), None)
 
 
 TASK = Task(

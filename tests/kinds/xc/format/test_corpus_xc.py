@@ -13,10 +13,10 @@ from stages.core.files import read_json, read_jsonl, verify_manifest
 from stages.kinds.xc.corpus_xc import check_source
 from stages.kinds.xc.knobs import CorpusXcKnobs
 from tests.helpers.cli import invoke
-from tests.helpers.workspace import ROOT
+from tests.helpers.tiny import tokenizer_folder
 from tests.helpers.xc_fixture import EMPTY, TWIN, orcas, orcas_made, put, wiki, write
 
-TOKENIZER = str(ROOT / "models/shipped/small")
+TOKENIZER = tokenizer_folder()
 SOURCE, CORPUS = Path("source"), Path("data/d/corpus")
 
 
