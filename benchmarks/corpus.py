@@ -24,7 +24,7 @@ import orjson
 from scipy.sparse import csr_matrix, save_npz
 
 ROOT = Path(__file__).resolve().parent.parent
-TOKENIZER = ROOT / "models/shipped/small"
+TOKENIZER = ROOT / "models/base/smol"  # dvc repro base_package@smol
 READ = """
 import sys, time
 from collections import Counter

@@ -6,9 +6,9 @@ docs/guide/scale.md reckons apart). Then the stages run in that folder. What cos
 replayed. The teacher's answers are written into the store beforehand, and `collect` finds all of them there.
 The rows of `generate` come from a student that answers at once, and lie in its scratch files when it is
 measured: it lays out its shards, finds them finished, parses and writes them.
-`student`, up to --real documents, is `generate` with a model of 5.8M parameters (`models/shipped/small` as it
-is) that writes 24 tokens a document. `corpus` is the import from a folder of files, with near-duplicates; the
-rest of the chain stands on `corpus_xc`.
+`student`, up to --real documents, is `generate` with a model of 135M parameters (the base `smol` as it is:
+dvc repro base_package@smol) that writes 24 tokens a document. `corpus` is the import from a folder of files,
+with near-duplicates; the rest of the chain stands on `corpus_xc`.
 
 Per stage: seconds, CPU seconds, documents a second, peak memory, bytes written for each document. Stages
 can be run alone, for their inputs are kept in --folder; the figures of earlier calls are shown with the new.
@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ROOT / "models/shipped/small"
+SMALL = ROOT / "models/base/smol"
 TEACHER, SHARD = "replayed-teacher", 10_000
 TEACHER_PROMPT = """# System
 You write the search queries that people type when they look for a web page.
@@ -58,7 +58,7 @@ def steps(rows: int) -> dict[str, tuple[list[str], str]]:
         "[answers]": ("", ""),
         "collect": ("collect d", "data/d/responses.jsonl"),
         "convert": ("convert d", "data/d/litgpt"),
-        "tokenize": ("tokenize d --base small", "data/d/tokens"),
+        "tokenize": ("tokenize d --base smol", "data/d/tokens"),
         "student": (f"{generate} 24", "data/d/generated"),
         "[replay]": (f"{generate} 32", ""),
         "generate": (f"{generate} 32", "data/d/generated"),
@@ -177,7 +177,7 @@ def prepare(folder: Path) -> None:
     (folder / "prompts/d/teacher.md").write_text(TEACHER_PROMPT)
     (folder / "prompts/d/student.md").write_text(STUDENT_PROMPT)
     (folder / "params.yaml").write_text(PARAMS)
-    for name in ("models/base/small", "models/d/hf"):
+    for name in ("models/base/smol", "models/d/hf"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(SMALL)

@@ -60,6 +60,15 @@ class Workspace:
         made.commit("a project with two tiny datasets")
         return made
 
+    def use_packages(self, *names: str) -> dict:
+        """The project's own blocks of `base_package`, with the wheels that set-up has fetched."""
+        own = YAML(typ="safe").load(ROOT / "params.yaml")["base_package"]
+        folder = self.directory / "data/packages"
+        folder.mkdir(parents=True)
+        for wheel in (ROOT / "data/packages").glob("*.whl"):
+            (folder / wheel.name).symlink_to(wheel)
+        return {name: own[name] for name in names}
+
     def add_document(self, dataset: str, subject: str) -> None:
         """A document and a query that was observed for it."""
         folder = self.directory / "sources" / dataset

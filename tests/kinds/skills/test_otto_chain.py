@@ -1,7 +1,6 @@
 """Skill calling, made small: from skill files to scores, in a real project; and what a decision changes."""
 
 import json
-import shutil
 
 import pytest
 from ruamel.yaml import YAML
@@ -23,8 +22,7 @@ SYSTEMS = ("base", "student", "student_grammar", "teacher")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Workspace:
     made = Workspace.create(tmp_path_factory.mktemp("otto") / "project", "embedded")
-    shutil.copytree(ROOT / "models/shipped/small", made.directory / "models/shipped/small")
-    blocks = {stage: {} for stage in params.STAGES} | {"base": {"small": {"path": "models/shipped/small"}}}
+    blocks = {stage: {} for stage in params.STAGES} | {"base_package": made.use_packages("smol")}
     own = YAML(typ="safe").load(ROOT / "prompts/otto/params.yaml")
     for stage, datasets in own.items():
         for dataset, knobs in datasets.items():

@@ -1,7 +1,5 @@
 """ORCAS and WikiHierarchy, made small: from their files to the gain, in a real project."""
 
-import shutil
-
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
@@ -16,7 +14,7 @@ pytestmark = pytest.mark.slow
 MAKERS = {"orcas": orcas, "wikihierarchy": wiki}
 SMALL = {  # instead of a 7B model, GPT-4 and a million rows
     "corpus_xc": {
-        "tokenizer": "models/base/small",
+        "tokenizer": "models/base/smol",
         "max_tokens": 80,
         "val_share": 0.1,
         "test_share": 0.1,
@@ -25,7 +23,7 @@ SMALL = {  # instead of a 7B model, GPT-4 and a million rows
     "prompt": {"model": "embedded-rules-1"},
     "collect": {"base_url": "embedded", "max_dollars": None},
     "tokenize": {"max_length": 512},
-    "finetune": {"batch_size": 8, "micro_batch_size": 8, "epochs": 2, "lr": 0.004, "warmup_steps": 4},
+    "finetune": {"batch_size": 8, "micro_batch_size": 8, "epochs": 2, "lr": 0.001, "warmup_steps": 4},
     "export": {"parity_tolerance": 0.01},
     "generate": {"engine": "openvino", "shards": 2, "max_new_tokens": 80, "temperature": 0.3},
     "baseline": {"engine": "openvino", "shards": 2, "max_new_tokens": 80, "temperature": 0.3},
@@ -38,14 +36,13 @@ SMALL = {  # instead of a 7B model, GPT-4 and a million rows
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Workspace:
     made = Workspace.create(tmp_path_factory.mktemp("skim") / "project", "embedded")
-    shutil.copytree(ROOT / "models/shipped/small", made.directory / "models/shipped/small")
-    blocks = {stage: {} for stage in params.STAGES} | {"base": {"small": {"path": "models/shipped/small"}}}
+    blocks = {stage: {} for stage in params.STAGES} | {"base_package": made.use_packages("smol")}
     for dataset in MAKERS:
         own = YAML(typ="safe").load(ROOT / "prompts" / dataset / "params.yaml")
         for stage in own:
             knobs = own[stage][dataset] | SMALL.get(stage, {})
             if "base" in knobs:
-                knobs["base"] = "small"
+                knobs["base"] = "smol"
             blocks[stage][dataset] = {key: value for key, value in knobs.items() if value is not None}
         blocks["finetune"][dataset]["precision"] = "bf16-mixed"
     made.write_params(blocks)
