@@ -19,7 +19,7 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, prune, read_text, verify_manifest
 from stages.core.hashing import model_fingerprint, sha256_json, stable_integer, stable_unit
 from stages.core.prompts import Template, render
-from stages.core.records import Document
+from stages.core.records import Document, choose
 from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
@@ -102,7 +102,7 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
     """A row for each document to write for: document_id, prompt and the seeds of its samples."""
     template, codec = Template(layout.prompt(dataset, "student")), TextCodec(model)
     context = context_of(model)
-    documents = chosen(dataset, knobs.share)
+    documents = chosen(dataset, knobs.share, knobs.test_documents)
     while block := list(islice(documents, BLOCK)):
         prompts = [render(template, document) for document in block]
         for document, prompt, ids in zip(block, prompts, codec.prompts(prompts), strict=True):
@@ -117,13 +117,17 @@ def work(dataset: str, model: Path, knobs: GenerateKnobs) -> Iterator[dict]:
             yield {"document_id": name, "prompt": prompt, "seeds": seeds}
 
 
-def chosen(dataset: str, share: float) -> Iterator[Document]:
-    """The documents to write for: held-out ones, and of those for training and validation a share by hash."""
+def chosen(dataset: str, share: float, test_documents: int) -> Iterator[Document]:
+    """The documents to write for: held-out ones, and of those for training and validation a share by hash.
+
+    Of the held-out ones the first `test_documents` (0: all), as `prompt` chooses them.
+    """
     verify_manifest(layout.corpus(dataset))
-    fields = ("id", "title", "text", "metadata", "split")
-    for document in iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields):
+    path, fields = layout.corpus(dataset) / "documents.jsonl", ("id", "title", "text", "metadata", "split")
+    held_out = choose(iter_jsonl(path, fields), {"test": test_documents})[0]["test"]
+    for document in iter_jsonl(path, fields):
         known = document["split"] in ("train", "val") and stable_unit("share", document["id"]) < share
-        if document["split"] == "test" or known:
+        if document["id"] in held_out or known:
             yield document
 
 

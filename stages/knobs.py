@@ -139,6 +139,7 @@ class GenerateKnobs(Decoding):
     )
     shards: int = Field(8, ge=1, description="files in the output; also the unit of regeneration")
     share: float = Field(1.0, ge=0, le=1, description="share of the pages not held out, by hash of the id")
+    test_documents: int = Field(0, ge=0, description="held-out pages: those that `prompt` asks for; 0 = all")
     n: int = Field(1, ge=1, description="samples a document")
     seed: int = Field(0, ge=0)
     grammar: bool = Field(False, description="hold answers to the grammar of the dataset's skills")

@@ -19,30 +19,12 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
 from stages.core.hashing import sha256_text, stable_integer
 from stages.core.prompts import BracesTemplate, Template, messages, render
-from stages.core.records import Document, KeyedRequest
+from stages.core.records import Document, KeyedRequest, choose
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
 from stages.teacher.prices import TOKEN_COUNT, price_of, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
-
-
-def choose(documents: Iterable[dict], limits: dict[str, int]) -> tuple[dict[str, set[str]], int]:
-    """(the ids of the documents to ask about by split, the number of documents there are).
-
-    For each split the first `limits[split]` (0 = all) in the order of a hash of their id. The documents are
-    read once and none is kept: there may be millions.
-    """
-    ranked: dict[str, list[tuple[int, str]]] = {split: [] for split in limits}
-    total = 0
-    for document in documents:
-        total += 1
-        if document["split"] in ranked:
-            ranked[document["split"]].append((stable_integer("prompt", document["id"]), document["id"]))
-    chosen = {
-        split: {name for _, name in sorted(own)[: limits[split] or None]} for split, own in ranked.items()
-    }
-    return chosen, total
 
 
 def asked_of(template: Template | BracesTemplate, document: Document) -> list[dict]:

@@ -4,7 +4,10 @@ What is NotRequired stands in a row only where it applies. Files that people bri
 read those say which fields they need (`iter_jsonl(path, required)`).
 """
 
+from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
+
+from stages.core.hashing import stable_integer
 
 
 class Document(TypedDict):
@@ -93,3 +96,21 @@ class TrainingRow(TypedDict):
     instruction: str
     input: str
     output: str
+
+
+def choose(documents: Iterable[Document], limits: dict[str, int]) -> tuple[dict[str, set[str]], int]:
+    """(the ids of the documents that take part by split, the number of documents there are).
+
+    For each split the first `limits[split]` (0 = all) in the order of a hash of their id. The documents are
+    read once and none is kept: there may be millions.
+    """
+    ranked: dict[str, list[tuple[int, str]]] = {split: [] for split in limits}
+    total = 0
+    for document in documents:
+        total += 1
+        if document["split"] in ranked:
+            ranked[document["split"]].append((stable_integer("prompt", document["id"]), document["id"]))
+    chosen = {
+        split: {name for _, name in sorted(own)[: limits[split] or None]} for split, own in ranked.items()
+    }
+    return chosen, total

@@ -70,10 +70,10 @@ def test_shipped_params_are_valid(project):
         (PYDOC, "pack:\n  pydoc: {}", "pack:", "pack: expected datasets and their knobs"),
         (PYDOC, "pack:\n  pydoc: {}", "pack:\n  pydoc:", "pack.pydoc: expected knobs"),
         (PYDOC, "min_lines: 2}", "min_lines: 2", "params.yaml, line "),
-        (PYDOC, "    documents: 5000", "    temperature: hot", "prompt.pydoc: temperature"),
+        (PYDOC, "    documents: 800", "    temperature: hot", "prompt.pydoc: temperature"),
         (
             PYDOC,
-            "    documents: 5000",
+            "    documents: 800",
             "    body: '{\"n\": 2}'",
             "prompt.pydoc: body: Value error, n cannot be",
         ),
@@ -167,7 +167,7 @@ def test_an_unknown_task_is_an_error_and_none_means_the_first():
 def test_prices_belong_to_no_stage_and_may_not_be_left_out(project):
     assert "prices" not in params.blocks() and "prices" not in params.check()
     text = Path("params.yaml").read_text()
-    rest = re.sub(r"(?ms)^prices:.*?^(?=base:)", "", text)
+    rest = re.sub(r"(?ms)^prices:.*?^(?=base_package:)", "", text)
     Path("params.yaml").write_text(rest)
     assert params.blocks()
     with pytest.raises(

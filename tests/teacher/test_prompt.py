@@ -13,11 +13,12 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_jsonl, write_jsonl
 from stages.core.hashing import canonical_json, sha256_text, stable_integer
 from stages.core.prompts import Template, messages, render
+from stages.core.records import choose
 from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
 from stages.knobs import PromptKnobs
-from stages.prompt import choose, write_by_id
 from stages.prompt import run as prompt
+from stages.prompt import write_by_id
 from stages.teacher.identity import body_of, key_of
 from stages.teacher.prices import FRAME, most_input_tokens, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer

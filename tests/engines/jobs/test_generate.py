@@ -15,7 +15,7 @@ import pytest
 from stages.baseline import run as baseline
 from stages.core import files, layout
 from stages.core.errors import UserError
-from stages.core.hashing import model_fingerprint, sha256_json, shard_of, stable_unit
+from stages.core.hashing import model_fingerprint, sha256_json, shard_of, stable_integer, stable_unit
 from stages.core.shards import iter_generated, shard_name
 from stages.generate import plan, work
 from stages.generate import run as generate
@@ -113,6 +113,10 @@ def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd
     assert chosen == {
         f"doc-{i:03d}" for i in range(20) if i % 5 == 0 or stable_unit("share", f"doc-{i:03d}") < 0.5
     }
+    generate("d", knobs.model_copy(update={"share": 0.0, "test_documents": 2}))
+    first = sorted((f"doc-{i:03d}" for i in range(0, 20, 5)), key=lambda name: stable_integer("prompt", name))
+    assert {row["document_id"] for row in read_generated(Path("data/d/generated"))} == {*first[:2]}
+    generate("d", knobs)
     capfd.readouterr()
     generate("d", knobs)
     assert "4 shards, 4 of them made before" in capfd.readouterr().err
