@@ -128,6 +128,20 @@ def _rope(hf: dict, where: str) -> dict:
     return settings
 
 
+def for_all_releases(hf: dict) -> dict:
+    """The config with its rotary settings under the names of transformers 4, too.
+
+    Without them transformers 4 would silently take its defaults for what 5 writes in `rope_parameters`.
+    """
+    rope = hf.get("rope_parameters") or {}
+    names = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+    if hf["model_type"] == "gpt_neox":
+        names = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+    known = {old: rope[new] for new, old in names.items() if new in rope}
+    scaled = {"rope_scaling": rope} if rope.get("rope_type", "default") != "default" else {}
+    return {**hf, **known, **scaled}
+
+
 def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
     """Litgpt's state of Hugging Face `weights`; a tied head is the same tensor as the embedding."""
     if hf.get("tie_word_embeddings"):
@@ -225,7 +239,7 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, target / "model.safetensors", {"format": "pt"})
     state = load_state(target)
-    write_json(target / "config.json", {**hf, "dtype": dtype_name(state)})
+    write_json(target / "config.json", for_all_releases({**hf, "dtype": dtype_name(state)}))
     copy_companions(source, target, chat)
     return figures(state, hf, config)
 

@@ -12,6 +12,7 @@ from stages.student.formats.from_hf import (
     HEAD,
     copy_companions,
     dtype_name,
+    for_all_releases,
     head_key,
     read_hf_config,
 )
@@ -70,7 +71,7 @@ def write_hf(
     hf |= {"tie_word_embeddings": tied, "dtype": dtype_name(state)}
     layout = dict(_hf_blocks({name: value.to("meta") for name, value in state.items()}, hf, config))
     sha256 = write_safetensors(target / "model.safetensors", layout, _hf_blocks(state, hf, config, mapped))
-    write_json(target / "config.json", hf)
+    write_json(target / "config.json", for_all_releases(hf))
     if companions is not None:
         copy_companions(companions, target)
     return sha256

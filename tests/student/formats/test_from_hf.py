@@ -50,6 +50,25 @@ def test_base_is_both_kinds_of_checkpoint_and_back(tmp_path, kind, tied):
     assert shared is tied
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("pythia", {"rotary_emb_base": 10000.0, "rotary_pct": 0.25}),
+        ("llama", {"rope_theta": 10000.0}),
+        ("phi3", {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}),
+    ],
+)
+def test_transformers_4_finds_the_rotary_settings(tmp_path, kind, expected):
+    """Release 4 does not read `rope_parameters`, and would take its defaults without a word."""
+    tiny_model(tmp_path / "src", kind)
+    base("m", BaseKnobs(path="src"))
+    config = convert.read_hf_config(tmp_path / "models/base/m")
+    assert config | expected == config and "rope_scaling" not in config
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4}
+    old = convert.for_all_releases({"model_type": "llama", "rope_parameters": scaled})
+    assert old["rope_scaling"] == scaled and old["rope_theta"] == 5e4
+
+
 def test_parity_notices_a_wrong_setting(tmp_path):
     """The gate can fail: a rotary share that differs from the one trained with is caught at import."""
     tiny_model(tmp_path / "src", "pythia")
