@@ -54,6 +54,7 @@ class Workspace:
             prompts.mkdir()
             (prompts / "teacher.md").write_text("# System\nWrite queries.\n# User\n{{ document.text }}\n")
             (prompts / "student.md").write_text("{{ document.title }}\nqueries of this page\n")
+            (prompts / "eval_rows.jsonl").write_text("")
         tiny_model(directory / "models/shipped/tiny")
         made.write_params(tiny_params(teacher_url))
         _sh("git", "init", "-q", "-b", "main", cwd=directory)
@@ -183,7 +184,7 @@ def tiny_params(teacher_url: str) -> dict:
         "map": {"encoder": "tfidf", "dims": 4},
         "pack": {},
         "xc": {"models": ["plt"], "bootstrap": 20},
-        "evaluate": {"pages": 10, "bootstrap": 20},
+        "evaluate": {"pages": 10, "bootstrap": 20},  # and its eval_rows
         "report": {},
     }
     datasets = ("alpha", "beta")
@@ -198,4 +199,5 @@ def tiny_params(teacher_url: str) -> dict:
     }
     for dataset in datasets:
         blocks["prompt"][dataset]["template"] = f"prompts/{dataset}/teacher.md"
+    blocks["evaluate"]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
     return blocks
