@@ -70,10 +70,10 @@ def test_shipped_params_are_valid(project):
         (PYDOC, "pack:\n  pydoc: {}", "pack:", "pack: expected datasets and their knobs"),
         (PYDOC, "pack:\n  pydoc: {}", "pack:\n  pydoc:", "pack.pydoc: expected knobs"),
         (PYDOC, "min_lines: 2}", "min_lines: 2", "params.yaml, line "),
-        (PYDOC, "    documents: 480", "    temperature: hot", "prompt.pydoc: temperature"),
+        (PYDOC, "    documents: 420", "    temperature: hot", "prompt.pydoc: temperature"),
         (
             PYDOC,
-            "    documents: 480",
+            "    documents: 420",
             "    body: '{\"n\": 2}'",
             "prompt.pydoc: body: Value error, n cannot be",
         ),
