@@ -13,16 +13,14 @@ ONES = (
     "seventeen eighteen nineteen"
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = {"two": "second", "three": "third", "five": "fifth", "2": "2nd", "3": "3rd"}
 UNITS = {"week": 7, "day": 24, "hour": 60, "minute": 60, "second": 0}  # how many of the next
 UNIT = r"(\d+)(\.\d+)?\s*(weeks?|days?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 LARGEST = {"p": 99, "f": 12, "e": 16, "r": 900, "t": 59}  # in slots of these letters; in others one of HIGH
 HIGH = 20, 100, 100, 1000, 10000
-NESTED = 0.12  # share of the numbers that are sums themselves
 
 
-def spell(number: str, joined: str = " and") -> str:
+def spell(number: str) -> str:
     """The words of a number below a million, such as 2506 or 12.5."""
     whole, _, places = number.partition(".")
     if places:
@@ -30,7 +28,7 @@ def spell(number: str, joined: str = " and") -> str:
     n = int(whole)
     for size, name in ((1000, "thousand"), (100, "hundred")):
         if n >= size:
-            rest = f"{joined * (n % size < 100)} {spell(str(n % size), joined)}" if n % size else ""
+            rest = f"{' and' * (n % size < 100)} {spell(str(n % size))}" if n % size else ""
             return f"{spell(str(n // size))} {name}{rest}"
     return ONES[n] if n < 20 else f"{TENS[n // 10 - 2]} {ONES[n % 10] if n % 10 else ''}".strip()
 
@@ -93,8 +91,6 @@ class Amounts:
         """The Python of cleaned words: a number, or a phrase, in which others may stand for its numbers."""
         if NUMBER.fullmatch(said) or not re.search(r"\d", said):
             return said if said[-1:].isdigit() else None
-        if (inside := re.fullmatch(r"\( ([^()]+) \)", said)) and (python := self.computed(inside[1])):
-            return f"({python})"
         for _, regex, python, apart in self.sums:
             if match := regex.fullmatch(f"{said} "):
                 parts = {name: self.computed(part.strip()) for name, part in match.groupdict().items()}
@@ -112,10 +108,10 @@ class Amounts:
         phrase, _, python, _ = chance.choice(self.sums)
         said = self.book.write(phrase, chance)
         for letter in dict.fromkeys(re.findall(r"<(\w)>", python)):
-            nested = letter in "ab" and chance.random() < NESTED
+            nested = letter == "a" and chance.random() < 0.2
             part = self.write_sum(chance, spoken) if nested else number(letter, chance, spoken)
             said = said.replace(f"<{letter}>", part)
-        said = re.sub(r"(\w+) th\b", lambda mark: ORDINALS.get(mark[1], f"{mark[1]}th"), said)
+        said = re.sub(r"(four|six|seven|eight|\dt?een|[4-9]) th\b", r"\1th", said)
         # Signs are not spoken; and what cannot be read again is left out.
         fits = self.expression(said) and not (spoken and re.search(r"[-+*/^%×÷!(]| x ", said))
         return said if fits else self.write_sum(chance, spoken)
@@ -131,5 +127,5 @@ def number(letter: str, chance: random.Random, spoken: bool) -> str:
     if letter not in "efrt" and chance.random() < 0.15:
         plain += chance.choice((".5", ".25", f".{chance.randint(10, 99)}"))
     if spoken or (len(plain) < 3 and chance.random() < 0.3):
-        return spell(plain, chance.choice((" and", "")))
+        return spell(plain).replace(" and", chance.choice((" and", "")))
     return f"{int(plain):,}" if plain.isdigit() and chance.random() < 0.5 else plain

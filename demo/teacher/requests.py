@@ -19,7 +19,6 @@ PARAMETERS = {
     "weather": "location", "timecheck": "location", "timer": "duration", "news": "topic", "math": "question",
     "notes": "note", "story": "description", "runapp": "program", "openai": "prompt", "other": None,
 }  # fmt: skip
-STYLES = ("typed", "typed", "careless", "heard", "heard")
 WITH_VALUE = 0.7  # share of the requests that have one, of skills that can do without
 PAUSE = re.compile(r"[,.;:!?…][\"'”’)]?\s+(?:(?:so|and|but) )?|\s(?:so|then|but) ")
 SENTENCE_END = re.compile(r"(?<!\b[dm]r)(?<!\bmrs)(?<!\bst)[.!?…][\"'”’)]?\s+", re.I)
@@ -36,7 +35,6 @@ class Reader:
         source = YAML(typ="safe").load(Path(__file__).with_name("skills.yaml"))
         self.book = Book({name: entries(text) for name, text in source["words"].items()})
         self.amounts = Amounts(self.book, source["arithmetic"], source["durations"])
-        self.values = {name: entries(text) for name, text in source["values"].items()}
         self.barred, self.around = (
             {name: re.compile(words.replace("| ", "|"), re.I) for name, words in source[part].items()}
             for part in ("barred", "around")
@@ -143,9 +141,8 @@ class Writer:
     def __init__(self, topics: list[str], chance: random.Random):
         self.reader, self.chance = reader(), chance
         self.book = Book(self.reader.book.lists | {"seed": topics or ["music"]})
-        style = chance.choice(STYLES)
-        self.typed, self.heard = style == "typed", style == "heard"
-        self.small = self.heard or (style == "careless" and chance.random() < 0.6)
+        self.typed, self.heard = chance.choice([(True, False), (True, False), (False, False), (False, True)])
+        self.small = not self.typed and chance.random() < 0.8
 
     def written(self, skill: str) -> tuple[str, str | None]:
         """(what a user says, its value)."""
@@ -165,10 +162,8 @@ class Writer:
     def _value(self, name: str) -> str:
         if name == "sum":
             return self.reader.amounts.write_sum(self.chance, self.heard)
-        choices = self.reader.values.get(name, ["<duration>"])
-        said = self.book.write(self.chance.choice(choices), self.chance)
         duration = self.reader.amounts.write_duration(self.chance, self.heard)
-        return said.replace("<duration>", duration)
+        return self.book.write(f"{{{name}}}", self.chance).replace("<duration>", duration)
 
     def _spoken(self, said: str, skill: str, order: bool) -> str:
         """The request in its style, with what a person says before and after it."""
