@@ -15,6 +15,9 @@ ONES = (
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 UNITS = {"week": 7, "day": 24, "hour": 60, "minute": 60, "second": 0}  # how many of the next
 UNIT = r"(\d+)(\.\d+)?\s*(weeks?|days?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b"
+NOUN = re.compile(
+    r"(?=\b(?:sum of|total of|difference|product|square root|average|mean|remainder|factorial)\b)"
+)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 LARGEST = {"p": 99, "f": 12, "e": 16, "r": 900, "t": 59}  # in slots of these letters; in others one of HIGH
 HIGH = 20, 100, 100, 1000, 10000
@@ -112,8 +115,9 @@ class Amounts:
             part = self.write_sum(chance, spoken) if nested else number(letter, chance, spoken)
             said = said.replace(f"<{letter}>", part)
         said = re.sub(r"(four|six|seven|eight|\dt?een|[4-9]) th\b", r"\1th", said)
+        said = NOUN.sub("the " * (chance.random() < 0.6), said, count=1)
         # Signs are not spoken; and what cannot be read again is left out.
-        fits = self.expression(said) and not (spoken and re.search(r"[-+*/^%×÷!(]| x ", said))
+        fits = self.expression(said) and not (spoken and re.search(r"[-+*/^%×÷!(]| x | th\b", said))
         return said if fits else self.write_sum(chance, spoken)
 
     def write_duration(self, chance: random.Random, spoken: bool) -> str:

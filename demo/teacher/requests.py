@@ -172,14 +172,14 @@ class Writer:
         def some(name: str, share: float) -> str:
             return self.book.write(f"{{{name}}}", chance) if chance.random() < share else ""
 
-        call = some("call", 0.2)
+        call, closing = some("call", 0.2), some("closing", 0.25 * (skill != "other"))
+        polite, call, comma = some("polite", 0.3 * order), call + comma * bool(call), comma * bool(closing)
+        said = f"{call} {polite} {said}{comma} {closing}"
         if skill != "other":
             again = said.split()[: chance.randint(1, 2)] if self.heard and chance.random() < 0.08 else []
-            before, polite, closing = some("before", 0.1), some("polite", 0.3 * order), some("closing", 0.25)
-            said = f"{polite} {' '.join(again)} {said}{comma * bool(closing)} {closing}"
-            so = " so" if self.heard else chance.choice([".", ",", ", so"])
-            call = f"{before}{so} {call}" if before else call
-        said = tidy(f"{some('filler', 0.2 * self.heard)} {call}{comma * bool(call)} {said}")
+            before, so = some("before", 0.1), " so" if self.heard else chance.choice([".", ",", ", so"])
+            said = f"{before}{so * bool(before)} {' '.join(again)} {said}"
+        said = tidy(f"{some('filler', 0.2 * self.heard)} {said}")
         if self.typed:
             mark = "?" if ASKS.match(said) else chance.choice([".", ".", "", "!"])
             return re.sub(r"(?:^|(?<=[.!?] ))[a-z]", lambda letter: letter[0].upper(), said + mark)
