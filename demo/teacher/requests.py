@@ -141,7 +141,9 @@ class Writer:
     def __init__(self, topics: list[str], chance: random.Random):
         self.reader, self.chance = reader(), chance
         self.book = Book(self.reader.book.lists | {"seed": topics or ["music"]})
-        self.typed, self.heard = chance.choice([(True, False), (True, False), (False, False), (False, True)])
+        self.typed, self.heard = chance.choice(
+            [(True, False), (True, False), (False, False), (False, True), (False, True)]
+        )
         self.small = not self.typed and chance.random() < 0.8
 
     def written(self, skill: str) -> tuple[str, str | None]:

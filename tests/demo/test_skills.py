@@ -199,7 +199,7 @@ def test_what_it_writes_is_varied(skills):
         for _ in range(400):
             user, value = write(skill, TOPICS, chance)
             wordings.add(template(user, parse_call(call_of(skill, value)), skills))
-        assert len(wordings) > 0.6 * 400, (skill, len(wordings))  # of openai the prompt, masked, is nearly all
+        assert len(wordings) > 0.6 * 400, (skill, len(wordings))
 
 
 @pytest.mark.slow
