@@ -1,8 +1,8 @@
 """Phrases that write requests at random and read them again: the small language of skills.yaml.
 
-`(a|b)` is one of these, `[a|b]` is one of these or nothing, `{name}` an entry of the list of that name, and
-`<slot>` a value. To write, the choices are made from the inside out; to read, a phrase is a regular
-expression, for which apostrophes and the marks after a word are of no account.
+`(a|b)` is one of these, `[a|b]` one or nothing, `{name}` an entry of the list of that name, `<slot>` a value,
+and `..` any words, in what is only read. To write, choices are made from the inside out; to read, a
+phrase is a regular expression, for which apostrophes, articles and the marks after a word are of no account.
 """
 
 import random
@@ -10,37 +10,34 @@ import re
 from typing import NamedTuple
 
 LEFT_OUT = 0.6  # share of the optional parts that are
-COINED = 0.15  # share of the words of open lists that are in no list
-SYLLABLES = "b br ch d dr f fl g gr h j k l m n p pl qu r s sh sl st t th tr v w z", "a e i o u ai ee oo ou"
-ENDINGS = "l m n r s t x ck ld nd ng rt sh"
 CHOICE = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]|\{(\w+)\}")  # one without others in it, or a list
-TOKEN = re.compile(r"\{(\w+)\}|<(\w+)>|([\[\]()|])|[^\[\](){}<>|]+")
+TOKEN = re.compile(r"\{(\w+)\}|<(\w+)>|(\.\.)|([\[\]()|])|[^\[\](){}<>|.]+")
 GROUPS = {"(": "(?:", "[": "(?:", ")": ")", "]": ")?", "|": "|"}
 AFTER = r"""[,;:.!?…"”'’]*(?:\s+|-(?=[a-z]))"""  # a word
 ARTICLE = f"(?:(?:an?|the|my|our){AFTER})?"
-CONTRACTED = {"s": "is", "m": "am", "d": "would", "ll": "will"}
-QUOTED = r"""["'“‘][^"“”]+["'”’][.,!?]*\s+"""
+CONTRACTED = {"s": "(?:is|has)", "m": "am", "d": "(?:would|had)", "ll": "will"}
+INDIRECT = re.compile(
+    "(if|whether|what|who|why|when|where|which|"
+    "how(?: (?:far|big|old|hot|cold|deep|tall|high|long|heavy|fast|large|different|often))?) (.+)",
+    re.I,
+)
+AUXILIARY = re.compile(
+    r"(?:is|are|was|were|can|could|will|would|should|do|does|did|(?:has|have|had) (?=been|\w+ed\b))\b",
+    re.I,
+)
+PLURAL = re.compile(r"(?:I|you|we|they|people|children|men|women|mice|sheep|fish|.*[^su'’i]s)$", re.I)
 
 
 class Book(NamedTuple):
-    """Lists of phrases by name, and the regular expressions of slots.
-
-    Of the words of lists in `coined`, some are new: a student that has seen only the same names would learn
-    them by heart, and not to copy one that it has never seen.
-    """
+    """Lists of phrases by name."""
 
     lists: dict[str, list[str]]
-    slots: dict[str, str]
-    coined: frozenset[str] = frozenset()
 
     def write(self, phrase: str, chance: random.Random) -> str:
         """The phrase with every choice made; its slots are still to be filled."""
 
         def chosen(match: re.Match) -> str:
             one_of, optional, name = match.groups()
-            if name in self.coined and chance.random() < COINED:
-                parts = [*SYLLABLES * chance.randint(1, 2), ENDINGS]
-                return "".join(chance.choice(part.split()) for part in parts).capitalize()
             if optional is not None and chance.random() < LEFT_OUT:
                 return ""
             return chance.choice(self.lists[name] if name else (one_of or optional).split("|"))
@@ -50,18 +47,18 @@ class Book(NamedTuple):
         return tidy(phrase)
 
     def regex(self, phrase: str) -> str:
-        """What matches the phrase in text in lower case, each slot a group of its name."""
+        """What matches the phrase in text in lower case that ends with a space; each slot is a group."""
 
         def pattern(match: re.Match) -> str:
-            name, slot, bracket = match.groups()
+            name, slot, any_words, bracket = match.groups()
             if name:
                 choices = map(self.regex, set(self.lists[name]))
-                return f"(?:{'|'.join(sorted(choices, key=len, reverse=True))})"
+                return f"(?:{'|'.join(sorted(choices, key=lambda choice: (-len(choice), choice)))})"
             if slot:
-                return f"(?P<{slot}>{self.slots[slot]})"
-            return GROUPS[bracket] if bracket else words_regex(match[0])
+                return rf"(?P<{slot}>\S.*?\s+)"
+            return r"(?:\S+\s+)*?" if any_words else GROUPS[bracket] if bracket else words_regex(match[0])
 
-        return TOKEN.sub(pattern, phrase.replace(">'s", ">"))
+        return TOKEN.sub(pattern, phrase)
 
 
 def words_regex(text: str) -> str:
@@ -71,18 +68,7 @@ def words_regex(text: str) -> str:
         return f"(?:['’]?{match[1]}|\\s+{CONTRACTED[match[1]]})" if match[1] in CONTRACTED else "['’]?"
 
     words = [re.sub("'(ll|s|m|d|)", full, re.escape(word)) for word in text.lower().replace(",", "").split()]
-    return "".join(ARTICLE if word in ("a", "the", "my") else word + AFTER for word in words)
-
-
-def any_words(most: int, never: str = "", first_never: str = "", but: str = "", like: str = "") -> str:
-    """A slot of up to `most` words, in quotes or not one of `never`, and at its head not of `first_never`.
-
-    `but` matches what may be there with words of `never` in it, and `like` its beginning, in one sentence.
-    """
-    barred = rf"(?!(?:{'|'.join(never.split())})\b)" if never else ""
-    head = f"(?!(?:{'|'.join(first_never.split())}) )" if first_never else ""
-    word = r"\S+(?:(?<![.!?…])\s+|\s+$)" if like else r"\S+\s+"
-    return f"(?:{QUOTED}|(?={like}){head}(?:{f'(?:{but}){AFTER}|' * bool(but)}{barred}{word}){{1,{most}}}?)"
+    return "".join(ARTICLE if word in ("a", "the") else word + AFTER for word in words)
 
 
 def tidy(text: str) -> str:
@@ -92,5 +78,38 @@ def tidy(text: str) -> str:
 
 
 def entries(text: str) -> list[str]:
-    """The phrases of a list, with semicolons between them; single words may have commas."""
-    return re.split(r"\s*;\s*" if ";" in text or "(" in text else r"\s*,\s*", text.strip())
+    """The phrases of a list, with semicolons between them."""
+    return re.split(r"\s*;\s*", text.strip())
+
+
+def lowered(text: str) -> str:
+    """In lower case and as long as the text, so that places are the same."""
+    return "".join(char.lower()[:1] for char in text)
+
+
+def bare(said: str) -> str:
+    """Without quotes around it and the marks at its end."""
+    said = re.sub(r"^[\s,:;.]+|[\s.,;:!?…]+$", "", said)
+    return re.sub(r"""^["“‘'(]+|[\s.,;:!?"”’…]+$|(?<!s)'$""", "", said)
+
+
+def direct(said: str) -> str:
+    """An indirect question as the question itself: if cats can swim → Can cats swim?"""
+    asked = INDIRECT.match(said)
+    words, rest = (asked[1], asked[2].split()) if asked else ("", ["to"])
+    helper = next((place for place in range(len(rest)) if AUXILIARY.match(" ".join(rest[place:]))), None)
+    verbs = [place for place, word in enumerate(rest) if place and re.search("[^s'’]s$", word)]
+    if helper == 0 or rest[0].lower() in ("to", "many", "much"):
+        return said
+    if helper:
+        rest.insert(0, rest.pop(helper))
+    elif words.lower() in ("what", "who", "which") or not (verbs or PLURAL.match(rest[0])):
+        return said
+    elif PLURAL.match(rest[0]):
+        rest.insert(0, "do")
+    else:
+        verb = re.sub("^has$", "haves", rest[verbs[0]])
+        rest[verbs[0]] = re.sub("ie$", "y", re.sub("(?<=ch)es$|(?<=sh)es$|(?<=.o)es$|s$", "", verb))
+        rest.insert(0, "does")
+    text = " ".join([*([] if words.lower() in ("if", "whether") else [words]), *rest])
+    return f"{text[:1].upper()}{text[1:]}?"

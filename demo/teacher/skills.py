@@ -1,14 +1,13 @@
 """What the stand-in teacher answers about skills: examples for a brief, or the call of one request.
 
 It knows the ten skills of skills.yaml (`requests`). Of other skills it has only the examples that it is
-shown, which it takes as phrases. A pure function of the messages: random choices are drawn by a generator
-that their hash seeds.
+shown, which it takes as phrases. A pure function of the messages: a generator that their hash seeds draws.
 """
 
 import random
 import re
 
-from demo.teacher.phrases import Book, any_words
+from demo.teacher.phrases import Book
 from demo.teacher.requests import PARAMETERS, read, write
 from stages.core.hashing import stable_integer
 from stages.kinds.skills.parts.calls import Call, call_or_none, write_call
@@ -40,11 +39,10 @@ def skill_answer(messages: list[dict]) -> str:
     return "\n".join(f"{user}\t{call}" for user, call in written(prompt, chance))
 
 
-def knows(skill: str, skills: dict[str, str], fallback: str = "other") -> bool:
+def knows(skill: str, skills: dict[str, str]) -> bool:
     """Whether this is one of the ten skills with just their parameters, not only its name."""
     expected = {PARAMETERS.get(skill)} | ({"action"} if skill == "notes" else set())
-    names = {name for name, _ in PARAMETER.findall(skills.get(skill, ""))}
-    return skill == fallback or (skill in PARAMETERS and names == expected)
+    return skill in PARAMETERS and {name for name, _ in PARAMETER.findall(skills.get(skill, ""))} == expected
 
 
 def call_of(skill: str, value: str | None, fallback: str = "other") -> str:
@@ -56,29 +54,24 @@ def call_of(skill: str, value: str | None, fallback: str = "other") -> str:
 
 def written(brief: str, chance: random.Random) -> list[tuple[str, str]]:
     """(request, call) for a brief, all of them different; fewer than it asks for where there are no more."""
-    fields, skills, variety = (
-        dict(FIELD.findall(brief)),
-        dict(SIGNATURE.findall(brief)),
-        BRIEF.search(brief)[1],
-    )
+    fields, skills = dict(FIELD.findall(brief)), dict(SIGNATURE.findall(brief))
     count = int(fields["Number"]) if re.fullmatch("[0-9]{1,4}", fields.get("Number", "")) else 10
     topics = [topic for topic in re.split(r"\s*;\s*", fields.get("Topics", "")) if topic]
     asked, fallback = fields.get("Function", "").partition("(")[0], fields.get("Fallback") or "other"
+    # what is nearly for one of the skills is talk about it
+    target = "other" if asked == fallback or BRIEF.search(brief)[1] == "near_miss" else asked
+    known = target == "other" or knows(target, skills)
     shown = [each for each in as_phrases(brief) if each[1].name == asked]
-    known = knows(asked, skills, fallback)
-    if variety == "near_miss" and not known:
-        known, asked, variety = True, fallback, "other"
     rows: dict[str, tuple[str, str]] = {}
     for _ in range(count * TRIES * (known or bool(shown))):
         if len(rows) == count:
             break
         if known:
-            user, target, value = write("other" if asked == fallback else asked, variety, topics, chance)
+            user, value = write(target, topics, chance)
             call = call_of(target, value, fallback)
         else:
-            target, (user, call) = "other", recombined(shown, skills[asked], topics, chance)
-        if target == "other" or knows(target, skills, fallback):
-            rows.setdefault(user.casefold(), (user, call))
+            user, call = recombined(shown, skills[asked], topics, chance)
+        rows.setdefault(user.casefold(), (user, call))
     return list(rows.values())
 
 
@@ -88,14 +81,12 @@ def labelled(request: str, skills: dict[str, str], shown: Shown) -> str:
     if skill != "other" and (not skills or knows(skill, skills)):
         return call_of(skill, value)
     for phrase, call in shown:
-        slots = {
-            key: any_words(8) if isinstance(value, str) else r"-?\d+\s+"
-            for key, value in call.arguments.items()
-        }
-        wording = re.compile(f"(?:{'|'.join(OPENINGS)}){Book({}, slots).regex(phrase)}", re.I)
-        match = None if knows(call.name, skills) else wording.fullmatch(f"{request} ")
-        if match:
-            said = {key: text.strip(" .,;:!?\"'") for key, text in match.groupdict().items()}
+        wording = rf"(?:{'|'.join(OPENINGS)}){Book({}).regex(phrase)}"
+        match = not knows(call.name, skills) and re.fullmatch(wording, f"{request} ", re.I)
+        said = {key: text.strip(" .,;:!?\"'") for key, text in match.groupdict().items()} if match else {}
+        if match and all(
+            isinstance(call.arguments[key], str) or text.isdigit() for key, text in said.items()
+        ):
             return with_values(call, said)
     without = [name for name, parameters in skills.items() if not parameters]
     return call_of("other", None, without[0] if without and "other" not in skills else "other")
@@ -106,7 +97,7 @@ def as_phrases(prompt: str) -> Shown:
     shown = []
     for user, text in SHOWN.findall(prompt):
         if call := call_or_none(text):
-            phrase = re.sub(r"[\[\](){}<>|]", " ", user.rstrip(".?! "))
+            phrase = re.sub(r"[\[\](){}<>|]|\.\.", " ", user.rstrip(".?! "))
             for key, value in sorted(call.arguments.items(), key=lambda item: -len(str(item[1]))):
                 found = rf"(?<![\w<]){re.escape(str(value))}(?![\w>])"
                 phrase = re.sub(found, f"<{key}>", phrase, count=1) if str(value) else phrase
@@ -128,6 +119,5 @@ def recombined(shown: Shown, parameters: str, topics: list[str], chance: random.
 
 
 def with_values(call: Call, said: dict[str, str]) -> str:
-    return write_call(
-        Call(call.name, call.arguments | {key: type(call.arguments[key])(text) for key, text in said.items()})
-    )
+    given = {key: type(call.arguments[key])(text) for key, text in said.items()}
+    return write_call(Call(call.name, call.arguments | given))
