@@ -19,6 +19,7 @@ from stages.kinds.xc.report import report as xc_report
 from stages.reporting.page import SYSTEMS, render
 from tests.helpers.cli import invoke
 from tests.helpers.shards import write_generated
+from tests.helpers.shipped import BM25, STATIC, TFIDF
 from tests.helpers.workspace import ROOT
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -91,10 +92,10 @@ def files(folder):
 
 def whole_chain():
     for stage, knobs in (
-        (filter, {}),
-        (map, {"threshold": 0.7}),
+        (filter, {"round_trip_by": BM25}),
+        (map, {"encoder": TFIDF, "threshold": 0.7}),
         (pack, {}),
-        (xc, {"dims": 8, "bootstrap": 100}),
+        (xc, {"tower": STATIC, "dims": 8, "bootstrap": 100}),
         (evaluate, {"bootstrap": 100}),
     ):
         assert run(stage, **knobs).exit_code == 0

@@ -73,7 +73,7 @@ def test_the_settings_of_the_paper(dataset, task, points, tokens, new_tokens):
     same = {"shards", "share", "base"}
     assert base.model_dump(exclude=same) == written.model_dump(exclude=same)
     mapped = block("map")
-    assert mapped.encoder == "sentence-transformers/msmarco-distilbert-base-v4"
+    assert mapped.encoder == "data/sources/msmarco-distilbert-base-v4"
     assert (mapped.max_length, mapped.top_k, mapped.threshold) == (32, 10, 0.8)
     for stage in ("prompt", "convert", "generate", "baseline", "filter", "evaluate"):
         assert block(stage).task == task, stage

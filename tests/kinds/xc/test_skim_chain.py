@@ -29,7 +29,7 @@ SMALL = {  # instead of a 7B model, GPT-4 and a million rows
     "export": {"parity_tolerance": 0.01},
     "generate": {"engine": "openvino", "shards": 2, "max_new_tokens": 80, "temperature": 0.3},
     "baseline": {"engine": "openvino", "shards": 2, "max_new_tokens": 80, "temperature": 0.3},
-    "map": {"encoder": "tfidf", "dims": 32, "max_length": None},
+    "map": {"encoder": "models/shipped/tfidf", "dims": 32, "max_length": None},
     "xc": {"bootstrap": 50, "epochs": 2},
     "evaluate": {"bootstrap": 20, "among": 0},
 }

@@ -17,6 +17,7 @@ from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts import measures as xc_metrics
 from stages.kinds.xc.parts.models import plt, two_tower
 from tests.helpers.cli import invoke
+from tests.helpers.shipped import STATIC
 
 
 def labels_of(points: int, labels: int, density: float, seed: int) -> csr_matrix:
@@ -176,7 +177,7 @@ def transformer_of(texts: list[str], folder: Path) -> str:
 
 
 def settings(**changes) -> XcKnobs:
-    given = {"tower": "static", "dims": 64, "words": 8, "epochs": 6, "batch_size": 8, "lr": 0.03, "seed": 1}
+    given = {"tower": STATIC, "dims": 64, "words": 8, "epochs": 6, "batch_size": 8, "lr": 0.03, "seed": 1}
     return XcKnobs(**{**given, **changes})
 
 
@@ -254,7 +255,7 @@ class TestTower:
 
     def test_no_such_model(self, tmp_path):
         texts, train, labels = problem()
-        with pytest.raises(UserError, match="tower: .*nowhere.* is neither `static`"):
+        with pytest.raises(UserError, match="tower: .*nowhere: no such directory"):
             two_tower.predict(texts, train, labels, texts, 3, settings(tower=str(tmp_path / "nowhere")))
 
 
@@ -285,7 +286,7 @@ def repack(folder):
 
 
 def run(**knobs):
-    given = {"bootstrap": 50, "dims": 16, "epochs": 4, "batch_size": 8, **knobs}
+    given = {"tower": STATIC, "bootstrap": 50, "dims": 16, "epochs": 4, "batch_size": 8, **knobs}
     result = invoke(xc, ["toy", *(f"--{k}={v}" for k, v in given.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
@@ -331,7 +332,7 @@ class TestStage:
         (packed / "filter_labels_test.txt").write_text("5 5\n5 4\n")
         repack(packed)
         data = xc.read(packed)
-        knobs = XcKnobs(dims=16)
+        knobs = XcKnobs(tower=STATIC, dims=16)
         for model in knobs.models:
             found = xc.predict(model, data, data.matrices["augmented"], knobs)
             assert not {4, 5} & set(found[5]) and (found[5] >= 0).sum() == 10

@@ -26,7 +26,6 @@ from stages.kinds.xc.knobs import XcKnobs
 from stages.retrieval.encoders import LatentSemantic
 from stages.retrieval.neighbours import nearest, threads
 
-STATIC = "static"
 UNKNOWN = "[UNK]"
 SCALE = 20.0  # of cosines before the softmax, the default of MultipleNegativesRankingLoss
 AT_ONCE = 16  # texts whose activations a transformer holds, whatever the size of a batch
@@ -44,13 +43,13 @@ def predict(
 
     Returns int32 (queries, at most k): the labels of each query, nearest first; exact neighbours. Rows
     without a label are left out; labels without a row can be found by their text. The same on any number of
-    threads with `static`, on a CPU and one number of threads with other towers. Raises UserError for a tower
+    threads with word vectors, else on a CPU and one number of threads. Raises UserError for a tower
     that cannot be loaded.
     """
     texts, labels, queries = (
         [" ".join(text.split()[: knobs.words]) for text in part] for part in (texts, labels, queries)
     )
-    if knobs.tower == STATIC:
+    if knobs.is_static:
         model = static([*texts, *labels], knobs.dims)
         texts, labels, queries = (
             [" ".join(tokens(text)) for text in part] for part in (texts, labels, queries)
@@ -58,7 +57,7 @@ def predict(
     else:
         model = pretrained(knobs.tower)
     # one thread: PyTorch adds in another order on another number
-    with threads() if knobs.tower == STATIC else nullcontext():
+    with threads() if knobs.is_static else nullcontext():
         train(model, texts, matrix, labels, knobs)
         vectors = [
             model.encode(part, normalize_embeddings=True, show_progress_bar=False)
@@ -82,15 +81,13 @@ def static(fit: Sequence[str], dims: int) -> SentenceTransformer:
     return SentenceTransformer(modules=[module], device="cpu")
 
 
-def pretrained(name: str) -> SentenceTransformer:
-    """A model of the hub or a directory, which runs none of its own code. Raises UserError if it is none."""
+def pretrained(directory: str) -> SentenceTransformer:
+    """The model in a directory, which runs none of its own code. Raises UserError if it is none."""
     try:
-        return SentenceTransformer(name, trust_remote_code=False)
+        return SentenceTransformer(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"tower: {name!r} is neither `{STATIC}` nor a sentence-transformers model ({reason})"
-        ) from None
+        raise UserError(f"tower: {directory!r} is no sentence-transformers model ({reason})") from None
 
 
 def train(
@@ -104,7 +101,7 @@ def train(
     torch.manual_seed(knobs.seed)
     model.train()
     # word vectors are many, and a batch has few of them: only those are touched
-    adam = torch.optim.SparseAdam if knobs.tower == STATIC else torch.optim.Adam
+    adam = torch.optim.SparseAdam if knobs.is_static else torch.optim.Adam
     optimizer = adam(list(model.parameters()), lr=knobs.lr)
     texts, labels = tokenized(model, texts), tokenized(model, labels)
     steps = knobs.epochs * -(-matrix.nnz // knobs.batch_size)
