@@ -11,6 +11,7 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.evaluation.bootstrap import macro_interval, quantile_interval
+from stages.evaluation.people import one_spelling
 from stages.kinds.skills.evaluate_calls import wrong
 from stages.kinds.skills.parts.runs import Scored
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
@@ -21,7 +22,6 @@ from stages.kinds.skills.parts.scoring import (
     confusion,
     judge,
     leaks,
-    letters,
     score,
     shared_requests,
     trigrams,
@@ -224,8 +224,10 @@ def test_leaks_are_counted_by_kind():
 
 def test_letters_keep_what_makes_a_request_another_one():
     alike = ["9*9 is?", "“9 * 9” is", "9 × 9 is", "9 / 9 is", "9 - 9 is", "9 9 is"]
-    assert len({letters(text) for text in alike}) == 5 and letters(alike[0]) == letters(alike[1])
-    assert letters("T-shirt, please!") == "t shirt please" and letters("की") != letters("कि")
+    assert len({one_spelling(text) for text in alike}) == 5 and one_spelling(alike[0]) == one_spelling(
+        alike[1]
+    )
+    assert one_spelling("T-shirt, please!") == "t shirt please" and one_spelling("की") != one_spelling("कि")
     found = shared_requests(["weather IN rome", "?!"], ["...", "Weather in Rome, Rome", "Weather in Rome?"])
     assert found["spelling"] == {"rows": 1, "first": [["weather IN rome", "Weather in Rome?"]]}
     assert found["near"]["rows"] == 0
@@ -236,7 +238,7 @@ def test_similarity_is_that_of_the_sets():
     others = ["the weather in Rome", "timer please", "nothing alike"]
 
     def by_hand(text: str) -> set[str]:
-        words = (f" {word} " for word in letters(text).split())
+        words = (f" {word} " for word in one_spelling(text).split())
         return {word[n : n + 3] for word in words for n in range(len(word) - 2)}
 
     for text, (similarity, _) in zip(texts, nearest(texts, others, trigrams), strict=True):

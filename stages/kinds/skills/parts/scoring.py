@@ -6,15 +6,13 @@ docs/kinds/skills/calls.md defines the measures.
 import ast
 import math
 import statistics
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import regex
-
 from stages.core.records import Document
 from stages.evaluation.bootstrap import intervals, macro_interval, quantile_interval
+from stages.evaluation.people import one_spelling
 from stages.kinds.skills.parts.calls import call_or_none, parse_call
 from stages.kinds.skills.parts.match import ast_compat, normal_value, normalised_match, same
 from stages.kinds.skills.parts.schema import Skills
@@ -27,8 +25,6 @@ BY_SKILL = ("normalised_match", "ast_match", "right_skill")
 UNDEFINED = {"mean": None, "low": None, "high": None}
 FIRST = 5  # examples of each kind of leak
 NEAR = 0.8  # least Jaccard similarity of letter trigrams
-# Letters with their marks (vowel signs of Indic scripts), numbers, and what these are reckoned with.
-WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+|[\p{Sm}*/^%]|-(?=\s*\p{N})")
 
 
 class Judged(NamedTuple):
@@ -126,7 +122,7 @@ def leaks(documents: Iterable[Document], skills: Skills) -> dict:
         "test": len(test),
         "train": len(train),
         "requests": shared_requests([row["text"] for row in test], [row["text"] for row in train]),
-        "duplicates_in_test": repeated(letters(row["text"]) or row["text"] for row in test),
+        "duplicates_in_test": repeated(one_spelling(row["text"]) or row["text"] for row in test),
         "templates": shared(templates(test), templates(train)),
         "values": {
             name: shared(test_values, train_values.get(name, set()))
@@ -135,21 +131,16 @@ def leaks(documents: Iterable[Document], skills: Skills) -> dict:
     }
 
 
-def letters(text: str) -> str:
-    """Letters and digits in one case and operators, apart by one space."""
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
 def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict]:
     """{exact, spelling, near: {rows, first: [[test request, training request], …]}}."""
-    exact, spelling = set(train), {letters(text): text for text in reversed(train)}
+    exact, spelling = set(train), {one_spelling(text): text for text in reversed(train)}
     spelling.pop("", None)  # texts of nothing but punctuation are not alike
     pairs: dict[str, list[list[str]]] = {"exact": [], "spelling": [], "near": []}
     for text, (similarity, other) in zip(test, nearest(test, train, trigrams), strict=True):
         if text in exact:
             pairs["exact"].append([text, text])
-        elif letters(text) in spelling:
-            pairs["spelling"].append([text, spelling[letters(text)]])
+        elif one_spelling(text) in spelling:
+            pairs["spelling"].append([text, spelling[one_spelling(text)]])
         elif similarity >= NEAR:
             pairs["near"].append([text, other])
     return {name: {"rows": len(alike), "first": alike[:FIRST]} for name, alike in pairs.items()}
@@ -157,7 +148,7 @@ def shared_requests(test: Sequence[str], train: Sequence[str]) -> dict[str, dict
 
 def trigrams(text: str) -> set[str]:
     """The runs of three letters of each word, with a space before and after it."""
-    words = letters(text).split()
+    words = one_spelling(text).split()
     return {f" {word} "[start : start + 3] for word in words for start in range(len(word))}
 
 
