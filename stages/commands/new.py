@@ -85,8 +85,9 @@ def copy_example(prompts: Path, like: str | None) -> None:
     shutil.copytree(example, prompts)
     text = read_text(prompts / "params.yaml")
     write_text(prompts / "params.yaml", re.sub(rf"(?<![a-z]){name}(?![a-z])", prompts.name, text))
-    if (prompts / "decisions.jsonl").exists():
-        write_text(prompts / "decisions.jsonl", "")  # they were about the other's candidates
+    for name in ("decisions.jsonl", "eval_rows.jsonl"):
+        if (prompts / name).exists():
+            write_text(prompts / name, "")  # they were about the other's candidates and documents
 
 
 def shared_bases(own: Path) -> list[Path]:

@@ -18,9 +18,6 @@ from stages.core.rows import records
 from stages.core.stage import explain
 from stages.evaluation.bootstrap import Interval, ratio_intervals
 
-COMPOSED = (
-    "Composed by reading each page or skill file, not logged from users: no substitute for your users' words."
-)
 RANKED = ("R@1", "R@10", "MRR@10")
 KINDS = ("by name", "how-to", "key words", "detail", "use case")
 # Letters with their marks (vowel signs of Indic scripts), numbers, and what these are reckoned with.

@@ -14,6 +14,12 @@ from pydantic import BaseModel
 from stages.core.records import Document
 from stages.core.stage import Stage
 
+# Said wherever figures of a dataset's eval_rows are shown.
+COMPOSED = (
+    "The rows that ship with the project were composed by reading each page or skill file, not logged from "
+    "users: no substitute for your users' words."
+)
+
 Blocks = Mapping[str, Mapping[str, dict]]  # the params of all files: {stage: {dataset: knobs}}
 
 

@@ -53,6 +53,7 @@ class Report:
     headline: Sequence[str] = ()  # measures shown as tiles
     shown: str = "student"  # the system whose measures the tiles show
     tiles: Sequence[dict] = ()  # further tiles: label, value, note
+    first: Sequence[Section] = ()  # before all else
     results: Sequence[Section] = ()  # after the measures
     later: Sequence[Section] = ()  # after training
 
@@ -102,7 +103,7 @@ def render(dataset: str, figures: dict, times: dict[str, dict], report: Report, 
         lstrip_blocks=True,
     )
     environment.globals["facts"] = vars(environment.get_template(FACTS).module)["facts"]  # a macro
-    places = [Section(OVERVIEW, shared), *report.results, Section(RUN, shared), *report.later]
+    places = [*report.first, Section(OVERVIEW, shared), *report.results, Section(RUN, shared), *report.later]
     parts = [*places, Section(ORIGIN, shared)]
     return environment.get_template(PAGE).render(
         style=STYLE,

@@ -55,6 +55,7 @@ class Workspace:
             prompts.mkdir()
             (prompts / "teacher.md").write_text("# System\nWrite queries.\n# User\n{{ document.text }}\n")
             (prompts / "student.md").write_text("{{ document.title }}\nqueries of this page\n")
+            (prompts / "eval_rows.jsonl").write_text("")
         tiny_model(directory / "models/shipped/tiny")
         made.write_params(tiny_params(teacher_url))
         _sh("git", "init", "-q", "-b", "main", cwd=directory)
@@ -174,8 +175,8 @@ def tiny_params(teacher_url: str) -> dict:
         "filter": {"round_trip_by": "models/shipped/bm25"},
         "map": {"encoder": "models/shipped/tfidf", "dims": 4},
         "pack": {},
-        "xc": {"models": ["plt"], "tower": "models/shipped/static", "bootstrap": 20},
-        "evaluate": {"pages": 10, "bootstrap": 20},
+        "xc": {"models": ["plt"], "tower": "models/shipped/tfidf", "bootstrap": 20},  # and its eval_rows
+        "evaluate": {"pages": 10, "bootstrap": 20},  # and its eval_rows
         "report": {},
     }
     datasets = ("alpha", "beta")
@@ -190,4 +191,5 @@ def tiny_params(teacher_url: str) -> dict:
     }
     for dataset in datasets:
         blocks["prompt"][dataset]["template"] = f"prompts/{dataset}/teacher.md"
+    blocks["evaluate"]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
     return blocks

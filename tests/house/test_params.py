@@ -228,13 +228,16 @@ def test_scaffolding_lists_one_file_and_keeps_every_line(project, dataset):
 def test_scaffolding_a_dataset_of_skills(project, dataset, like):
     (project / "files").mkdir()
     Path("prompts/otto/decisions.jsonl").write_text("{}\n")
+    assert Path("prompts/otto/eval_rows.jsonl").read_text()
     new.scaffold(dataset, "files", like)
     blocks = params.check()
     briefs = blocks["candidates"][dataset]["briefs"]
     assert briefs == f"{dataset}_candidates" and blocks["corpus_briefs"][briefs]["skills"] == dataset
     assert blocks["skills"][dataset]["path"] == "files"
     assert blocks["prompt"][dataset]["template"] == f"prompts/{dataset}/teacher.md"
-    assert (Path(f"prompts/{dataset}/decisions.jsonl").read_text() == "") is bool(like)
+    for name in ("decisions.jsonl", "eval_rows.jsonl"):
+        assert (Path(f"prompts/{dataset}/{name}").read_text() == "") is bool(like)
+    assert blocks["evaluate_calls"][dataset]["eval_rows"] == f"prompts/{dataset}/eval_rows.jsonl"
     assert new.scaffold(dataset, "files", like) == []
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from stages import report
+from stages.commands import build
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
+from stages.core.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl, write_text
 from stages.kinds.xc import evaluate, filter, map, pack, xc
 from stages.kinds.xc.knobs import EvaluateKnobs
 from stages.kinds.xc.parts.queries import parse
@@ -23,6 +24,7 @@ from tests.helpers.shipped import BM25, STATIC, TFIDF
 from tests.helpers.workspace import ROOT
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
+EVAL_ROWS = Path("prompts/toy/eval_rows.jsonl")
 TOPICS = "arrays matrices tables plots graphs trees kernels signals clusters images models dates".split()
 
 CHAIN = """corpus prompt collect convert tokenize finetune merge export generate baseline filter map pack xc
@@ -65,6 +67,7 @@ def dataset(tmp_path, monkeypatch):
     write_text(Path("dvc.yaml"), graph)
     write_text(Path("params.yaml"), "".join(f"{stage}:\n  toy: {{}}\n" for stage in CHAIN))
     write_text(layout.prompt("toy", "student"), "{{ document.title }}\nqueries:\n")
+    write_text(EVAL_ROWS, "")
     write_jsonl(layout.responses("toy"), answers)
     write_generated(layout.generated("toy"), generated, 3, "generate")
     write_generated(layout.baseline("toy"), base, 2, "baseline")
@@ -78,6 +81,8 @@ def row(name, text, reason):
 
 
 def run(stage, **knobs):
+    if stage is evaluate:
+        knobs["eval_rows"] = EVAL_ROWS
     result = invoke(stage, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
@@ -257,6 +262,66 @@ def test_categories_are_called_so():
     assert "distilled to write categories for documents" in page and "quer" not in page.split("</style>")[1]
 
 
+PEOPLE = [
+    {"query": "sort the plots", "pos_index": ["d03"], "kind": 1},
+    {"query": "lib.sort_trees", "pos_index": ["d05"], "kind": 0},
+    {"query": "sort signals", "pos_index": ["d07"]},
+]
+
+
+def test_queries_in_peoples_wording_lead_the_page(dataset):
+    run(evaluate, bootstrap=100)
+    assert read_json(layout.figures(dataset) / "evaluate.json")["people"] == {}
+    run(report)
+    assert "people’s wording" not in (layout.reports(dataset) / "report.html").read_text()
+    before = read_json(layout.figures(dataset) / "metrics.json")
+
+    write_jsonl(EVAL_ROWS, PEOPLE)
+    assert run(evaluate, bootstrap=100).exit_code == 0
+    assert read_json(layout.figures(dataset) / "metrics.json") == before
+    found = read_json(layout.figures(dataset) / "evaluate.json")["people"]
+    assert list(found) == ["page", "near_duplicate"] and list(found["page"]) == ["all", "by name", "how-to"]
+    assert found["page"]["all"]["queries"] == 3 and found["page"]["by name"]["R@1"]["mean"] == 1
+    run(report)
+    page = (layout.reports(dataset) / "report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", page)[0] == "In people’s wording"
+    for shown in ("<td>how-to</td><td>1</td>", "not logged from users"):
+        assert shown in page
+    lines = build.headline(dataset)
+    assert "3 queries in people's wording: BM25 R@10" in lines and "not logged from users" in lines
+
+
+def test_pages_of_one_group_count_as_one(dataset):
+    documents = read_jsonl(layout.corpus(dataset) / "documents.jsonl")
+    for document in documents:
+        document["metadata"]["group"] = "d01" if document["id"] in ("d01", "d03") else document["id"]
+    with atomic_directory(layout.corpus(dataset), "corpus") as directory:
+        write_jsonl(directory / "documents.jsonl", documents)
+        write_jsonl(directory / "queries.jsonl", [])
+    write_jsonl(EVAL_ROWS, [{"query": "sort plots", "pos_index": ["d01"]}])
+    run(evaluate, bootstrap=10)
+    found = read_json(layout.figures(dataset) / "evaluate.json")["people"]
+    assert found["page"]["all"]["R@1"]["mean"] == 0 and found["near_duplicate"]["all"]["R@1"]["mean"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"query": "Sorting of MODELS!", "pos_index": ["d01"]},
+            "'Sorting of MODELS!' stands in training",
+        ),
+        ({"query": "a", "pos_index": ["d99"]}, "field 'pos_index': there is no page 'd99'"),
+        ({"query": "a", "page": "d01"}, "pos_index: Field required; expected query, pos_index, kind"),
+    ],
+)
+def test_a_bad_row_in_peoples_wording_fails_the_stage(dataset, row, told):
+    write_jsonl(EVAL_ROWS, [PEOPLE[0], row])
+    result = run(evaluate)
+    assert result.exit_code == 2 and f"{EVAL_ROWS}, row 2: {told}" in result.output
+    assert not (layout.figures(dataset) / "metrics.json").exists()
+
+
 def test_report_leaves_out_what_is_not_there(dataset):
     run(evaluate, bootstrap=100)
     assert run(report).exit_code == 0
@@ -337,4 +402,4 @@ def test_charts_have_what_they_are_given():
 def test_missing_manifest_is_a_user_error(dataset):
     (layout.corpus(dataset) / "manifest.json").unlink()
     with pytest.raises(UserError, match="manifest.json: no such file"):
-        evaluate.run(dataset, EvaluateKnobs())
+        evaluate.run(dataset, EvaluateKnobs(eval_rows=str(EVAL_ROWS)))

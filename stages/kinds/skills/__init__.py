@@ -1,6 +1,6 @@
 """The kind skills: a request goes in, one function call comes out (Otto)."""
 
-from stages.kinds.kind import Blocks, Kind
+from stages.kinds.kind import COMPOSED, Blocks, Kind
 from stages.kinds.skills.knobs import STAGES
 
 
@@ -22,6 +22,21 @@ def problem(blocks: Blocks) -> str | None:
     return None
 
 
+def summary(figures: dict[str, dict]) -> list[str]:
+    """How the students do on requests in people's wording, where there are any."""
+    people = figures.get("evaluate", {}).get("people", {})
+    if "systems" not in people:
+        return []
+    shown = ("normalised_match_macro", "other_recall", "other_precision")
+    lines = [f"{people['rows']:,} requests in people's wording: {', '.join(shown)}"]
+    for system, own in people["systems"].items():
+        means = (own[measure]["mean"] for measure in shown)
+        texts = ("–" if mean is None else f"{mean:.3f}" for mean in means)
+        low, high = own[shown[0]]["low"], own[shown[0]]["high"]
+        lines.append(f"  {system:16}{', '.join(texts)} (the first {low:.3f} to {high:.3f})")
+    return [*lines, COMPOSED]
+
+
 KIND = Kind(
     name="skills",
     stages=STAGES,
@@ -32,6 +47,7 @@ KIND = Kind(
         *("normalised_match_macro", "ast_match", "valid_call", "other_recall", "other_precision"),
         "latency_ms_p50",
     ),
+    summary=summary,
     before=before,
     problem=problem,
 )

@@ -1,21 +1,26 @@
 """Make the corpus of a dataset of skills: the requests that people accepted, balanced and split.
 
-Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/` and `prompts/<dataset>/decisions.jsonl`; writes
+Reads `data/<dataset>/candidates/`, `data/<dataset>/skills/`, `prompts/<dataset>/decisions.jsonl` and the file
+`eval_rows`; writes
 `data/<dataset>/corpus/documents.jsonl`, sorted by id: one document a request, with the call it stands for in
 its metadata. A test request is new in its wording and in all its values; requests that are new in one of the
-two only are left out (docs/kinds/skills.md).
+two only are left out (docs/kinds/skills.md). So is what a row of `eval_rows` says, whatever its case and
+punctuation: a teacher hits upon the shortest of them ("Delete all my notes."), and nothing may train on them.
 """
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_jsonl, verify_manifest, write_jsonl
+from stages.evaluation.people import one_spelling
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import CorpusSkillsKnobs
 from stages.kinds.skills.parts.corpus import accepted, balanced, documents, without_contradictions
 from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.people import read_requests
 from stages.kinds.skills.parts.review.decisions import read_decisions, reviewed
 
 
@@ -34,7 +39,10 @@ def run(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
             f"{candidates}: none of {len(offered)} candidates is accepted; decide with "
             f"`make review DATASET={dataset}`, or set corpus_skills.{dataset}.unreviewed to keep"
         )
-    rows, contradicted = without_contradictions(rows, accepted(decisions))
+    for_measuring = {one_spelling(row.user) for row in read_requests(Path(knobs.eval_rows), skills)}
+    unseen = [row for row in rows if one_spelling(row["user"]) not in for_measuring]
+    in_eval_rows = len(rows) - len(unseen)
+    rows, contradicted = without_contradictions(unseen, accepted(decisions))
     shares = (knobs.test_templates, knobs.test_values, knobs.val_share)
     rows, mixed = documents(rows, skills, *shares)
     train, unbalanced = balanced([row for row in rows if row["split"] == "train"], knobs.max_share)
@@ -62,6 +70,7 @@ def run(dataset: str, knobs: CorpusSkillsKnobs) -> dict:
         "skills": of_split,
         "templates": len({row["metadata"]["template"] for row in rows}),
         "decisions": dict(sorted(decided.items())),
+        "in_eval_rows": in_eval_rows,
         "contradicted": contradicted,
         "new_in_one_way_only": mixed,
         "left_out_for_balance": dict(sorted(unbalanced.items())),

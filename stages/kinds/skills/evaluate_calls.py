@@ -1,28 +1,35 @@
 """Score the calls that base, student, student with grammar and teacher answer to held-out requests.
 
-Reads `data/<dataset>/{corpus,skills}/`, `data/<dataset>/responses.jsonl`, `prompts/<dataset>/student.md`,
-`models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/figures/`: `metrics.json` (each
-measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train and test; figures by
-skill, confusions and wrong answers of each system), `samples.json` and `plots/confusion.{json,svg}`.
+Reads `data/<dataset>/{corpus,skills}/`, `data/<dataset>/responses.jsonl`, `prompts/<dataset>/student.md`, the
+file `eval_rows`, `models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/figures/`:
+`metrics.json` (each measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train
+and test; figures by skill, confusions and wrong answers of each system), `samples.json` and
+`plots/confusion.{json,svg}`.
 The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
-writes gets the spelling of its request. Latency, from one request at a time, is in `metrics.json` alone,
-which therefore differs from run to run.
+writes gets the spelling of its request. The rows of `eval_rows`, requests in people's wording, are scored
+apart (`people` in `evaluate.json` and `calls.json`); of the teacher, who costs money, nothing is asked there.
+Latency, from one request at a time, is in `metrics.json` alone, which therefore differs from run to run.
 docs/kinds/skills/calls.md defines the measures.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, verify_manifest, write_json, write_text
 from stages.core.hashing import stable_integer
+from stages.evaluation.people import check_unseen
 from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
+from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.files import read_skills
+from stages.kinds.skills.parts.people import Request, read_requests, training_texts
 from stages.kinds.skills.parts.runs import STUDENTS, Scored, score_students, scored
+from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import by_skill, confusion, leaks
 from stages.kinds.skills.parts.task import TASK
 from stages.reporting.charts import confusion as chart
@@ -36,6 +43,10 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
     skills = read_skills(places.skills(dataset))
     fields = ("id", "title", "text", "metadata", "split")
     documents = list(iter_jsonl(layout.corpus(dataset) / "documents.jsonl", fields))
+    people = Path(knobs.eval_rows)
+    requests = read_requests(people, skills)
+    seen = training_texts(layout.corpus(dataset), documents, skills)
+    check_unseen(people, [row.user for row in requests], seen)
     labels, teachers = taught(dataset)
     rows = chosen(documents, labels, knobs.limit)
     if not rows:
@@ -56,9 +67,10 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
         }
         for name, system in systems.items()
     }
+    asked, mistakes = score_people(dataset, knobs, requests, skills) if requests else ({}, {})
     figures, shared = layout.figures(dataset), leaks(documents, skills)
     write_json(figures / "metrics.json", {name: system.measures for name, system in systems.items()})
-    write_json(figures / "calls.json", {"leaks": shared, "systems": details})
+    write_json(figures / "calls.json", {"leaks": shared, "systems": details, "people": mistakes})
     write_json(figures / "samples.json", samples(rows[:SAMPLES], gold, systems))
     plot(dataset, details["student_grammar"]["confusion"])
     return {
@@ -69,7 +81,27 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
         "too_long": too_long,
         "shared_requests": {name: own["rows"] for name, own in shared["requests"].items()},
         "per_skill": per_skill,
+        "people": asked,
     }
+
+
+def score_people(
+    dataset: str, knobs: EvaluateCallsKnobs, requests: list[Request], skills: Skills
+) -> tuple[dict, dict[str, dict]]:
+    """(the measures of each student on requests in people's wording; its figures by skill and mistakes)."""
+    rows = [request_document(row.user, skills, f"eval row {n}") for n, row in enumerate(requests, start=1)]
+    gold = [row.answer for row in requests]
+    untimed = knobs.model_copy(update={"latency_requests": 0})
+    systems = score_students(dataset, untimed, rows, gold, skills, STUDENTS)
+    measures = {
+        name: {key: own for key, own in system.measures.items() if not key.startswith("latency")}
+        for name, system in systems.items()
+    }
+    mistakes = {
+        name: {"per_skill": by_skill(system.judged), "wrong": wrong(rows, gold, system)}
+        for name, system in systems.items()
+    }
+    return {"rows": len(rows), "systems": measures}, mistakes
 
 
 def taught(dataset: str) -> tuple[dict[str, str], Counter]:

@@ -45,6 +45,7 @@ class CorpusSkillsKnobs(Knobs):
     test_templates: float = Field(0.2, gt=0, lt=1, description="share of wordings that are held out")
     test_values: float = Field(0.2, gt=0, lt=1, description="share of values that are held out")
     val_share: float = Field(0.05, ge=0, lt=0.5, description="share of wordings for validation")
+    eval_rows: str = Field(description="that of evaluate_calls: candidates that are in it are left out")
 
 
 class EvaluateCallsKnobs(Decoding):
@@ -52,6 +53,9 @@ class EvaluateCallsKnobs(Decoding):
         "transformers", description="see docs/guide/engines.md"
     )
     base: str = Field(description="a folder of models/base/")
+    eval_rows: str = Field(
+        description="file of requests in people's wording, for measuring only; empty if there are none"
+    )
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
     seed: int = Field(1, ge=0, description="of the resampling, and of the answers where they are sampled")
     latency_requests: int = Field(40, ge=0, description="requests that are timed, one at a time")

@@ -1,8 +1,9 @@
 """What the report says of a dataset of skills: where its requests come from, calls by skill, leaks."""
 
+from stages.kinds.kind import COMPOSED
 from stages.kinds.skills.parts.match import ast_compat
 from stages.reporting.charts import NAMES, confusion, number
-from stages.reporting.page import Funnel, Report, Section, counted
+from stages.reporting.page import Funnel, Report, Section, counted, measures
 
 SYSTEMS = ("base", "student", "student_grammar", "teacher")
 SAMPLES = 10
@@ -23,6 +24,7 @@ MEASURED_ON = (
     "Means over {rows:,} held-out requests with bootstrap 95% intervals. “+ grammar” is\n"
     "the student that can write nothing but calls of the skills."
 )
+IN_PEOPLES_WORDING = ("normalised_match_macro", "other_recall", "other_precision", "valid_call")
 BY_SKILL = (("right_skill", "skill"), ("ast_match", "equal tree"))
 
 
@@ -40,6 +42,7 @@ def report(figures: dict) -> Report:
         measured_on=MEASURED_ON.format(rows=evaluated["rows"]) if metrics else "",
         headline=HEADLINE,
         shown="student_grammar" if "student_grammar" in metrics else "student",
+        first=people(evaluated.get("people"), (figures.get("calls") or {}).get("people")),
         results=[Section("kinds/skills/report.html.j2", {"calls": shown})] if shown else [],
     )
 
@@ -88,6 +91,23 @@ def calls(figures: dict) -> dict | None:
             (kind, *pair) for kind, own in found["leaks"]["requests"].items() for pair in own["first"]
         ],
     }
+
+
+def people(found: dict | None, details: dict | None) -> list[Section]:
+    """How the students do on requests in people's wording: measures, shares by skill, wrong answers."""
+    if not found or not details:
+        return []
+    shown = {name: MEASURES[name] for name in IN_PEOPLES_WORDING}
+    data = {
+        "rows": found["rows"],
+        "composed": COMPOSED,
+        "measures": measures(found["systems"], shown),
+        "systems": [(name, NAMES.get(name, name)) for name in details],
+        "by_skill_rows": by_skill(details, "student_grammar"),
+        "best": NAMES["student_grammar"],
+        "wrong": details["student_grammar"]["wrong"],
+    }
+    return [Section("kinds/skills/people.html.j2", data)]
 
 
 def by_skill(systems: dict[str, dict], best: str) -> list[dict]:

@@ -1,11 +1,11 @@
 """The kind xc: new labels for extreme classification, by synthetic queries or categories (SKIM)."""
 
-from stages.kinds.kind import Kind
+from stages.kinds.kind import COMPOSED, Kind
 from stages.kinds.xc.knobs import STAGES
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
-    """What the mapped labels bring to each model of extreme classification, a line each, where known."""
+    """What the mapped labels bring to each model of extreme classification, and how pages are found."""
     lines = []
     for model, scores in figures.get("xc", {}).items():
         difference = scores["difference"]["R@10"]
@@ -14,6 +14,16 @@ def summary(figures: dict[str, dict]) -> list[str]:
             f"{scores['augmented']['R@10']:.3f} with the mapped ones too "
             f"({difference['low']:+.3f} to {difference['high']:+.3f})"
         )
+    people = figures.get("evaluate", {}).get("people", {})
+    if "page" in people:
+        own, alike = (people[name]["all"] for name in ("page", "near_duplicate"))
+        recall = own["R@10"]
+        lines += [
+            f"{own['queries']:,} queries in people's wording: BM25 R@10 {recall['mean']:.3f} "
+            f"({recall['low']:.3f} to {recall['high']:.3f}; {alike['R@10']['mean']:.3f} if near-duplicates "
+            f"of the page count), MRR@10 {own['MRR@10']['mean']:.3f}",
+            COMPOSED,
+        ]
     return lines
 
 

@@ -1,8 +1,9 @@
 """Score what base, student and teacher write for held-out pages, beside copying the page's summary.
 
-Reads `data/<dataset>/{corpus,baseline,generated}/` and `data/<dataset>/responses.jsonl`; writes
-`reports/<dataset>/figures/metrics.json` (each measure of each system with a bootstrap 95% interval over
-pages), `samples.json` (the lines of twenty pages side by side) and `plots/` beside it.
+Reads `data/<dataset>/{corpus,baseline,generated}/`, `data/<dataset>/responses.jsonl` and the file
+`eval_rows`, queries in people's wording; writes `reports/<dataset>/figures/metrics.json` (each measure of
+each system with a bootstrap 95% interval over pages), `samples.json` (the lines of twenty pages side by side)
+and `plots/` beside it. How well BM25 finds the pages of `eval_rows` is in `evaluate.json`, under `people`.
 The pages are those of the held-out split that the teacher was asked about, lowest hash first. Of the corpus
 only what is scored or searched is held in memory.
 docs/kinds/xc/evaluation.md defines the measures.
@@ -18,9 +19,11 @@ from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
 from stages.core.shards import iter_generated
 from stages.evaluation.bootstrap import intervals
+from stages.evaluation.people import PageQuery, check_unseen, read_rows
 from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.kind import Task
 from stages.kinds.xc.knobs import EvaluateKnobs
+from stages.kinds.xc.parts.people import found_by_bm25, training_texts
 from stages.kinds.xc.parts.queries import TASK as QUERIES
 from stages.kinds.xc.parts.scoring import MEASURES, Output, Scorer, raw_lines, summary_line
 from stages.kinds.xc.parts.tasks import TASKS
@@ -33,6 +36,9 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
     corpus, responses, task = layout.corpus(dataset), layout.responses(dataset), TASKS[knobs.task]
     verify_manifest(corpus)
     path, fields = corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
+    people = Path(knobs.eval_rows)
+    if asked := read_rows(people, PageQuery):
+        check_unseen(people, [row.query for row in asked], training_texts(corpus))
     answers, teachers = {}, Counter()
     for row in iter_jsonl(responses, ("id", "accepted", "outcome", "response", "model")):
         teachers[row["model"]] += 1
@@ -44,6 +50,7 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
             f"{responses}: no answer about a held-out page; raise corpus.{dataset}.test_share or "
             f"prompt.{dataset}.test_documents in params.yaml"
         )
+    rivals |= {page for row in asked for page in row.pos_index}
     documents = [document for document in iter_jsonl(path, fields) if document["id"] in rivals]
     by_name = {document["id"]: document for document in documents}
     pages = [by_name[name] for name in names]
@@ -56,6 +63,7 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
         "extractive": [copied(page) for page in pages],
     }
     scorer = Scorer(documents, task)
+    bm25 = found_by_bm25(people, asked, documents, scorer.index, knobs.bootstrap, knobs.seed) if asked else {}
     metrics = {}
     for system, own in outputs.items():
         scores = [
@@ -79,6 +87,7 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
             system: round(sum(len(output.lines) for output in own) / len(pages), 2)
             for system, own in outputs.items()
         },
+        "people": bm25,
     }
 
 

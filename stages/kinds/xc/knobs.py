@@ -84,6 +84,9 @@ class EvaluateKnobs(Knobs):
     among: int = Field(
         0, ge=0, description="pages that retrieval has to find them among; 0 = the whole corpus"
     )
+    eval_rows: str = Field(
+        description="file of queries in people's wording, for measuring only; empty if there are none"
+    )
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
     seed: int = Field(1, ge=0, description="of the resampling")
 

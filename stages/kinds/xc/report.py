@@ -1,5 +1,6 @@
 """What the report says of a dataset of queries or categories: pages, new labels and what they bring."""
 
+from stages.kinds.kind import COMPOSED
 from stages.kinds.xc.parts.tasks import TASKS
 from stages.reporting.charts import columns, number, paired_bars
 from stages.reporting.page import SYSTEMS, Funnel, Report, Section, percent
@@ -42,9 +43,21 @@ def report(figures: dict) -> Report:
         measured_on=measured_on(evaluated) if figures.get("metrics") else "",
         headline=HEADLINE,
         tiles=tiles(figures, task),
+        first=people(evaluated.get("people")),
         results=[Section("kinds/xc/samples.html.j2", shown)],
         later=[Section("kinds/xc/labels.html.j2", shown)],
     )
+
+
+def people(found: dict | None) -> list[Section]:
+    """How well pages are found by queries in people's wording: a row for each kind of query."""
+    if not found:
+        return []
+    rows = [
+        (kind, own["queries"], [own[measure] for measure in ("R@1", "R@10", "MRR@10")], alike["R@10"])
+        for (kind, own), alike in zip(found["page"].items(), found["near_duplicate"].values(), strict=True)
+    ]
+    return [Section("kinds/xc/people.html.j2", {"rows": rows, "composed": COMPOSED})]
 
 
 def measured_on(evaluated: dict) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.files import read_jsonl, write_jsonl
+from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.kinds.skills.parts.briefs import briefs, request_document
 from stages.kinds.skills.parts.calls import parse_call
 from stages.kinds.skills.parts.candidates import content, from_teacher, gather
@@ -260,6 +260,10 @@ def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
     (tmp_path / "files").mkdir()
     (tmp_path / "prompts/d").mkdir(parents=True)
     (tmp_path / "prompts/d/decisions.jsonl").write_text("")
+    eval_rows = tmp_path / "prompts/d/eval_rows.jsonl"
+    eval_rows.write_text("")
+    made = ("d", "--eval_rows", "prompts/d/eval_rows.jsonl")
+    small = (*made, "--unreviewed", "keep", "--test_templates", "0.4", "--max_share", "1")
     (tmp_path / "topics.txt").write_text("travel\n\nfood\n")
     for skill in SKILLS.skills:
         (tmp_path / "files" / f"{skill.name}.yaml").write_text(written(skill, ".yaml"))
@@ -282,11 +286,9 @@ def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
     answer = {"id": "1", **own, "response": json.dumps([{"arguments": {"examples": said}}])}
     write_jsonl(tmp_path / "data/d_briefs/responses.jsonl", [answer])
     assert run(candidates, "d", "--briefs", "d_briefs")[0] == 0
-    code, output = run(corpus_skills, "d")
+    code, output = run(corpus_skills, *made)
     assert code == 2 and "make review DATASET=d" in output  # nobody has decided yet
-    assert (
-        run(corpus_skills, "d", "--unreviewed", "keep", "--test_templates", "0.4", "--max_share", "1")[0] == 0
-    )
+    assert run(corpus_skills, *small)[0] == 0
     rows = read_jsonl(tmp_path / "data/d/corpus/documents.jsonl")
     assert {own["split"] for own in rows} >= {"train", "test"}
     before = (tmp_path / "data/d/corpus/documents.jsonl").read_bytes()
@@ -297,8 +299,16 @@ def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
     )
     decision = {"id": gone["id"], "decision": "reject", "user": gone["user"], "call": gone["call"]}
     write_jsonl(tmp_path / "prompts/d/decisions.jsonl", [decision])
-    assert (
-        run(corpus_skills, "d", "--unreviewed", "keep", "--test_templates", "0.4", "--max_share", "1")[0] == 0
-    )
+    assert run(corpus_skills, *small)[0] == 0
     assert (tmp_path / "data/d/corpus/documents.jsonl").read_bytes() != before
     assert rows[0]["id"] not in {own["id"] for own in read_jsonl(tmp_path / "data/d/corpus/documents.jsonl")}
+
+    said_by_people = {"user": f"{rows[1]['text'].upper()}?!", "answer": rows[1]["metadata"]["call"]}
+    write_jsonl(eval_rows, [said_by_people])
+    assert run(corpus_skills, *small)[0] == 0
+    ids = {own["id"] for own in read_jsonl(tmp_path / "data/d/corpus/documents.jsonl")}
+    assert rows[1]["id"] not in ids and len(ids) == len(rows) - 2  # nothing may train on it
+    assert read_json(tmp_path / "reports/d/figures/corpus.json")["in_eval_rows"] == 1
+    write_jsonl(eval_rows, [said_by_people | {"answer": "sleep()"}])
+    code, output = run(corpus_skills, *small)
+    assert code == 2 and "eval_rows.jsonl, row 1: field 'answer': no skill is called 'sleep'" in output

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from stages import report
-from stages.commands import evaluate_rows
+from stages.commands import build, evaluate_rows
 from stages.core.files import atomic_directory, read_json, write_json, write_jsonl, write_text
 from stages.core.stage import command
 from stages.kinds.skills import evaluate_calls, skills
@@ -34,7 +34,15 @@ CALLS = {
 HOSTILE = "<script>alert('x')</script>"
 CHAIN = """skills candidates corpus_skills prompt collect convert tokenize finetune merge export
     evaluate_calls report""".split()
-KNOBS = {"base": "b", "max_new_tokens": 24, "batch_size": 8, "threads": 1, "bootstrap": 50}
+EVAL_ROWS = Path("prompts/d/eval_rows.jsonl")
+KNOBS = {
+    "base": "b",
+    "eval_rows": str(EVAL_ROWS),
+    "max_new_tokens": 24,
+    "batch_size": 8,
+    "threads": 1,
+    "bootstrap": 50,
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,7 @@ def house(tmp_path, monkeypatch, models):
         write_text(Path(f"skills/{name}.txt"), f"#### Prompt:\n\n{prompt}\n\n#### Examples:\n\n{pair}")
     assert invoke(skills, ["d", "--path", "skills"]).exit_code == 0
     write_text(Path("prompts/d/student.md"), "{{ document.text }}\ncall:")
+    write_text(EVAL_ROWS, "")
     rows = [document(n, "train" if n >= 12 else "test") for n in range(15)]
     write_corpus(rows)
     answer = {"accepted": True, "outcome": "ok", "model": "embedded"}
@@ -113,6 +122,58 @@ def test_four_systems_side_by_side(house):
     assert len(read_json(Path("reports/d/figures/plots/confusion.json"))) == 12
     picture = Path("reports/d/figures/plots/confusion.svg").read_text()
     assert picture.startswith("<svg ") and "no call" in picture
+
+
+PEOPLE = [
+    {"user": "is it warm in Rome 5", "answer": 'weather(location="Rome 5")'},
+    {"user": f"so {HOSTILE} he said", "answer": "other()"},
+]
+
+
+def test_requests_in_peoples_wording_are_scored_apart(chain):
+    evaluated()
+    before = read_json(Path("reports/d/figures/evaluate.json"))
+    assert before["people"] == {} == read_json(Path("reports/d/figures/calls.json"))["people"]
+    write_jsonl(EVAL_ROWS, PEOPLE)
+    assert evaluated().exit_code == 0
+    after = read_json(Path("reports/d/figures/evaluate.json"))
+    people = after["people"]
+    assert {**after, "people": {}} == before and people["rows"] == 2
+    assert list(people["systems"]) == SYSTEMS[:3]  # nobody asks the teacher
+    for own in people["systems"].values():
+        assert own["valid_call"].keys() == {"mean", "low", "high"} and "latency_ms_p50" not in own
+    assert people["systems"]["student_grammar"]["valid_call"]["mean"] == 1
+    mistakes = read_json(Path("reports/d/figures/calls.json"))["people"]
+    assert list(mistakes["base"]["per_skill"]) == ["other", "weather"]
+    assert {row["user"] for row in mistakes["base"]["wrong"]} == {row["user"] for row in PEOPLE}
+    invoke(report, ["d"])
+    page = Path("reports/d/report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", page)[0] == "In people’s wording"
+    assert "not logged from users" in page and "is it warm in Rome 5" in page and "<script" not in page
+    lines = build.headline("d")
+    assert "2 requests in people's wording" in lines and "not logged from users" in lines
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            {"user": "Weather, 12.", "answer": "other()"},
+            "'Weather, 12.' stands in training, too (data/",
+        ),
+        (
+            {"user": "Notes please", "answer": "other()"},
+            "too (an example of the skill notes",
+        ),
+        ({"user": "zzz", "answer": "sleep()"}, "field 'answer': no skill is called 'sleep'"),
+        ({"user": "zzz", "call": "other()"}, "answer: Field required; expected user, answer"),
+    ],
+)
+def test_a_bad_row_in_peoples_wording_fails_the_stage(house, row, told):
+    write_jsonl(EVAL_ROWS, [PEOPLE[0], row])
+    result = evaluated()
+    assert result.exit_code == 2 and f"{EVAL_ROWS}, row 2: " in result.output and told in result.output
+    assert not Path("reports/d/figures/metrics.json").exists()
 
 
 def test_all_but_latency_is_the_same_again(house):
