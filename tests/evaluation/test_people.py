@@ -7,6 +7,7 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.evaluation.people import (
+    KINDS,
     RANKED,
     PageQuery,
     by_kind,
@@ -16,6 +17,7 @@ from stages.evaluation.people import (
     read_rows,
     right_places,
 )
+from tests.helpers.workspace import ROOT
 
 GOOD = '{"query": "sort a list", "pos_index": ["sort"], "kind": 1}\n'
 GROUPS = {"sort": "sort", "svd": "svd", "sorted": "sort"}
@@ -32,6 +34,11 @@ def test_rows_are_read(file):
     assert rows[0] == PageQuery(query="sort a list", pos_index=["sort"], kind=1)
     assert (rows[1].query, rows[1].kind) == ("svd", None)
     assert right_places(file, rows, GROUPS) == [[0, 2], [0, 1, 2]]
+
+
+def test_the_rows_of_pydoc_are_in_order():
+    rows = read_rows(ROOT / "prompts/pydoc/eval_rows.jsonl", PageQuery)
+    assert len(rows) > 1000 and {row.kind for row in rows} == set(range(len(KINDS)))
 
 
 def test_an_empty_file_has_no_rows(file):

@@ -56,7 +56,11 @@ def test_from_skill_files_to_scores(project):
     better = metrics["student_grammar"]["normalised_match_macro"]["mean"]
     assert better > metrics["base"]["normalised_match_macro"]["mean"]
     assert metrics["student"]["latency_ms_p50"]["mean"] > 0
-    assert "otto" in read_text(reports / "report.html")
+    people = read_json(reports / "figures/evaluate.json")["people"]
+    assert people["rows"] == len(read_jsonl(project.directory / "prompts/otto/eval_rows.jsonl")) > 100
+    assert people["systems"]["student_grammar"]["valid_call"]["mean"] == 1
+    assert "In people’s wording" in read_text(reports / "report.html")
+    assert f"{people['rows']} requests in people's wording" in output
 
     rows = read_jsonl(project.directory / "data/otto/corpus/documents.jsonl")
     wordings = {

@@ -27,8 +27,8 @@ def found_by_bm25(
 ) -> dict[str, dict]:
     """How well the rows of a file find their pages by an index over `documents`, by kind of query.
 
-    `page` counts a query's own pages alone; `near_duplicate` also those of their groups, which hold aliases
-    (`pylab` and `pyplot`), but families of a hundred pages too. Raises UserError for an unknown page.
+    `page` counts a query's own pages alone; `near_duplicate` also those of their groups, which hold aliases,
+    but families of a hundred pages, too. Raises UserError for an unknown page.
     """
     groups = {
         "page": {document["id"]: document["id"] for document in documents},
