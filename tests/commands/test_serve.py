@@ -132,7 +132,8 @@ def test_what_a_request_does_not_say_is_as_evaluated():
         "frequency_penalty": 0.25,
         "max_new_tokens": 128,
     }
-    blocks = {"generate": {"d": {"top_k": 5}}, "evaluate_calls": {"d": {"base": "b", "max_new_tokens": 9}}}
+    calls = {"base": "b", "eval_rows": "rows.jsonl", "max_new_tokens": 9}
+    blocks = {"generate": {"d": {"top_k": 5}}, "evaluate_calls": {"d": calls}}
     write_json(Path("params.yaml"), blocks)
     assert serve.usual_decoding("d", stages) == {**generated, "temperature": 0, "frequency_penalty": 0} | {
         "max_new_tokens": 9
