@@ -2,6 +2,4 @@
 
 from pathlib import Path
 
-BM25, TFIDF, STATIC = (
-    str(Path(__file__).parents[2] / "models/shipped" / name) for name in ("bm25", "tfidf", "static")
-)
+BM25, TFIDF = (str(Path(__file__).parents[2] / "models/shipped" / name) for name in ("bm25", "tfidf"))

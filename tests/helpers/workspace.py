@@ -191,5 +191,6 @@ def tiny_params(teacher_url: str) -> dict:
     }
     for dataset in datasets:
         blocks["prompt"][dataset]["template"] = f"prompts/{dataset}/teacher.md"
-    blocks["evaluate"]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
+    for stage in ("evaluate", "xc"):
+        blocks[stage]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
     return blocks

@@ -20,7 +20,7 @@ from stages.kinds.xc.report import report as xc_report
 from stages.reporting.page import SYSTEMS, render
 from tests.helpers.cli import invoke
 from tests.helpers.shards import write_generated
-from tests.helpers.shipped import BM25, STATIC, TFIDF
+from tests.helpers.shipped import BM25, TFIDF
 from tests.helpers.workspace import ROOT
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -81,7 +81,7 @@ def row(name, text, reason):
 
 
 def run(stage, **knobs):
-    if stage is evaluate:
+    if stage in (evaluate, xc):
         knobs["eval_rows"] = EVAL_ROWS
     result = invoke(stage, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
     if result.exit_code not in (0, 2):
@@ -100,7 +100,7 @@ def whole_chain():
         (filter, {"round_trip_by": BM25}),
         (map, {"encoder": TFIDF, "threshold": 0.7}),
         (pack, {}),
-        (xc, {"tower": STATIC, "dims": 8, "bootstrap": 100}),
+        (xc, {"tower": TFIDF, "steps": 5, "dims": 8, "bootstrap": 100}),
         (evaluate, {"bootstrap": 100}),
     ):
         assert run(stage, **knobs).exit_code == 0
@@ -213,6 +213,7 @@ def xc_figures(models):
 
 PACK = {
     "train_points": 4321,
+    "synthetic_points": 7654,
     "test_points": 100,
     "labels": 99,
     "pairs_original": 5678,
@@ -233,6 +234,7 @@ def test_the_gain_is_shown():
         "Label tree: recall",
         "Two-tower retriever: R@10",
         "4,321",
+        "7,654",
         "1,234",
         "3 to 9",
         "5,678",

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from stages.core.stage import Knobs, NoKnobs, Stage
-from stages.retrieval.knobs import MODEL, Encoder, Search, method_of
+from stages.retrieval.knobs import Encoder, Search
 
 Task = Literal["queries", "categories"]
 Model = Literal["plt", "two_tower"]
@@ -65,17 +65,15 @@ class XcKnobs(Knobs):
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
     seed: int = Field(1, ge=0, description="of training and of the resampling")
     cost: float = Field(10, gt=0, description="plt: C of the node classifiers; larger is less regularised")
-    tower: str = Field(description="two_tower: models/shipped/static, or a sentence-transformers directory")
-    dims: int = Field(256, gt=0, description="two_tower: dimensions of the static tower")
+    tower: str = Field(description="two_tower: models/shipped/tfidf, or a sentence-transformers directory")
+    dims: int = Field(256, gt=0, description="two_tower: dimensions of TF-IDF's latent semantic analysis")
     words: int = Field(64, gt=0, description="two_tower: words of a text that are read")
-    epochs: int = Field(10, gt=0, description="two_tower: passes through the training pairs")
+    steps: int = Field(300, gt=0, description="two_tower: training steps, the same for both matrices")
     batch_size: int = Field(256, gt=1, description="two_tower: pairs, each the others' negatives")
-    lr: float = Field(3e-2, gt=0, description="two_tower: learning rate; 2e-5 suits a pretrained tower")
-
-    @property
-    def is_static(self) -> bool:
-        """Word vectors, and not a pretrained tower? Raises UserError if `tower` is neither."""
-        return method_of(self.tower, "tower", ("static",)) != MODEL
+    lr: float = Field(1e-3, gt=0, description="two_tower: learning rate")
+    eval_rows: str = Field(
+        description="file of queries in people's wording, for measuring only; empty if there are none"
+    )
 
 
 class EvaluateKnobs(Knobs):

@@ -21,7 +21,7 @@ WORDS = {"queries": "search queries for documents", "categories": "categories fo
 MODELS = {"plt": "label tree", "two_tower": "two-tower retriever"}
 WHAT_IT_IS = {
     "plt": "a probabilistic label tree over words: it knows a label by its training points alone",
-    "two_tower": "a dense retriever that also reads the labels' own texts",
+    "two_tower": "a linear layer over a text encoder, which also reads the labels' own texts",
 }
 MATRICES = ("original", "augmented", "difference")
 
@@ -171,6 +171,7 @@ def sizes(pack: dict | None) -> list[tuple[str, str]]:
     without = pack["labels_without_train_pairs"]
     return [
         ("training points", number(pack["train_points"])),
+        ("synthetic queries as further points", number(pack["synthetic_points"])),
         ("test points", number(pack["test_points"])),
         ("labels", number(pack["labels"])),
         ("training pairs, original", number(pack["pairs_original"])),
