@@ -197,6 +197,7 @@ def test_a_dataset_of_no_kind_has_a_plain_page(dataset):
 
 COUNTS = ["P@1", "R@1", "R@3", "R@5", "R@10", "R@100"]
 GAIN = {"mean": 0.25, "low": 0.125, "high": 0.375}
+HALF = {"mean": 0.5, "low": 0.4, "high": 0.6}
 
 
 def xc_figures(models):
@@ -208,7 +209,11 @@ def xc_figures(models):
     nothing = {key: dict.fromkeys(COUNTS) for key in found}
     head = {**found, "labels": 7, "pairs": 1234, "frequency": [3, 9]}
     buckets = {"head": head, "unseen": {**nothing, "labels": 0, "pairs": 0, "frequency": None}}
-    return {model: {**found, "points": {}, "buckets": buckets} for model in models}
+    asked = {
+        name: {"all": {"queries": 1206, "R@10": value}}
+        for name, value in (("original", HALF), ("augmented", HALF), ("difference", GAIN))
+    }
+    return {model: {**found, "points": {}, "buckets": buckets, "people": asked} for model in models}
 
 
 PACK = {
@@ -235,6 +240,7 @@ def test_the_gain_is_shown():
         "Two-tower retriever: R@10",
         "4,321",
         "7,654",
+        "<td>all</td><td>1,206</td><td>0.500</td>",
         "1,234",
         "3 to 9",
         "5,678",

@@ -154,9 +154,14 @@ def gain(xc: dict | None, pack: dict | None) -> dict | None:
                 "recall": paired_bars(recall, f"{MODELS[name]}: recall"),
                 "buckets": paired_bars(by_frequency, f"{MODELS[name]}: R@10 by frequency of labels"),
                 "rows": [(measure, *(own[key][measure] for key in MATRICES)) for measure in own["original"]],
+                "people": [
+                    (kind, value["queries"], *(own["people"][key][kind]["R@10"] for key in MATRICES))
+                    for kind, value in own["people"].get("difference", {}).items()
+                ],
             }
         )
-    return {"models": models, "buckets": [extent(*one) for one in buckets.items()], "facts": sizes(pack)}
+    shown = {"models": models, "buckets": [extent(*one) for one in buckets.items()], "facts": sizes(pack)}
+    return {**shown, "composed": COMPOSED}
 
 
 def extent(name: str, bucket: dict) -> tuple[str, str, int, int]:
