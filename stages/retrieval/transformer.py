@@ -12,7 +12,6 @@ from sentence_transformers.sentence_transformer.modules import Dense
 
 from stages.core.errors import UserError
 from stages.retrieval.knobs import Encoder
-from stages.retrieval.neighbours import coarse_type
 
 
 class Transformer:
@@ -43,12 +42,13 @@ class Transformer:
 
     def encode(self, texts: list[str], side: str) -> np.ndarray:
         """float32 (texts, dims), rows of length 1; the side chooses the prompt."""
-        # TODO gain
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=coarse_type() == torch.bfloat16):
-            vectors = self.model.encode(
-                texts, prompt=self.prompts[side], batch_size=self.batch_size, show_progress_bar=False
-            )
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return self.model.encode(
+            texts,
+            prompt=self.prompts[side],
+            batch_size=self.batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
 
 
 def load_weights(model: SentenceTransformer, path: Path) -> None:
