@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+BM25 = Path(__file__).parents[1] / "models/shipped/bm25"
 LINES, SHARDS, WORDS, SEED = 10, 8, 60, 0
 
 
@@ -70,7 +71,7 @@ def measure(knobs: dict, answer) -> None:
     from stages.kinds.xc.knobs import FilterKnobs
 
     started = time.perf_counter()
-    metrics = run_filter("made", FilterKnobs(**knobs))
+    metrics = run_filter("made", FilterKnobs(round_trip_by=str(BM25), **knobs))
     seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     answer.put((metrics, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024))

@@ -62,8 +62,8 @@ def steps(rows: int) -> dict[str, tuple[list[str], str]]:
         "student": (f"{generate} 24", "data/d/generated"),
         "[replay]": (f"{generate} 32", ""),
         "generate": (f"{generate} 32", "data/d/generated"),
-        "filter": ("filter d", "data/d/filtered"),
-        "map": ("map d --encoder tfidf --dims 256", "data/d/mapped"),
+        "filter": (f"filter d --round_trip_by {ROOT}/models/shipped/bm25", "data/d/filtered"),
+        "map": (f"map d --encoder {ROOT}/models/shipped/tfidf --dims 256", "data/d/mapped"),
         "pack": ("pack d", "data/d/xc"),
     }
     return {name: (command.split(), output) for name, (command, output) in stages.items()}

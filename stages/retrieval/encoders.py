@@ -1,4 +1,4 @@
-"""Texts to unit vectors: TF-IDF with latent semantic analysis, or any sentence-transformers model.
+"""Texts to unit vectors: TF-IDF with latent semantic analysis, or any sentence-transformers directory.
 
     model = load(knobs, fit)              # knobs: stages.retrieval.knobs.Encoder; fit: texts for TF-IDF
     vectors = embeddings(model, texts, "synthetic", scratch / "synthetic.npy")
@@ -83,7 +83,7 @@ def load(knobs: Encoder, fit: Iterable[str]) -> Model:
 
     Raises UserError for a model or weights that cannot be loaded, and for knobs that TF-IDF does not have.
     """
-    if knobs.encoder != "tfidf":
+    if knobs.is_model:
         # PyTorch, which TF-IDF does without
         from stages.retrieval.transformer import Transformer
 
@@ -91,17 +91,14 @@ def load(knobs: Encoder, fit: Iterable[str]) -> Model:
     for name in ("max_length", "synthetic_prompt", "observed_prompt", "weights"):
         if getattr(knobs, name):
             raise UserError(
-                f"{name}: {getattr(knobs, name)!r} is for a model; encoder `tfidf` has no use for it"
+                f"{name}: {getattr(knobs, name)!r} is for a model; {knobs.encoder} has no use for it"
             )
     return LatentSemantic(knobs.dims, fit)
 
 
 def fingerprint(knobs: Encoder) -> str:
-    """sha256 of the knobs in use, of the files of a local model and weights, of code, versions and device.
-
-    A hub id stands for itself: a model that is published anew under the same id is not noticed.
-    """
-    if knobs.encoder == "tfidf":
+    """sha256 of the knobs in use, of the files of a model and weights, of code, versions and device."""
+    if not knobs.is_model:
         code = [sha256_file(Path(file)) for file in (__file__, text.__file__)]
         versions = [version(name) for name in ("scikit-learn", "scipy", "numpy", "PyStemmer")]
         return sha256_json(["tfidf", knobs.dims, BLOCK, code, versions])
@@ -109,7 +106,7 @@ def fingerprint(knobs: Encoder) -> str:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(knobs.encoder)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     contents = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
     weights = sha256_file(_existing(knobs.weights)) if knobs.weights else None
     versions = [version(name) for name in ("sentence-transformers", "transformers", "torch")]

@@ -1,20 +1,54 @@
 """How texts become vectors and how their neighbours are found: knobs that the stages share."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from stages.core.errors import UserError
+from stages.core.files import read_json
 from stages.core.stage import Knobs
+
+MODEL = "model"
+METHOD_FILE = "retriever.json"  # in a directory that stands for a method without weights: {"type": "tfidf"}
+
+
+def method_of(directory: str, knob: str, methods: tuple[str, ...]) -> str:
+    """Which of `methods` the directory named by `knob` stands for, or MODEL for sentence-transformers.
+
+    Every method is a directory, so that dvc.yaml can declare it as a dependency like any model. Raises
+    UserError if there is none, or if it stands for anything else.
+    """
+    folder = Path(directory)
+    expected = (
+        f"expected {', '.join(f'models/shipped/{m}' for m in methods)} or a sentence-transformers directory"
+    )
+    if not folder.is_dir():
+        raise UserError(f"{knob}: {directory}: no such directory; {expected}")
+    if (folder / METHOD_FILE).is_file():
+        stored = read_json(folder / METHOD_FILE)
+        method = stored.get("type") if isinstance(stored, dict) else None
+        if method not in methods:
+            raise UserError(f"{knob}: {folder / METHOD_FILE}: type {method!r} is of no use here; {expected}")
+        return method
+    if not (folder / "modules.json").is_file():
+        raise UserError(f"{knob}: {directory}: holds neither {METHOD_FILE} nor modules.json; {expected}")
+    return MODEL
 
 
 class Encoder(Knobs):
-    encoder: str = Field("tfidf", description="tfidf, or a sentence-transformers directory or hub id")
+    encoder: str = Field(description="models/shipped/tfidf, or a sentence-transformers directory")
     dims: int = Field(256, gt=0, description="dimensions of TF-IDF's latent semantic analysis")
     max_length: int = Field(0, ge=0, description="tokens a model cuts a text to; 0: its own limit")
     synthetic_prompt: str = Field("", description="put before each text written by the student, for a model")
     observed_prompt: str = Field("", description="put before each text to compare with, for a model")
     batch_size: int = Field(128, gt=0, description="texts that a model encodes at once")
     weights: str = Field("", description="checkpoint (.pt) of an NGAME-style wrapper around the model")
+
+    @property
+    def is_model(self) -> bool:
+        """A sentence-transformers model, and not TF-IDF? Raises UserError if `encoder` is neither."""
+        return method_of(self.encoder, "encoder", ("tfidf",)) == MODEL
 
 
 class Search(Knobs):

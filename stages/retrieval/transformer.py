@@ -25,7 +25,7 @@ class Transformer:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"encoder: {knobs.encoder!r} is neither `tfidf` nor a sentence-transformers model ({reason})"
+                f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason})"
             ) from None
         config = getattr(self.model[0], "config", None)  # a static embedding has none, and no positions
         positions = getattr(config, "max_position_embeddings", None)

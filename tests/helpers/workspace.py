@@ -43,7 +43,8 @@ class Workspace:
     def create(cls, directory: Path, teacher_url: str) -> "Workspace":
         listed = _sh("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
         for name in listed:
-            if (ROOT / name).is_file() and not name.startswith("models/") and name != "dvc.lock":
+            left_out = name == "dvc.lock" or name.startswith("models/shipped/small/")
+            if (ROOT / name).is_file() and not left_out:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, directory / name)
         made = cls(directory)
@@ -180,10 +181,10 @@ def tiny_params(teacher_url: str) -> dict:
         "export": {"base": "tiny", "parity_tolerance": 0.01},
         "generate": decoding,
         "baseline": {**decoding, "base": "tiny"},
-        "filter": {},
-        "map": {"encoder": "tfidf", "dims": 4},
+        "filter": {"round_trip_by": "models/shipped/bm25"},
+        "map": {"encoder": "models/shipped/tfidf", "dims": 4},
         "pack": {},
-        "xc": {"models": ["plt"], "bootstrap": 20},
+        "xc": {"models": ["plt"], "tower": "models/shipped/tfidf", "bootstrap": 20},  # and its eval_rows
         "evaluate": {"pages": 10, "bootstrap": 20},  # and its eval_rows
         "report": {},
     }
@@ -199,5 +200,6 @@ def tiny_params(teacher_url: str) -> dict:
     }
     for dataset in datasets:
         blocks["prompt"][dataset]["template"] = f"prompts/{dataset}/teacher.md"
-    blocks["evaluate"]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
+    for stage in ("evaluate", "xc"):
+        blocks[stage]["alpha"]["eval_rows"] = "prompts/alpha/eval_rows.jsonl"
     return blocks

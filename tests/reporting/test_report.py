@@ -20,6 +20,7 @@ from stages.kinds.xc.report import report as xc_report
 from stages.reporting.page import SYSTEMS, render
 from tests.helpers.cli import invoke
 from tests.helpers.shards import write_generated
+from tests.helpers.shipped import BM25, TFIDF
 from tests.helpers.workspace import ROOT
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
@@ -80,7 +81,7 @@ def row(name, text, reason):
 
 
 def run(stage, **knobs):
-    if stage is evaluate:
+    if stage in (evaluate, xc):
         knobs["eval_rows"] = EVAL_ROWS
     result = invoke(stage, ["toy", *(f"--{k}={v}" for k, v in knobs.items())])
     if result.exit_code not in (0, 2):
@@ -96,10 +97,10 @@ def files(folder):
 
 def whole_chain():
     for stage, knobs in (
-        (filter, {}),
-        (map, {"threshold": 0.7}),
+        (filter, {"round_trip_by": BM25}),
+        (map, {"encoder": TFIDF, "threshold": 0.7}),
         (pack, {}),
-        (xc, {"dims": 8, "bootstrap": 100}),
+        (xc, {"tower": TFIDF, "steps": 5, "dims": 8, "bootstrap": 100}),
         (evaluate, {"bootstrap": 100}),
     ):
         assert run(stage, **knobs).exit_code == 0
@@ -196,6 +197,7 @@ def test_a_dataset_of_no_kind_has_a_plain_page(dataset):
 
 COUNTS = ["P@1", "R@1", "R@3", "R@5", "R@10", "R@100"]
 GAIN = {"mean": 0.25, "low": 0.125, "high": 0.375}
+HALF = {"mean": 0.5, "low": 0.4, "high": 0.6}
 
 
 def xc_figures(models):
@@ -207,11 +209,16 @@ def xc_figures(models):
     nothing = {key: dict.fromkeys(COUNTS) for key in found}
     head = {**found, "labels": 7, "pairs": 1234, "frequency": [3, 9]}
     buckets = {"head": head, "unseen": {**nothing, "labels": 0, "pairs": 0, "frequency": None}}
-    return {model: {**found, "points": {}, "buckets": buckets} for model in models}
+    asked = {
+        name: {"all": {"queries": 1206, "R@10": value}}
+        for name, value in (("original", HALF), ("augmented", HALF), ("difference", GAIN))
+    }
+    return {model: {**found, "points": {}, "buckets": buckets, "people": asked} for model in models}
 
 
 PACK = {
     "train_points": 4321,
+    "synthetic_points": 7654,
     "test_points": 100,
     "labels": 99,
     "pairs_original": 5678,
@@ -232,6 +239,8 @@ def test_the_gain_is_shown():
         "Label tree: recall",
         "Two-tower retriever: R@10",
         "4,321",
+        "7,654",
+        "<td>all</td><td>1,206</td><td>0.500</td>",
         "1,234",
         "3 to 9",
         "5,678",

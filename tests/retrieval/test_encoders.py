@@ -12,14 +12,19 @@ from stages.core.errors import UserError
 from stages.retrieval import encoders
 from stages.retrieval.encoders import embeddings, fingerprint, finished, load
 from stages.retrieval.knobs import Encoder
+from tests.helpers.shipped import BM25, TFIDF
 
 TEXTS = ["sort array by axis", "read a csv file into a DataFrame", "plot a line", "sorted arrays", "zebra"]
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] sort array by axis read csv file plot a line query : page".split()
 
 
+def tfidf(**knobs) -> Encoder:
+    return Encoder(encoder=TFIDF, **knobs)
+
+
 def test_latent_semantics():
     documents = [*TEXTS, "arrays are sorted along an axis", "csv files are read", "lines in a plot"]
-    model = load(Encoder(dims=4), documents)
+    model = load(tfidf(dims=4), documents)
     first, second = (
         model.encode(texts, "observed") for texts in (TEXTS, ["sorting of the array axis", "csv"])
     )
@@ -30,20 +35,20 @@ def test_latent_semantics():
 
 
 def test_one_text_is_too_few_to_reduce():
-    model = load(Encoder(), ["sort an array"])
+    model = load(tfidf(), ["sort an array"])
     assert model.dims == 3 and model.encode(["array"], "observed").max() == 1
 
 
 def test_a_word_of_one_text_is_left_out_where_texts_are_many():
     shared = [f"sort w{n % 7}" for n in range(100)]
-    assert load(Encoder(), [*shared, "zebra"]).encode(["zebra"], "observed").any() == np.False_
-    assert load(Encoder(), [*shared[:99], "zebra"]).encode(["zebra"], "observed").any()
+    assert load(tfidf(), [*shared, "zebra"]).encode(["zebra"], "observed").any() == np.False_
+    assert load(tfidf(), [*shared[:99], "zebra"]).encode(["zebra"], "observed").any()
 
 
 @pytest.mark.parametrize("again", [0, 3], ids=["distinct", "one text said four times"])
 def test_few_texts_keep_their_cosines(again):
     texts = ["sort arrays", "read files", "read a file and sort it", *["sort arrays"] * again]
-    encoder = load(Encoder(), texts)
+    encoder = load(tfidf(), texts)
     full = encoder.vectorizer.transform(texts).toarray()
     found = encoder.encode(texts, "observed")
     assert encoder.dims == 3
@@ -51,20 +56,20 @@ def test_few_texts_keep_their_cosines(again):
 
 
 def test_a_rare_word_among_many_texts_keeps_its_axis():
-    encoder = load(Encoder(), ["common"] * 60_000 + ["rare"] * 2)
+    encoder = load(tfidf(), ["common"] * 60_000 + ["rare"] * 2)
     assert encoder.dims == 2
     assert encoder.encode(["rare"], "observed") @ encoder.encode(["common"], "observed").T < 1e-3
 
 
 def test_texts_without_words():
     with pytest.raises(UserError, match="share no words"):
-        load(Encoder(), ["?", "!"])
+        load(tfidf(), ["?", "!"])
 
 
 @pytest.mark.parametrize("given", [{"weights": "a.pt"}, {"max_length": 8}, {"observed_prompt": "query: "}])
 def test_knobs_that_tfidf_has_no_use_for(given):
-    with pytest.raises(UserError, match=f"{next(iter(given))}: .* encoder `tfidf` has no use for it"):
-        load(Encoder(**given), TEXTS)
+    with pytest.raises(UserError, match=f"{next(iter(given))}: .* is for a model; .*tfidf has no use for it"):
+        load(tfidf(**given), TEXTS)
 
 
 @pytest.mark.slow
@@ -74,7 +79,7 @@ def test_tfidf_has_the_same_bytes_on_any_number_of_threads():
         "from stages.retrieval.encoders import load\n"
         "from stages.retrieval.knobs import Encoder\n"
         "texts = [f'w{n % 17} w{n % 23} w{n % 31} w{n % 7}' for n in range(900)]\n"
-        "vectors = load(Encoder(dims=32), texts).encode(texts, 'observed')\n"
+        f"vectors = load(Encoder(encoder={TFIDF!r}, dims=32), texts).encode(texts, 'observed')\n"
         "print(hashlib.sha256(vectors.tobytes()).hexdigest())"
     )
     found = {
@@ -276,10 +281,19 @@ def test_checkpoints_that_do_not_fit(models, tmp_path):
         encoded(models["one"], weights="none.pt")
 
 
-def test_unknown_encoder(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="encoder: 'no/such/model' is neither"):
-        load(Encoder(encoder="no/such/model"), TEXTS)
+def test_directories_that_are_no_encoder(tmp_path):
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    for path, message in (
+        ("sentence-transformers/all-MiniLM-L6-v2", "no such directory; expected models/shipped/tfidf or a"),
+        (str(stray), "holds neither retriever.json nor modules.json"),
+        (BM25, "type 'bm25' is of no use here"),
+    ):
+        with pytest.raises(UserError, match=f"encoder: .*{message}"):
+            load(Encoder(encoder=path), TEXTS)
+    (stray / "modules.json").write_text("[]")
+    with pytest.raises(UserError, match="stray' is no sentence-transformers model"):
+        load(Encoder(encoder=str(stray)), TEXTS)
 
 
 def test_the_fingerprint_covers_files_and_knobs_in_use(models, tmp_path):
@@ -290,10 +304,10 @@ def test_the_fingerprint_covers_files_and_knobs_in_use(models, tmp_path):
     found += [fingerprint(plain.model_copy(update={"synthetic_prompt": "query : "}))]
     checkpoint(models["two"], tmp_path / "w.pt")
     found += [fingerprint(plain.model_copy(update={"weights": weights}))]
-    found += [fingerprint(Encoder()), fingerprint(Encoder(dims=8))]
+    found += [fingerprint(tfidf()), fingerprint(tfidf(dims=8))]
     assert len(set(found)) == 7
     assert fingerprint(plain) == found[0] == fingerprint(plain.model_copy(update={"dims": 8}))
-    assert fingerprint(Encoder()) == fingerprint(Encoder(batch_size=1))
+    assert fingerprint(tfidf()) == fingerprint(tfidf(batch_size=1))
 
 
 def test_the_fingerprint_leaves_out_the_knobs_of_a_stage(models):

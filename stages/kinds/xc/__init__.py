@@ -5,15 +5,22 @@ from stages.kinds.xc.knobs import STAGES
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
-    """What the mapped labels bring to each model of extreme classification, and how pages are found."""
+    """What the new labels bring to each model of extreme classification, and how pages are found."""
     lines = []
     for model, scores in figures.get("xc", {}).items():
-        difference = scores["difference"]["R@10"]
+        before, after, gained = (scores[name]["R@10"] for name in ("original", "augmented", "difference"))
         lines.append(
-            f"{model}: R@10 {scores['original']['R@10']:.3f} with the known labels, "
-            f"{scores['augmented']['R@10']:.3f} with the mapped ones too "
-            f"({difference['low']:+.3f} to {difference['high']:+.3f})"
+            f"{model}: R@10 {before:.3f} with the known labels, {after:.3f} with the new ones too "
+            f"({gained['low']:+.3f} to {gained['high']:+.3f})"
         )
+        if asked := scores.get("people"):
+            before, after, gained = (
+                asked[name]["all"]["R@10"] for name in ("original", "augmented", "difference")
+            )
+            lines.append(
+                f"{model}, queries in people's wording: R@10 {before['mean']:.3f}, then {after['mean']:.3f} "
+                f"({gained['low']:+.3f} to {gained['high']:+.3f})"
+            )
     people = figures.get("evaluate", {}).get("people", {})
     if "page" in people:
         own, alike = (people[name]["all"] for name in ("page", "near_duplicate"))

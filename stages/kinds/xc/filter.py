@@ -24,6 +24,7 @@ from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts import filters
 from stages.kinds.xc.parts.filters import Texts, answers, joined
 from stages.kinds.xc.parts.tasks import TASKS
+from stages.retrieval.knobs import method_of
 from stages.sources.near import near_repeated
 
 FIELDS = ("id", "title", "text", "metadata", "split")
@@ -108,7 +109,7 @@ def inconsistent(dataset: str, knobs: FilterKnobs, written: Texts, left: np.ndar
     searched, page_of = filters.pages(d for d in documents(dataset) if d["split"] != "empty")
     texts = [written.texts[number] for number in left]
     targets = [page_of[written.documents[written.places[number]]] for number in left]
-    if knobs.round_trip_by == "bm25":
+    if method_of(knobs.round_trip_by, "round_trip_by", ("bm25", "tfidf")) == "bm25":
         return filters.lost_by_bm25(texts, targets, searched, knobs.round_trip)
     layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     return filters.lost_by_vectors(texts, targets, searched, knobs.round_trip, knobs.round_trip_by)

@@ -49,7 +49,7 @@ class FilterKnobs(Knobs):
     logprob_share: float = Field(1, gt=0, le=1, description="share of all texts kept, the likeliest first")
     round_trip: int = Field(0, ge=0, description="rank within which a text must find its document; 0: off")
     round_trip_by: str = Field(
-        "bm25", description="bm25, tfidf, or a sentence-transformers directory or hub id"
+        description="models/shipped/bm25, models/shipped/tfidf, or a sentence-transformers directory"
     )
 
 
@@ -65,12 +65,15 @@ class XcKnobs(Knobs):
     bootstrap: int = Field(1000, gt=0, description="resamples behind each interval")
     seed: int = Field(1, ge=0, description="of training and of the resampling")
     cost: float = Field(10, gt=0, description="plt: C of the node classifiers; larger is less regularised")
-    tower: str = Field("static", description="two_tower: static, or a sentence-transformers directory or id")
-    dims: int = Field(256, gt=0, description="two_tower: dimensions of the static tower")
+    tower: str = Field(description="two_tower: models/shipped/tfidf, or a sentence-transformers directory")
+    dims: int = Field(256, gt=0, description="two_tower: dimensions of TF-IDF's latent semantic analysis")
     words: int = Field(64, gt=0, description="two_tower: words of a text that are read")
-    epochs: int = Field(10, gt=0, description="two_tower: passes through the training pairs")
+    steps: int = Field(300, gt=0, description="two_tower: training steps, the same for both matrices")
     batch_size: int = Field(256, gt=1, description="two_tower: pairs, each the others' negatives")
-    lr: float = Field(3e-2, gt=0, description="two_tower: learning rate; 2e-5 suits a pretrained tower")
+    lr: float = Field(1e-3, gt=0, description="two_tower: learning rate")
+    eval_rows: str = Field(
+        description="file of queries in people's wording, for measuring only; empty if there are none"
+    )
 
 
 class EvaluateKnobs(Knobs):

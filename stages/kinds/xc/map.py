@@ -95,7 +95,7 @@ def add_neighbours(collected: NeighbourPairs, dataset: str, knobs: MapKnobs) -> 
 def kept(dataset: str, knobs: Encoder) -> tuple[Path, list[Path]]:
     """The scratch directory of this encoder and observed texts, and the files of vectors in it."""
     corpus = read_json(layout.corpus(dataset) / MANIFEST)["files"]
-    fitted = ("documents.jsonl",) if knobs.encoder == "tfidf" else ()
+    fitted = ("documents.jsonl",) if not knobs.is_model else ()
     basis = [fingerprint(knobs), *(corpus[name]["sha256"] for name in ("queries.jsonl", *fitted))]
     scratch = layout.SCRATCH / f"map-{dataset}-{sha256_json(basis)[:16]}"
     texts = read_json(places.filtered(dataset) / MANIFEST)["files"]["raw_rewrites.txt"]["sha256"]

@@ -21,7 +21,7 @@ WORDS = {"queries": "search queries for documents", "categories": "categories fo
 MODELS = {"plt": "label tree", "two_tower": "two-tower retriever"}
 WHAT_IT_IS = {
     "plt": "a probabilistic label tree over words: it knows a label by its training points alone",
-    "two_tower": "a dense retriever that also reads the labels' own texts",
+    "two_tower": "a linear layer over a text encoder, which also reads the labels' own texts",
 }
 MATRICES = ("original", "augmented", "difference")
 
@@ -154,9 +154,14 @@ def gain(xc: dict | None, pack: dict | None) -> dict | None:
                 "recall": paired_bars(recall, f"{MODELS[name]}: recall"),
                 "buckets": paired_bars(by_frequency, f"{MODELS[name]}: R@10 by frequency of labels"),
                 "rows": [(measure, *(own[key][measure] for key in MATRICES)) for measure in own["original"]],
+                "people": [
+                    (kind, value["queries"], *(own["people"][key][kind]["R@10"] for key in MATRICES))
+                    for kind, value in own["people"].get("difference", {}).items()
+                ],
             }
         )
-    return {"models": models, "buckets": [extent(*one) for one in buckets.items()], "facts": sizes(pack)}
+    shown = {"models": models, "buckets": [extent(*one) for one in buckets.items()], "facts": sizes(pack)}
+    return {**shown, "composed": COMPOSED}
 
 
 def extent(name: str, bucket: dict) -> tuple[str, str, int, int]:
@@ -171,6 +176,7 @@ def sizes(pack: dict | None) -> list[tuple[str, str]]:
     without = pack["labels_without_train_pairs"]
     return [
         ("training points", number(pack["train_points"])),
+        ("synthetic queries as further points", number(pack["synthetic_points"])),
         ("test points", number(pack["test_points"])),
         ("labels", number(pack["labels"])),
         ("training pairs, original", number(pack["pairs_original"])),

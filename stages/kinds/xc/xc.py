@@ -1,8 +1,10 @@
 """Train XC models on the original and on the augmented labels, and measure what the new ones bring.
 
-Reads `data/<dataset>/xc/` and nothing else; writes `reports/<dataset>/figures/xc.json`, with the same
-measures for both matrices, their difference with a paired bootstrap 95% interval over test points, and all of
-it by how frequent labels are; and `plots/xc.json` beside it. docs/kinds/xc/gain.md defines both.
+Trains on `data/<dataset>/xc/`; of `data/<dataset>/corpus/` it reads which pages there are, to test on the
+queries in people's wording of the file `eval_rows`, too. Writes `reports/<dataset>/figures/xc.json`, with the
+same measures for both matrices, their difference with a paired bootstrap 95% interval over test points, and
+all of it by how frequent labels are; and `plots/xc.json` beside it. Vectors of texts are kept in scratch
+under a fingerprint of tower and texts. docs/kinds/xc/gain.md defines the measures.
 """
 
 import sys
@@ -14,13 +16,18 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.core import layout
-from stages.core.files import verify_manifest, write_json
+from stages.core.files import MANIFEST, iter_jsonl, prune, read_json, verify_manifest, write_json
+from stages.core.hashing import sha256_json
 from stages.core.rows import lines
+from stages.evaluation.people import PageQuery, by_kind, check_unseen, found, read_rows, right_places
 from stages.kinds.xc import places
 from stages.kinds.xc.knobs import Model, XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
 from stages.kinds.xc.parts.models import plt, two_tower
+from stages.kinds.xc.parts.people import training_texts
+from stages.retrieval.encoders import embeddings, fingerprint, load
+from stages.retrieval.knobs import Encoder
 
 DEPTH = 100  # labels predicted for each test point
 MATRICES = {"original": "trn_X_Y.npz", "augmented": "trn_X_Y_skim.npz"}
@@ -30,7 +37,7 @@ BUCKETS = ("head", "torso", "tail", "unseen")
 class Data(NamedTuple):
     """What stage `pack` wrote; matrices are csr, (train or test points, labels)."""
 
-    train: list[str]
+    train: dict[str, list[str]]  # by matrix: the augmented one may have further points
     test: list[str]
     labels: list[str]
     matrices: dict[str, csr_matrix]
@@ -38,22 +45,32 @@ class Data(NamedTuple):
     filtered: csr_matrix
 
 
+class People(NamedTuple):
+    """Queries in people's wording, and the labels that are right for each."""
+
+    rows: list[PageQuery]
+    right: list[list[int]]
+
+    @property
+    def queries(self) -> list[str]:
+        return [row.query for row in self.rows]
+
+
 def run(dataset: str, knobs: XcKnobs) -> dict:
     data = read(places.packed(dataset))
+    people = read_people(dataset, Path(knobs.eval_rows))
     original = data.matrices["original"]
     inverse = inverse_propensities(original, knobs.propensity_a, knobs.propensity_b)
     frequencies = np.bincount(original.indices, minlength=len(data.labels))
     bucket_of = buckets(frequencies)
-    found = {}
+    figures = {}
     measurable = original.nnz and data.truth.nnz
     if not measurable:  # a dataset without observed queries, or with very few
         print(f"xc {dataset}: no pair to train on, or none to test; nothing is measured", file=sys.stderr)
     for model in knobs.models if measurable else ():
-        predicted = {}
-        for which, matrix in data.matrices.items():
-            print(f"xc {dataset}: {model} on the {which} labels", file=sys.stderr)
-            predicted[which] = predict(model, data, matrix, knobs)
-        found[model] = {
+        ranked = predict(dataset, model, data, people.queries, knobs)
+        predicted = {which: without_filtered(own, data.filtered) for which, own in ranked.items()}
+        figures[model] = {
             **compare(predicted, data.truth, inverse, knobs),
             "points": points(data),
             "buckets": {
@@ -63,38 +80,96 @@ def run(dataset: str, knobs: XcKnobs) -> dict:
                 }
                 for place, name in enumerate(BUCKETS)
             },
+            "people": of_people(ranked, people, knobs),
         }
-    write_json(layout.figures(dataset) / "plots" / "xc.json", bars(found))
-    return found
+    write_json(layout.figures(dataset) / "plots" / "xc.json", bars(figures))
+    return figures
 
 
 def read(packed: Path) -> Data:
     """Raises UserError for files that are damaged or do not fit."""
     verify_manifest(packed)
-    train, test, labels = (list(lines(packed / f"{name}.txt")) for name in ("trn_X", "tst_X", "Y"))
-    shape, warnings = (len(test), len(labels)), Counter()
+    names = {"original": "trn_X", "augmented": "trn_X_skim", "test": "tst_X", "labels": "Y"}
+    texts = {which: list(lines(packed / f"{name}.txt")) for which, name in names.items()}
+    shape, warnings = (len(texts["test"]), len(texts["labels"])), Counter()
     matrices = {
-        which: read_matrix(packed / name, (len(train), len(labels)), warnings)
+        which: read_matrix(packed / name, (len(texts[which]), shape[1]), warnings)
         for which, name in MATRICES.items()
     }
     truth = read_matrix(packed / "tst_X_Y.npz", shape, warnings)
     pairs = read_filters(packed / "filter_labels_test.txt", shape, warnings)
     filtered = csr_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=shape)
-    return Data(train, test, labels, matrices, truth, filtered)
+    train = {which: texts[which] for which in MATRICES}
+    return Data(train, texts["test"], texts["labels"], matrices, truth, filtered)
 
 
-def predict(model: Model, data: Data, matrix: csr_matrix, knobs: XcKnobs) -> np.ndarray:
-    """Int (test points, at most DEPTH): labels, best first, less filtered ones; -1 where there are none."""
-    depth = DEPTH + int(np.diff(data.filtered.indptr).max())  # so many are left when the filtered ones go
+def read_people(dataset: str, path: Path) -> People:
+    """The rows of a file, none where it is empty. Raises UserError for a row that training has, too."""
+    rows, corpus = read_rows(path, PageQuery), layout.corpus(dataset)
+    if not rows:
+        return People([], [])
+    check_unseen(path, [row.query for row in rows], training_texts(corpus))
+    pages = {document["id"]: document["id"] for document in iter_jsonl(corpus / "documents.jsonl", ("id",))}
+    return People(rows, right_places(path, rows, pages))
+
+
+def predict(dataset: str, model: Model, data: Data, more: list[str], knobs: XcKnobs) -> dict[str, np.ndarray]:
+    """By matrix, int (test points and the queries `more`, labels): labels, best first; -1 where none is left.
+
+    So many are ranked that DEPTH are left of each test point when the filtered ones go.
+    """
+    depth = DEPTH + int(np.diff(data.filtered.indptr).max())
+    asked, ranked = [*data.test, *more], {}
     if model == "plt":
-        found = plt.predict(data.train, matrix, data.test, depth, knobs.cost, knobs.seed)
-    else:
-        found = two_tower.predict(data.train, matrix, data.labels, data.test, depth, knobs)
-    rows = np.flatnonzero(np.diff(data.filtered.indptr))
-    gone = holds(data.filtered[rows], found[rows])
+        for which, matrix in data.matrices.items():
+            print(f"xc {dataset}: a label tree on the {which} labels", file=sys.stderr)
+            ranked[which] = plt.predict(data.train[which], matrix, asked, depth, knobs.cost, knobs.seed)
+        return ranked
+    train, labels, queries = encoded(dataset, data, asked, knobs)
+    for which, matrix in data.matrices.items():
+        print(f"xc {dataset}: a retriever on the {which} labels", file=sys.stderr)
+        known, own = data.matrices["original"], train[: matrix.shape[0]]
+        ranked[which] = two_tower.predict(own, labels, matrix, known, queries, depth, knobs)
+    return ranked
+
+
+def encoded(dataset: str, data: Data, asked: list[str], knobs: XcKnobs) -> list[np.ndarray]:
+    """float16 (texts, dims), of length 1: vectors of the augmented matrix's points, of labels and `asked`."""
+    texts = {"train": data.train["augmented"], "labels": data.labels, "asked": asked}
+    cut = {name: [" ".join(text.split()[: knobs.words]) for text in own] for name, own in texts.items()}
+    encoder = Encoder(encoder=knobs.tower, dims=knobs.dims)
+    packed = read_json(places.packed(dataset) / MANIFEST)["files"]
+    sources = [packed[f"{name}.txt"]["sha256"] for name in ("trn_X", "trn_X_skim", "Y")]
+    basis = sha256_json([fingerprint(encoder), knobs.words, *sources, cut["asked"]])
+    scratch = layout.SCRATCH / f"xc-{dataset}-{basis[:16]}"
+    # TF-IDF is fitted without the synthetic points, to be the same for both matrices whatever was written
+    model = load(encoder, [*cut["labels"], *cut["train"][: len(data.train["original"])]])
+    vectors = [embeddings(model, own, "observed", scratch / f"{name}.npy") for name, own in cut.items()]
+    prune(scratch, {scratch / f"{name}{suffix}" for name in cut for suffix in (".npy", ".rows")})
+    return vectors
+
+
+def without_filtered(ranked: np.ndarray, filtered: csr_matrix) -> np.ndarray:
+    """Int (test points, at most DEPTH): the first rows of `ranked` without the filtered labels."""
+    predicted = ranked[: filtered.shape[0]].copy()
+    rows = np.flatnonzero(np.diff(filtered.indptr))
+    gone = holds(filtered[rows], predicted[rows])
     order = np.argsort(gone, axis=1, kind="stable")
-    found[rows] = np.take_along_axis(np.where(gone, -1, found[rows]), order, axis=1)
-    return found[:, :DEPTH]
+    predicted[rows] = np.take_along_axis(np.where(gone, -1, predicted[rows]), order, axis=1)
+    return predicted[:, :DEPTH]
+
+
+def of_people(ranked: dict[str, np.ndarray], people: People, knobs: XcKnobs) -> dict[str, dict]:
+    """How well people's queries, the last rows of `ranked`, find their pages, by matrix and kind of query."""
+    if not people.rows:
+        return {}
+    values = {}
+    for which, own in ranked.items():
+        asked = own[len(own) - len(people.rows) :]
+        right = [np.isin(labels, pages) for labels, pages in zip(asked, people.right, strict=True)]
+        values[which] = found([1 + int(hit.argmax()) if hit.any() else np.inf for hit in right])
+    values["difference"] = values["augmented"] - values["original"]
+    return {name: by_kind(own, people.rows, knobs.bootstrap, knobs.seed) for name, own in values.items()}
 
 
 def compare(predicted: dict[str, np.ndarray], truth: csr_matrix, inverse, knobs: XcKnobs) -> dict:
@@ -145,11 +220,11 @@ def points(data: Data) -> dict[str, int]:
     return {**labelled, "test": scored, "test_without_labels": len(data.test) - scored}
 
 
-def bars(found: dict) -> list[dict]:
+def bars(figures: dict) -> list[dict]:
     """Rows for `dvc plots`: one a model, measure and matrix."""
     return [
         {"model": model, "measure": measure, "matrix": which, "value": value}
-        for model, own in found.items()
+        for model, own in figures.items()
         for measure in own["original"]
         for which in MATRICES
         if (value := own[which][measure]) is not None

@@ -17,6 +17,7 @@ from stages.kinds.xc.filter import run as stage
 from stages.kinds.xc.knobs import FilterKnobs
 from stages.kinds.xc.parts.filters import SAMPLES, below_share, pages, repeated
 from tests.helpers.shards import write_generated
+from tests.helpers.shipped import BM25, TFIDF
 
 OFF = {"well_formed": False, "copies": False, "duplicates": False}
 
@@ -60,7 +61,7 @@ def make(documents: list[dict], rows: list[dict], shards: int = 3) -> None:
 
 def run(**knobs) -> tuple[dict[str, list[str]], dict]:
     """Runs the stage; the texts left for each document, and its metrics, after checks that always hold."""
-    metrics = stage("d", FilterKnobs(**knobs))
+    metrics = stage("d", FilterKnobs(**{"round_trip_by": BM25, **knobs}))
     directory = Path("data/d/filtered")
     files.verify_manifest(directory)
     assert sorted(path.name for path in directory.iterdir()) == [
@@ -270,7 +271,7 @@ def test_a_text_that_no_page_has_a_word_of_finds_nothing(house):
         [document("a", "sorting arrays"), document("b", "reading files")],
         [row("a", "zebra", "sort an array")],
     )
-    for retriever in ("bm25", "tfidf"):
+    for retriever in (BM25, TFIDF):
         kept, metrics = run(**OFF, round_trip=1, round_trip_by=retriever)
         assert kept == {"a": ["sort an array"], "b": []} and metrics["dropped"]["round_trip"] == 1
     assert not list(Path("data/.work").iterdir())
@@ -325,7 +326,7 @@ def test_the_same_bytes_whatever_the_shards(house):
     found = []
     for shards in (1, 5):
         make(documents, random.Random(shards).sample(rows, len(rows)), shards)
-        _, metrics = run(**EVERY, round_trip_by="bm25")
+        _, metrics = run(**EVERY)
         found.append((contents(), metrics))
     assert found[0] == found[1]
 

@@ -17,6 +17,7 @@ from stages.kinds.xc.parts import mapping
 from stages.kinds.xc.parts.mapping import NeighbourPairs, Shape
 from stages.retrieval.neighbours import nearest
 from tests.helpers.cli import invoke
+from tests.helpers.shipped import TFIDF
 
 
 def unit(rows, dims, seed, centres=0):
@@ -229,7 +230,7 @@ def lines(name):
 
 
 def run(**knobs):
-    return stage.run("d", MapKnobs(top_k=2, **knobs))
+    return stage.run("d", MapKnobs(encoder=TFIDF, top_k=2, **knobs))
 
 
 def test_synthetic_queries_lead_to_points(project):
@@ -328,7 +329,7 @@ def test_the_real_encoder_on_the_command_line(tmp_path, monkeypatch):
     queries = {"q1": ("sorting arrays", "train"), "q2": ("csv reading", "train"), "q3": ("xyz", "test")}
     pairs = {("q1", "d1"): "train", ("q2", "d2"): "hidden"}
     write("d", "queries", documents.items(), queries.items(), pairs, [["sorted array"], ["reads csv files"]])
-    result = invoke(stage, ["d", "--dims", "4", "--top_k", "1"])
+    result = invoke(stage, ["d", "--encoder", TFIDF, "--dims", "4", "--top_k", "1"])
     assert result.exit_code == 0, result.output
     figures = read_json(layout.figures("d") / "map.json")
     assert figures["pairs_after"] == 2 and figures["hidden"]["recovered"] == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.sparse import coo_matrix, csr_matrix, load_npz, save_npz
+from scipy.sparse import coo_matrix, csr_matrix, load_npz, save_npz, vstack
 
 from stages.core.files import (
     atomic_directory,
@@ -21,7 +21,7 @@ from tests.helpers.cli import invoke
 from tests.helpers.tiny import tokenizer_folder
 from tests.helpers.xc_fixture import orcas, wiki
 
-CORPUS, MAPPED, XC = (Path("data/d") / name for name in ("corpus", "mapped", "xc"))
+CORPUS, FILTERED, MAPPED, XC = (Path("data/d") / name for name in ("corpus", "filtered", "mapped", "xc"))
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,14 @@ def map_of(x: list[str], y: list[str], known: csr_matrix) -> csr_matrix:
     return skim
 
 
+def filtered_of(documents: list[str], texts: list[list[str]]) -> None:
+    """Write what the filter stage would."""
+    with atomic_directory(FILTERED, "filter") as directory:
+        (directory / "documents.txt").write_text("".join(f"{one}\n" for one in documents))
+        (directory / "raw_rewrites.txt").write_text("".join(f"{text}\n" for own in texts for text in own))
+        np.save(directory / "start_indices.npy", np.cumsum([0, *map(len, texts)]))
+
+
 def ids(letter: str, count: int) -> list[str]:
     return [f"{letter}{n:07}" for n in range(count)]
 
@@ -59,6 +67,13 @@ def packed(points: str, make):
     made = make(Path("source"))
     read_corpus("source", points)
     skim = map_of(ids("x", len(made.trn_x)), ids("y", len(made.y)), made.matrix("trn"))
+    documents = ids("y", len(made.y)) if points == "queries" else ids("x", len(made.trn_x))
+    # each text stands below two documents but the last, and once twice below one
+    filtered_of(documents, [[f"text {n // 2}"] * (1 + (n == 1)) for n in range(len(documents))])
+    if points == "queries":
+        rows = np.arange(len(documents)) // 2
+        more = csr_matrix((np.ones(len(rows)), (rows, np.arange(len(documents)))))
+        skim = vstack([skim, more], format="csr")
     result = invoke("pack", ["d"])
     assert result.exit_code == 0, result.output
     return made, skim, read_json(Path("reports/d/figures/pack.json"))
@@ -74,6 +89,8 @@ def test_what_was_read_is_packed(points, make):
     files, texts = find(XC), {"trn_X": made.trn_x, "tst_X": made.tst_x, "Y": made.y}
     for name, expected in texts.items():
         assert list(lines_of(files[name])) == expected
+    synthetic = skim.shape[0] - len(made.trn_x)
+    assert list(lines_of(XC / "trn_X_skim.txt")) == [*made.trn_x, *(f"text {n}" for n in range(synthetic))]
     matrices = {
         "trn_X_Y": made.matrix("trn"),
         "trn_X_Y_skim": skim,
@@ -89,6 +106,7 @@ def test_what_was_read_is_packed(points, make):
         assert pairs == sorted(map(list, made.filters[split]))
     assert metrics == {
         "train_points": len(made.trn_x),
+        "synthetic_points": synthetic,
         "test_points": len(made.tst_x),
         "labels": len(made.y),
         "pairs_original": made.matrix("trn").nnz,
@@ -170,6 +188,7 @@ def small_corpus(pairs: list[tuple] = PAIRS) -> None:
         write_jsonl(directory / "queries.jsonl", queries)
         write_jsonl(directory / "pairs.jsonl", [dict(zip(fields, pair, strict=True)) for pair in pairs])
         write_json(directory / "shape.json", {"points": "queries", "lines": True})
+    filtered_of(["a", "b", "c#1", "d"], [["how a"], [], [], []])
 
 
 def test_any_corpus_is_packed_with_empty_filters():
@@ -207,6 +226,9 @@ def test_matrices_that_are_not_the_corpus_are_refused():
     refused("X.txt: 1 rows, but", "has 2")
     map_of(["q1", "q3"], [*y, "e"], eye)
     refused("Y.txt: 5 rows, but", "has 4")
+    map_of(["q1", "q3"], y, eye)
+    filtered_of(["a", "b", "d"], [["how a"], [], []])
+    refused("documents.txt, row 3: 'd', but", "run the filter stage again")
 
 
 def test_a_pair_of_nobody_is_refused():

@@ -73,7 +73,7 @@ def test_the_settings_of_the_paper(dataset, task, points, tokens, new_tokens):
     same = {"shards", "share", "base"}
     assert base.model_dump(exclude=same) == written.model_dump(exclude=same)
     mapped = block("map")
-    assert mapped.encoder == "sentence-transformers/msmarco-distilbert-base-v4"
+    assert mapped.encoder == "data/sources/msmarco-distilbert-base-v4"
     assert (mapped.max_length, mapped.top_k, mapped.threshold) == (32, 10, 0.8)
     for stage in ("prompt", "convert", "generate", "baseline", "filter", "evaluate"):
         assert block(stage).task == task, stage
@@ -114,9 +114,16 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
     }
     write_json(layout.figures("d") / "xc.json", {"plt": figures})
     assert build.headline("d").splitlines()[-2:] == [
-        "plt: R@10 0.250 with the known labels, 0.310 with the mapped ones too (+0.040 to +0.080)",
+        "plt: R@10 0.250 with the known labels, 0.310 with the new ones too (+0.040 to +0.080)",
         "report: reports/d/report.html",
     ]
+    figures["people"] = {
+        name: {"all": {"R@10": {"mean": mean, "low": 0.01, "high": 0.03}}}
+        for name, mean in (("original", 0.5), ("augmented", 0.52), ("difference", 0.02))
+    }
+    write_json(layout.figures("d") / "xc.json", {"plt": figures})
+    told = "plt, queries in people's wording: R@10 0.500, then 0.520 (+0.010 to +0.030)"
+    assert told in build.headline("d").splitlines()
 
 
 # From documents to training rows, with the embedded teacher's rules

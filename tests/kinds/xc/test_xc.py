@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 from napkinxc import metrics as reference
-from scipy.sparse import csr_matrix, random, save_npz
+from scipy.sparse import csr_matrix, random, save_npz, vstack
 
 from stages.core import layout
-from stages.core.errors import UserError
-from stages.core.files import read_json, write_manifest
+from stages.core.files import atomic_directory, read_json, write_jsonl, write_manifest
 from stages.kinds.xc import places, xc
 from stages.kinds.xc.knobs import XcKnobs
 from stages.kinds.xc.parts import measures as xc_metrics
 from stages.kinds.xc.parts.models import plt, two_tower
+from stages.retrieval import encoders
 from tests.helpers.cli import invoke
+from tests.helpers.shipped import TFIDF
 
 
 def labels_of(points: int, labels: int, density: float, seed: int) -> csr_matrix:
@@ -157,105 +158,62 @@ class TestTree:
         np.testing.assert_array_equal(found[1], found[2])
 
 
-def transformer_of(texts: list[str], folder: Path) -> str:
-    """A small BERT that knows the words of `texts`, as a sentence-transformers directory."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for t in texts for w in t.split()})]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    bert = str(folder / "bert")
-    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=16).save_pretrained(bert)
-    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    torch.manual_seed(1)
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size)).save_pretrained(bert)
-    path = str(folder / "model")
-    SentenceTransformer(modules=[Transformer(bert), Pooling(32)], device="cpu").save(path)
-    return path
-
-
 def settings(**changes) -> XcKnobs:
-    given = {"tower": "static", "dims": 64, "words": 8, "epochs": 6, "batch_size": 8, "lr": 0.03, "seed": 1}
+    given = {"tower": TFIDF, "eval_rows": "-", "steps": 60, "batch_size": 8, "lr": 0.01, "seed": 1}
     return XcKnobs(**{**given, **changes})
 
 
+def one_hot(texts: list[str], topics: list[str], dims: int) -> np.ndarray:
+    """A unit vector for each text, along the axis of the first of `topics` that is in it."""
+    return np.eye(dims, dtype=np.float16)[
+        [next(n for n, t in enumerate(topics) if t in text) for text in texts]
+    ]
+
+
 class TestTower:
-    def test_finds_labels_by_their_text(self):
+    def problem(self):
+        """Points along the first 12 axes, labels along the next 12: untrained, none is near its points."""
         texts, train, labels = problem()
-        found = two_tower.predict(texts, train, labels, [f"to {topic}" for topic in TOPICS], 20, settings())
+        points, pages = one_hot(texts, TOPICS, 24), np.roll(one_hot(labels, TOPICS, 24), 12, axis=1)
+        return points, pages, train
+
+    def test_learns_and_finds_what_it_has_not_seen(self):
+        points, pages, train = self.problem()
+        asked = points[::6]
+        found = two_tower.predict(points, pages, train, train, asked, 20, settings())
         assert found.shape == (12, 12)  # no more than there are
-        assert found[:, 0].tolist() == list(range(12))  # the first three have no point in training
+        assert found[3:, 0].tolist() == list(range(3, 12))
+        # without a pair, a label is found where its text is near: here its own vector
+        found = two_tower.predict(points, pages, train, train, pages, 1, settings())
+        assert found[:, 0].tolist() == list(range(12))
 
     def test_same_on_any_number_of_threads(self):
-        texts, train, labels = problem()
+        points, pages, train = self.problem()
         before, found = torch.get_num_threads(), []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(two_tower.predict(texts, train, labels, texts, 12, settings()))
-            assert torch.get_num_threads() == threads
+            shares = two_tower.draws(train, train)
+            found.append(two_tower.predict(points, pages, train, train, points, 12, settings()))
+            assert torch.get_num_threads() == threads and shares.sum() == pytest.approx(1)
         torch.set_num_threads(before)
         np.testing.assert_array_equal(*found)
 
+    def test_half_of_the_draws_are_known_pairs(self):
+        known = csr_matrix(np.array([[1, 0, 0], [0, 1, 0]]))
+        more = csr_matrix(np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0.5]]))
+        shares = csr_matrix((two_tower.draws(more, known), more.nonzero()), shape=more.shape).toarray()
+        assert shares[:2, :2].tolist() == pytest.approx(np.array([[1 / 4, 1 / 12], [0, 1 / 4]]))
+        assert shares[2:].tolist() == pytest.approx(np.array([[0, 0, 1 / 6], [1 / 6, 0, 1 / 12]]))
+        assert two_tower.draws(known, known).tolist() == [0.5, 0.5]
+
     def test_true_labels_are_no_negatives(self):
         train = csr_matrix(np.array([[1, 0.5, 0], [0, 1, 0], [0, 1, 0]]))
-        found = two_tower.true_elsewhere(train, np.array([0, 1, 2]), np.array([0, 1, 1]))
-        assert found.tolist() == [[False, True, True], [False, False, True], [False, True, False]]
-
-    def test_loss(self):
-        rng = np.random.default_rng(1)
-        cosines, values = rng.uniform(-1, 1, (4, 4)), rng.uniform(0.5, 1, 4)
-        out = rng.random((4, 4)) < 0.4
-        np.fill_diagonal(out, False)
-        each = []
-        for row in range(4):
-            logits = two_tower.SCALE * cosines[row]
-            each.append(np.log(np.exp(logits[~out[row]]).sum()) - logits[row])
-        found = two_tower.in_batch_loss(*(torch.from_numpy(x) for x in (cosines, values, out)))
-        assert float(found) == pytest.approx(np.average(each, weights=values))
-
-    def test_word_vectors_of_ones_own(self, tmp_path):
-        """Over plain words, which would know none of their stems."""
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
-        texts, train, labels = problem()
-        vocabulary = {word: n for n, word in enumerate(["?", *TOPICS])}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        start = np.random.default_rng(1).normal(size=(13, 8)).astype(np.float32)
-        path = str(tmp_path / "model")
-        SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=start)]).save(path)
-        found = two_tower.predict(texts, train, labels, [f"the {t}" for t in TOPICS], 3, settings(tower=path))
-        assert found.shape == (12, 3) and found[:, 0].tolist() == list(range(12))
-
-    def test_a_transformer_is_finetuned(self, tmp_path):
-        texts, train, labels = problem()
-        path = transformer_of(texts, tmp_path)
-        how = settings(tower=path, lr=3e-3, epochs=12)
-        first, second = (two_tower.predict(texts, train, labels, texts[18:], 3, how) for _ in range(2))
-        np.testing.assert_array_equal(first, second)
-        assert (first[:, 0] == np.arange(18, 72) // 6).mean() > 0.8  # by chance 1 in 12
-
-    def test_parts_of_a_batch_have_the_gradients_of_the_whole(self, tmp_path, monkeypatch):
-        texts, _, _ = problem()
-        model = two_tower.pretrained(transformer_of(texts, tmp_path)).eval()
-        found = []
-        for parts in (1000, 5):
-            monkeypatch.setattr(two_tower, "AT_ONCE", parts)
-            vectors = two_tower.embed(model, texts)
-            model.zero_grad()
-            (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
-            found.append([vectors.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
-        assert len(found[0]) == len(found[1]) > 10
-        for whole, part in zip(*found, strict=True):
-            torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
-
-    def test_no_such_model(self, tmp_path):
-        texts, train, labels = problem()
-        with pytest.raises(UserError, match="tower: .*nowhere.* is neither `static`"):
-            two_tower.predict(texts, train, labels, texts, 3, settings(tower=str(tmp_path / "nowhere")))
+        found = two_tower.true_elsewhere(train, np.array([0, 1, 2]), np.array([0, 1, 1, 2, 0]))
+        assert found.tolist() == [
+            [False, True, True, False, True],
+            [False, False, True, False, False],
+            [False, True, False, False, False],
+        ]
 
 
 @pytest.fixture
@@ -270,12 +228,24 @@ def packed(tmp_path, monkeypatch):
     augmented = csr_matrix((np.where(rows < 18, 0.8, 1), (rows, rows // 6)), shape=original.shape)
     tests = [f"the {topic} please" for topic in TOPICS] + ["nothing is true of this"]
     truth = csr_matrix((np.ones(12), (np.arange(12), np.arange(12))), shape=(13, 12))
-    for name, lines in (("trn_X", texts), ("tst_X", tests), ("Y", labels)):
+    # a synthetic query of each of the first three labels, as a row of its own
+    synthetic = [f"{topic} at once" for topic in TOPICS[:3]]
+    rows = csr_matrix((np.ones(3), (np.arange(3), np.arange(3))), shape=(3, 12))
+    augmented = vstack([augmented, rows], format="csr")
+    names = {"trn_X": texts, "trn_X_skim": [*texts, *synthetic], "tst_X": tests, "Y": labels}
+    for name, lines in names.items():
         (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
     for name, matrix in (("trn_X_Y", original), ("trn_X_Y_skim", augmented), ("tst_X_Y", truth)):
         save_npz(folder / f"{name}.npz", matrix.astype(np.float32))
     (folder / "filter_labels_test.txt").write_text("")
     write_manifest(folder, "pack", {})
+    with atomic_directory(layout.corpus("toy"), "corpus") as corpus:
+        pages = [
+            {"id": topic, "text": text, "split": "train"} for topic, text in zip(TOPICS, labels, strict=True)
+        ]
+        write_jsonl(corpus / "documents.jsonl", pages)
+        write_jsonl(corpus / "queries.jsonl", [{"id": "q", "text": texts[0], "split": "train"}])
+    Path("rows.jsonl").write_text("")
     return folder
 
 
@@ -285,7 +255,15 @@ def repack(folder):
 
 
 def run(**knobs):
-    given = {"bootstrap": 50, "dims": 16, "epochs": 4, "batch_size": 8, **knobs}
+    given = {
+        "tower": TFIDF,
+        "eval_rows": "rows.jsonl",
+        "bootstrap": 50,
+        "dims": 16,
+        "steps": 20,
+        "batch_size": 8,
+    }
+    given |= knobs
     result = invoke(xc, ["toy", *(f"--{k}={v}" for k, v in given.items())])
     if result.exit_code not in (0, 2):
         raise result.exception
@@ -305,7 +283,7 @@ class TestStage:
         # 9 of the 12 labels of the tests have training points, and with the new ones all have
         assert tree["original"]["R@10"] == 0.75 and tree["augmented"]["R@100"] == 1
         assert tree["difference"]["R@100"]["mean"] == 0.25 and tree["difference"]["R@100"]["low"] > 0
-        assert tree["points"] == {"original": 54, "augmented": 72, "test": 12, "test_without_labels": 1}
+        assert tree["points"] == {"original": 54, "augmented": 75, "test": 12, "test_without_labels": 1}
         unseen, tail = tree["buckets"]["unseen"], tree["buckets"]["tail"]
         assert (unseen["labels"], unseen["pairs"], unseen["frequency"]) == (3, 3, [0, 0])
         assert (tail["labels"], tail["pairs"], tail["frequency"]) == (9, 9, [6, 6])
@@ -313,6 +291,36 @@ class TestStage:
         assert tree["buckets"]["head"]["original"]["R@10"] is None
         rows = read_json(layout.figures("toy") / "plots" / "xc.json")
         assert {"model": "plt", "measure": "R@10", "matrix": "original", "value": 0.75} in rows
+
+    def test_queries_in_peoples_wording(self, packed):
+        """Which only the augmented labels lead to: the original ones have no point of the first three."""
+        write_jsonl(
+            Path("rows.jsonl"), [{"query": f"{t} at will", "pos_index": [t], "kind": 1} for t in TOPICS]
+        )
+        assert run(models="plt").exit_code == 0
+        people = read_json(layout.figures("toy") / "xc.json")["plt"]["people"]
+        assert people["original"]["all"]["R@10"]["mean"] == 0.75
+        assert people["augmented"]["all"]["R@1"]["mean"] == 1 and people["augmented"]["all"]["queries"] == 12
+        gained = people["difference"]["how-to"]["R@10"]
+        assert gained["mean"] == 0.25 and 0 <= gained["low"] < gained["high"]
+        for rows, message in (
+            (
+                [{"query": "x", "pos_index": ["no"]}],
+                "rows.jsonl, row 1: field 'pos_index': there is no page 'no'",
+            ),
+            ([{"query": "How to sort thing0!", "pos_index": ["sort"]}], "stands in training, too"),
+        ):
+            write_jsonl(Path("rows.jsonl"), rows)
+            result = run(models="plt")
+            assert result.exit_code == 2 and message in result.output
+
+    def test_vectors_are_kept(self, packed, monkeypatch):
+        """Another number of steps encodes nothing again; another text does."""
+        run(models="two_tower")
+        monkeypatch.setattr(encoders.LatentSemantic, "encode", lambda *_: pytest.fail("encoded again"))
+        assert run(models="two_tower", steps=5).exit_code == 0
+        with pytest.raises(pytest.fail.Exception, match="encoded again"):
+            run(models="two_tower", words=2)
 
     def test_same_bytes(self, packed):
         run()
@@ -331,9 +339,11 @@ class TestStage:
         (packed / "filter_labels_test.txt").write_text("5 5\n5 4\n")
         repack(packed)
         data = xc.read(packed)
-        knobs = XcKnobs(dims=16)
+        knobs = settings(dims=16)
         for model in knobs.models:
-            found = xc.predict(model, data, data.matrices["augmented"], knobs)
+            ranked = xc.predict("toy", model, data, ["plot"], knobs)
+            assert ranked["augmented"].shape[0] == 14
+            found = xc.without_filtered(ranked["augmented"], data.filtered)
             assert not {4, 5} & set(found[5]) and (found[5] >= 0).sum() == 10
             assert found[6, 0] == 6
         run(models="plt")
@@ -365,4 +375,4 @@ class TestStage:
 
     def test_bad_knobs(self, packed):
         assert "models" in run(models="bm25").output
-        assert "tower" in run(models="two_tower", tower="no/such").output
+        assert "encoder: no/such: no such directory" in run(models="two_tower", tower="no/such").output
