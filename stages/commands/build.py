@@ -35,11 +35,21 @@ def build(dataset: str) -> None:
             f"DATASET={dataset}` makes one"
         )
     check_source(dataset, blocks)
-    wanted = {blocks[stage.name][dataset].get("base") for stage in params.stages_of(dataset, blocks)}
+    wanted = bases_of(dataset, blocks)
     bases = [f"{stage}@{name}" for stage in params.BASE_STAGES for name in blocks[stage] if name in wanted]
     with in_use(layout.CODE_STAGE, *bases):
         for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
             repro("-s", "--glob", target)
+
+
+def bases_of(dataset: str, blocks: Blocks) -> set[str]:
+    """The names of the models that stages of `dataset` take: knob `base`, or a path in models/base/."""
+    knobs = [
+        item for stage in params.stages_of(dataset, blocks) for item in blocks[stage.name][dataset].items()
+    ]
+    folder = layout.base_model("").as_posix() + "/"
+    paths = {value.removeprefix(folder) for _, value in knobs if str(value).startswith(folder)}
+    return paths | {value for name, value in knobs if name == "base"}
 
 
 @contextmanager
