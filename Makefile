@@ -11,6 +11,11 @@ LOCK := .venv/lock-$(firstword $(shell cksum requirements.lock))
 demo: $(LOCK) ## build the pydoc dataset: documents, teacher, student, queries, report
 	@python -m stages build pydoc
 
+long: $(LOCK) ## the demo with queries for half of the pages and MiniLM as tower: docs/kinds/xc/gain.md
+	@sed -i.bak -e 's/share: 0.02/share: 0.5/' -e 's#tower: models/shipped/tfidf#tower: models/base/minilm#' \
+	  prompts/pydoc/params.yaml && rm prompts/pydoc/params.yaml.bak
+	@python -m stages build pydoc
+
 test: $(LOCK) ## run the tests (no key, no network, no GPU)
 	@OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -64,7 +69,7 @@ check: $(LOCK) ## check style, types and what the fast tests hold: under two min
 	@ruff check . && ruff format --check . && mypy && \
 	  OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-.PHONY: demo test help new cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
+.PHONY: demo long test help new cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

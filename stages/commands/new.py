@@ -26,7 +26,7 @@ EXAMPLE = PROMPTS / "example"
 SHARED_BASES = PROMPTS / "bases"
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 TAKEN = set(
-    "bench check cost demo evaluate help lint new pull push register review serve slurm store test ui "
+    "bench check cost demo evaluate help lint long new pull push register review serve slurm store test ui "
     "base bases code example shipped sources teacher".split()
 )
 
