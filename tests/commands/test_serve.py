@@ -87,7 +87,7 @@ def test_a_completion_is_the_prompt_itself_and_the_students_own_words():
     engine = Saying()
     reply = talk(student(), engine, lambda client: client.completions.create(model="d", prompt="lamp on"))
     assert engine.asked[0][0] == ["lamp on"] and reply.object == "text_completion"
-    assert reply.choices[0].text == 'weather(location="new york")'
+    assert reply.choices[0].text == 'weather(location="New York")'
 
 
 # --- fields -------------------------------------------------------------------------------------------------

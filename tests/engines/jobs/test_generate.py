@@ -105,6 +105,13 @@ def test_rows_are_the_same_whatever_the_shards_and_workers(house):
         assert row["logprob"] < 0 and len(row["line_logprobs"]) == len(row["text"].split("\n"))
 
 
+def test_held_out_documents_are_those_that_prompt_asks_for(house, student):
+    generate("d", GenerateKnobs(**decoding(student), shards=4, share=0, test_documents=2))
+    held_out = (f"doc-{i:03d}" for i in range(0, 20, 5))
+    first = sorted(held_out, key=lambda name: stable_integer("prompt", name))[:2]
+    assert {row["document_id"] for row in read_generated(Path("data/d/generated"))} == {*first}
+
+
 def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd, student):
     knobs = GenerateKnobs(**decoding(student), shards=4, share=0.5)
     generate("d", knobs)
@@ -113,10 +120,6 @@ def test_a_new_document_renews_its_shard_alone_and_share_is_by_hash(house, capfd
     assert chosen == {
         f"doc-{i:03d}" for i in range(20) if i % 5 == 0 or stable_unit("share", f"doc-{i:03d}") < 0.5
     }
-    generate("d", knobs.model_copy(update={"share": 0.0, "test_documents": 2}))
-    first = sorted((f"doc-{i:03d}" for i in range(0, 20, 5)), key=lambda name: stable_integer("prompt", name))
-    assert {row["document_id"] for row in read_generated(Path("data/d/generated"))} == {*first[:2]}
-    generate("d", knobs)
     capfd.readouterr()
     generate("d", knobs)
     assert "4 shards, 4 of them made before" in capfd.readouterr().err
