@@ -5,10 +5,10 @@ file `eval_rows`, `models/base/<base>/` and `models/<dataset>/hf/`. Writes to `r
 `metrics.json` (each measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train
 and test; figures by skill, confusions and wrong answers of each system), `samples.json` and
 `plots/confusion.{json,svg}`.
-The requests are those of the split `test` that the teacher was asked about, lowest hash first. What a student
-writes gets the spelling of its request. The rows of `eval_rows`, requests in people's wording, are scored
-apart (`people` in `evaluate.json` and `calls.json`); of the teacher, who costs money, nothing is asked there.
-Latency, from one request at a time, is in `metrics.json` alone, which therefore differs from run to run.
+The requests are those of the split `test` that the teacher was asked about, lowest hash first. The rows
+of `eval_rows`, requests in people's wording, are scored apart (`people` in `evaluate.json` and `calls.json`);
+the base and the teacher, who costs money, are not asked there. Latency, from one request at a time, is in
+`metrics.json` alone, which therefore differs from run to run.
 docs/kinds/skills/calls.md defines the measures.
 """
 
@@ -92,7 +92,8 @@ def score_people(
     rows = [request_document(row.user, skills, f"eval row {n}") for n, row in enumerate(requests, start=1)]
     gold = [row.answer for row in requests]
     untimed = knobs.model_copy(update={"latency_requests": 0})
-    systems = score_students(dataset, untimed, rows, gold, skills, STUDENTS)
+    # a base that was not taught writes no call, but talks to the limit: a third of the stage's time
+    systems = score_students(dataset, untimed, rows, gold, skills, STUDENTS[1:])
     measures = {
         name: {key: own for key, own in system.measures.items() if not key.startswith("latency")}
         for name, system in systems.items()

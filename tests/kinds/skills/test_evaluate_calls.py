@@ -139,13 +139,13 @@ def test_requests_in_peoples_wording_are_scored_apart(chain):
     after = read_json(Path("reports/d/figures/evaluate.json"))
     people = after["people"]
     assert {**after, "people": {}} == before and people["rows"] == 2
-    assert list(people["systems"]) == SYSTEMS[:3]  # nobody asks the teacher
+    assert list(people["systems"]) == SYSTEMS[1:3]  # nobody asks base and teacher
     for own in people["systems"].values():
         assert own["valid_call"].keys() == {"mean", "low", "high"} and "latency_ms_p50" not in own
     assert people["systems"]["student_grammar"]["valid_call"]["mean"] == 1
     mistakes = read_json(Path("reports/d/figures/calls.json"))["people"]
-    assert list(mistakes["base"]["per_skill"]) == ["other", "weather"]
-    assert {row["user"] for row in mistakes["base"]["wrong"]} == {row["user"] for row in PEOPLE}
+    assert list(mistakes["student"]["per_skill"]) == ["other", "weather"]
+    assert {row["user"] for row in mistakes["student"]["wrong"]} == {row["user"] for row in PEOPLE}
     invoke(report, ["d"])
     page = Path("reports/d/report.html").read_text()
     assert re.findall("<h2>(.*?)</h2>", page)[0] == "In people’s wording"
