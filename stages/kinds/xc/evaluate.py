@@ -19,11 +19,10 @@ from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
 from stages.core.shards import iter_generated
 from stages.evaluation.bootstrap import intervals
-from stages.evaluation.people import PageQuery, check_unseen, read_rows
 from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.kind import Task
 from stages.kinds.xc.knobs import EvaluateKnobs
-from stages.kinds.xc.parts.people import found_by_bm25, training_texts
+from stages.kinds.xc.parts.people import found_by_bm25, read_queries
 from stages.kinds.xc.parts.queries import TASK as QUERIES
 from stages.kinds.xc.parts.scoring import MEASURES, Output, Scorer, raw_lines, summary_line
 from stages.kinds.xc.parts.tasks import TASKS
@@ -37,8 +36,7 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
     verify_manifest(corpus)
     path, fields = corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
     people = Path(knobs.eval_rows)
-    if asked := read_rows(people, PageQuery):
-        check_unseen(people, [row.query for row in asked], training_texts(corpus))
+    asked = read_queries(people, corpus)
     answers, teachers = {}, Counter()
     for row in iter_jsonl(responses, ("id", "accepted", "outcome", "response", "model")):
         teachers[row["model"]] += 1

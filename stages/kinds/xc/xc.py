@@ -19,13 +19,13 @@ from stages.core import layout
 from stages.core.files import MANIFEST, iter_jsonl, prune, read_json, verify_manifest, write_json
 from stages.core.hashing import sha256_json
 from stages.core.rows import lines
-from stages.evaluation.people import PageQuery, by_kind, check_unseen, found, read_rows, right_places
+from stages.evaluation.people import PageQuery, by_kind, found, right_places
 from stages.kinds.xc import places
 from stages.kinds.xc.knobs import Model, XcKnobs
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
 from stages.kinds.xc.parts.measures import differences, holds, inverse_propensities, ratios, sums
 from stages.kinds.xc.parts.models import plt, two_tower
-from stages.kinds.xc.parts.people import training_texts
+from stages.kinds.xc.parts.people import read_queries
 from stages.retrieval.encoders import embeddings, fingerprint, load
 from stages.retrieval.knobs import Encoder
 
@@ -105,10 +105,10 @@ def read(packed: Path) -> Data:
 
 def read_people(dataset: str, path: Path) -> People:
     """The rows of a file, none where it is empty. Raises UserError for a row that training has, too."""
-    rows, corpus = read_rows(path, PageQuery), layout.corpus(dataset)
+    corpus = layout.corpus(dataset)
+    rows = read_queries(path, corpus)
     if not rows:
         return People([], [])
-    check_unseen(path, [row.query for row in rows], training_texts(corpus))
     pages = {document["id"]: document["id"] for document in iter_jsonl(corpus / "documents.jsonl", ("id",))}
     return People(rows, right_places(path, rows, pages))
 

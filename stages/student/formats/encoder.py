@@ -66,9 +66,7 @@ def _check(model: SentenceTransformer, directory: Path) -> float | None:
     delta = difference(torch.nn.functional.normalize(pooled, dim=-1), vectors)
     if not delta <= TOLERANCE:
         raise UserError(
-            f"{directory}: sentence-transformers and plain transformers differ by {delta:g}; {FIX}"
+            f"{directory}: sentence-transformers and plain transformers differ by {delta:g}; its tokenizer "
+            "or pooling settings are not those of the model"
         )
     return delta
-
-
-FIX = "its tokenizer or pooling settings are not those of the model"

@@ -20,6 +20,7 @@ from stages.core.files import write_json, write_text
 ARCHITECTURES = ("llama", "phi3", "qwen2", "qwen3")
 MAGIC = b"GGUF"
 CONTROL, USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # ours: GGUF's
 
 # Contractions, words, numbers (%s), signs, then blanks.
 _WORDS = (
@@ -72,10 +73,10 @@ def unpack(file: Path, target: Path) -> None:
     if report["missing_keys"]:  # transformers draws them at random, with a warning
         raise UserError(f"{file}: has no weights {', '.join(sorted(report['missing_keys'])[:5])}")
     # special tokens are the tokenizer's business, and transformers reads them wrongly
-    for name, field in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        value = fields.get(f"tokenizer.ggml.{field}_token_id")
+    numbers = special_tokens(fields)
+    for name in ("bos", "eos", "pad"):
         for settings in (model.config, model.generation_config):
-            setattr(settings, f"{name}_token_id", value)
+            setattr(settings, f"{name}_token_id", numbers.get(name))
     model.config.name_or_path = ""  # the path of this machine
     model.save_pretrained(target)
 
@@ -99,6 +100,12 @@ def read_fields(file: Path) -> dict:
         raise UserError(f"{file}: not a whole GGUF file ({error}); fetch it again") from None
 
 
+def special_tokens(fields: dict) -> dict[str, int]:
+    """The numbers of the special tokens that a file names, by our names for them."""
+    numbers = {name: fields.get(f"tokenizer.ggml.{theirs}_token_id") for name, theirs in SPECIAL.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
 def write_tokenizer(fields: dict, target: Path, where: str) -> None:
     """Write tokenizer.json, its config and the chat template. Raises UserError for an unknown kind."""
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
@@ -120,11 +127,7 @@ def write_tokenizer(fields: dict, target: Path, where: str) -> None:
     )
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in typed if kind == USER_DEFINED])
     tokenizer.save(str(target / "tokenizer.json"))
-    named = {}
-    for name, field in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
-        number = fields.get(f"tokenizer.ggml.{field}_token_id")
-        if number is not None:
-            named[f"{name}_token"] = tokens[number]
+    named = {f"{name}_token": tokens[number] for name, number in special_tokens(fields).items()}
     # the class that transformers 4 and 5 both read without rules of their own
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
     write_json(target / "tokenizer_config.json", config)

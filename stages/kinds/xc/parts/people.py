@@ -5,8 +5,16 @@ from pathlib import Path
 
 from stages.core.files import iter_jsonl
 from stages.core.records import Document
-from stages.evaluation.people import PageQuery, by_kind, found, rank_of, right_places
+from stages.evaluation.people import PageQuery, by_kind, check_unseen, found, rank_of, read_rows, right_places
 from stages.retrieval.bm25 import Bm25
+
+
+def read_queries(path: Path, corpus: Path) -> list[PageQuery]:
+    """The rows of a file, none where it is empty. Raises UserError for a row that training has, too."""
+    rows = read_rows(path, PageQuery)
+    if rows:
+        check_unseen(path, [row.query for row in rows], training_texts(corpus))
+    return rows
 
 
 def training_texts(corpus: Path) -> Iterator[tuple[str, str]]:
