@@ -23,7 +23,7 @@ from stages.core.records import Document, choose
 from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
-from stages.engines.load import context_of, engine_versions, prepare, resolve
+from stages.engines.load import check_model, context_of, engine_versions, prepare, resolve
 from stages.engines.protocol import Decoding
 from stages.kinds import registry
 from stages.kinds.kind import Task
@@ -87,8 +87,7 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
 def check(where: str, model: Path, knobs: GenerateKnobs) -> None:
     if knobs.n > 1 and knobs.temperature == 0:
         raise UserError(f"{where}: samples at temperature 0 are equal; raise it, or set n to 1")
-    if not (model / "config.json").is_file():
-        raise UserError(f"{model}: no config.json; the stage before this one makes it: run `dvc repro`")
+    check_model(model)
 
 
 def grammar_of(dataset: str) -> str:
