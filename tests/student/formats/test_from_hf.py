@@ -347,9 +347,28 @@ def test_every_tokenizer_file_comes_along(tmp_path):
     source = tiny_model(tmp_path / "src", "pythia")
     (source / "special_tokens_map.json").write_text("{}")
     base("m", BaseKnobs(path="src"))
-    for name in ("chat_template.jinja", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("chat_template.jinja", "special_tokens_map.json", "tokenizer.json"):
         assert (tmp_path / "models/base/m" / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((tmp_path / "models/base/m/generation_config.json").read_text())["eos_token_id"] == 1
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_transformers_4_finds_the_tokenizer(tmp_path, blank):
+    """Release 5 writes a class, and a list of tokens, that release 4 fails at; blanks it forgets silently."""
+    source = tiny_model(tmp_path / "src", "llama")
+    edit(source / "tokenizer_config.json", extra_special_tokens=["<|end|>"])
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["add_prefix_space"] = blank
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    base("m", BaseKnobs(path="src"))
+    written = json.loads((source / "tokenizer_config.json").read_text())
+    found = json.loads((tmp_path / "models/base/m/tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "TokenizersBackend"
+    assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert found.get("add_prefix_space", False) is blank
+    assert found["additional_special_tokens"] == ["<|end|>"] and "extra_special_tokens" not in found
+    assert found["model_input_names"] == ["input_ids", "attention_mask"]
+    assert found["eos_token"] == written["eos_token"]
 
 
 @pytest.mark.parametrize("where", ["a file of its own", "tokenizer_config.json"])
