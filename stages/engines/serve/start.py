@@ -104,7 +104,8 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
     """The command of `vllm serve`. Raises UserError where it would not answer as the small server does.
 
     No test starts it, for want of vLLM and CUDA; what its chat template renders is tested. It names no
-    max_new_tokens: vLLM would hold requests to it that say otherwise.
+    max_new_tokens, and leaves those of generation_config.json out: vLLM would hold requests to them that say
+    otherwise.
     """
     if student.read is not None:
         raise UserError("vllm serve reads no calls")
@@ -122,6 +123,7 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
         *("vllm", "serve", str(model), "--served-model-name", student.name),
         *("--host", host, "--port", str(port)),
         *("--chat-template", str(file), "--chat-template-content-format", "string"),
+        *("--generation-config", "vllm"),
         *("--override-generation-config", json.dumps(usual)),
     ]
 

@@ -148,6 +148,7 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
     served = start.student_of("d", Decoding(engine="vllm"), False, serve.served("d"))
     command = start.vllm_command(served, "127.0.0.1", 8001)
     assert command[:3] == ["vllm", "serve", "models/d/hf"] and command[command.index("--port") + 1] == "8001"
+    assert command[command.index("--generation-config") + 1] == "vllm"
     with open(command[command.index("--chat-template") + 1]) as file:
         template = file.read()
     tokenizer = AutoTokenizer.from_pretrained(MODEL.resolve())
