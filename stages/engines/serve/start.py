@@ -6,7 +6,6 @@ Imported to serve only, never to show help.
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from stages.core import layout
 from stages.core.chat_template import ChatTemplate
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
+from stages.core.messages import say
 from stages.core.prompts import Template, render
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
@@ -50,7 +50,7 @@ def run(
         try:
             command = vllm_command(student, host, port)
         except UserError as error:
-            print(f"serve: the small server, on the engine vllm ({error})", file=sys.stderr)
+            say(f"serve: the small server, on the engine vllm ({error})")
         else:
             os.execvp(command[0], command)
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
@@ -155,5 +155,5 @@ def warm_engine(student: Student) -> Engine:
         except UserError as error:
             if student.constrain or grammar is None:
                 raise
-            print(f"serve: requests with `grammar` will be refused: {error}", file=sys.stderr)
+            say(f"serve: requests with `grammar` will be refused: {error}")
     return engine
