@@ -4,7 +4,6 @@ The pace is the collector's (stages/core/pacing.py): calls at once grow while th
 when it has no capacity; Retry-After is honoured; the run ends with an error where going on is useless.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ import openai
 
 from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s, retry_after_s
+from stages.core.servers import account, api_key
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import constraint
 from stages.engines.protocol import Decoding, Generation, line_means, mean
@@ -31,10 +31,8 @@ class OpenaiEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         if not decoding.base_url:
             raise UserError("engine: openai needs base_url in params.yaml, such as http://localhost:8000/v1")
-        key = os.environ.get(decoding.api_key_env, "") if decoding.api_key_env else "none"
-        if not key:
-            raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
-        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=0)
+        key = api_key(decoding.api_key_env, decoding.base_url) if decoding.api_key_env else "none"
+        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=0, **account())
         self.codec, self.url, self.directory = TextCodec(directory), decoding.base_url, directory
         self.model = decoding.served_model or self._first_model()
 
