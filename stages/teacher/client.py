@@ -6,14 +6,16 @@ as a separate task.
 
 import asyncio
 import heapq
+import re
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.core.pacing import Pacer, pause_s
 from stages.core.progress import Progress
 from stages.core.records import Request
@@ -22,9 +24,12 @@ from stages.teacher.identity import body_of, most_output
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
 from stages.teacher.prices import rough_tokens
+from stages.teacher.store.costs import NEVER_SENT
 from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
 
+# What differs between two messages about the same fault: numbers, ids, what they quote.
+VARYING = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|[\w-]*\d[\w-]*""")
 WAITING = 256  # requests that may wait for their retry before no new ones are begun
 
 
@@ -74,6 +79,7 @@ class _Run:
         self.end: BaseException | None = None  # what ends the run: nothing new is sent
         self.interrupted = self.was_answered = False
         self.answered_at = time.monotonic()
+        self.rejected: Counter[str] = Counter()  # requests that the server finds wrong, by what it says
         self.unsaved: list[tuple[Attempt, Request]] = []
         self.writing = asyncio.Lock()
 
@@ -105,7 +111,7 @@ class _Run:
         self.interrupted = True
         self._stop(KeyboardInterrupt())
         waits = f"waiting for {self.pacer.in_flight} answers in flight (Ctrl-C again drops them)"
-        print(f"stopping: {waits}", file=sys.stderr)
+        say(f"stopping: {waits}")
 
     def _stop(self, why: BaseException | str) -> None:
         """End the run. The first reason counts, but a bug or a full disk before what a user can expect."""
@@ -298,7 +304,8 @@ class _Run:
     def _broken(self, active: ActiveRequest, failure: Failure) -> str | None:
         """Why the circuit breaker opens; None while it does not.
 
-        Only requests that had not failed before count: some fail whatever the state of the server.
+        Only requests that had not failed before count: some fail whatever the state of the server. Where it
+        cannot be reached, half as many attempts are enough.
         """
         if failure.refused:
             self.pacer.refused(failure.retry_after)
@@ -306,15 +313,24 @@ class _Run:
             return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
-            return None
+            return self._rejected_all(failure)
         if failure.status in OVERLOADED:
             self.pacer.refused(failure.retry_after)
-        if active.failures == 1:
+        unreachable = failure.kind == NEVER_SENT  # no request's fault, so that each attempt at one counts
+        if active.failures == 1 or unreachable:
             self.pacer.failed(active.sent_at)
-        count = self.pacer.failed_in_a_row
-        if count < self.endpoint.breaker:
+        count, most = self.pacer.failed_in_a_row, self.endpoint.breaker
+        if count < ((most + 1) // 2 if unreachable else most):
             return None
         return f"{count} requests failed in a row; raise `breaker` if the server works for others"
+
+    def _rejected_all(self, failure: Failure) -> str | None:
+        """Why it is useless to send more requests, where all are found wrong in the same words."""
+        words = VARYING.sub("", failure.message)
+        self.rejected[words] += 1
+        if self.tally.is_answered or (count := self.rejected[words]) < self.endpoint.breaker:
+            return None
+        return f"{count} requests got this answer and none another; nothing more was sent"
 
 
 def token_cost(request: Request) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from stages.core.hashing import canonical_json
 from stages.core.records import KeyedRequest
-from stages.teacher.endpoint import Endpoint, Failure, judge_reply, short
+from stages.teacher.endpoint import Endpoint, Failure, error_in, judge_reply, short
 from stages.teacher.identity import body_of
 from stages.teacher.outcomes import filtered, sound
 from stages.teacher.store.costs import MISSING
@@ -73,7 +73,12 @@ def _result(text: bytes) -> Result | None:
         error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
         return Result(key, status, request_id=request_id, error=error)
     # A lone surrogate has no UTF-8, but its escape is the same JSON.
-    return Result(key, status, sound(canonical_json(body)), request_id)
+    raw = sound(canonical_json(body))
+    told = error_in(raw)
+    if status == 200 and told.status and filtered(body) is None:  # an error in spite of its status
+        error = {"code": told.code, "message": told.message}
+        return Result(key, told.status, request_id=request_id, error=error)
+    return Result(key, status, raw, request_id)
 
 
 def object_in(text: str | bytes) -> dict[str, Any]:

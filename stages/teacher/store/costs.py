@@ -1,4 +1,4 @@
-"""What each attempt cost, as far as that is known: counted once, when it is stored, for ledger and cap alike."""
+"""What each attempt cost, as far as that is known: counted in one way for the cap and for the ledger."""
 
 import sqlite3
 from functools import cache

@@ -142,10 +142,13 @@ class Store:
         anything: KeyedRequest = {"request_key": key, "model": "", "messages": [], "params": {}}
         return any(read_answers(raw, anything) is not None for raw in self.bodies(anything))
 
-    def spent(self, dataset: str) -> float:
-        """Dollars of `dataset` in the ledger so far, as far as they are known."""
-        query = "SELECT coalesce(sum(dollars), 0) FROM ledger WHERE dataset = ? AND NOT foreign_spend"
-        return self.reader.execute(query, (dataset,)).fetchone()[0]
+    def spent(self, dataset: str) -> tuple[float, int]:
+        """(dollars that `dataset` has spent as far as is known, number of its attempts of unknown cost)."""
+        query = (
+            "SELECT coalesce(sum(dollars), 0), count(*) - count(dollars) FROM ledger "
+            "WHERE dataset = ? AND NOT foreign_spend"
+        )
+        return self.reader.execute(query, (dataset,)).fetchone()
 
     def refill(self, responses: Path) -> int:
         """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests."""

@@ -578,6 +578,38 @@ def test_a_strange_answer_is_kept_and_a_lone_surrogate_is_text():
     assert set(teacher.submitted.values()) == {1}
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 100, "completion_tokens": -40},
+        {"prompt_tokens": 100, "completion_tokens": 30, "prompt_tokens_details": {"cached_tokens": 50_000}},
+        {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 5130},
+        {"prompt_tokens": 10**400, "completion_tokens": 30.5},
+    ],
+    ids=str,
+)
+def test_no_count_of_tokens_gives_money_back(usage):
+    Path("params.yaml").write_text(PRICES)
+    make_requests("d", 10)
+    with BatchTeacher(lambda body, times: lambda answer: {**answer, "usage": usage}).running() as url:
+        run(url)
+    assert spent() > 10 * 0.5 and rows_of("SELECT min(dollars) FROM ledger")[0][0] in (None, spent() / 10)
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": {"code": 429, "message": "slow"}}, {"error": "overloaded"}], ids=str
+)
+def test_an_error_in_a_200_of_a_row_is_one(error):
+    Path("params.yaml").write_text(PRICES)
+    make_requests("d", 10)
+    first = Reply(json.dumps(error))
+    teacher = BatchTeacher(lambda body, times: first if word_of(body) == "word1" and times == 1 else None)
+    with teacher.running() as url:
+        run(url)
+    assert rows_of("SELECT count(*), sum(dollars) FROM ledger WHERE status != 200") == [(1, 0.0)]
+    assert {row["outcome"] for row in responses("d")} == {"ok"}
+
+
 def test_a_batch_that_fails_its_validation_says_why(monkeypatch):
     Path("params.yaml").write_text(PRICES)
     make_requests("d", 3)
