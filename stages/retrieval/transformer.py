@@ -13,6 +13,8 @@ from stages.core.errors import UserError
 from stages.core.messages import say
 from stages.retrieval.knobs import Encoder
 
+TRIAL = ["a text", "another text, which is longer"]  # of two lengths: some tokenizers cannot pad
+
 
 class Transformer:
     def __init__(self, knobs: Encoder):
@@ -21,9 +23,10 @@ class Transformer:
         Raises UserError if it or its weights cannot be loaded, or texts would be longer than it can read.
         """
         try:
-            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False, local_files_only=True)
+            self.model.encode(TRIAL, show_progress_bar=False)
+        except Exception as error:  # of many kinds, for files that could be anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason})"
             ) from None

@@ -72,6 +72,7 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
     model, grammar = layout.model(dataset, "hf"), served.grammar
     if not (model / "config.json").is_file():
         raise UserError(f"{model}: no exported student; make it with `make {dataset}`")
+    load.check_model(model)
     has_grammar = grammar is not None and grammar.is_file()
     if constrain and not has_grammar:
         place = f"{grammar}: no such file" if grammar else f"{dataset}: its task has none"
