@@ -1,4 +1,4 @@
-"""The address and the key of a server: how parameters name them, and how a key is read."""
+"""What stages that ask a server share: how address and key are named and read, and how much is read of it."""
 
 import io
 import os
@@ -13,6 +13,7 @@ from stages.core.files import read_text
 from stages.core.stage import HIDDEN
 
 PLAIN_URL = re.compile(r"https?://[^/@?#\s\x00-\x1f\x7f]+(/[^?#\s\x00-\x1f\x7f]*)?")
+MOST_BYTES = 32 << 20  # of an answer, as it is after decompression
 ENV = Path(".env")
 ACCOUNT = {"organization": "OPENAI_ORG_ID", "project": "OPENAI_PROJECT_ID"}
 

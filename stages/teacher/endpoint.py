@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from stages.core.pacing import retry_after_s
-from stages.core.servers import account
+from stages.core.servers import MOST_BYTES, account
 from stages.teacher.outcomes import sound
 from stages.teacher.store.costs import NEVER_SENT
 
@@ -19,7 +19,6 @@ RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
 BLOCK = 1 << 20  # bytes of a file in memory
-MOST_BYTES = 32 << 20  # of a body, as it is after decompression
 COMPLETIONS = "chat/completions"
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
