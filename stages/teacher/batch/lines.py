@@ -4,11 +4,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from stages.core.hashing import canonical_json
 from stages.core.records import KeyedRequest
+from stages.core.servers import MOST_BYTES
 from stages.teacher.endpoint import Endpoint, Failure, error_in, judge_reply, short
 from stages.teacher.identity import body_of
 from stages.teacher.outcomes import filtered, sound
@@ -47,7 +49,7 @@ def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter[str]) 
     left = set(known)
     for path in paths:
         with open(path, "rb") as stream:
-            for line in stream:
+            for line in iter(partial(stream.readline, MOST_BYTES), b""):  # a longer one is torn
                 result = _result(line)
                 if result is not None and result.key in left:
                     left.discard(result.key)

@@ -19,6 +19,7 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.core.progress import Progress
+from stages.teacher.batch import lines as batch_lines
 from stages.teacher.batch import provider as batch_calls
 from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
@@ -486,6 +487,18 @@ def test_lines_that_are_no_results_are_counted(tmp_path):
     assert odd == {"torn": 4, "repeated": 1, "unknown": 1, "missing": 1}
     assert (found["a"].raw, found["a"].request_id, found["b"].status) == ('{"x":1}', None, None)
     assert found["c"].error["code"] == MISSING != found["b"].error.get("code")
+
+
+def test_a_line_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_lines, "MOST_BYTES", 100)
+    path, odd = tmp_path / "lines", Counter()
+    lines = [
+        {"custom_id": key, "response": {"status_code": 200, "body": {"x": x}}}
+        for key, x in (("a", "y" * 99), ("b", 1))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {result.key: result.raw for result in read_results([path], "ab", odd)}
+    assert found == {"a": None, "b": '{"x":1}'} and odd == {"torn": 2, "missing": 1}
 
 
 def test_missing_expired_and_refused_rows_are_asked_again_and_bad_ones_are_not():
