@@ -22,8 +22,9 @@ def address(url: str) -> str:
     """The URL of a server, for pydantic. Raises an error that does not show it: it may hold a password."""
     try:
         parts = urlsplit(url)
-        fits = parts.hostname and parts.port != 0 and PLAIN_URL.fullmatch(url)
-    except ValueError:  # brackets that do not close, a port that is no number
+        host = (parts.hostname or "").encode("idna")
+        fits = host and parts.port != 0 and PLAIN_URL.fullmatch(url)
+    except ValueError:  # brackets that do not close, a port that is no number, a part of the name without end
         fits = None
     if not fits:
         raise PydanticCustomError(HIDDEN, "expected http(s)://host/v1, without user, password or query")

@@ -330,7 +330,7 @@ class _Run:
         self.rejected[words] += 1
         if self.tally.is_answered or (count := self.rejected[words]) < self.endpoint.breaker:
             return None
-        return f"{count} requests got this answer and none another; nothing more was sent"
+        return f"{count} requests got this answer and none another; raise `breaker` to send more"
 
 
 def token_cost(request: Request) -> float:

@@ -35,7 +35,11 @@ class CollectKnobs(Knobs):
     retries: int = Field(
         6, ge=0, description="further attempts after one that may be repeated; 429s are free"
     )
-    breaker: int = Field(20, gt=0, description="failures in a row (5xx, timeouts, resets) that stop the run")
+    breaker: int = Field(
+        20,
+        gt=0,
+        description="failures in a row (5xx, timeouts, resets), or equal refusals of all, that stop the run",
+    )
     patience: float = Field(600.0, gt=0, description="seconds of nothing but 429 that stop the run")
     max_dollars: float = Field(0, ge=0, description="cap on all that this dataset ever spends; 0 = none")
     min_accept: float = Field(0.8, ge=0, le=1, description="least share of accepted answers")

@@ -48,6 +48,7 @@ def _key_of_collect() -> str:
         ("base_url", "ftp://host/hunter2"),
         ("base_url", "http://[::1/hunter2"),
         ("base_url", "http://host:hunter2/v1"),
+        ("base_url", f"http://{'hunter2' * 20}.example/v1"),
         ("base_url", "http://host\x1b[2J/hunter2"),
         ("api_key_env", "sk-hunter2"),
     ],
