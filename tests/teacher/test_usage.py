@@ -122,7 +122,8 @@ def test_an_earlier_store_gets_the_costs_of_what_it_holds(tmp_path):
         connection.executemany(query, rows)
         connection.commit()
     for _ in range(2):
-        Store(path).__exit__()
+        with Store(path):
+            pass
         with closing(sqlite3.connect(path)) as connection:
             ledger = connection.execute("SELECT mode, dollars FROM ledger ORDER BY id").fetchall()
         known = [
