@@ -174,7 +174,7 @@ def judge_reply(
 ) -> Failure:
     """What an HTTP status other than 200 means for its request and for the run; `text` is the body."""
     error, url, stop = error_in(text), endpoint.base_url, None
-    message, code = error.message, "" if error.code == str(status) else error.code
+    message, code = error.message, error.code
     text = f"{url} answered {status}: {short(message, endpoint)}"
     if status in (401, 403):  # the server's text is not shown: it may hold a part of the key
         stop = f"{url} answered {status}: it refuses {endpoint.key_name} for model '{model}'; set a valid one"
@@ -199,7 +199,7 @@ def judge_reply(
 
 @dataclass(frozen=True)
 class ErrorBody:
-    """What the body of an error says. `status` is that of HTTP for which its code or type stands, if any."""
+    """What an error says. `code` is a word or ''; `status` that of HTTP for which it stands, if for any."""
 
     message: str
     code: str = ""
@@ -221,7 +221,8 @@ def error_in(text: str) -> ErrorBody:
     message = body["message"] if isinstance(body.get("message"), str) else ""
     names = (body.get(name) for name in ("code", "type", "status"))
     told = [sound(name)[:80] for name in names if name and isinstance(name, str | int)]
-    return ErrorBody(sound(message) or text, next(iter(told), ""), _status_of(told or [message]))
+    code = next((name for name in told if not name.isdecimal()), "")
+    return ErrorBody(sound(message) or text, code, _status_of(told or [message]))
 
 
 def _status_of(names: list[str]) -> int | None:

@@ -90,6 +90,18 @@ def test_a_5xx_inside_a_200_is_free_and_uses_a_retry(body):
     assert {dollars for status, dollars in ledger("status, dollars") if status != 200} == {0.0}
 
 
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize(
+    "named", [{"code": "insufficient_quota"}, {"code": 429, "type": "insufficient_quota"}]
+)
+def test_no_funds_are_no_want_of_capacity(status, named):
+    make_requests("d", 20)
+    teacher = Teacher(lambda sent, seen: Reply(json.dumps({"error": {"message": "no", **named}}), status))
+    with teacher.running() as url, pytest.raises(UserError, match="no funds"):
+        run(url)
+    assert teacher.calls < 20
+
+
 # The same refusal for all
 
 
