@@ -14,7 +14,7 @@ from requests.exceptions import ConnectionError as NoConnection
 from stages.base import import_model
 from stages.core.errors import UserError
 from stages.knobs import BaseHubKnobs
-from stages.student.formats.from_hf import COMPANIONS
+from stages.student.formats.hf_folder import COMPANIONS, INDEX, WEIGHT_SHARDS, WEIGHTS
 
 
 def run(dataset: str, knobs: BaseHubKnobs) -> dict:
@@ -30,7 +30,7 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
             "copy it from the model page (Files, then the commit)"
         )
 
-    patterns = ["config.json", *COMPANIONS, "*.safetensors", "*.safetensors.index.json"]
+    patterns = ["config.json", *COMPANIONS, WEIGHTS, WEIGHT_SHARDS, WEIGHTS + INDEX]
     try:
         found = snapshot_download(knobs.id, revision=knobs.revision, allow_patterns=patterns)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection, ConnectionError):

@@ -11,7 +11,8 @@ from importlib import import_module
 from stages.core import layout
 from stages.core.files import atomic_directory, fsync, verify_manifest
 from stages.knobs import ExportKnobs
-from stages.student.formats import from_hf, merge, parity, to_hf
+from stages.student.formats import merge, parity, to_hf
+from stages.student.formats.hf_folder import read_hf_config
 from stages.student.formats.weights import load_state
 
 
@@ -28,7 +29,7 @@ def run(dataset: str, knobs: ExportKnobs) -> dict:
         imported = beside.submit(import_module, "peft")  # as long as reading and writing a large model
         verify_manifest(adapter)
         verify_manifest(merged, sized=["lit_model.pth"])  # the gate compares all of it
-        state, hf_config = load_state(merged), from_hf.read_hf_config(merged)
+        state, hf_config = load_state(merged), read_hf_config(merged)
         hashed["model.safetensors"] = to_hf.write_hf(hf, state, hf_config, config, merged, mapped=True)
         imported.result()  # the gate computes on all cores: a busy thread beside it would delay each product
         synced = beside.submit(fsync, hf / "model.safetensors")

@@ -23,8 +23,8 @@ from stages.core.records import Document, choose
 from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
-from stages.engines.load import context_of, engine_versions, prepare, resolve
-from stages.engines.protocol import Decoding, Generation
+from stages.engines.load import check_model, context_of, engine_versions, prepare, resolve
+from stages.engines.protocol import Decoding
 from stages.kinds import registry
 from stages.kinds.kind import Task
 from stages.knobs import GenerateKnobs
@@ -65,7 +65,7 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
     fingerprint = model_fingerprint(model)
     decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     versions, grammar = engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
-    basis = [fingerprint, decoding.model_dump(), versions, grammar, Generation._fields]
+    basis = [fingerprint, decoding.model_dump(), versions, grammar, items.Row.model_json_schema()]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
     found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
     if not found:
@@ -87,8 +87,7 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
 def check(where: str, model: Path, knobs: GenerateKnobs) -> None:
     if knobs.n > 1 and knobs.temperature == 0:
         raise UserError(f"{where}: samples at temperature 0 are equal; raise it, or set n to 1")
-    if not (model / "config.json").is_file():
-        raise UserError(f"{model}: no config.json; the stage before this one makes it: run `dvc repro`")
+    check_model(model)
 
 
 def grammar_of(dataset: str) -> str:

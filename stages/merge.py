@@ -9,7 +9,8 @@ import shutil
 from stages.core import layout
 from stages.core.files import atomic_directory, verify_manifest
 from stages.knobs import MergeKnobs
-from stages.student.formats import from_hf, merge
+from stages.student.formats import merge
+from stages.student.formats.hf_folder import copy_companions
 
 
 def run(dataset: str, knobs: MergeKnobs) -> dict:
@@ -19,5 +20,5 @@ def run(dataset: str, knobs: MergeKnobs) -> dict:
         found = merge.merge(base, adapter, directory)
         for name in ("model_config.yaml", "config.json"):
             shutil.copyfile(base / name, directory / name)
-        from_hf.copy_companions(base, directory)
+        copy_companions(base, directory)
     return found

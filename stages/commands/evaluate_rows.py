@@ -17,6 +17,7 @@ from stages import params
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.hashing import sha256_text
+from stages.core.messages import printable
 from stages.core.prompts import Template
 from stages.core.stage import main
 from stages.teacher.connect import EMBEDDED
@@ -77,4 +78,4 @@ def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None)
     ask = partial(ask_teacher, dataset, blocks) if teacher else None
     scores = scored_rows.evaluate(dataset, rows, knobs, names, ask)
     write_json(out, scores)
-    print(scored_rows.table(scores))
+    print(printable(scored_rows.table(scores)))

@@ -142,6 +142,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}{line}: not valid JSON ({why_no_json(error)})") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError as `read_json` does, and for another value."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
 def why_no_json(error: ValueError | RecursionError) -> str:
     """What is wrong with a text that `json` does not read, in a few words."""
     if isinstance(error, RecursionError):
@@ -195,12 +203,15 @@ def atomic_directory(
 
     The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows) and the
     `producer` (a stage name). `hashed` has the sha256 of files that were hashed as they were written. Both
-    dicts may be filled inside the block.
+    dicts may be filled inside the block. What processes left that were killed on the way is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = left.name.split(".")[-2]
+        if left == temporary or (process.isdecimal() and not _is_running(int(process))):
+            shutil.rmtree(left)
     temporary.mkdir()
     try:
         yield temporary
@@ -212,8 +223,24 @@ def atomic_directory(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _seal(directory: Path, producer: str, rows: dict[str, int], hashed: dict[str, str] | None) -> None:
-    """Add the manifest, and bring all files to the disk: it writes while they are hashed."""
+    """Add the manifest, and bring all files to the disk: it writes while they are hashed.
+
+    All get the permissions that the directory has: safetensors makes files that no one else may read.
+    """
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(directory.stat().st_mode & 0o666)
     with ThreadPoolExecutor(8) as pool:
         synced = [pool.submit(fsync, file) for file in directory.rglob("*")]
         write_manifest(directory, producer, rows, hashed)
@@ -240,23 +267,27 @@ def verify_manifest(directory: Path, sized: Sequence[str] = ()) -> dict[str, Any
     """Return the manifest of `directory` after checking that its files are exactly those listed.
 
     Of the files in `sized`, whose contents the caller checks itself, only the size is compared.
-    Raises UserError naming the first missing, extra or altered file.
+    Raises UserError naming the first missing, extra or altered file, or a manifest that is none.
     """
     directory = Path(directory)
-    manifest = read_json(directory / MANIFEST)
+    manifest = read_object(directory / MANIFEST)
     present = {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file()} - {MANIFEST}
     present = {name for name in present if Path(name).name != ".gitignore"}
     redo = f"delete {directory} and run `dvc repro` again"
-    for name, entry in manifest["files"].items():
+    try:
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{directory / MANIFEST}: does not list files, bytes and sha256; {redo}") from None
+    for name, (size, sha256) in listed.items():
         if name not in present:
             raise UserError(f"{directory / name}: listed in {MANIFEST} but missing; {redo}")
-        if (directory / name).stat().st_size != entry["bytes"]:
+        if (directory / name).stat().st_size != size:
             raise UserError(f"{directory / name}: torn or edited (size is not the one in {MANIFEST}); {redo}")
-        if name not in sized and sha256_file(directory / name) != entry["sha256"]:
+        if name not in sized and sha256_file(directory / name) != sha256:
             raise UserError(
                 f"{directory / name}: edited or damaged (checksum differs from {MANIFEST}); {redo}"
             )
-    for name in sorted(present - set(manifest["files"])):
+    for name in sorted(present - set(listed)):
         raise UserError(f"{directory / name}: not listed in {MANIFEST} (a stray or duplicated file); {redo}")
     return manifest
 

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.core.processes import collect_seldom, leave_idle_cores
 
 # About a path that was named: its user can fix them.
@@ -181,16 +182,16 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except OSError as error:
         message = message_about(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        say(f"error: {message}")
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here, as does `dvc repro`", file=sys.stderr)
+        say("stopped; the same command goes on from here, as does `dvc repro`")
         return 130
     return 0
 

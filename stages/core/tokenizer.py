@@ -3,10 +3,11 @@
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stages.core.chat_template import read_chat_template
 from stages.core.errors import UserError
-from stages.core.files import read_json
+from stages.core.files import read_object
 
 
 class TextCodec:
@@ -30,7 +31,12 @@ class TextCodec:
                 f"{directory}: no tokenizer.json; a base model needs its tokenizer files "
                 "(tokenizer.json, tokenizer_config.json): copy them beside the weights"
             )
-        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        try:
+            self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # the library raises no other class
+            raise UserError(
+                f"{directory / 'tokenizer.json'}: not a whole tokenizer ({error}); fetch the file again"
+            ) from None
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.eos_id = self._eos_id(directory)
@@ -45,16 +51,17 @@ class TextCodec:
         """
         named: int | None = None
         if (directory / "tokenizer_config.json").is_file():
-            token = read_json(directory / "tokenizer_config.json").get("eos_token")
+            token = read_object(directory / "tokenizer_config.json").get("eos_token")
             token = token.get("content") if isinstance(token, dict) else token
-            named = self.tokenizer.token_to_id(token) if token is not None else None
-        for name in ("generation_config.json", "config.json"):
-            if (directory / name).is_file():
-                eos = read_json(directory / name).get("eos_token_id")
-                if isinstance(eos, list):
-                    return named if named is not None and named in eos else eos[0]
-                if eos is not None:
-                    return eos
+            named = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        for file in (directory / "generation_config.json", directory / "config.json"):
+            eos = read_object(file).get("eos_token_id") if file.is_file() else None
+            ends: list[Any] = eos if isinstance(eos, list) else [eos]
+            if eos is None:
+                continue
+            if not ends or not all(type(end) is int and self.tokenizer.id_to_token(end) for end in ends):
+                raise UserError(f"{file}: eos_token_id {eos!r} is no token of tokenizer.json; correct it")
+            return named if named is not None and named in ends else ends[0]
         if named is None:
             raise UserError(f"{directory}: no eos_token_id in config.json or generation_config.json; add it")
         return named

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.files import read_json
+from stages.core.files import read_object, verify_manifest
 from stages.engines.protocol import Decoding, Engine
 
 PACKAGES = {
@@ -44,6 +44,16 @@ def cuda_is_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def check_model(directory: Path) -> None:
+    """Raises UserError unless the model directory is there, with the very files that its stage wrote.
+
+    A pull may bring others: DVC does not look into what it downloads. Takes 0.3 s for 540 MB.
+    """
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}: no config.json; the stage before this one makes it: run `dvc repro`")
+    verify_manifest(directory, sized=["lit_model.pth"])  # which no engine reads
 
 
 def prepare(directory: Path, decoding: Decoding) -> None:
@@ -85,7 +95,7 @@ def engine_versions(decoding: Decoding) -> dict[str, str]:
 def context_of(directory: Path) -> int:
     """Tokens that the model of a Hugging Face `directory` may read and write together. Raises UserError."""
     file = Path(directory) / "config.json"
-    config = read_json(file)
+    config = read_object(file)
     context = config.get("max_position_embeddings") or config.get("n_positions")
     if context is None:
         raise UserError(f"{file}: no max_position_embeddings; add the length of the context")

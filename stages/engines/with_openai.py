@@ -1,22 +1,25 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, …) that serves the exported model, by its completions.
 
 The pace is the collector's (stages/core/pacing.py): calls at once grow while the server keeps up and shrink
-when it has no capacity; Retry-After is honoured; the run ends with an error where going on is useless.
+when it has no capacity; Retry-After is honoured; the run ends with an error where going on is useless. An
+answer that is no completion is a failure of the server, like a status of 500.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import openai
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, WrapValidator
 
 from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s, retry_after_s
+from stages.core.servers import MOST_BYTES, account, api_key
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import constraint
 from stages.engines.protocol import Decoding, Generation, line_means, mean
@@ -25,25 +28,98 @@ RETRIES = 6  # of one call, not counting refusals for want of capacity
 BREAKER = 20  # failures in a row
 PATIENCE_S = 600.0  # with nothing but refusals; also the longest Retry-After that is waited for
 REFUSED, OVERLOADED, PASSING = {429}, {503, 529}, {408, 409, 425}
+DECODED = ("content-encoding", "content-length", "transfer-encoding")  # headers of a body on its way
+SHOWN = 200  # bytes of an answer that is none
+UNKNOWN = WrapValidator(lambda value, read: read_or_none(value, read))  # what the text can do without
+
+
+class Logprobs(BaseModel):
+    tokens: list[str] | None = None
+    token_logprobs: list[FiniteFloat]
+
+
+class Usage(BaseModel):
+    completion_tokens: int = Field(ge=0, lt=2**31)
+
+
+class Choice(BaseModel):
+    text: str
+    # OpenAI's names of an end, and those of other servers; any other reason means that the answer is cut off
+    finish_reason: Literal["stop", "eos", "eos_token", "stop_sequence", "end_turn", "length"]
+    logprobs: Annotated[Logprobs | None, UNKNOWN] = None
+
+
+class Completion(BaseModel):
+    choices: list[Choice] = Field(min_length=1)
+    usage: Annotated[Usage | None, UNKNOWN] = None
+
+
+class ListedModel(BaseModel):
+    id: str
+
+
+class ListedModels(BaseModel):
+    data: list[ListedModel]
+
+
+AnyAnswer = TypeVar("AnyAnswer", bound=BaseModel)
+
+
+def read_or_none(value: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def parsed(kind: type[AnyAnswer], raw) -> AnyAnswer:
+    """The body of openai's raw response as a `kind`. Raises APIResponseValidationError where it is none."""
+    try:
+        return kind.model_validate_json(raw.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        problem = f"its answer is no {kind.__name__.lower()}: {field}{': ' if field else ''}{first['msg']}"
+        shown = f"{problem}; it begins {raw.content[:SHOWN].decode(errors='replace')!r}"
+        raise openai.APIResponseValidationError(raw.http_response, None, message=shown) from None
+
+
+class BoundedClient(openai.DefaultHttpxClient):
+    """Reads at most MOST_BYTES of a body, decompressed: one that is cut is no answer. Follows no redirect."""
+
+    def __init__(self) -> None:
+        super().__init__(follow_redirects=False)
+
+    def send(self, request: Any, **options: Any) -> Any:
+        body, response = bytearray(), super().send(request, **{**options, "stream": True})
+        with closing(response):
+            for block in response.iter_bytes():
+                body += block
+                if len(body) > MOST_BYTES:
+                    break
+        headers = [item for item in response.headers.items() if item[0] not in DECODED]
+        return type(response)(
+            response.status_code, headers=headers, content=bytes(body[:MOST_BYTES]), request=request
+        )
 
 
 class OpenaiEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         if not decoding.base_url:
             raise UserError("engine: openai needs base_url in params.yaml, such as http://localhost:8000/v1")
-        key = os.environ.get(decoding.api_key_env, "") if decoding.api_key_env else "none"
-        if not key:
-            raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
-        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=0)
+        key = api_key(decoding.api_key_env, decoding.base_url) if decoding.api_key_env else "none"
+        self.client = openai.OpenAI(
+            base_url=decoding.base_url, api_key=key, max_retries=0, http_client=BoundedClient(), **account()
+        )
         self.codec, self.url, self.directory = TextCodec(directory), decoding.base_url, directory
         self.model = decoding.served_model or self._first_model()
 
     def _first_model(self) -> str:
         try:
-            models = list(self.client.models.list())
+            models = parsed(ListedModels, self.client.models.with_raw_response.list()).data
         except openai.APIConnectionError as error:
             raise unreachable(self.url, error) from None
-        except openai.APIStatusError as error:
+        except openai.APIError as error:
             raise UserError(f"{self.url}: the server lists no models: {error}; set served_model") from None
         if not models:
             raise UserError(f"{self.url}: the server lists no model; start it with one, or set served_model")
@@ -71,7 +147,7 @@ class OpenaiEngine:
                 logprobs=1,
                 extra_body=body or None,
             )
-            reply = raw.parse()
+            reply = parsed(Completion, raw)
             choice = reply.choices[0]
             reason = "length" if choice.finish_reason == "length" else "stop"
             used = reply.usage.completion_tokens if reply.usage else len(self.codec.answers([choice.text])[0])
@@ -81,7 +157,7 @@ class OpenaiEngine:
         yield from PacedCalls(answer, self.url, sampling.batch_size).answers(len(ids))
 
 
-def means(choice) -> tuple[float | None, list[float | None] | None]:
+def means(choice: Choice) -> tuple[float | None, list[float | None] | None]:
     """`logprob` and `line_logprobs` of a completion's choice: None where the server does not give them.
 
     Its tokens come as strings. The lines stay unknown where these have other newlines than the text.
@@ -133,8 +209,8 @@ class PacedCalls:
             sent_at = self._wait_for_turn()
             try:
                 answer, headers = self.ask(index)
-            except (openai.APIConnectionError, openai.APIStatusError) as error:
-                headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+            except openai.APIError as error:
+                headers = {} if isinstance(error, openai.APIConnectionError) else error.response.headers
                 refused = self._failed(error, headers, sent_at, failures)
                 failures, refusals = failures + (not refused), refusals + refused
                 self.ended.wait(pause_s(failures + refusals - 1, retry_after_s(headers)))
@@ -168,7 +244,7 @@ class PacedCalls:
         refused = status in REFUSED and error.code != "insufficient_quota"
         if status is None and not self.was_answered and not isinstance(error, openai.APITimeoutError):
             raise unreachable(self.url, error)
-        if status is not None and status < 500 and not refused and status not in PASSING:
+        if status is not None and 300 <= status < 500 and not refused and status not in PASSING:
             raise UserError(f"{self.url}: the server refused: {error}")
         with self.turn:
             self._over(headers)

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.retrieval.knobs import Encoder
+
+TRIAL = ["a text", "another text, which is longer"]  # of two lengths: some tokenizers cannot pad
 
 
 class Transformer:
@@ -21,9 +23,10 @@ class Transformer:
         Raises UserError if it or its weights cannot be loaded, or texts would be longer than it can read.
         """
         try:
-            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False, local_files_only=True)
+            self.model.encode(TRIAL, show_progress_bar=False)
+        except Exception as error:  # of many kinds, for files that could be anything
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason})"
             ) from None
@@ -75,7 +78,7 @@ def load_weights(model: SentenceTransformer, path: Path) -> None:
     _add_projection(model, stored, path)
     if stored:
         names = ", ".join(sorted(stored)[:5])
-        print(f"weights: {path}: {len(stored)} tensors are none of the encoder's: {names}", file=sys.stderr)
+        say(f"weights: {path}: {len(stored)} tensors are none of the encoder's: {names}")
 
 
 LAYOUT = "it has to be the state dict (.pt) of a wrapper around the model in `encoder`"

@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 from stages.core.records import RequestContent
 from stages.teacher.identity import choices_of
 from stages.teacher.structured import problem_with
+from stages.teacher.usage import read_usage
 
 OUTCOMES = ("ok", "length", "refusal", "content_filter", "blank", "invalid", "error")
 IMPORTED = "retort.imported"
@@ -171,17 +172,3 @@ def _logprob(choice: Any) -> float | None:
         return round(sum(values) / len(values), 6)
     except (KeyError, TypeError, ZeroDivisionError):
         return None
-
-
-def read_usage(usage: object) -> dict[str, int] | None:
-    """The token counts of a body's `usage`; None where it has none."""
-    names = ("prompt_tokens", "completion_tokens")
-    if not isinstance(usage, dict) or not all(isinstance(usage.get(name), int) for name in names):
-        return None
-    counts = {name: usage[name] for name in names}
-    details = (("cached_tokens", "prompt_tokens_details"), ("reasoning_tokens", "completion_tokens_details"))
-    for name, where in details:
-        count = usage[where].get(name) if isinstance(usage.get(where), dict) else None
-        if isinstance(count, int):
-            counts[name] = count
-    return counts

@@ -8,8 +8,10 @@ import pytest
 
 from stages.commands import serve
 from stages.core import layout
-from stages.core.files import write_json
+from stages.core.errors import UserError
+from stages.core.files import write_json, write_manifest
 from stages.core.prompts import Template, render
+from stages.engines.protocol import Decoding
 from stages.engines.serve import start
 from tests.helpers.student_server import BERLIN, MODEL, Saying, chat, refusal, student, talk
 
@@ -34,6 +36,7 @@ def test_the_engine_gets_the_ids_of_training(monkeypatch, with_template):
     served = student()
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
+        write_manifest(MODEL, "test", {})
         served = start.student_of("d", served.sampling, False, serve.served("d"))
     layout.base_model("m").parent.mkdir(parents=True)
     layout.base_model("m").symlink_to(MODEL.resolve())
@@ -242,3 +245,12 @@ def test_other_models_paths_and_bodies():
                     assert reply.status == 400
 
     talk(student(), Saying(), ask)
+
+
+def test_a_student_that_is_not_the_one_that_was_exported_is_not_served():
+    """As a pull may bring it: DVC does not look into what it downloads."""
+    student()
+    weights = MODEL / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="model.safetensors: edited or damaged"):
+        start.student_of("d", Decoding(engine="transformers"), False, serve.served("d"))

@@ -1,6 +1,8 @@
 """Paths and files that cannot be read or written: one line that says which."""
 
 import errno
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +62,37 @@ def test_numbers_that_are_added_have_the_bytes_of_those_saved_at_once(tmp_path, 
         for part in np.array_split(values, 3):
             add(part.tolist())
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_what_a_killed_process_left_of_a_directory_is_removed_and_no_other(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mine, alive = tmp_path / f".hf.{ended.pid}.tmp", tmp_path / f".hf.{os.getppid()}.tmp"
+    others = [tmp_path / name for name in (f".peft.{ended.pid}.tmp", ".hf.mine.tmp", f"hf.{ended.pid}.tmp")]
+    huge = tmp_path / f".hf.{10**30}.tmp"
+    for directory in (mine, alive, huge, *others):
+        (directory / "below").mkdir(parents=True)
+    with files.atomic_directory(tmp_path / "hf", "test"):
+        pass
+    assert not mine.exists() and not huge.exists()
+    assert all(directory.is_dir() for directory in (alive, *others))
+
+
+def test_all_files_of_a_directory_have_the_permissions_of_any_other(tmp_path):
+    with files.atomic_directory(tmp_path / "d", "test") as directory:
+        for name, mode in (("a", 0o600), ("b", 0o777)):
+            (directory / name).touch()
+            (directory / name).chmod(mode)
+    (tmp_path / "plain").touch()
+    modes = {file.stat().st_mode for file in [*(tmp_path / "d").iterdir(), tmp_path / "plain"]}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize(
+    "manifest", ["[]", "{}", '{"files": []}', '{"files": {"a": {}}}', '{"files": {"a": null}}', "{"]
+)
+def test_a_manifest_that_is_none_is_one_line(tmp_path, manifest):
+    (tmp_path / "a").touch()
+    (tmp_path / files.MANIFEST).write_text(manifest)
+    with pytest.raises(UserError, match="manifest.json(, line 1)?: (expected|does not list|not valid)"):
+        files.verify_manifest(tmp_path)

@@ -457,9 +457,8 @@ def test_openai_gets_the_grammar_in_the_field_of_vllm(models, monkeypatch):
 
         def create(self, **body):
             asked.append(body)
-            choice = types.SimpleNamespace(text='runApp(program="Ed")', finish_reason="stop", logprobs=None)
-            reply = types.SimpleNamespace(choices=[choice], usage=None)
-            return types.SimpleNamespace(parse=lambda: reply, headers={})
+            choice = {"text": 'runApp(program="Ed")', "finish_reason": "stop"}
+            return types.SimpleNamespace(content=json.dumps({"choices": [choice]}).encode(), headers={})
 
     monkeypatch.setattr(with_openai.openai, "OpenAI", Client)
     sampling = Decoding(engine="openai", base_url="http://localhost/v1", served_model="m", top_k=4)

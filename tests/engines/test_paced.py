@@ -1,5 +1,6 @@
 """The openai engine against a server that has no room, fails, recovers, or is gone."""
 
+import gzip
 import json
 import threading
 import time
@@ -18,11 +19,12 @@ from tests.helpers.tiny import tiny_tokenizer
 class Server:
     """Completions that repeat the seed. `faults` are (status, headers) of the next replies, then all is well.
 
-    No more than `room` requests at once are answered; others get 429.
+    `bodies` take the place of the next good ones. No more than `room` requests at once are answered; others
+    get 429.
     """
 
     def __init__(self):
-        self.faults, self.room, self.delay = [], 10**6, 0.0
+        self.faults, self.bodies, self.room, self.delay = [], [], 10**6, 0.0
         self.at_once = self.most = self.refused = 0
         self.times: list[float] = []
         self.lock = threading.Lock()
@@ -61,6 +63,8 @@ def server(monkeypatch):
             choice = {"index": 0, "text": str(body["seed"]), "finish_reason": "stop", "logprobs": None}
             made = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
             content = json.dumps(made if status == 200 else {"error": {"message": "not now"}}).encode()
+            if status == 200 and state.bodies:
+                content = state.bodies.pop(0)
             self.send_response(status)
             for name, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(name, value)
@@ -72,7 +76,7 @@ def server(monkeypatch):
             pass
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
     state.url = f"http://127.0.0.1:{running.server_port}/v1"
     yield state
     running.shutdown()
@@ -118,6 +122,67 @@ def test_calls_at_once_follow_what_the_server_has_room_for(model, server):
     assert 8 < server.most <= 12  # it begins with fewer
 
 
+def completion(usage: object = None, **changes) -> bytes:
+    choice = {"index": 0, "text": "0", "finish_reason": "stop", "logprobs": None} | changes
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
+
+
+NO_COMPLETIONS = {
+    "text null": completion(text=None),
+    "text a number": completion(text=5),
+    "half of a character": completion().replace(b'"0"', b'"\\ud800 hi"'),
+    "aborted": completion(finish_reason="abort"),
+    "no reason": completion(finish_reason=None),
+    "filtered": completion(finish_reason="content_filter"),
+    "no choices": b'{"choices": []}',
+    "choices null": b'{"choices": null}',
+    "error": b'{"error": {"message": "Rate limit exceeded", "code": 429}}',
+    "chat": b'{"choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}]}',
+    "page": b"<html>gateway</html>",
+    "torn": completion()[:40],
+    "list": b"[]",
+    "deep": b"[" * 5000,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("body", NO_COMPLETIONS.values(), ids=NO_COMPLETIONS.keys())
+def test_an_answer_that_is_none_is_a_failure_that_passes(model, server, body):
+    server.bodies = [body] * 2
+    assert ask(model, server, 1) == every(1)
+    assert len(server.times) == 3
+
+
+def test_a_server_that_gives_no_answers_ends_the_run_with_its_words(model, server):
+    server.bodies = [NO_COMPLETIONS["error"]] * 100
+    with pytest.raises(UserError, match="keeps failing.*no completion: choices: .*Rate limit exceeded"):
+        ask(model, server, 1)
+    server.bodies = [b"\x1b[31m<html>"] * 100
+    sampling = Decoding(engine="openai", base_url=server.url)
+    with pytest.raises(UserError, match="keeps failing") as caught:
+        ask(model, server, 1)
+    assert "\x1b" not in str(caught.value)
+    with pytest.raises(UserError, match="lists no models"):
+        open_engine(model, sampling)
+
+
+@pytest.mark.parametrize("count", [None, -40, "x", 10**400, 2**31, 1.5], ids=lambda count: str(count)[:9])
+def test_a_count_that_cannot_be_is_counted_here(model, server, count):
+    server.bodies = [completion({"prompt_tokens": 5, "completion_tokens": count})]
+    sampling = Decoding(engine="openai", base_url=server.url, served_model="m")
+    (answer,) = open_engine(model, sampling).generate(["plot"], sampling, [0])
+    assert answer.generated_tokens == 2  # "0" and the end
+
+
+@pytest.mark.parametrize("values", [[None, -1.0], ["x"], [float("nan")], 5])
+def test_log_probabilities_that_are_none_are_unknown(model, server, values):
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": values}
+    server.bodies = [completion(logprobs=logprobs)]
+    sampling = Decoding(engine="openai", base_url=server.url, served_model="m")
+    (answer,) = open_engine(model, sampling).generate(["plot"], sampling, [0])
+    assert (answer.text, answer.logprob, answer.line_logprobs) == ("0", None, None)
+
+
 def test_what_is_useless_to_try_again_ends_the_run(model, server, monkeypatch):
     server.faults = [(400, {})]
     with pytest.raises(UserError, match="the server refused: .*not now"):
@@ -135,3 +200,20 @@ def test_what_is_useless_to_try_again_ends_the_run(model, server, monkeypatch):
     server.url = "http://127.0.0.1:9/v1"
     with pytest.raises(UserError, match="no server answers"):
         ask(model, server, 3)
+
+
+@pytest.mark.parametrize("pack, headers", [(bytes, {}), (gzip.compress, {"Content-Encoding": "gzip"})])
+def test_a_body_is_read_up_to_a_limit(model, server, pack, headers, monkeypatch):
+    monkeypatch.setattr(with_openai, "MOST_BYTES", 100_000)
+    server.faults = [(200, headers)] * 2
+    server.bodies = [pack(completion(text="a" * 100_000)), pack(completion())]
+    assert ask(model, server, 1) == {0: "0"}
+    assert len(server.times) == 2
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_a_redirect_is_not_followed(model, server, status):
+    server.faults = [(status, {"Location": f"{server.url}/elsewhere"})]
+    with pytest.raises(UserError, match="the server refused"):
+        ask(model, server, 1)
+    assert len(server.times) == 1

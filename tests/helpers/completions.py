@@ -80,6 +80,7 @@ def make_project(documents: int) -> None:
     core.save(str(model / "tokenizer.json"))
     files.write_json(model / "config.json", {"max_position_embeddings": 256, "eos_token_id": 0})
     (model / "model.safetensors").write_bytes(b"weights")
+    files.write_manifest(model, "export", {})
     files.write_text(Path("prompts/d/student.md"), "{{ document.title }} {{ document.text }}")
     write_corpus(documents)
 

@@ -96,10 +96,13 @@ def tiny_model(
     """Save a seeded random model of `kind` and its tokenizer in `directory`; returns it.
 
     Weights are larger than at a usual start (biases and norms are random too), so that a mistake in any of
-    them shows in the logits. A tied pythia has serial residuals, Llama adds BOS.
+    them shows in the logits. A tied pythia has serial residuals, Llama adds BOS. There is a manifest, as in
+    what stages write.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from stages.core.files import write_manifest
 
     directory = Path(directory)
     with torch.random.fork_rng(devices=[]):
@@ -111,6 +114,7 @@ def tiny_model(
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=1)
     model.save_pretrained(directory)
     tiny_tokenizer(vocab, bos=kind == "llama").save_pretrained(directory)
+    write_manifest(directory, "test", {})
     return directory
 
 

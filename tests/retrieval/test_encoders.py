@@ -1,6 +1,7 @@
 """Texts to vectors: TF-IDF, sentence-transformers, checkpoints around them, and files that can be resumed."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -294,6 +295,33 @@ def test_directories_that_are_no_encoder(tmp_path):
     (stray / "modules.json").write_text("[]")
     with pytest.raises(UserError, match="stray' is no sentence-transformers model"):
         load(Encoder(encoder=str(stray)), TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("modules.json", '[{"idx": 0'),
+        ("modules.json", '{"a": 1}'),
+        ("config.json", "[]"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
+        ("model.safetensors", ""),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", None),
+    ],
+)
+def test_an_encoder_that_is_not_whole_is_one_line(models, tmp_path, name, content):
+    """The last of them cannot pad, as those made of a language model often cannot."""
+    import json
+
+    broken = shutil.copytree(models["one"], tmp_path / "broken")
+    file = broken / name
+    if content is None:
+        settings = json.loads(file.read_text()) | {"pad_token": None}
+        content = json.dumps(settings)
+    file.write_text(content)
+    with pytest.raises(UserError, match="broken' is no sentence-transformers model .") as caught:
+        load(Encoder(encoder=str(broken)), TEXTS)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_fingerprint_covers_files_and_knobs_in_use(models, tmp_path):

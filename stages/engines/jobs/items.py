@@ -4,7 +4,7 @@ A directory, data/.work/NAME, holds the items of one generation. `job.json` says
 lists them. An item is known by its key, a hash of its prompts:
 
 - KEY.todo: a document a line, with its prompt and a seed for each sample;
-- KEY.ATTEMPT.part: the rows that one attempt at it finished, in the order in which they were;
+- KEY.ATTEMPT.part: the rows (Row) that one attempt at it finished, in the order in which they were;
 - KEY.jsonl: all its rows, sorted by (document_id, sample). It is there when the item is finished.
 
 An attempt reads what the ones before it finished, and writes files of its own only; the last step is a
@@ -15,17 +15,20 @@ is torn.
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
+from pydantic import BaseModel, Field, ValidationError
+
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl, read_jsonl, write_json, write_jsonl
+from stages.core.files import iter_jsonl, write_json, write_jsonl
 from stages.core.hashing import shard_of
 from stages.core.stage import Knobs
 from stages.engines.load import open_engine
@@ -63,6 +66,19 @@ class Sample(NamedTuple):
     sample: int
     prompt: str
     seed: int
+
+
+class Row(BaseModel):
+    """A finished row: what stands in KEY.ATTEMPT.part and KEY.jsonl, and is checked whenever it is read."""
+
+    document_id: str
+    sample: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    generated_tokens: int = Field(ge=0, lt=2**31)  # as wide as the shards' column
+    logprob: float | None
+    line_logprobs: list[float | None] | None
 
 
 def write_job(path: Path, job: Job) -> None:
@@ -108,9 +124,9 @@ def is_finished(directory: Path, item: Item) -> bool:
 
 
 def rows(directory: Path, item: Item) -> list[dict]:
-    """All rows of a finished item. Raises UserError where they are not as many as they should be."""
+    """All rows of a finished item. Raises UserError unless there are as many as there should be."""
     path = directory / finished_name(item)
-    rows = read_jsonl(path)
+    rows = [read for line in path.read_bytes().splitlines(keepends=True) if (read := _row(line))]
     if len(rows) != item.rows:
         raise UserError(f"{path}: {len(rows)} rows where {item.rows} should be; delete it and run again")
     return rows
@@ -127,25 +143,28 @@ def todo(directory: Path, key: str) -> Iterator[Sample]:
 
 
 def saved(directory: Path, key: str) -> dict[tuple[str, int], dict]:
-    """The rows that attempts at an unfinished item have written, by (document_id, sample)."""
+    """The rows that attempts at an unfinished item have written, by (document_id, sample).
+
+    A last line that is torn is left out: it is being written, or was when its worker was killed. So is, with
+    a line on stderr, any other line that is no row.
+    """
     by_sample: dict[tuple[str, int], dict] = {}
     for path in sorted(directory.glob(f"{key}.*.part")):
-        for row in _untorn(path):
-            by_sample.setdefault((row["document_id"], row["sample"]), row)
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if row := _row(line):
+                by_sample.setdefault((row["document_id"], row["sample"]), row)
+            elif number < len(lines):
+                print(f"{path}, row {number}: not a finished row; it is made again", file=sys.stderr)
     return by_sample
 
 
-def _untorn(path: Path) -> Iterator[dict]:
-    """The rows of a file that is being written, or was when its worker was killed: up to a torn line."""
-    with open(path, "rb") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                return
-            if not line.endswith(b"\n"):
-                return
-            yield row
+def _row(line: bytes) -> dict | None:
+    """The row that a whole line holds, else None."""
+    try:
+        return Row.model_validate_json(line).model_dump() if line.endswith(b"\n") else None
+    except ValidationError:
+        return None
 
 
 engine = cache(open_engine)  # a worker loads the model once
@@ -171,9 +190,9 @@ def finish(
         part = directory / f"{attempt}.part"
         with open(part, "x", encoding="utf-8", newline="\n") as stream:
             for answer in answers:
-                row = left[answer.index]
-                record = {"document_id": row.document_id, "sample": row.sample, **answer._asdict()}
-                del record["index"]
+                asked = left[answer.index]
+                row = Row(document_id=asked.document_id, sample=asked.sample, **answer._asdict())
+                record = row.model_dump()
                 stream.write(json.dumps(record, ensure_ascii=False) + "\n")
                 stream.flush()
                 rows[row.document_id, row.sample] = record

@@ -6,7 +6,6 @@ Imported to serve only, never to show help.
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from stages.core import layout
 from stages.core.chat_template import ChatTemplate
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
+from stages.core.messages import say
 from stages.core.prompts import Template, render
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
@@ -50,7 +50,7 @@ def run(
         try:
             command = vllm_command(student, host, port)
         except UserError as error:
-            print(f"serve: the small server, on the engine vllm ({error})", file=sys.stderr)
+            say(f"serve: the small server, on the engine vllm ({error})")
         else:
             os.execvp(command[0], command)
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
@@ -72,6 +72,7 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
     model, grammar = layout.model(dataset, "hf"), served.grammar
     if not (model / "config.json").is_file():
         raise UserError(f"{model}: no exported student; make it with `make {dataset}`")
+    load.check_model(model)
     has_grammar = grammar is not None and grammar.is_file()
     if constrain and not has_grammar:
         place = f"{grammar}: no such file" if grammar else f"{dataset}: its task has none"
@@ -155,5 +156,5 @@ def warm_engine(student: Student) -> Engine:
         except UserError as error:
             if student.constrain or grammar is None:
                 raise
-            print(f"serve: requests with `grammar` will be refused: {error}", file=sys.stderr)
+            say(f"serve: requests with `grammar` will be refused: {error}")
     return engine

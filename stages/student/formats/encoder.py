@@ -1,6 +1,5 @@
 """A sentence-transformers directory, taken over with a check that its files alone make its vectors."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from stages.core.errors import UserError
+from stages.student.formats.hf_folder import own_file
 from stages.student.formats.parity import TEXTS, difference
 
 TOLERANCE = 1e-5  # of a vector of length 1
@@ -23,19 +23,21 @@ def is_encoder(source: Path) -> bool:
 def import_encoder(source: Path, target: Path) -> dict:
     """Copy the model of `source` to `target`, an existing directory; returns its figures.
 
-    Raises UserError if it does not load from safetensors alone, or its vectors of some texts are not the mean
-    (or first) of the token vectors that plain transformers gives, as its own settings say.
+    Raises UserError if a file leads out of `source`, it does not load from safetensors alone, or its vectors
+    of some texts are not the mean (or first) of the token vectors that plain transformers gives, as its own
+    settings say.
     """
     for file in sorted(source.rglob("*")):
-        if file.suffix in READ:
+        if file.suffix in READ and file.is_file():
+            own_file(file, source)
             (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target / file.relative_to(source))
     try:
         model = SentenceTransformer(
             str(target.resolve()), trust_remote_code=False, local_files_only=True, device="cpu"
         )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of many kinds, for files that could be anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: no sentence-transformers model with safetensors ({reason})") from None
     config = model[0].config
     return {

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_text
+from stages.student.formats.hf_folder import refuse_pointer
 
 # general.architecture, each one that from_hf imports once it is a Hugging Face directory
 ARCHITECTURES = ("llama", "phi3", "qwen2", "qwen3")
@@ -84,15 +85,10 @@ def unpack(file: Path, target: Path) -> None:
 def read_fields(file: Path) -> dict:
     """The metadata of a GGUF file by key. Raises UserError for another file, and a torn one."""
     with open(file, "rb") as stream:
-        head = stream.read(64)
-    if not head.startswith(MAGIC):
-        pointer = head.startswith(b"version https://git-lfs")
-        what = (
-            "a git-lfs pointer in place of the file; fetch it with `git lfs pull`"
-            if pointer
-            else "no GGUF file"
-        )
-        raise UserError(f"{file}: {what}")
+        head = stream.read(len(MAGIC))
+    if head != MAGIC:
+        refuse_pointer(file)
+        raise UserError(f"{file}: no GGUF file")
     try:
         reader = GGUFReader(file)
         return {name: field.contents() for name, field in reader.fields.items()}

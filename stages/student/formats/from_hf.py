@@ -1,33 +1,25 @@
 """A Hugging Face directory as a litgpt checkpoint, from its own config.json: no hub, no list of names."""
 
-import shutil
-import zipfile
+import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from stages.core.chat_template import check_chat_template
 from stages.core.errors import UserError
-from stages.core.files import read_json, write_json
+from stages.core.files import write_json
 from stages.core.tokenizer import TextCodec
-from stages.student.formats.litgpt import GPT, Config, from_hf, save_config
-from stages.student.formats.weights import Unfilled, blocks, create_state, load_state
-
-# Besides the weights and config.json, everything transformers may need beside them. Of these, litgpt's own
-# copying leaves out the chat template and half of the tokenizer files.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+from stages.student.formats.hf_folder import (
+    COMPANIONS,
+    copy_companions,
+    own_file,
+    read_hf_config,
+    read_weights,
 )
+from stages.student.formats.litgpt import GPT, Config, from_hf, save_config
+from stages.student.formats.weights import SAFETENSORS, Unfilled, blocks, create_state, load_state
+
 FAMILIES = {
     "gpt_neox": "pythia",
     "llama": "Llama",
@@ -39,6 +31,17 @@ FAMILIES = {
 HEADS = {"gpt_neox": "embed_out.weight"}
 EMBEDDINGS = {"gpt_neox": "gpt_neox.embed_in.weight"}
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"  # litgpt's names
+SIZES = (
+    *("hidden_size", "intermediate_size", "max_position_embeddings"),
+    *("num_attention_heads", "num_hidden_layers", "vocab_size"),
+)
+LARGEST = 1 << 22  # of SIZES: a number that is a mistake must not fill the memory
+# What transformers fills in by family where config.json says nothing, as far as `litgpt_config` reads it.
+FILLED_IN = (
+    *(*SIZES, "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "layer_norm_eps"),
+    *("sliding_window", "tie_word_embeddings", "use_parallel_residual", "attention_bias"),
+)
+QUANTISED = ("quantization_config", "compression_config")
 
 
 def head_key(hf: dict) -> str:
@@ -77,7 +80,7 @@ def litgpt_config(hf: dict, where: str = "config.json") -> Config:
         expect("hidden_act", "gelu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
         return Config(
             **config,
-            norm_eps=hf.get("layer_norm_eps", 1e-5),
+            norm_eps=float(hf.get("layer_norm_eps", 1e-5)),
             parallel_residual=hf.get("use_parallel_residual", True),
             gelu_approximate="none" if hf.get("hidden_act", "gelu") == "gelu" else "tanh",
             bias=True,
@@ -91,9 +94,9 @@ def litgpt_config(hf: dict, where: str = "config.json") -> Config:
     return Config(
         **config,
         n_query_groups=hf.get("num_key_value_heads") or heads,
-        head_size=hf.get("head_dim") or hf["hidden_size"] // heads,
+        head_size=int(hf.get("head_dim") or hf["hidden_size"] // heads),
         norm_class_name="RMSNorm",
-        norm_eps=hf.get("rms_norm_eps", 1e-6),
+        norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
         norm_qk=family == "qwen3",
         parallel_residual=False,
         bias=False,
@@ -165,23 +168,6 @@ def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dic
     return state
 
 
-def read_weights(directory: Path) -> dict[str, torch.Tensor]:
-    """All weights of a directory, memory-mapped.
-
-    safetensors are preferred over pickled files, never mixed with them.
-    """
-    for pattern, load in (("*.safetensors", load_file), ("pytorch_model*.bin", _load_pickled)):
-        files = sorted(Path(directory).glob(pattern))
-        if files:
-            return {name: tensor for file in files for name, tensor in load(file).items()}
-    raise UserError(f"{directory}: no model.safetensors or pytorch_model.bin; copy the weights there")
-
-
-def _load_pickled(file: Path) -> dict[str, torch.Tensor]:
-    # files of before torch 1.6 are no zip archives, and cannot be mapped
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-
-
 def mapped_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
     """A litgpt model of class `kind` that holds the very tensors of `state`, ready to run."""
     with Unfilled():
@@ -190,29 +176,8 @@ def mapped_model(kind: type, config: Config, state: dict[str, torch.Tensor]):
     return model.eval()
 
 
-def read_hf_config(directory: Path) -> dict:
-    return read_json(Path(directory) / "config.json")
-
-
 def dtype_name(state: dict[str, torch.Tensor]) -> str:
     return str(state["transformer.wte.weight"].dtype).removeprefix("torch.")
-
-
-def copy_companions(source: Path, target: Path, chat: bool = True) -> None:
-    """Copy tokenizer files and generation_config.json; a missing generation_config.json is made.
-
-    Without `chat`, any chat template is left behind.
-    """
-    for name in COMPANIONS:
-        if (Path(source) / name).is_file() and (chat or not name.startswith("chat_template")):
-            shutil.copyfile(Path(source) / name, target / name)
-    settings = target / "tokenizer_config.json"
-    if not chat and "chat_template" in (config := read_json(settings)):
-        write_json(settings, {key: value for key, value in config.items() if key != "chat_template"})
-    if not (target / "generation_config.json").is_file():
-        hf = read_hf_config(source)
-        ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id") if hf.get(key) is not None}
-        write_json(target / "generation_config.json", {"_from_model_config": True, **ids})
 
 
 def import_base(source: Path, target: Path, chat: bool = True) -> dict:
@@ -222,8 +187,12 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     Returns its figures. Raises UserError when the tokenizer, weights or config are missing or do not fit.
     """
     source = Path(source)
-    hf = read_hf_config(source)
-    config = litgpt_config(hf, str(source / "config.json"))
+    for name in ("config.json", *COMPANIONS):
+        if (source / name).is_file():
+            own_file(source / name, source)
+    hf, config = source_config(source)
+    if chat:
+        check_chat_template(source)
     codec = TextCodec(source, chat)
     codec.prompts(["a message"])  # a template that refuses is reported before anything is read
     if not (source / "tokenizer_config.json").is_file():
@@ -233,9 +202,9 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
             f"{source / 'tokenizer.json'}: {codec.vocabulary_size} tokens, but the model embeds "
             f"{config.padded_vocab_size}; this tokenizer belongs to another model"
         )
-    weights = read_weights(source)
-    _check_shapes(to_litgpt({n: v.to("meta") for n, v in weights.items()}, hf, config), config, source)
-    _write_litgpt(target, weights, hf, config)
+    weights = _named_as_whole(read_weights(source), hf)
+    _check_shapes({name: value.to("meta") for name, value in weights.items()}, hf, config, source)
+    _write_litgpt(target, weights, hf, config, source)
     whole = {name: value.contiguous() for name, value in weights.items()}
     save_file(whole, target / "model.safetensors", {"format": "pt"})
     state = load_state(target)
@@ -244,8 +213,49 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     return figures(state, hf, config)
 
 
-def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, config: Config) -> None:
-    """lit_model.pth and model_config.yaml of Hugging Face `weights`, converted a block at a time."""
+def source_config(source: Path) -> tuple[dict, Config]:
+    """(config.json with what transformers would fill in, litgpt's of it) of a directory that people bring.
+
+    Raises UserError for a quantised model, one of no known family, and settings that cannot be.
+    """
+    from transformers import AutoConfig  # seconds, which `finetune` and `merge` do without
+
+    file, hf = source / "config.json", read_hf_config(source)
+    if found := next((hf[key] for key in QUANTISED if hf.get(key)), None):
+        method = found.get("quant_method") if isinstance(found, dict) else None
+        raise _quantised(file, method or "it has a quantization_config")
+    for name in SIZES:
+        if name in hf and (type(hf[name]) is not int or not 0 < hf[name] <= LARGEST):
+            raise UserError(f"{file}: {name} = {hf[name]!r} is not a whole number from 1 to {LARGEST:,}")
+    try:
+        if hf.get("model_type") in FAMILIES:
+            given = {name: hf[name] for name in ("model_type", *FILLED_IN) if name in hf}
+            usual = AutoConfig.for_model(**given).to_dict()
+            hf = {**{name: usual[name] for name in FILLED_IN if name in usual}, **hf}
+        return hf, litgpt_config(hf, str(file))
+    except (ArithmeticError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: its settings make no model ({error!r})") from None
+
+
+def _quantised(where: Path, form: object) -> UserError:
+    return UserError(f"{where}: the weights are quantised ({form}); take the model that this was made from")
+
+
+def _named_as_whole(weights: dict[str, torch.Tensor], hf: dict) -> dict[str, torch.Tensor]:
+    """`weights` of a model that was saved without its head, under the names that they have in a whole one."""
+    stem = "gpt_neox." if hf["model_type"] == "gpt_neox" else "model."
+    if any(name.startswith(stem) for name in weights):
+        return weights
+    return {name if name == head_key(hf) else f"{stem}{name}": value for name, value in weights.items()}
+
+
+def _write_litgpt(
+    target: Path, weights: dict[str, torch.Tensor], hf: dict, config: Config, source: Path
+) -> None:
+    """lit_model.pth and model_config.yaml of Hugging Face `weights`, converted a block at a time.
+
+    Raises UserError for a weight that is not a number.
+    """
     embedding = EMBEDDINGS.get(hf["model_type"], "model.embed_tokens.weight")
     sources = {EMBEDDING: embedding, HEAD: head_key(hf)}
     meta = to_litgpt({name: value.to("meta") for name, value in weights.items()}, hf, config)
@@ -254,6 +264,10 @@ def _write_litgpt(target: Path, weights: dict[str, torch.Tensor], hf: dict, conf
         like[HEAD] = like[EMBEDDING]
     create_state(target, like)
     for block in blocks(weights):
+        if broken := next((name for name in block if not weights[name].isfinite().all()), None):
+            raise UserError(
+                f"{source}: {broken} holds NaN or infinite numbers; take another copy of the model"
+            )
         # litgpt's functions ask for the embedding whatever they convert
         converted = to_litgpt({name: weights[name] for name in (embedding, *block)}, hf, config)
         state = load_state(target, shared=True)
@@ -278,13 +292,25 @@ def figures(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict:
     }
 
 
-def _check_shapes(state: dict[str, torch.Tensor], config: Config, source: Path) -> None:
-    """Raises UserError unless `state` has the tensors of a litgpt model of that config, and no other ones."""
+def _check_shapes(weights: dict[str, torch.Tensor], hf: dict, config: Config, source: Path) -> None:
+    """Raises UserError unless Hugging Face `weights` (on meta) are those of a litgpt model of that config."""
+    for name, value in weights.items():
+        packed = name.endswith(".weight") and value.dtype not in SAFETENSORS
+        if packed or name.endswith((".qweight", ".weight_scale", ".weight_scale_inv")):
+            raise _quantised(source, f"{name} is of {value.dtype}")
+    disagree = f"{source}: weights and config.json disagree"
+    layers = {number[1] for name in weights if (number := re.search(r"\.layers\.(\d+)\.", name))}
+    if len(layers) != config.n_layer:
+        raise UserError(f"{disagree}: {len(layers)} layers, expected {config.n_layer}")
+    if not hf.get("tie_word_embeddings") and head_key(hf) not in weights:
+        raise UserError(f"{disagree}: {head_key(hf)} is missing; the model was saved without its head")
+    try:
+        state = to_litgpt(weights, hf, config)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{disagree} ({str(error).splitlines()[0]})") from None
     with Unfilled():
         expected = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
     for name in sorted(set(expected) | set(state)):
-        shape, right = tuple(state[name].shape) if name in state else None, expected.get(name)
+        shape, right = tuple(state[name].shape) if name in state else "missing", expected.get(name, "none")
         if shape != right:
-            raise UserError(
-                f"{source}: weights and config.json disagree: {name} is {shape}, expected {right}"
-            )
+            raise UserError(f"{disagree}: {name} is {shape}, expected {right}")

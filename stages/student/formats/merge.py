@@ -10,7 +10,8 @@ from torch import nn
 
 from stages.core.errors import UserError
 from stages.core.files import read_json
-from stages.student.formats.from_hf import EMBEDDING, HEAD, dtype_name, mapped_model, read_hf_config
+from stages.student.formats.from_hf import EMBEDDING, HEAD, dtype_name, mapped_model
+from stages.student.formats.hf_folder import read_hf_config
 from stages.student.formats.litgpt import Config, LoRAConfig, LoRAGPT, LoRALinear
 from stages.student.formats.lora import up_of
 from stages.student.formats.weights import blocks, create_state, load_state, pieces, release

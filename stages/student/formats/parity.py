@@ -11,7 +11,8 @@ import torch
 from stages.core.errors import UserError
 from stages.core.files import verify_manifest
 from stages.core.tokenizer import TextCodec
-from stages.student.formats.from_hf import mapped_model, read_hf_config
+from stages.student.formats.from_hf import mapped_model
+from stages.student.formats.hf_folder import read_hf_config
 from stages.student.formats.litgpt import GPT, Config
 from stages.student.formats.merge import Compared, compared
 from stages.student.formats.weights import Float32, load_state, release_as_it_runs
@@ -74,8 +75,8 @@ def _gate(name: str, value: float, tolerance: float) -> None:
     """Raises UserError where a difference of logits is more than the tolerance, or is no number."""
     if not value <= tolerance:
         raise UserError(
-            f"parity: {name} logits differ by {value:g}, more than parity_tolerance {tolerance:g}; "
-            "nothing was exported (run merge again; if it stays, the base model has a setting that is lost)"
+            f"parity: {name} logits differ by {value:g}, more than {tolerance:g}; nothing was written. The "
+            "base model has a setting that is lost, or what was merged is not up to date: run merge again"
         )
 
 

@@ -10,12 +10,11 @@ from stages.core.files import read_json, write_json
 from stages.student.formats.from_hf import (
     EMBEDDING,
     HEAD,
-    copy_companions,
     dtype_name,
     for_all_releases,
     head_key,
-    read_hf_config,
 )
+from stages.student.formats.hf_folder import copy_companions, read_hf_config
 from stages.student.formats.litgpt import Config, LoRAConfig, to_hf
 from stages.student.formats.lora import block_diagonal, by_projection, sizes_of
 from stages.student.formats.weights import blocks, release, write_safetensors

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from stages.core.hashing import canonical_json, sha256_json
 from stages.core.records import KeyedRequest, RequestKeys
 from stages.teacher.identity import limit_of, question_key
 from stages.teacher.outcomes import OUTCOMES, imported, read_answers
+from stages.teacher.store.costs import BILLED, cost_of, enter_costs
 from stages.teacher.store.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
@@ -45,6 +47,11 @@ class Attempt:
     price: str | None = None
     at: str | None = None  # UTC; None = now
 
+    @cached_property
+    def dollars(self) -> float | None:
+        """What it cost; None where nobody knows."""
+        return cost_of(**{name: getattr(self, name) for name in BILLED}).dollars
+
 
 class Store:
     """Append attempts, and read what is stored. `append` may run in another thread than the rest."""
@@ -67,8 +74,10 @@ class Store:
                     )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")  # paid for: survives a power cut too
-                for script in MIGRATIONS[version:]:
-                    connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+                if version < VERSION:
+                    connection.executescript("".join(("BEGIN IMMEDIATE;", *MIGRATIONS[version:])))
+                    enter_costs(connection)
+                    connection.execute("COMMIT")
             except sqlite3.DatabaseError as error:
                 connection.close()  # a traceback would keep it, and with it the lock of a failed migration
                 raise UserError(
@@ -133,10 +142,13 @@ class Store:
         anything: KeyedRequest = {"request_key": key, "model": "", "messages": [], "params": {}}
         return any(read_answers(raw, anything) is not None for raw in self.bodies(anything))
 
-    def spent(self, dataset: str) -> float:
-        """Dollars of `dataset` in the ledger so far, as far as they are known."""
-        query = "SELECT coalesce(sum(dollars), 0) FROM ledger WHERE dataset = ? AND NOT foreign_spend"
-        return self.reader.execute(query, (dataset,)).fetchone()[0]
+    def spent(self, dataset: str) -> tuple[float, int]:
+        """(dollars that `dataset` has spent as far as is known, number of its attempts of unknown cost)."""
+        query = (
+            "SELECT coalesce(sum(dollars), 0), count(*) - count(dollars) FROM ledger "
+            "WHERE dataset = ? AND NOT foreign_spend"
+        )
+        return self.reader.execute(query, (dataset,)).fetchone()
 
     def refill(self, responses: Path) -> int:
         """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests."""
@@ -181,6 +193,7 @@ def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> 
         rows.append((*row.values(), checksum(row)))
     marks = ", ".join("?" * (len(FIELDS) + 1))
     writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
+    enter_costs(writer)
 
 
 def utc_now() -> str:

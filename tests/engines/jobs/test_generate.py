@@ -262,6 +262,9 @@ def test_what_the_user_can_mend_is_said_before_anything_is_made(house):
     refused("samples at temperature 0", temperature=0)
     files.write_text(Path("prompts/d/student.md"), "{{ document.body }}")
     refused("prompts/d/student.md: .*body")
+    tokenizer = Path("models/d/hf/tokenizer_config.json")
+    tokenizer.write_text(tokenizer.read_text().replace("<", "["))
+    refused("models/d/hf/tokenizer_config.json: edited or damaged")
     shutil.rmtree("models/d/hf")
     refused("models/d/hf: no config.json")
 

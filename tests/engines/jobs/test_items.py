@@ -1,5 +1,6 @@
 """Shards as work items: attempts that do not harm each other, and storage that machines share."""
 
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -96,6 +97,37 @@ def test_a_failed_attempt_is_gone_on_from_and_a_torn_line_is_not_read(student, m
     assert len(made) == 26  # it was finished
     path = scratch / items.finished_name(item)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="39 rows where 40 should be; delete it and run again"):
+        items.rows(scratch, item)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": None},
+        {"finish_reason": None},
+        {"generated_tokens": "x"},
+        {"generated_tokens": 2**31},
+        {"sample": None},
+    ],
+)
+def test_a_row_that_cannot_be_read_back_is_made_again(student, monkeypatch, capfd, bad):
+    """Versions before this one wrote what a server said."""
+    scratch, job = planned(student, shards=1)
+    (item,) = job.items
+    use(monkeypatch, Engine(stop=15))
+    with pytest.raises(ConnectionError):
+        items.finish(scratch, item, job, MODEL)
+    (part,) = scratch.glob("*.part")
+    lines = part.read_text().splitlines()
+    lines[3] = json.dumps(json.loads(lines[3]) | bad)
+    part.write_text("\n".join(lines) + "\n")
+    use(monkeypatch, engine := Engine())
+    items.finish(scratch, item, job, MODEL)
+    assert len(engine.prompts) == 40 - 14 and len(items.rows(scratch, item)) == 40
+    assert f"{part}, row 4: not a finished row; it is made again" in capfd.readouterr().err
+    path = scratch / items.finished_name(item)
+    path.write_text(path.read_text().replace('"stop"', "null", 1))
     with pytest.raises(UserError, match="39 rows where 40 should be; delete it and run again"):
         items.rows(scratch, item)
 

@@ -8,6 +8,7 @@ import pytest
 
 from stages.commands import serve
 from stages.core.errors import UserError
+from stages.core.files import write_manifest
 from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Decoding
 from stages.engines.serve import start
@@ -143,6 +144,7 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
     make_project("d", kind, prompt, skills=False)
     if not with_template:
         (MODEL / "chat_template.jinja").unlink()
+        write_manifest(MODEL, "test", {})
     served = start.student_of("d", Decoding(engine="vllm"), False, serve.served("d"))
     command = start.vllm_command(served, "127.0.0.1", 8001)
     assert command[:3] == ["vllm", "serve", "models/d/hf"] and command[command.index("--port") + 1] == "8001"

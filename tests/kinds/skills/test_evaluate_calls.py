@@ -248,6 +248,8 @@ def test_refused_answers_of_the_teacher_are_no_calls():
         ("model", "models/d/hf: no config.json"),
         ("base", "models/base/b: no config.json"),
         ("grammar", "grammar.lark: no such file"),
+        ("pulled student", "models/d/hf/model.safetensors: edited or damaged"),
+        ("pulled base", "models/base/b/model.safetensors: edited or damaged"),
     ],
 )
 def test_what_is_missing_is_named(house, harm, told):
@@ -257,6 +259,9 @@ def test_what_is_missing_is_named(house, harm, told):
         write_corpus([document(0), document(1, call="sleep()")])
     elif harm == "grammar":
         Path("data/d/skills/grammar.lark").unlink()
+    elif harm.startswith("pulled"):
+        weights = Path("models/d/hf" if harm == "pulled student" else "models/base/b", "model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     else:
         shutil.rmtree("models/d/hf" if harm == "model" else "models/base/b")
     result = evaluated(latency_requests=0)

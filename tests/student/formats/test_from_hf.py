@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stages.base import run as base
 from stages.base_hub import run as base_hub
@@ -101,6 +102,192 @@ def test_what_cannot_be_expressed_is_refused(tmp_path, kind, changes, message):
     assert not (tmp_path / "models/base/m").exists()
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+UP = "model.layers.0.mlp.up_proj"
+
+
+def weigh(source, change, name=WHOLE):
+    """Save `change` of the weights as `name`."""
+    weights = {key: value.clone() for key, value in change(load_file(source / WHOLE)).items()}
+    save_file(weights, source / name)
+
+
+def setting(**changes):
+    return lambda source: edit(source / "config.json", **changes)
+
+
+def ends(ids):
+    return lambda source: edit(source / "generation_config.json", eos_token_id=ids)
+
+
+def write(name, text):
+    return lambda source: (source / name).write_text(text)
+
+
+def cut(name):
+    return lambda source: (source / name).write_bytes((source / name).read_bytes()[:1000])
+
+
+def link(name):
+    """The file lies beside the directory."""
+
+    def harm(source):
+        (source / name).rename(source.parent / name)
+        (source / name).symlink_to(f"../{name}")
+
+    return harm
+
+
+def reweigh(change):
+    return lambda source: weigh(source, change)
+
+
+def instead(name, text):
+    def harm(source):
+        (source / WHOLE).unlink()
+        (source / name).write_text(text)
+
+    return harm
+
+
+HARMS = [
+    (write(WHOLE, POINTER), "model.safetensors: a git-lfs pointer.*`git lfs pull`"),
+    (write("tokenizer.json", POINTER), "tokenizer.json: a git-lfs pointer"),
+    (write("config.json", POINTER), "config.json: a git-lfs pointer"),
+    (cut(WHOLE), "model.safetensors: not a whole file of weights"),
+    (write(WHOLE, ""), "model.safetensors: not a whole file of weights"),
+    (cut("tokenizer.json"), "tokenizer.json: not a whole tokenizer"),
+    (write("tokenizer.json", "{}"), "tokenizer.json: not a whole tokenizer"),
+    (write("config.json", "[]"), "config.json: expected a JSON object, found list"),
+    (write("tokenizer_config.json", "[]"), "tokenizer_config.json: expected a JSON object"),
+    (write("generation_config.json", "[]"), "generation_config.json: expected a JSON object"),
+    (setting(num_attention_heads=0), "num_attention_heads = 0 is not a whole number from 1"),
+    (setting(hidden_size="x"), "hidden_size = 'x' is not a whole number"),
+    (setting(num_hidden_layers=10**9), "num_hidden_layers = 1000000000 is not"),
+    (setting(num_hidden_layers=10**6), "disagree: 2 layers, expected 1000000"),
+    (setting(num_attention_heads=3), "config.json: its settings make no model"),
+    (setting(num_key_value_heads=3), "config.json: its settings make no model"),
+    (setting(rms_norm_eps="x"), "config.json: its settings make no model"),
+    (setting(head_dim="x"), "config.json: its settings make no model"),
+    (setting(hidden_size=64), "weights and config.json disagree"),
+    (setting(quantization_config={"quant_method": "gptq"}), r"the weights are quantised \(gptq\)"),
+    (setting(quantization_config={"load_in_4bit": True}), "the weights are quantised"),
+    (reweigh(lambda w: w | {f"{UP}.qweight": torch.zeros(2, dtype=torch.int32)}), "quantised .*qweight is"),
+    (
+        reweigh(lambda w: w | {f"{UP}.weight": w[f"{UP}.weight"].to(torch.float8_e4m3fn)}),
+        "quantised .*float8",
+    ),
+    (reweigh(lambda w: w | {f"{UP}.weight": w[f"{UP}.weight"] * float("nan")}), f"{UP}.weight holds NaN"),
+    (reweigh(lambda w: {k: v for k, v in w.items() if k != "lm_head.weight"}), "lm_head.weight is missing"),
+    (ends([]), r"eos_token_id \[\] is no token"),
+    (ends(9999), "eos_token_id 9999 is no token"),
+    (
+        instead(INDEX, '{"weight_map": {"a": "model-2-of-2.safetensors"}}'),
+        "model-2-of-2.safetensors: not there",
+    ),
+    (instead(INDEX, '{"weight_map": ["a"]}'), "index.json: has no weight_map"),
+    (instead("pytorch_model.bin", "garbage" * 99), "pytorch_model.bin: not a whole file of weights"),
+    (
+        lambda source: (source / "vocab.txt").symlink_to("/etc/passwd"),
+        "vocab.txt: leads to /etc/passwd, outside",
+    ),
+    (link("config.json"), "config.json: leads to .*config.json, outside"),
+    (link(WHOLE), "model.safetensors: leads to .*model.safetensors, outside"),
+]
+
+
+@pytest.mark.parametrize(("harm", "message"), HARMS, ids=range(len(HARMS)))
+def test_what_is_no_whole_model_is_one_line(tmp_path, harm, message):
+    harm(tiny_model(tmp_path / "src", "llama"))
+    with pytest.raises(UserError, match=message) as caught:
+        base("m", BaseKnobs(path="src"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "models/base/m").exists()
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("beside", ["consolidated.safetensors", "adapter_model.safetensors"])
+def test_the_files_that_transformers_reads_are_read_and_no_others(tmp_path, beside, pickled):
+    source = tiny_model(tmp_path / "src", "mistral")
+    plain = base("m", BaseKnobs(path="src"))
+    weigh(source, lambda w: {"norm.weight": w["model.norm.weight"]}, beside)
+    if pickled:
+        torch.save(convert.read_weights(source), source / "pytorch_model.bin")
+        (source / WHOLE).unlink()
+    else:
+        (source / "model-00001-of-00009.safetensors").write_text("of an older download")
+    assert base("m", BaseKnobs(path="src")) == plain
+
+
+def test_shards_are_those_that_the_index_names(tmp_path):
+    source = tiny_model(tmp_path / "src", "llama")
+    plain, names = base("m", BaseKnobs(path="src")), sorted(convert.read_weights(source))
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        weigh(source, lambda w, part=part: {n: w[n] for n in part}, f"model-{number}-of-2.safetensors")
+    shards = {name: f"model-{place % 2 + 1}-of-2.safetensors" for place, name in enumerate(names)}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (source / "model.safetensors").unlink()
+    (source / "model-3-of-3.safetensors").write_text("an older download")
+    assert base("m", BaseKnobs(path="src")) == plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [
+        ("llama", ["max_position_embeddings"]),
+        ("llama", ["num_key_value_heads", "rms_norm_eps", "hidden_act", "tie_word_embeddings"]),
+        ("mistral", ["sliding_window", "max_position_embeddings"]),
+        ("qwen3", ["head_dim"]),
+        ("pythia", ["max_position_embeddings", "use_parallel_residual"]),
+    ],
+)
+def test_what_the_config_leaves_out_is_what_transformers_fills_in(tmp_path, kind, left_out):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = tiny_model(tmp_path / "src", kind)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in left_out}))
+    usual = AutoConfig.from_pretrained(source)
+    AutoModelForCausalLM.from_config(usual).save_pretrained(source)  # weights of the shape that this gives
+    (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in left_out}))
+    base("m", BaseKnobs(path="src"))
+    found = json.loads((tmp_path / "models/base/m/config.json").read_text())
+    assert {name: found[name] for name in left_out} == {name: getattr(usual, name) for name in left_out}
+
+
+def test_a_tied_model_that_was_saved_without_its_head_is_taken(tmp_path):
+    source = tiny_model(tmp_path / "src", "llama", tied=True)
+    weigh(source, lambda w: {name.removeprefix("model."): value for name, value in w.items()})
+    assert base("m", BaseKnobs(path="src"))["tied"]
+
+
+def test_the_links_of_the_hub_cache_are_its_own(tmp_path):
+    source = tiny_model(tmp_path / "hub/snapshots/abc", "llama")
+    (tmp_path / "hub/blobs").mkdir()
+    for file in list(source.iterdir()):
+        file.rename(tmp_path / "hub/blobs" / file.name)
+        file.symlink_to(f"../../blobs/{file.name}")
+    base("m", BaseKnobs(path="hub/snapshots/abc"))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 6000000000 }}",
+        "{{ '%9999999999d' | format(1) }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_chat_template_that_does_not_end_is_one_line(tmp_path, template):
+    source = tiny_model(tmp_path / "src", "pythia")
+    (source / "chat_template.jinja").write_text(template)
+    with pytest.raises(
+        UserError, match=r"src: the chat template takes more than 3 s or 1024 MiB.*`chat: false`"
+    ):
+        base("m", BaseKnobs(path="src"))
+    base("m", BaseKnobs(path="src", chat=False))
+
+
 def test_old_style_configs_are_read():
     """Released checkpoints carry the names of earlier transformers: rotary_pct, rope_theta, rope_scaling."""
     neox = {
@@ -143,8 +330,6 @@ def test_stale_and_truncated_checkpoints_are_replaced(tmp_path):
 
 
 def test_pickled_and_sharded_weights(tmp_path):
-    from safetensors.torch import save_file
-
     source = tiny_model(tmp_path / "src", "qwen2")
     weights = convert.read_weights(source)
     (source / "model.safetensors").unlink()

@@ -6,13 +6,12 @@ from time import perf_counter
 from typing import NamedTuple
 
 from stages.core import layout
-from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.records import Document
 from stages.core.tokenizer import TextCodec
-from stages.engines.load import context_of, open_engine, prepare, resolve
+from stages.engines.load import check_model, context_of, open_engine, prepare, resolve
 from stages.engines.protocol import Decoding
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
@@ -76,15 +75,13 @@ def score_students(
 def _by_model(dataset: str, base: str, names: Iterable[str]) -> dict[Path, dict[str, str | None]]:
     """The grammar of each system, None for none, by the directory of its model.
 
-    Raises UserError for a model or grammar that is not there.
+    Raises UserError for a model or grammar that is not there, or not as it was made.
     """
     grammars: dict[Path, dict[str, str | None]] = {}
     for name in names:
         directory = layout.base_model(base) if name == "base" else layout.model(dataset, "hf")
-        if not (directory / "config.json").is_file():
-            raise UserError(
-                f"{directory}: no config.json; the stage before this one makes it: run `dvc repro`"
-            )
+        if directory not in grammars:
+            check_model(directory)
         constrained = name == "student_grammar"
         grammar = read_text(places.skills(dataset) / "grammar.lark") if constrained else None
         grammars.setdefault(directory, {})[name] = grammar

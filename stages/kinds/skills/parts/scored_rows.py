@@ -6,7 +6,6 @@ A file is a JSON array, JSON lines, or several of these with lines of other text
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from stages.core.errors import UserError
 from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.core.messages import say
 from stages.core.records import Document
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
@@ -170,12 +170,12 @@ def ask_once(dataset: str, requests: Iterable[dict], model: str, knobs: CollectK
         write_jsonl(source, requests)
         asked, price = Requests(source), price_of(model)
         check_cap(knobs.max_dollars, price, asked.first, f"params.yaml, collect.{dataset}")
-        say = partial(print, f"evaluate_rows {dataset}:", file=sys.stderr)
+        to_user = partial(say, f"evaluate_rows {dataset}:")
         with (
             Store(Path(folder) / "store.sqlite") as store,
             Budget(store, dataset, price, knobs.max_dollars) as budget,
         ):
-            ask(dataset, knobs, asked, store, budget, say)
+            ask(dataset, knobs, asked, store, budget, to_user)
             return list(Projection(asked, store, knobs.policy(), price).rows())
 
 
