@@ -182,7 +182,7 @@ class _Run:
 
     async def _send(self, request: Request, began: float) -> list[Answer] | Failure:
         """The answers, or the failure. The attempt is stored, durably, before it is read."""
-        reply, answers = Reply(), None
+        reply, attempt = Reply(), None
         self.tally.attempts += 1
         try:
             body = body_of(request)
@@ -193,21 +193,21 @@ class _Run:
                 reply.failure = None
             raw = reply.text if reply.failure is None else None
             self.tally.refused += reply.failure is not None and reply.failure.refused
-            self._attempted(request, reply, began, raw, reply.failure.kind if reply.failure else None)
+            kind = reply.failure.kind if reply.failure else None
+            attempt = self._attempted(request, reply, began, raw, kind)
             await self._save()
-            answers = None if raw is None else read_answers(raw, request)
         except asyncio.CancelledError:
-            if reply.status is None and reply.failure is None:
-                self._attempted(request, reply, began, None, "cancelled")
+            attempt = attempt or self._attempted(request, reply, began, None, "cancelled")
             raise
         finally:
-            self._over(request, reply, answers)
+            self._over(request, reply, attempt)
+        answers = None if raw is None else read_answers(raw, request)
         return answers or reply.failure or unexpected_body("a completion", reply.text, self.endpoint)
 
     def _attempted(
         self, request: Request, reply: Reply, began: float, raw: str | None, error: str | None
-    ) -> None:
-        """Put the attempt among those to be saved."""
+    ) -> Attempt:
+        """The attempt, put among those to be saved."""
         headers = reply.headers
         attempt = Attempt(
             request["request_key"],
@@ -221,17 +221,16 @@ class _Run:
             price=self.budget.price.record if self.budget.price else None,
         )
         self.unsaved.append((attempt, request))
+        return attempt
 
-    def _over(self, request: Request, reply: Reply, answers: list[Answer] | None) -> None:
+    def _over(self, request: Request, reply: Reply, attempt: Attempt | None) -> None:
         """Settle the attempt with budget and pacing. What may have been billed unseen counts in full."""
         self.pacer.over(token_cost(request), reply.headers)
-        price, worst = self.budget.price, self.budget.worst(request)
-        if price is None:
+        if self.budget.price is None:
             return
-        if answers and answers[0].usage is not None:
-            cost = price.dollars(answers[0].usage)
-        else:
-            cost = 0.0 if reply.status not in (None, 200) else worst
+        cost = worst = self.budget.worst(request)
+        if attempt and attempt.dollars is not None:
+            cost = attempt.dollars
         self.budget.settle(worst, cost)
         self.tally.dollars += cost
 

@@ -13,6 +13,7 @@ from stages.core.records import RequestContent
 from stages.teacher.identity import choices_of
 from stages.teacher.structured import held_to
 from stages.teacher.thoughts import without_thoughts
+from stages.teacher.usage import read_usage
 
 Outcome = Literal["ok", "length", "refusal", "content_filter", "blank", "invalid", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -20,7 +21,6 @@ IMPORTED = "retort.imported"
 # Reasons to finish, by the names that servers give them; any other, such as "error" or "abort", is a failure.
 ENDED = ("stop", "tool_calls", "function_call", "eos", "eos_token", "stop_sequence", "end_turn")
 CUT = ("length", "model_length", "max_tokens")
-DETAILS = ("prompt_tokens_details", "completion_tokens_details")  # of the counts in a body's usage
 
 
 # Strict: what a server, or a file that is taken over, may hold in place of a text or a number is refused.
@@ -131,10 +131,7 @@ def _believed(row: Any) -> Answer:
 def answer_in(row: Mapping[str, Any]) -> Answer:
     """The answer in a row of `responses.jsonl`. Raises ValueError where a field is not what it should be."""
     told: dict[str, Any] = {name: row.get(name) for name in FIELDS}
-    usage = told["usage"]
-    if isinstance(usage, dict):  # here the details of a body stand beside its counts
-        told["usage"] = read_usage(dict.fromkeys(DETAILS, usage) | usage)
-    answer = Answer(**told)
+    answer = Answer(**told | {"usage": read_usage(told["usage"])})
     said = without_thoughts(answer.response or "")
     if answer.outcome not in ("ok", "length") or said == (answer.response or ""):
         return answer
@@ -223,17 +220,3 @@ def _logprob(choice: Any) -> float | None:
     except (KeyError, TypeError, ZeroDivisionError, OverflowError):
         return None
     return mean if isfinite(mean) else None
-
-
-def read_usage(usage: object) -> dict[str, int] | None:
-    """The token counts of a body's `usage`; None where it has none."""
-    names = ("prompt_tokens", "completion_tokens")
-    if not isinstance(usage, dict) or not all(isinstance(usage.get(name), int) for name in names):
-        return None
-    counts = {name: usage[name] for name in names}
-    details = (("cached_tokens", "prompt_tokens_details"), ("reasoning_tokens", "completion_tokens_details"))
-    for name, where in details:
-        count = usage[where].get(name) if isinstance(usage.get(where), dict) else None
-        if isinstance(count, int):
-            counts[name] = count
-    return counts

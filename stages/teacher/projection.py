@@ -12,9 +12,9 @@ from stages.teacher.requests import Requests
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
 from stages.teacher.tally import Failures, count_failure
+from stages.teacher.usage import TOKENS
 
 SHOWN = 300  # characters of an example
-TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
 class Projection:

@@ -15,7 +15,7 @@ from stages.teacher.batch.store import insert_event, insert_row
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.prices import price_of
-from stages.teacher.store.schema import ONE
+from stages.teacher.store.schema import ONE, VERSION
 from stages.teacher.store.store import Store
 from tests.helpers.teacher_server import Teacher, failure, make_requests, word_of
 
@@ -88,7 +88,7 @@ def test_figures_of_what_was_asked(monkeypatch):
         Path("params.yaml").unlink()
         collect(url, "e")
     told, shown = figures(), done()
-    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [2, 30, 31, 30]
+    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [VERSION, 30, 31, 30]
     common = {"mode": "online", "imported": False, "cached_tokens": 0, "reasoning_tokens": 0}
     first = {"attempts": 21, "answers": 20, "failures": 1, "prompt_tokens": 80, "completion_tokens": 240}
     second = {"attempts": 10, "answers": 10, "failures": 0, "prompt_tokens": 40, "completion_tokens": 120}

@@ -11,30 +11,25 @@ from stages.core.hashing import canonical_json
 from stages.core.records import KeyedRequest
 from stages.teacher.endpoint import Endpoint, Failure, judge_reply, short
 from stages.teacher.identity import body_of
-from stages.teacher.outcomes import filtered, read_usage, sound
+from stages.teacher.outcomes import filtered, sound
+from stages.teacher.store.costs import MISSING
 
 PATH: Final = "/v1/chat/completions"
-MISSING = "missing from batch"
 
 
 @dataclass(frozen=True)
 class Result:
     """What a batch brought for one request.
 
-    `status` is that of HTTP, None where the request was not executed; `raw` and `usage` are of the body of a
-    200, `error` is what came instead: {"code", "message"}.
+    `status` is that of HTTP, None where the request was not executed; `raw` is the body of a 200,
+    `error` is what came instead: {"code", "message"}.
     """
 
     key: str
     status: int | None = None
     raw: str | None = None
-    usage: dict[str, int] | None = None
     request_id: str | None = None
     error: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_missing(self) -> bool:
-        return self.error.get("code") == MISSING
 
 
 def input_line(request: KeyedRequest) -> bytes:
@@ -78,8 +73,7 @@ def _result(text: bytes) -> Result | None:
         error = _dict(_dict(body).get("error")) or _dict(line.get("error"))
         return Result(key, status, request_id=request_id, error=error)
     # A lone surrogate has no UTF-8, but its escape is the same JSON.
-    raw = sound(canonical_json(body))
-    return Result(key, status, raw, read_usage(_dict(body).get("usage")), request_id)
+    return Result(key, status, sound(canonical_json(body)), request_id)
 
 
 def object_in(text: str | bytes) -> dict[str, Any]:

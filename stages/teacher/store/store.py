@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,6 +25,7 @@ from stages.core.records import KeyedRequest, RequestKeys
 from stages.core.stage import explain
 from stages.teacher.identity import limit_of, question_key
 from stages.teacher.outcomes import Answer, answer_in, imported, read_answers
+from stages.teacher.store.costs import BILLED, cost_of, enter_costs
 from stages.teacher.store.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
@@ -60,6 +62,11 @@ class Attempt:
     price: str | None = None
     at: str | None = None  # UTC; None = now
 
+    @cached_property
+    def dollars(self) -> float | None:
+        """What it cost; None where nobody knows."""
+        return cost_of(**{name: getattr(self, name) for name in BILLED}).dollars
+
 
 class Store:
     """Append attempts, and read what is stored. `append` may run in another thread than the rest."""
@@ -89,8 +96,10 @@ class Store:
                     )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")  # paid for: survives a power cut too
-                for script in MIGRATIONS[version:]:
-                    connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+                if version < VERSION:
+                    connection.executescript("".join(("BEGIN IMMEDIATE;", *MIGRATIONS[version:])))
+                    enter_costs(connection)
+                    connection.execute("COMMIT")
             except sqlite3.DatabaseError as error:
                 if connection:  # a traceback would keep it, and with it the lock of a failed migration
                     connection.close()
@@ -263,6 +272,7 @@ def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> 
         rows.append((*row.values(), checksum(row)))
     marks = ", ".join("?" * (len(FIELDS) + 1))
     writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
+    enter_costs(writer)
 
 
 def utc_now() -> str:

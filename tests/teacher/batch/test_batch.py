@@ -22,7 +22,7 @@ from stages.core.progress import Progress
 from stages.teacher.batch import provider as batch_calls
 from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
-from stages.teacher.batch.lines import read_results
+from stages.teacher.batch.lines import MISSING, read_results
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.endpoint import Endpoint
@@ -485,7 +485,7 @@ def test_lines_that_are_no_results_are_counted(tmp_path):
     found = {result.key: result for result in read_results([path], "abc", odd)}
     assert odd == {"torn": 4, "repeated": 1, "unknown": 1, "missing": 1}
     assert (found["a"].raw, found["a"].request_id, found["b"].status) == ('{"x":1}', None, None)
-    assert found["c"].is_missing and not found["b"].is_missing
+    assert found["c"].error["code"] == MISSING != found["b"].error.get("code")
 
 
 def test_missing_expired_and_refused_rows_are_asked_again_and_bad_ones_are_not():
