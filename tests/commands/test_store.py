@@ -88,7 +88,12 @@ def test_figures_of_what_was_asked(monkeypatch):
         Path("params.yaml").unlink()
         collect(url, "e")
     told, shown = figures(), done()
-    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [VERSION, 30, 31, 30]
+    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [
+        VERSION,
+        30,
+        31,
+        30,
+    ]
     common = {"mode": "online", "imported": False, "cached_tokens": 0, "reasoning_tokens": 0}
     first = {"attempts": 21, "answers": 20, "failures": 1, "prompt_tokens": 80, "completion_tokens": 240}
     second = {"attempts": 10, "answers": 10, "failures": 0, "prompt_tokens": 40, "completion_tokens": 120}
