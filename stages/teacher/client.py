@@ -297,9 +297,9 @@ class _Run:
 
     def _answered_elsewhere(self, active: ActiveRequest) -> bool:
         """Whether another process got the answer meanwhile. Bodies that answer nothing are stored too."""
-        bodies = self.store.bodies(active.request)
-        new, active.known = bodies[active.known :], len(bodies)
-        return any(read_answers(raw, active.request) is not None for raw in new)
+        stored = self.store.answers(active.request)
+        new, active.known = stored[active.known :], len(stored)
+        return any(answers is not None for answers in new)
 
     def _broken(self, active: ActiveRequest, failure: Failure) -> str | None:
         """Why the circuit breaker opens; None while it does not.
