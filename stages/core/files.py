@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import UserError
+from stages.core.errors import LACKS, UserError
 from stages.core.hashing import sha256_file
 
 MANIFEST = "manifest.json"
@@ -25,6 +25,16 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(path: Path) -> None:
+    """Give a file its place on the disk before it is filled through a map. Raises OSError (ENOSPC).
+
+    A write through a map to a full disk is no error: it kills the process (SIGBUS).
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; fsync and rename it over `path` if the block succeeds."""
@@ -32,12 +42,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        fsync(temporary)
-        os.replace(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path, temporary):
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Make what goes wrong in writing `temporary` an OSError about `path`, whatever a library makes of it.
+
+    A library in Rust ends its message with the system's number. torch and OpenVINO say "unexpected pos" or
+    "iostream error", so one more block is written after theirs: the system then says why it cannot be.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # numpy's own have no number
+            error.filename = error.filename or str(path)
+            raise
+        try:
+            told = re.search(r"os error (\d+)", str(error))
+            if told and (number := int(told[1])) in LACKS:
+                raise OSError(number, os.strerror(number))
+            _write_more(temporary)
+        except OSError as reason:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        raise
+
+
+def _write_more(path: Path) -> None:
+    """Add a block to a file that is to be thrown away, or to the last one in a directory of such."""
+    files = [file for file in [path, *path.rglob("*")] if file.is_file()]
+    last = max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+    if last is not None:
+        with open(last, "ab") as stream:
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -203,11 +250,12 @@ def atomic_directory(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        _seal(temporary, producer, rows or {}, hashed)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path, temporary):
+            yield temporary
+            _seal(temporary, producer, rows or {}, hashed)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

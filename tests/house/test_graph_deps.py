@@ -43,7 +43,7 @@ def test_the_code_of_a_stage_is_its_one_dependency_on_code(stage):
 def test_every_stage_keeps_to_the_same_shape(stage):
     entry, figures = GRAPH[stage]["do"], params.STAGES[stage].figures_name
     assert GRAPH[stage]["foreach"] == f"${{{stage}}}"
-    assert entry["cmd"] == f"python -m stages {stage} ${{key}} ${{item}}"
+    assert entry["cmd"] == f'python -m stages {stage} "$DVC_STAGE" ${{item}}'
     if stage == "report":
         return
     folder = "reports/${key}/figures"
