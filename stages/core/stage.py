@@ -134,8 +134,9 @@ def command(stage: Stage) -> click.Command:
         }
         if dataset is None and not chosen:
             raise click.MissingParameter(param_type="argument", param_hint="DATASET")
-        # dvc.yaml gives STAGE@DATASET in a variable: no key of params is ever part of a line for the shell.
-        name = dataset and (dataset.partition("@")[2] or dataset)
+        # dvc.yaml gives STAGE@DATASET in a variable: no dataset's name is ever part of a line for the shell.
+        before, _, after = (dataset or "").partition("@")
+        name = after if before.rpartition(":")[2] == stage.name else dataset
 
         def work() -> None:
             if name is not None:
