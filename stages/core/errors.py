@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Stage commands print it as one line and exit with code 2, without a traceback.
     """
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error of another package says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
