@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_yaml
 from stages.core.layout import DVC, PARAMS
 from stages.core.names import check_name
 from stages.core.stage import Knobs, Stage, explain, main
+from stages.core.yaml_text import read_yaml
 from stages.kinds import registry
 from stages.kinds.kind import Blocks
 from stages.kinds.registry import KINDS, nearest

@@ -47,3 +47,8 @@ def message_about(error: Exception) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{LACKS[error.errno]}, {again}"
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error of another package says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

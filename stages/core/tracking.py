@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from stages.core import layout
-from stages.core.files import read_jsonl, read_yaml
+from stages.core.files import read_jsonl
 from stages.core.processes import collect_seldom, first_process
 from stages.core.versions import git, locked_hashes
+from stages.core.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
