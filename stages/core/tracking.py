@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from stages.core import layout
+from stages.core.errors import UserError
 from stages.core.files import read_jsonl
 from stages.core.processes import collect_seldom, first_process
 from stages.core.versions import git, locked_hashes
@@ -109,15 +111,27 @@ def address() -> str:
 
 
 def blanked(text: str) -> str:
-    """`text`, such as a message of MLflow, without any part of the login, however it is written."""
+    """The first line of `text`, such as a message of MLflow, without any part of the login in any form."""
     user, _, password = login().partition(":")
     query = re.split(r"[&=]", uri().partition("?")[2])
-    secrets = {uri(), login(), user, password, *query, *(os.environ.get(name, "") for name in LOGINS)}
-    for secret in sorted({form for each in secrets for form in (each, unquote(each))}, key=len, reverse=True):
-        if secret:
-            whole = rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])"  # "a" is no part of "database"
-            text = re.sub(whole, address() if secret == uri() else "***", text)
+    secrets = {login(), user, password, *query, *(os.environ.get(name, "") for name in LOGINS)}
+    secrets |= {unquote(secret) for secret in secrets}
+    secrets |= {b64encode(secret.encode()).decode() for secret in secrets}  # as a server is told it
+    text = (text.splitlines() or [""])[0].replace(uri(), address())
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = re.sub(
+            rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])", "***", text
+        )  # "a" is not part of "database"
     return text
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Raise what MLflow raises as UserError."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"MLflow at {address()}: {blanked(str(error)) or type(error).__name__}") from None
 
 
 def connect() -> "MlflowClient":
@@ -225,5 +239,5 @@ if __name__ == "__main__":
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             follow(lambda run: print(run, file=stdout, flush=True))
     except Exception as error:  # tracking is a record of the work, not part of it
-        reason = blanked(f"{error}" or type(error).__name__).splitlines()[0]
+        reason = blanked(str(error)) or type(error).__name__
         print(f"tracking: not logged to {address()}: {reason}", file=sys.stderr)
