@@ -15,8 +15,8 @@ from stages.core.stage import main
 
 
 def sources() -> set[Path]:
-    """What the datasets that take part are read from. Raises UserError where params are wrong."""
-    blocks = params.check()
+    """What the datasets that take part are read from. Raises UserError for params of no shape."""
+    blocks = params.blocks()
     stages = [stage for stage in params.STAGES.values() if stage.reads_source]
     knobs = [knobs for stage in stages for knobs in blocks[stage.name].values()]
     return {Path(each["path"]) for each in knobs if "path" in each}

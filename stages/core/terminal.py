@@ -42,15 +42,21 @@ def run_logged(command: Sequence[str], log: Path) -> int:
 
 def _copy(source: int, shown: int, kept: BinaryIO) -> None:
     """Copy until `source` ends; its reader must not stop, whatever becomes of the other two."""
-    line = b""
+    rest = b""
     while data := _read(source):
         with suppress(OSError):
             os.write(shown, data)
-        *lines, line = (line + data).split(b"\n")
-        with suppress(OSError, ValueError):
-            for each in lines:
-                kept.write(COLOURS.sub(b"", each.rstrip(b"\r").rpartition(b"\r")[2]) + b"\n")
+        *lines, rest = (rest + data).split(b"\n")
+        _keep(lines, kept)
+    _keep([rest] if rest else [], kept)
     os.close(source)
+
+
+def _keep(lines: list[bytes], kept: BinaryIO) -> None:
+    """Add lines to the file, each as a terminal would show it in the end."""
+    with suppress(OSError, ValueError):
+        for line in lines:
+            kept.write(COLOURS.sub(b"", line.rstrip(b"\r").rpartition(b"\r")[2]) + b"\n")
 
 
 def _read(source: int) -> bytes:
