@@ -10,8 +10,10 @@ import pytest
 from tests.helpers.workspace import ROOT
 
 PRINTS = """
-import sys
-print("out", sys.stdout.isatty())
+import sys, time
+sys.stdout.write(f"out {sys.stdout.isatty()}\\n")
+sys.stdout.flush()
+time.sleep(0.3)  # the two streams are shown as they come
 sys.stderr.write("bar 1\\rbar 2\\rbar 3\\n\\x1b[31mred\\x1b[0m")
 sys.exit(3)
 """
