@@ -3,13 +3,12 @@
 What a knob's default is belongs to a stage's code: data/code/<stage>.json holds it (stages/code.py).
 """
 
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from stages.core.hashing import canonical_json
 from stages.core.stage import Knobs, NoKnobs, Stage
+from stages.core.strict_json import parse_json, why_no_json
 from stages.engines.protocol import Decoding
 from stages.kinds.registry import TaskName, default_task
 from stages.student.recipe import Recipe
@@ -97,11 +96,9 @@ class PromptKnobs(Knobs):
     @classmethod
     def _free_fields_only(cls, text: str) -> str:
         try:
-            fields = json.loads(text or "{}")
-            canonical_json(fields).encode("utf-8")
-            json.dumps(fields, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
+            fields = parse_json(text or "{}")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON ({why_no_json(error)})") from None
         if not isinstance(fields, dict):
             raise ValueError("expected a JSON object, such as '{\"top_k\": 20}'")
         if taken := sorted(RESERVED & fields.keys()):

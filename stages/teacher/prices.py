@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_yaml
 from stages.core.hashing import canonical_json
 from stages.core.records import RequestContent
 from stages.core.stage import explain
+from stages.core.yaml_text import read_yaml
 from stages.teacher.identity import most_output, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known

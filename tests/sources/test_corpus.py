@@ -187,7 +187,7 @@ def test_unknown_kind_of_file():
 
 def test_not_a_parquet_file():
     Path("source/documents.parquet").write_text("id,text")
-    refused("source/documents.parquet: not a Parquet file")
+    refused("source/documents.parquet, after row 0: not a whole Parquet file")
 
 
 def test_duplicate_ids():
@@ -197,9 +197,13 @@ def test_duplicate_ids():
     )
 
 
-def test_duplicate_ids_of_the_same_text():
-    save("jsonl", "documents", [page(1), page(1)])
-    refused("documents.jsonl, row 2", "'p0001' is already used")
+def test_a_row_that_repeats_another_in_all_is_none():
+    save("jsonl", "documents", [page(1), page(2), page(1)])
+    assert corpus() == 0 and len(rows("documents")) == 2
+    save("jsonl", "documents", [page(1), page(1), {**page(1), "text": "more"}])
+    assert corpus("--repeated_id", "join") == 0 and rows("documents")[0]["text"].count(page(1)["text"]) == 1
+    save("jsonl", "documents", [page(1), page(1), {**page(1), "topic": 9}])
+    assert run().exit_code == 2
 
 
 def test_empty_id():
@@ -228,7 +232,8 @@ def test_only_empty_texts():
         ({"text": "x"}, ("--title_field", "name"), ("field 'name' is missing", "set title_field")),
         ({"text": {"a": "x"}}, ("--text_field", "text.b"), ("field 'text.b' is missing",)),
         ({"text": 1.5}, (), ("field 'text' is a number, expected text",)),
-        ({"text": None}, (), ("field 'text' is null, expected text",)),
+        ({"text": 1e22}, (), ("field 'text' is a number, expected text or a whole number",)),
+        ({"text": None}, (), ("field 'text' holds no text", "1 of 1")),
         ({"text": True}, (), ("field 'text' is true or false, expected text",)),
         ({"text": {"a": 1}}, (), ("field 'text' is an object, expected text",)),
         ({"text": ["x", "y"]}, (), ("field 'text' holds 2 values, expected one",)),
@@ -253,10 +258,8 @@ def test_not_utf8(kind):
         "csv": b"text\ncaf\xe9\n",
     }
     Path(f"source/documents.{kind}").write_bytes(raw[kind])
-    refused(
-        f"source/documents.{kind}, {'row' if kind == 'jsonl' else 'line'} 2: byte 0xe9 is not UTF-8",
-        "save the file",
-    )
+    place = {"jsonl": "row 2: byte 0xe9", "json": "row 1: holds a byte", "csv": "line 2: byte 0xe9"}[kind]
+    refused(f"source/documents.{kind}, {place}", "is not UTF-8", "0xe9", "save the file as UTF-8")
 
 
 def test_broken_json():
@@ -299,7 +302,7 @@ def test_a_refused_run_leaves_the_earlier_corpus():
     save("jsonl", "documents", [page(1), page(2)])
     assert corpus() == 0
     before = (CORPUS / "documents.jsonl").read_bytes()
-    save("jsonl", "documents", [page(1), page(1)])
+    save("jsonl", "documents", [page(1), {**page(2), "id": "p0001"}])
     assert run().exit_code == 2
     assert (CORPUS / "documents.jsonl").read_bytes() == before
     verify_manifest(CORPUS)

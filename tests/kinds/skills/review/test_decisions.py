@@ -393,7 +393,7 @@ def test_a_table_that_is_not_right_changes_nothing(project, column, value, probl
             "row 1: expected one column 'dec",
         ),
         (lambda lines: [*lines, lines[3]], "row 32, column id: row 4 has the same id"),
-        (lambda lines: [lines[0], "a,b", *lines[1:]], "row 2: expected 10 cells, found 2"),
+        (lambda lines: [lines[0], "a,b", *lines[1:]], "row 2: fewer fields than the header, 2 for 10"),
         (lambda lines: [*lines, '"'], "not valid CSV"),
         (lambda lines: [], "row 1: expected one column 'id'"),
     ],

@@ -130,11 +130,11 @@ def rows(path: Path) -> Iterator[Row]:
 def field(record: dict, name: str, path: Path, row: int) -> str | None:
     """A text field, None where it is absent or null; whole numbers become text. Raises UserError."""
     value = record.get(name)
-    if value is None or type(value) is str:
-        return value
-    if type(value) in (int, float):
-        return str(value)
-    raise UserError(f"{path}, row {row}: field '{name}' is a {type(value).__name__}, expected text")
+    text = xc_rows.as_text(value)
+    if text is None and value is not None:
+        kind = xc_rows.kind_of(value)
+        raise UserError(f"{path}, row {row}: field '{name}' is {kind}, expected text or a whole number")
+    return text
 
 
 def lines_of(path: Path) -> Iterator[str]:
