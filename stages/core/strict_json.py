@@ -12,7 +12,6 @@ from typing import Any
 
 DEEPEST = 700  # levels, of the 1,000 calls that Python nests: later stages read and write a row, too
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how one of two halves of a character is written, or both
-BRACKET = re.compile(r"[\[{]")
 BLANKS = " \t\r\n"
 
 
@@ -63,7 +62,8 @@ def next_value(text: str, start: int) -> tuple[Any, int]:
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise ValueError(f"holds {half!r}, half of a character; remove it") from None
-    if len(BRACKET.findall(text, start, end)) > DEEPEST and _depth(value) > DEEPEST:
+    brackets = text.count("[", start, end) + text.count("{", start, end)
+    if brackets > DEEPEST and _depth(value) > DEEPEST:
         raise RecursionError
     return value, end
 

@@ -1,4 +1,4 @@
-"""Tables as spreadsheets save them: CSV, its columns parted by commas, semicolons or tabs."""
+"""Tables as spreadsheets save them: CSV, its columns parted by commas, semicolons, tabs or bars."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any
 from stages.core.errors import UserError
 from stages.core.files import read_text
 
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?(?:\r?\n|\r)')  # Excel's, before the header
 
 Rows = Iterator[tuple[int, dict[str, str]]]

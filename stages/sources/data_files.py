@@ -47,24 +47,27 @@ def _parquet(file: Path) -> Iterator[tuple[int, dict]]:
     try:
         with ParquetFile(file) as table:
             check_names(file, table.schema_arrow.names)
+            groups = map(table.metadata.row_group, range(table.num_row_groups))
+            check_expansion(file, sum(group.total_byte_size for group in groups))
             for batch in table.iter_batches(batch_size=AT_ONCE):
-                size += batch.nbytes
-                check_expansion(file, size)
                 for row in batch.to_pylist():
                     number += 1
-                    _check_numbers(f"{file}, row {number}", row)
+                    size += _length(f"{file}, row {number}", row)
+                    check_expansion(file, size)
                     yield number, row
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{file}, after row {number}: not a whole Parquet file ({reason(error)})") from None
 
 
-def _check_numbers(where: str, row: dict) -> None:
-    """Raise UserError for NaN and infinity, which no file of the corpus can hold."""
+def _length(where: str, row: dict) -> int:
+    """The characters of a row as JSON. Raises UserError for NaN and infinity, which JSON cannot hold."""
+    length = 0
     for name, value in row.items():
         try:
-            json.dumps(value, default=str, allow_nan=False)
+            length += len(json.dumps(value, ensure_ascii=False, default=str, allow_nan=False))
         except ValueError:
             raise UserError(f"{where}: field '{name}' holds NaN or infinity; write null instead") from None
+    return length
 
 
 READERS = {

@@ -32,7 +32,7 @@ def test_a_quote_that_is_not_closed_swallows_nothing(tmp_path, text):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("before", ["", "sep={}{}", "\ufeff", "\ufeff" + '"sep={}"{}'])
 def test_every_separator_gives_the_same_rows(tmp_path, separator, end, before):
     cells = [

@@ -25,6 +25,9 @@ BAD = [
     ("name: x\ndescription: a\x07b\n", r"line 2: .*'\\x07'"),
     ("é: 1\nb: 2\nc: \x00\n", r"line 3: .*'\\x00'"),
     ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+    ("[" * 200_000, "nested too deeply"),  # without a bound the loader in C is a segmentation fault
+    ("{a: " * 200_000, "nested too deeply"),
+    ("- " * 200_000, "nested too deeply"),
     ("a: 2024-13-45\n", "month must be in"),
     (f"a: {'9' * 5000}\n", "digits"),
     ("a: !!float x\n", "not valid YAML"),

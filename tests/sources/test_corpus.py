@@ -1,5 +1,6 @@
 """The corpus stage: formats, bad input, splits that leak nothing, and the same bytes whatever the order."""
 
+import gzip
 import json
 import random
 from collections import defaultdict
@@ -296,6 +297,135 @@ def test_queries_lack_a_field():
 def test_an_unknown_knob_value():
     save("jsonl", "documents", [page(1)])
     refused("test_share", "less than 0.5", options=("--test_share", "0.9"))
+
+
+@pytest.mark.parametrize(
+    "break_", ["\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+)
+def test_an_id_is_one_line(break_):
+    save("jsonl", "documents", [page(1), {**page(2), "id": f"p2{break_}appendix"}])
+    refused("documents.jsonl, row 2: field 'id' has a line break in it", repr(break_)[1:-1])
+    save("jsonl", "documents", [page(1), {**page(2), "id": f"p2 \t x{break_}"}])
+    save("jsonl", "queries", [{"query": "a b", "document_id": f"{break_}p2 \t x"}])
+    assert corpus() == 0 and rows("pairs")[0]["document_id"] == "p2 \t x"
+
+
+@pytest.mark.parametrize(("number", "id"), [(7, "7"), (7.0, "7"), (10**30, "1" + "0" * 30), (-0.0, "0")])
+def test_whole_numbers_are_ids(number, id):
+    save("jsonl", "documents", [{**page(1), "id": number}])
+    assert corpus() == 0 and rows("documents")[0]["id"] == id
+
+
+@pytest.mark.parametrize("number", [1.5, 1e22, 2.0**53, -(2.0**60)])
+def test_numbers_that_may_have_lost_digits_are_no_ids(number):
+    save("jsonl", "documents", [{**page(1), "id": number}])
+    refused("documents.jsonl, row 1: field 'id' is a number, expected text or a whole number")
+
+
+def test_null_is_an_empty_text():
+    save("jsonl", "documents", [page(1), {**page(2), "text": None}, {**page(3), "title": None}])
+    refused("documents.jsonl, row 2: field 'text' holds no text", "1 of 3")
+    save("jsonl", "queries", [{"query": ["a b", None], "document_id": "p0001"}])
+    assert corpus("--skip_share", "0.5") == 0 and len(rows("documents")) == 2 and len(rows("queries")) == 1
+    save(
+        "parquet",
+        "documents",
+        [{"id": f"p{n}", "text": None if n == 5 else page(n)["text"]} for n in range(9)],
+    )
+    Path("source/documents.jsonl").unlink()
+    Path("source/queries.jsonl").unlink()
+    assert corpus("--skip_share", "0.5") == 0 and len(rows("documents")) == 8
+    save("jsonl", "more", [{"id": None, "text": "x y"}])
+    refused_again = run("--documents", "more.jsonl")
+    assert refused_again.exit_code == 2 and "field 'id' is empty" in refused_again.stderr
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_all_missing_fields_are_named_at_once(kind):
+    save(kind, "documents", [{"sku": "a", "body": "one two"}])
+    save(kind, "queries", [{"question": "what", "sku": "a"}])
+    refused(
+        f"documents.{kind}, row 1: field 'key' is missing, field 'text' is missing, field 'name' is missing "
+        "(this row has sku, body); set id_field and text_field and title_field to their names",
+        f"queries.{kind}, row 1: field 'query' is missing, field 'document_id' is missing "
+        "(this row has question, sku); set query_field and document_field to their names",
+        options=("--id_field", "key", "--title_field", "name"),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "documents.jsonl.dvc",
+        "documents.jsonl~",
+        ".documents.jsonl.swp",
+        "documents.jsonl.bak",
+        "._documents.jsonl",
+    ],
+)
+@pytest.mark.parametrize("pattern", ["documents.*", "*"])
+def test_what_stands_beside_data_is_no_data(name, pattern):
+    save("jsonl", "documents", [page(1)])
+    Path("source", name).write_text("no data")
+    assert corpus("--documents", pattern) == 0 and len(rows("documents")) == 1
+    Path("source/documents.jsonl").unlink()
+    assert run("--documents", pattern).stderr.count("no such file; set `documents`") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["documents.JSONL", "documents.jsonl.gz", "documents.json.gz", "documents.Jsonl.GZ"]
+)
+def test_names_in_capitals_and_packed_files_are_read(name):
+    text = json.dumps(page(1)).encode()
+    Path("source", name).write_bytes(gzip.compress(text) if name.lower().endswith("gz") else text)
+    assert corpus() == 0 and rows("documents")[0]["id"] == "p0001"
+
+
+def test_an_open_quote_in_the_queries_swallows_none():
+    save("jsonl", "documents", [page(1)])
+    Path("source/queries.csv").write_text('query;document_id\n"how long;p0001\nwhy "p";p0001\n"when;p0001\n')
+    refused("queries.csv, row 1: not valid CSV")
+
+
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_parquet_columns_of_one_name(column):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = [pyarrow.array(["a"]), pyarrow.array(["some text"]), pyarrow.array(["other"])]
+    table = pyarrow.Table.from_arrays(columns, names=["id", "text", column])
+    write_table(table, "source/documents.parquet")
+    refused(f"documents.parquet: two columns are called '{column}'")
+
+
+def test_damaged_parquet_is_one_line():
+    save("parquet", "documents", [page(number) for number in range(200)])
+    path = Path("source/documents.parquet")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes(range(255, 191, -1)) + whole[place + 64 :])
+        result = run()  # some damage, in what is not read, does not show
+        assert result.exit_code in (0, 2) and len(result.stderr.strip().splitlines()) <= 1, result.output
+        path.write_bytes(whole[:place])
+        assert run().exit_code == 2
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_a_small_parquet_file_that_stands_for_much_is_refused(monkeypatch, as_dictionary):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    monkeypatch.setattr("stages.core.files.EXPANDS", 2)
+    texts = pyarrow.array(["word " * 20_000] * 40)
+    table = pyarrow.table({"text": texts.dictionary_encode() if as_dictionary else texts})
+    write_table(table, "source/documents.parquet", use_dictionary=as_dictionary, compression="zstd")
+    refused("documents.parquet: stands for", "over 2 times its own")
+
+
+def test_deep_metadata_goes_through_the_whole_stage():
+    text = json.dumps(page(1))[:-1] + ', "x": ' + "[" * 690 + "]" * 690 + "}"
+    Path("source/documents.jsonl").write_text(text)
+    assert corpus() == 0 and run().exit_code == 0
 
 
 def test_a_refused_run_leaves_the_earlier_corpus():
