@@ -126,7 +126,7 @@ PAGE = {
 
 def asked(name: str, document: dict) -> list[dict]:
     template = Template(Path(__file__).parents[2] / "prompts" / name / "teacher.md")
-    return messages(render(template, document))
+    return messages(template, document)
 
 
 def test_it_names_categories_where_immediate_ones_are_asked_for():
