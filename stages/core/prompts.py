@@ -14,12 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.records import Document
-
-
-def clip_words(text: str, limit: int) -> str:
-    """The first `limit` words of `text`, line breaks kept."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)][:limit]
-    return text[: ends[-1]] if ends else ""
+from stages.core.text import clip_words
 
 
 def read_prompt(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.files import not_utf8, read_json, read_text
 from stages.core.hashing import canonical_json, sha256_text
-from stages.core.prompts import clip_words
+from stages.core.text import clip_words
 
 TITLE_WORDS = 12
 KINDS = {

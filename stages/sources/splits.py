@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.core.files import write_json, write_jsonl
 from stages.core.hashing import stable_unit
+from stages.core.text import comparable, count_words
 from stages.sources.near import near_duplicate_groups
 
 
@@ -59,10 +60,10 @@ def write_corpus(directory: Path, corpus: Corpus) -> dict[str, int]:
 
 
 def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Queries whose text differs in case or white space only become one, with the documents of all."""
+    """Queries of which people see the same text, in any case, become one, with the documents of all."""
     same: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for query in queries:
-        same[" ".join(query["text"].casefold().split())].append((query["id"], query["text"]))
+        same[" ".join(comparable(query["text"]).split())].append((query["id"], query["text"]))
     merged = {name: min(alike) for alike in same.values() for name, _ in alike}
     kept = {(merged[pair["query_id"]][0], pair["document_id"]) for pair in pairs}
     return (
@@ -114,7 +115,7 @@ def show_known(documents: list[dict], queries: list[dict], pairs: list[dict]) ->
 def statistics(corpus: Corpus, skipped: dict[str, int]) -> dict:
     """The figures of a corpus; `skipped` counts the rows of the source that could not be used."""
     documents, queries, pairs = corpus
-    words = [len(document["text"].split()) for document in documents]
+    words = [count_words(document["text"]) for document in documents]
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
     groups = Counter(document["metadata"]["group"] for document in documents)
     splits = Counter(document["split"] for document in documents)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
@@ -409,6 +410,48 @@ def test_queries_that_differ_in_case_are_one():
     merged, kept = merge_queries(queries, pairs)
     assert merged == [{"id": "a", "text": "sort an array"}, {"id": "c", "text": "else"}]
     assert kept == [{"query_id": "a", "document_id": "x"}, {"query_id": "a", "document_id": "y"}]
+
+
+@pytest.mark.parametrize(
+    "text", ["Tra\u0309 ha\u0300ng", "ｔｒả　ｈàｎｇ", "trả hà\u200bng", "\u200ftrả\u00a0hàng", "TRẢ HÀNG"]
+)
+def test_queries_that_people_see_as_one_are_one(text):
+    queries = [{"id": "a", "text": "trả hàng"}, {"id": "b", "text": text}]
+    merged, kept = merge_queries(queries, [{"query_id": "b", "document_id": "x"}])
+    assert merged == [queries[0]] and kept == [{"query_id": "a", "document_id": "x"}]
+
+
+VIETNAMESE = "Bạn có thể trả lại hàng trong vòng ba mươi ngày sau khi nhận"
+CHINESE = "退货政策：您可以在收到商品后三十天内申请退货。请保持商品完好，并附上原包装和发票。"
+THAI = "คุณสามารถคืนสินค้าได้ภายในสามสิบวันหลังจากได้รับสินค้าหากสินค้าอยู่ในสภาพสมบูรณ์"
+
+
+@pytest.mark.parametrize(
+    "text, other",
+    [
+        (VIETNAMESE, unicodedata.normalize("NFD", VIETNAMESE)),
+        ("Return it within a month", "Ｒｅｔｕｒｎ it with\u00adin a\u200b month"),
+        (CHINESE, CHINESE.replace("三十", "六十")),
+        (THAI, THAI.replace("สามสิบ", "หกสิบ")),
+        (
+            "返品は商品到着後三十日以内にお申し込みください",
+            "返品は商品到着後六十日以内にお申し込みください",
+        ),
+    ],
+)
+def test_near_duplicates_in_every_script(text, other):
+    texts = [text, "Something else that nobody would take for it", other, "配送需要五个工作日，节假日顺延。"]
+    documents = [{"id": str(n), "text": one, "metadata": {}} for n, one in enumerate(texts)]
+    assert near_duplicate_groups(documents) == ["0", "1", "0", "3"]
+
+
+@pytest.mark.parametrize("text", [CHINESE, THAI])
+def test_the_title_of_a_text_without_spaces_is_its_beginning(text):
+    save("jsonl", "documents", [{"text": text}, page(1), page(2)])
+    assert corpus() == 0
+    title = next(row["title"] for row in rows("documents") if row["text"] == text)
+    assert text.startswith(title) and 12 <= len(title) <= 20
+    assert read_json(Path("reports/d/figures/corpus.json"))["words"]["max"] > 30
 
 
 def test_test_queries_and_hidden_pairs():

@@ -290,6 +290,9 @@ def test_a_cut_text_loses_its_last_line():
         "Boeing Co.",
         "History of the Jews in the Republic of Ireland",
         "東京の歴史",
+        "中华人民共和国中央人民政府机构人员",  # one letter three times
+        "ערים בישראל\u200f",
+        "دسته‌های ایران",
     ],
 )
 def test_well_formed(line):
