@@ -55,6 +55,9 @@ class CorpusKnobs(Knobs):
     document_field: str = Field("document_id", description="the documents a query row is about")
     repeated_id: Literal["error", "join", "parts"] = Field("error", description="rows with the same id")
     skip_share: float = Field(0.01, ge=0, le=1, description="largest share of unusable rows to leave out")
+    near_duplicates: float = Field(
+        0.3, ge=0, le=1, description="Jaccard similarity from which documents share a split; 0: off"
+    )
     val_share: float = Field(0.03, ge=0, lt=0.5)
     test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
     test_queries: float = Field(0.15, ge=0, lt=1, description="share of queries kept for testing XC models")

@@ -125,7 +125,10 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
     limits = {"train": knobs.documents, "val": knobs.val_documents, "test": knobs.test_documents}
     chosen, total = choose(read(), limits)
     if not chosen["train"]:
-        raise UserError(f"{path}: no document of split 'train' ({total} in all); check the corpus stage")
+        raise UserError(
+            f"{path}: no document of split 'train' ({total:,} in all), so nothing can be learnt; lower the "
+            "shares that the corpus stage holds out, or add documents"
+        )
     template = template_of(knobs)
     once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
     cost = Estimate(knobs.model)

@@ -3,14 +3,21 @@
 import json
 import random
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
 from stages.sources.near import near_duplicate_groups
-from stages.sources.splits import merge_queries, show_known, split_of_group, split_pairs, split_queries
+from stages.sources.splits import (
+    merge_queries,
+    show_known,
+    split_groups,
+    split_of_group,
+    split_pairs,
+    split_queries,
+)
 from tests.helpers.cli import invoke
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
@@ -122,12 +129,13 @@ def test_parquet_dates_become_text():
     import datetime
 
     save("parquet", "documents", [{"text": "some text", "day": datetime.date(2020, 2, 1)}])
-    assert corpus() == 0 and rows("documents")[0]["metadata"]["day"] == "2020-02-01"
+    assert corpus("--test_share", "0") == 0
+    assert rows("documents")[0]["metadata"]["day"] == "2020-02-01"
 
 
 def test_long_csv_fields_are_read():
     save("csv", "documents", [{"text": "word " * 60_000}])
-    assert corpus() == 0
+    assert corpus("--test_share", "0") == 0
 
 
 @pytest.mark.parametrize("repeated", ["join", "parts"])
@@ -211,7 +219,7 @@ def test_empty_id():
 def test_empty_text():
     save("jsonl", "documents", [page(1), {**page(2), "text": " \n"}])
     refused("documents.jsonl, row 2", "field 'text' holds no text", "1 of 2", "skip_share is 0.01")
-    assert corpus("--skip_share", "0.5") == 0
+    assert corpus("--skip_share", "0.5", "--test_share", "0") == 0
     assert len(rows("documents")) == 1
     assert read_json(Path("reports/d/figures/corpus.json"))["skipped"] == {"documents": 1, "pairs": 0}
 
@@ -398,6 +406,67 @@ def test_split_follows_the_shares():
     assert first == {"train": 0, "val": 60, "test": 27}  # models were trained on these
     assert 0.045 < splits.count("test") / 20_000 < 0.055 and 0.026 < splits.count("val") / 20_000 < 0.034
     assert all(split_of_group(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
+
+
+def templated(count: int, kind: str) -> list[dict]:
+    """Pages of one template: the same sentences around a few words or numbers of their own."""
+    around = " ".join(WORDS[:40])
+    own = {
+        "boilerplate": lambda n: page(n, words=6)["text"],
+        "numbers": lambda n: f"article {n} costs {n * 7}",
+    }
+    return [{"id": f"p{n:04}", "text": f"{own[kind](n)} {around}"} for n in range(count)]
+
+
+@pytest.mark.parametrize("count, kind", [(40, "boilerplate"), (40, "numbers"), (1, "numbers")])
+def test_a_corpus_with_nothing_to_hold_out_is_refused_before_anything_is_paid(count, kind):
+    save("jsonl", "documents", templated(count, kind))
+    told = (
+        f"no document is left for test ({count} train, 0 val, 0 test)",
+        "groups are 1,",
+        f"of {count} documents",
+    )
+    refused(*told, "raise near_duplicates (0.3)", "test_share to 0")
+    assert corpus("--test_share", "0") == 0
+    if count > 1:
+        assert corpus("--near_duplicates", "0") == 0
+        splits = read_json(Path("reports/d/figures/corpus.json"))["splits"]
+        assert min(splits.values()) > 0 and corpus("--near_duplicates", "0.95") == 0
+
+
+def test_a_group_that_is_held_out_as_a_whole_leaves_nothing_to_train_on():
+    name = next(f"p{n}" for n in range(99) if split_of_group(f"p{n}", 0.03, 0.4) == "test")
+    save("jsonl", "documents", [{"id": name, "text": "one text"}, {"id": f"{name}z", "text": "One text."}])
+    refused("no document is left for train (0 train, 0 val, 2 test)", options=("--test_share", "0.4"))
+
+
+@pytest.mark.parametrize("shares", [(0.03, 0.05), (0.4, 0.4), (0.0, 0.05), (0.03, 0.0)])
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1), (38, 1, 1), (3,) * 7, (1,) * 50])
+def test_few_groups_leave_no_split_empty(sizes, shares):
+    split_of = split_groups({f"group {n}": size for n, size in enumerate(sizes)}, *shares)
+    counts = Counter(split_of.values())
+    wanted = {"train", *(split for split, share in zip(("val", "test"), shares, strict=True) if share)}
+    assert counts.keys() <= wanted and (counts.keys() == wanted or len(sizes) == 2 < len(wanted))
+    assert counts["train"] and (counts["test"] or not shares[1])
+    if all(split_of_group(name, *shares) == "train" for name in split_of):
+        assert split_of["group 0"] == "train" or max(sizes) == sizes[-1]  # the largest stays
+
+
+def test_many_groups_are_split_by_hash_alone():
+    sizes = {f"group {number}": 1 + number % 3 for number in range(500)}
+    assert split_groups(sizes, 0.03, 0.05) == {name: split_of_group(name, 0.03, 0.05) for name in sizes}
+
+
+def test_what_was_read_is_told_and_that_most_is_one_group():
+    save("jsonl", "documents", [*templated(6, "numbers"), page(20), page(21), {**page(22), "text": ""}])
+    save("jsonl", "queries", [{"query": "twenty", "document_id": "p0020"}])
+    result = run("--skip_share", "0.5")
+    assert result.stderr.splitlines() == [
+        "corpus d: 8 documents (1 skipped) in 3 groups of near-duplicates: 6 train, 1 val, 1 test; "
+        "queries: 1, pairs: 1",
+        "corpus d: warning: 6 documents are one group of near-duplicates, trained on or held out as a whole; "
+        "raise near_duplicates (0.3) if they are different texts",
+    ]
 
 
 def test_queries_that_differ_in_case_are_one():

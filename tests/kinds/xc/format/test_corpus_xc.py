@@ -234,7 +234,7 @@ def test_metadata_that_does_not_fit_is_refused(change, options, parts):
 
 def test_known_queries_are_of_training_and_never_hidden_or_of_the_test():
     made = orcas(SOURCE)
-    metrics = made_of("queries", "--hidden_pairs", "0.3", "--known_queries", "4")
+    metrics = made_of("queries", "--hidden_pairs", "0.3", "--known_queries", "4", "--test_share", "0")
     text_of = {row["id"]: row["text"] for row in rows("queries")}
     of_label = defaultdict(lambda: defaultdict(set))
     for pair in rows("pairs"):
@@ -275,7 +275,7 @@ def test_text_is_cut_to_characters_then_tokens_and_is_the_start_of_the_original(
     made.metadata[0]["doc_body"] = f"\n {long}"
     made.metadata[1]["doc_body"] = "word " * 3000
     write(SOURCE, made)
-    metrics = made_of("queries", "--max_chars", "1000", "--max_tokens", "120")
+    metrics = made_of("queries", "--max_chars", "1000", "--max_tokens", "120", "--test_share", "0")
     tokenizer = Tokenizer.from_file(f"{TOKENIZER}/tokenizer.json")
 
     def tokens(text: str) -> int:
