@@ -20,6 +20,7 @@ Key = tuple[int, int, int]  # how far in a line stands: indentation, marker, 0 f
 Node = tuple[int, int, str]  # line, level from 0, name
 
 MAX_WORDS = 16
+LONGEST = 1000  # characters of a name with all that is around it
 LEFT_OUT = "below a rejected line"  # why a line that is not rejected itself is left out
 MOST_REPEATS = 2  # `Duran Duran albums`
 TAB = 4
@@ -250,6 +251,8 @@ def _unmarked(body: str) -> tuple[int, str]:
 def _bare(text: str) -> tuple[str, bool]:
     """(a name without markup around it or marks after it, was it in bold or before a colon?)"""
     name, stands_out, before = " ".join(text.split()), False, None
+    if len(name) > LONGEST:  # it is no name, and to unwrap it takes the square of its length
+        return name, False
     while name != before:
         before = name
         for left, right in BRACKETS:
