@@ -14,6 +14,7 @@ from stages.core import layout
 from stages.core.files import atomic_directory
 from stages.knobs import CorpusKnobs
 from stages.sources.folder import read_folder
+from stages.sources.markup import holds_html
 from stages.sources.pydoc import read_pydoc
 from stages.sources.splits import Shares, check_splits, split_corpus, statistics, told, write_corpus
 
@@ -26,6 +27,12 @@ def run(dataset: str, knobs: CorpusKnobs) -> dict:
     else:
         options = knobs.model_dump(exclude={"source", *Shares._fields})
         documents, queries, pairs, skipped = read_folder(**options)
+        if knobs.html == "keep" and (count := sum(holds_html(document["text"]) for document in documents)):
+            print(
+                f"corpus {dataset}: warning: {count:,} of {len(documents):,} texts hold HTML, tags or "
+                "entities, which teacher and student will read as text; `html: strip` takes it out",
+                file=sys.stderr,
+            )
     corpus = split_corpus(documents, queries, pairs, shares)
     figures = statistics(corpus, skipped)
     mend = f"raise near_duplicates ({knobs.near_duplicates:g}) if they are different texts"

@@ -4,13 +4,14 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.files import not_utf8, read_json, read_text
 from stages.core.hashing import canonical_json, sha256_text
 from stages.core.text import clip_words
+from stages.sources.markup import without_html
 
 TITLE_WORDS = 12
 KINDS = {
@@ -33,6 +34,7 @@ def read_folder(
     title_field: str | None,
     query_field: str,
     document_field: str,
+    html: str,
     repeated_id: str,
     skip_share: float,
 ) -> tuple[list[dict], list[dict], list[dict], dict[str, int]]:
@@ -41,17 +43,19 @@ def read_folder(
     `repeated_id` says what rows with the same id are: an "error"; pieces to "join" into one document, in file
     order; or "parts", documents of their own named `id#<hash of the text>` that share `metadata.part_of` (a
     query about the id is then about every part). Rows without text and pairs about unknown documents are left
-    out and counted while they are at most `skip_share` of all. Raises UserError with file, row and field.
+    out and counted while they are at most `skip_share` of all. `html` says whether to "keep" or "strip" it.
+    Raises UserError with file, row and field.
     """
     if path is None:
         raise UserError("a folder dataset needs `path`: set it to the folder that holds your files")
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; set `path` to the folder that holds the documents")
+    clean = without_html if html == "strip" else str
     count, empty, of_id = 0, [], defaultdict(list)
     for where, row in _rows(_files(folder, documents, "documents")):
         count += 1
-        document = _document(where, row, id_field, text_field, title_field)
+        document = _document(where, row, id_field, text_field, title_field, clean)
         if document["text"]:
             of_id[document["id"]].append((where, document))
         else:
@@ -73,7 +77,7 @@ def read_folder(
             for name in about
             if name not in parts
         ]
-        for text in filter(None, (" ".join(text.split()) for text in texts)):
+        for text in filter(None, (" ".join(clean(text).split()) for text in texts)):
             query = _text_id(text)
             asked[query] = {"id": query, "text": text}
             documents_about = (document for name in about for document in parts.get(name, ()))
@@ -118,15 +122,22 @@ def _text_id(text: str) -> str:
     return sha256_text(text)[:16]
 
 
-def _document(where: str, row: dict, id_field: str | None, text_field: str, title_field: str | None) -> dict:
+def _document(
+    where: str,
+    row: dict,
+    id_field: str | None,
+    text_field: str,
+    title_field: str | None,
+    clean: Callable[[str], str],
+) -> dict:
     """{id, title, text, metadata} of a row; metadata are the fields that are none of the others."""
-    text = _single(where, row, text_field, "text_field").strip()
+    text = clean(_single(where, row, text_field, "text_field")).strip()
     has_id = id_field or "id" in row
     name = _single(where, row, id_field or "id", "id_field").strip() if has_id else _text_id(text)
     if not name:
         raise UserError(f"{where}: field '{id_field or 'id'}' is empty; give the document an id")
     if title_field or "title" in row:
-        title = _single(where, row, title_field or "title", "title_field")
+        title = clean(_single(where, row, title_field or "title", "title_field"))
     else:
         title = clip_words(text, TITLE_WORDS)
     used = {id_field or "id", text_field, title_field or "title"}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
+from stages.sources.markup import without_html
 from stages.sources.near import near_duplicate_groups
 from stages.sources.splits import (
     merge_queries,
@@ -312,6 +314,52 @@ def test_a_refused_run_leaves_the_earlier_corpus():
     assert run().exit_code == 2
     assert (CORPUS / "documents.jsonl").read_bytes() == before
     verify_manifest(CORPUS)
+
+
+# --- HTML
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("<p>Send it <b>back</b> &amp; wait.</p><p>Two</p>", "Send it back & wait.\n\nTwo"),
+        ("<UL CLASS='a > b'><li>one<li>two</UL>", "one\ntwo"),
+        ("<table><tr><td>a</td><td>b</td></tr></table>", "a b"),
+        ("<script>if (a<b) {'<p>'}</script>Hi<style>p{}</style><br/>there<!-- <p>no</p> -->", "Hi\nthere"),
+        (
+            "Map<K, V>, <name@example.org>, 1 < 2 &lt;p&gt; <b>bold</b>",
+            "Map<K, V>, <name@example.org>, 1 < 2 <p> bold",
+        ),
+        ("&#8364;5&nbsp;&#x20ac;", "€5 €"),
+        ("<![CDATA[<p>from a feed</p>]]><br>on", "from a feed\n\non"),
+        ("<p>torn <b", "torn <b"),
+        ("a < b,  List<String> R&D\n\n  as it is", "a < b,  List<String> R&D\n\n  as it is"),
+    ],
+)
+def test_html_is_stripped_or_told(text, plain):
+    save("jsonl", "documents", [{"text": text}, page(1), {**page(2), "title": text}])
+    save("jsonl", "queries", [{"query": text, "document_id": "p0001"}])
+    told = "warning: 1 of 3 texts hold HTML, tags or entities"
+    assert (told in run().stderr) == (text != plain) and text in [row["text"] for row in rows("documents")]
+    result = run("--html", "strip")
+    assert result.exit_code == 0 and "warning" not in result.stderr
+    assert plain in [row["text"] for row in rows("documents")]
+    flat = " ".join(plain.split())
+    assert flat in [row["title"] for row in rows("documents")] and rows("queries")[0]["text"] == flat
+
+
+@pytest.mark.parametrize(
+    "piece", ["<p ", "<!--", "<script>", "<a x='", "<![CDATA[", "<![", "&lt", "</", '<b "']
+)
+def test_torn_html_costs_no_time(piece):
+    started = time.monotonic()
+    assert without_html(f"<b>bold</b> {piece * 20_000}").startswith("bold")
+    assert time.monotonic() - started < 1
+
+
+def test_a_text_of_nothing_but_html_is_empty():
+    save("jsonl", "documents", [{"text": "<p> <br/>&nbsp;</p>"}, page(1), page(2)])
+    refused("row 1: field 'text' holds no text", "1 of 3", options=("--html", "strip"))
 
 
 # --- determinism and splits
