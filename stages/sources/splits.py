@@ -170,8 +170,8 @@ def check_splits(figures: dict, test_share: float, mend: str) -> None:
         return
     counts = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test"))
     raise UserError(
-        f"no document is left for {'test' if splits['train'] else 'train'} ({counts}): near-duplicates are "
-        f"held out together, and their groups are {figures['groups']:,}, the largest of "
+        f"no document is left for {'test' if splits['train'] else 'train'} ({counts}): those like each other "
+        f"are held out together, and their groups are {figures['groups']:,}, the largest of "
         f"{figures['largest_group']:,} documents; {mend}"
     )
 
