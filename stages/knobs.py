@@ -52,8 +52,12 @@ class CorpusKnobs(Knobs):
     title_field: str | None = Field(None, description="default: title, else the first words of the text")
     query_field: str = Field("query", description="a query row's text or texts")
     document_field: str = Field("document_id", description="the documents a query row is about")
+    html: Literal["keep", "strip"] = Field("keep", description="HTML tags and entities in texts")
     repeated_id: Literal["error", "join", "parts"] = Field("error", description="rows with the same id")
     skip_share: float = Field(0.01, ge=0, le=1, description="largest share of unusable rows to leave out")
+    near_duplicates: float = Field(
+        0.3, ge=0, le=1, description="Jaccard similarity from which documents share a split; 0: off"
+    )
     val_share: float = Field(0.03, ge=0, lt=0.5)
     test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
     test_queries: float = Field(0.15, ge=0, lt=1, description="share of queries kept for testing XC models")

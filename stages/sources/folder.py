@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.core.hashing import canonical_json, sha256_json, sha256_text
-from stages.core.prompts import clip_words
 from stages.core.rows import as_text, kind_of
+from stages.core.text import clip_words
 from stages.sources.data_files import data_files, rows_of
+from stages.sources.markup import without_html
 
 TITLE_WORDS = 12
 
@@ -25,6 +27,7 @@ def read_folder(
     title_field: str | None,
     query_field: str,
     document_field: str,
+    html: str,
     repeated_id: str,
     skip_share: float,
 ) -> tuple[list[dict], list[dict], list[dict], dict[str, int]]:
@@ -34,7 +37,7 @@ def read_folder(
     order; or "parts", documents of their own named `id#<hash of the text>` that share `metadata.part_of` (a
     query about the id is then about every part). A row that repeats another in all is none. Rows without text
     and pairs about unknown documents are left out and counted while they are at most `skip_share` of all.
-    Raises UserError with file, row and field.
+    `html` says whether to "keep" or "strip" it. Raises UserError with file, row and field.
     """
     if path is None:
         raise UserError("a folder dataset needs `path`: set it to the folder that holds your files")
@@ -48,11 +51,12 @@ def read_folder(
         (document_files, {knob: field for knob, field in named_fields.items() if field}),
         (query_files, {"query_field": query_field, "document_field": document_field}),
     )
+    clean = without_html if html == "strip" else str
     count, empty = 0, []
     of_id: dict[str, dict[str, Placed]] = defaultdict(dict)  # those of one id, by a hash of all that they say
     for where, row in rows_of(document_files):
         count += 1
-        document = _document(where, row, id_field, text_field, title_field)
+        document = _document(where, row, id_field, text_field, title_field, clean)
         if document["text"]:
             of_id[document["id"]].setdefault(sha256_json(document), (where, document))
         else:
@@ -73,7 +77,7 @@ def read_folder(
             for name in about
             if name not in parts
         ]
-        for text in filter(None, (" ".join(text.split()) for text in texts)):
+        for text in filter(None, (" ".join(clean(text).split()) for text in texts)):
             query = _text_id(text)
             asked[query] = {"id": query, "text": text}
             documents_about = (document for name in about for document in parts.get(name, ()))
@@ -121,9 +125,16 @@ def _text_id(text: str) -> str:
     return sha256_text(text)[:16]
 
 
-def _document(where: str, row: dict, id_field: str | None, text_field: str, title_field: str | None) -> dict:
+def _document(
+    where: str,
+    row: dict,
+    id_field: str | None,
+    text_field: str,
+    title_field: str | None,
+    clean: Callable[[str], str],
+) -> dict:
     """{id, title, text, metadata} of a row; metadata are the fields that are none of the others."""
-    text = _single(where, row, text_field, "text_field").strip()
+    text = clean(_single(where, row, text_field, "text_field")).strip()
     has_id = id_field or "id" in row
     name = _single(where, row, id_field or "id", "id_field").strip() if has_id else _text_id(text)
     if not name:
@@ -131,7 +142,7 @@ def _document(where: str, row: dict, id_field: str | None, text_field: str, titl
     if len(name.splitlines()) > 1:  # later stages write ids one a line
         raise UserError(f"{where}: field '{id_field or 'id'}' has a line break in it, {name!r}; remove it")
     if title_field or "title" in row:
-        title = _single(where, row, title_field or "title", "title_field")
+        title = clean(_single(where, row, title_field or "title", "title_field"))
     else:
         title = clip_words(text, TITLE_WORDS)
     used = {id_field or "id", text_field, title_field or "title"}

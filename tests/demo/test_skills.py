@@ -48,7 +48,7 @@ def agree(left: str, right: str, skills) -> bool:
 
 
 def asked(name: str, document: dict) -> list[dict]:
-    return messages(render(Template(PROMPTS / f"{name}.md"), document))
+    return messages(Template(PROMPTS / f"{name}.md"), document)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from stages.core.chat_template import ChatTemplate
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
 from stages.core.messages import say
-from stages.core.prompts import Template, render
+from stages.core.prompts import Template, read_prompt, render
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.engines import load
@@ -110,7 +110,7 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
         raise UserError("vllm serve reads no calls")
     if student.sampling.frequency_penalty:
         raise UserError("vllm serve has no frequency_penalty but that of a request")
-    template = chat_template(student.codec, read_text(layout.prompt(student.name, "student")))
+    template = chat_template(student.codec, read_prompt(layout.prompt(student.name, "student")))
     prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
     encoded = student.codec.tokenizer.encode(template.render(WARM_UP), add_special_tokens=False).ids
     if [encoded] != prompts:

@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
+from stages.core.text import comparable
 
 NO_METADATA = "none"  # `metadata` of a dataset whose lines are all its text
 
@@ -100,8 +101,8 @@ def one_line(*parts: str) -> str:
 
 
 def line_hashes(lines: Iterable[str]) -> np.ndarray:
-    """int64 hashes of texts in one line: equal within a process for those that differ in case only."""
-    return np.fromiter((hash(line.casefold()) for line in lines), dtype=np.int64)
+    """int64 hashes of texts in one line: equal within a process for what is `comparable`."""
+    return np.fromiter((hash(comparable(line)) for line in lines), dtype=np.int64)
 
 
 class Row(NamedTuple):
