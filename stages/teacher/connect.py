@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
+from stages.core.keys import key_named
 from stages.teacher.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ def endpoint(dataset: str, knobs: "CollectKnobs") -> Iterator[Endpoint]:
 def _key(name: str, url: str, where: str) -> str:
     if not name:
         return NO_KEY
-    from dotenv import dotenv_values
-
-    key = (os.environ.get(name) or dotenv_values(".env").get(name) or "").strip()
+    key = key_named(name)
     if not key:
         raise UserError(
             f"no key for {url}: set {name} in the environment or in .env (git-ignored), "

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import openai
 import pytest
@@ -183,13 +184,15 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
 
 
 def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
+    from aiohttp.web import Application
+
     from stages.engines.serve.server import reserved, serve
 
     one = reserved("127.0.0.1", 0)
     with one, reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(serve(None, None, other))
+            asyncio.run(serve(SimpleNamespace(app=Application), other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client):
