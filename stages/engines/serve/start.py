@@ -61,6 +61,10 @@ def run(
             address.close()
             os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
+    cache = getattr(queue.engine, "cache_bytes", 0)
+    more = f", a cache of up to {cache / 2**20:,.1f} MiB beside the model" if cache else ""
+    at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
+    print(f"serve: engine {engine}, {at_once}{more}", file=sys.stderr)
     asyncio.run(serve(Api(student, queue, answers_to(address, host, key=key), key), address))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,7 +179,9 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
             assert process.wait(20) == 0
             text = answer.result().choices[0].message.content
         assert text and (dataset == "pages" or SKILLS.problem_with(parse_call(text)) is None)
-        assert process.stderr.read() == ""
+        said = process.stderr.read()
+        assert re.fullmatch(r"serve: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said)
+        assert ("cache of up to" in said) == (dataset == "pages")
     finally:
         process.kill()
 
