@@ -105,6 +105,8 @@ class Api:
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
             return _problem(error.status, error.text or "", code=str(error.status), headers=kept)
+        except ConnectionResetError:  # the client is gone: nobody reads this
+            return web.Response(status=499)
         except Exception:
             logging.exception("%s %s", request.method, request.path)
             return _problem(500, "the server failed; its log says why", code="server_error")
