@@ -140,7 +140,10 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
     if student.sampling.frequency_penalty:
         raise UserError("vllm serve has no frequency_penalty but that of a request")
     template = chat_template(student.codec, read_text(layout.prompt(student.name, "student")))
-    prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
+    try:
+        prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
+    except Refused as error:
+        raise UserError(f"vllm serve gives a prompt no more than the request: {error}") from None
     encoded = student.codec.tokenizer.encode(template.render(WARM_UP), add_special_tokens=False).ids
     if [encoded] != prompts:
         raise UserError("vllm serve would give other tokens than training did")
