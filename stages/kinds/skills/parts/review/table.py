@@ -1,7 +1,7 @@
 """Candidates and decisions as a CSV file for a spreadsheet, and back.
 
-A cell that a spreadsheet would run as a formula or turn into a number has an apostrophe before it, which
-reading takes away (CSV injection: https://owasp.org/www-community/attacks/CSV_Injection).
+What a spreadsheet would run as a formula or turn into a number has an apostrophe before it, which reading
+takes away (CSV injection: https://owasp.org/www-community/attacks/CSV_Injection).
 """
 
 import csv
@@ -32,18 +32,25 @@ DECIDED = "decision new_user new_call".split()
 COLUMNS = ["id", "skill", "variety", "origin", "notes", "user", "call", *DECIDED]
 NEEDED = ["id", "user", "call", *DECIDED]
 CLEAR = "clear"  # in the column `decision`: takes back what was decided
+FORMULA = "=+\\-@＝＋－＠"
 # What a spreadsheet takes for a formula or a number.
-CHANGED = re.compile(r"(?:[=+\-@\t\r＝＋－＠]|[\d.,]+(?:[eE]\d+)?$)")
+CHANGED = re.compile(rf"(?:[{FORMULA}\t\r]|[\d.,]+(?:[eE]\d+)?$)")
+# Where a cell begins within a text for who opens the table with another separator than the comma: quotes that
+# do not begin a cell then part nothing.
+INNER = re.compile(rf"""([;|\t\r\n][\s"']*)(?=[{FORMULA}])""")
+INNER_GUARDED = re.compile(rf"""([;|\t\r\n][\s"']*)'(?=[{FORMULA}])""")
 
 
 def guarded(text: str) -> str:
     """The cell of a text, which no spreadsheet changes or runs."""
+    text = INNER.sub(r"\1'", text)
     return f"'{text}" if CHANGED.match(text.lstrip("'")) else text
 
 
 def unguarded(cell: str) -> str:
     """The text of a cell."""
-    return cell[1:] if cell.startswith("'") and CHANGED.match(cell.lstrip("'")) else cell
+    text = cell[1:] if cell.startswith("'") and CHANGED.match(cell.lstrip("'")) else cell
+    return INNER_GUARDED.sub(r"\1", text)
 
 
 def write_csv(path: Path, candidates: Iterable[Candidate], decisions: dict[str, Decision]) -> None:
