@@ -14,11 +14,13 @@ from requests.exceptions import ConnectionError as NoConnection
 from stages.base import import_model
 from stages.core.errors import UserError
 from stages.knobs import BaseHubKnobs
+from stages.student.formats.card import CARD
 from stages.student.formats.hf_folder import COMPANIONS, INDEX, WEIGHT_SHARDS, WEIGHTS
 
 
 def run(dataset: str, knobs: BaseHubKnobs) -> dict:
-    found = import_model(download(dataset, knobs), dataset, "base_hub", chat=knobs.chat)
+    provenance = {"hub_id": knobs.id, "revision": knobs.revision}
+    found = import_model(download(dataset, knobs), dataset, "base_hub", provenance, knobs.chat)
     return {**found, "revision": knobs.revision}
 
 
@@ -30,7 +32,7 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
             "copy it from the model page (Files, then the commit)"
         )
 
-    patterns = ["config.json", *COMPANIONS, WEIGHTS, WEIGHT_SHARDS, WEIGHTS + INDEX]
+    patterns = ["config.json", CARD, *COMPANIONS, WEIGHTS, WEIGHT_SHARDS, WEIGHTS + INDEX]
     try:
         found = snapshot_download(knobs.id, revision=knobs.revision, allow_patterns=patterns)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection, ConnectionError):

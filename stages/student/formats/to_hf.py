@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.core.files import read_json, write_json
+from stages.core.files import read_json, read_object, write_json
+from stages.student.formats.card import provenance
 from stages.student.formats.from_hf import (
     EMBEDDING,
     HEAD,
@@ -18,6 +19,9 @@ from stages.student.formats.hf_folder import copy_companions, read_hf_config
 from stages.student.formats.litgpt import Config, LoRAConfig, to_hf
 from stages.student.formats.lora import block_diagonal, by_projection, sizes_of
 from stages.student.formats.weights import blocks, release, write_safetensors
+
+# Of a generation_config.json: what has a meaning only where answers are drawn, and the other limit.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "max_length")
 
 
 def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
@@ -76,11 +80,24 @@ def write_hf(
     return sha256
 
 
+def write_generation_config(target: Path, end: int, longest: int) -> None:
+    """How loaders answer unless they are told otherwise: greedily, and no longer than any answer in training.
+
+    `end` is the token that ends an answer, `longest` counts it.
+    """
+    file = target / "generation_config.json"
+    config = {name: value for name, value in read_object(file).items() if name not in SAMPLING}
+    usual = {
+        name: end if config.get(name) is None else config[name] for name in ("eos_token_id", "pad_token_id")
+    }
+    write_json(file, {**config, **usual, "do_sample": False, "max_new_tokens": longest})
+
+
 def write_peft(target: Path, base: Path, adapter: Path, config: LoRAConfig) -> None:
     """The adapter in PEFT's format, for `PeftModel.from_pretrained(base, target)`."""
     from peft import LoraConfig  # takes seconds; `export` has it imported meanwhile
 
-    base_model = read_hf_config(base)
+    base_model, origin = read_hf_config(base), provenance(base)
     tensors, ranks = peft_tensors(load_file(Path(adapter) / "adapter.safetensors"), base_model, config)
     lora = read_json(Path(adapter) / "lora.json")
     wide = {name: rank for name, rank in ranks.items() if rank != config.lora_r}
@@ -93,7 +110,8 @@ def write_peft(target: Path, base: Path, adapter: Path, config: LoRAConfig) -> N
         alpha_pattern={name: config.lora_alpha * rank // config.lora_r for name, rank in wide.items()},
         task_type="CAUSAL_LM",
         inference_mode=True,
-        base_model_name_or_path=f"models/base/{lora['base']}",
+        base_model_name_or_path=origin.get("hub_id") or f"models/base/{lora['base']}",
+        revision=origin.get("revision"),
     )
     settings.target_modules = sorted(ranks)  # given above, it would become a set, and be written in any order
     settings.save_pretrained(target)

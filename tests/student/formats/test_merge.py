@@ -12,13 +12,14 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, read_json, write_json
 from stages.export import run as export
-from stages.knobs import ExportKnobs, MergeKnobs
+from stages.knobs import ExportKnobs, MergeKnobs, TokenizeKnobs
 from stages.merge import run as merge
 from stages.student.formats import from_hf as convert
 from stages.student.formats import merge as merging
 from stages.student.formats import parity, weights
 from stages.student.formats import to_hf as exporting
-from tests.helpers.tiny import KINDS, tiny_model
+from stages.tokenize import run as tokenize
+from tests.helpers.tiny import KINDS, tiny_dataset, tiny_model
 
 BASE, ADAPTER, MERGED, HF = (
     layout.base_model("m"),
@@ -59,6 +60,8 @@ def prepare(kind="llama", tied=False, dtype=torch.float32, targets=ALL[:5]):
     )
     BASE.mkdir(parents=True)
     convert.import_base(source, BASE)
+    tiny_dataset("d")
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
     random_adapter(targets)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tracemalloc
 from collections import Counter
 
@@ -22,6 +23,7 @@ from stages.knobs import BaseKnobs, ExportKnobs, FinetuneKnobs, MergeKnobs, Toke
 from stages.merge import run as merge
 from stages.student.data import TokenRows
 from stages.student.formats import parity
+from stages.student.formats.card import CARD
 from stages.student.formats.from_hf import load_state
 from stages.tokenize import ARRAYS, encode
 from stages.tokenize import run as tokenize
@@ -39,7 +41,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def student(kind="pythia", tied=False, dtype=None, **knobs):
+def student(kind="pythia", tied=False, dtype=None, chat=True, **knobs):
     """The chain up to merge; returns merge's metrics."""
     source = tiny_model(layout.SCRATCH.parent / "src", kind, tied)
     if dtype:
@@ -49,7 +51,7 @@ def student(kind="pythia", tied=False, dtype=None, **knobs):
         )
         config = read_json(source / "config.json")
         (source / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
-    base("m", BaseKnobs(path=str(source)))
+    base("m", BaseKnobs(path=str(source), chat=chat))
     tiny_dataset("d")
     tokenize("d", TokenizeKnobs(base="m", max_length=256))
     finetune("d", FinetuneKnobs(**{"base": "m", "lr": 1e-2, "epochs": 1, "lora_r": 4} | knobs))
@@ -153,6 +155,72 @@ def test_everything_computes_the_same(kind, tied, caplog):
         plain = start(ids).logits
         adapted = PeftModel.from_pretrained(start, str(PEFT)).eval()(ids).logits
         assert (adapted - model(ids).logits).abs().max() < 1e-4 < (adapted - plain).abs().max()
+
+
+def snippets() -> list[str]:
+    """The code in the README.md of an export, of which both have the same."""
+    found = [
+        re.findall(r"```python\n(.*?)```", (part / "README.md").read_text(), re.S) for part in (HF, PEFT)
+    ]
+    assert found[0] == found[1]
+    return found[0]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_code_in_the_card_runs_and_both_exports_answer_alike(chat):
+    student("llama", chat=chat)
+    (BASE / CARD).write_text("---\nlicense: apache-2.0\n---\n")
+    export("d", ExportKnobs(base="m"))
+    row = read_json(layout.litgpt_data("d") / "train.json")[0]
+    card = (HF / CARD).read_text()
+    assert card.startswith('---\nlicense: "apache-2.0"\nlibrary_name: transformers\n')
+    for text in ("{{ document.title }}", row["instruction"].splitlines()[0], row["output"].splitlines()[0]):
+        assert f"    {text}" in card
+    load, adapt, client = snippets()
+    seen = {"prompt": row["instruction"]}
+    exec(load, seen)
+    answer = seen["answer"]
+    ids = TextCodec(HF).prompts([row["instruction"]])[0]
+    assert seen["inputs"]["input_ids"][0].tolist() == ids
+    exec(adapt, seen)
+    exec(load.splitlines()[-1], seen)
+    assert seen["answer"] == answer != ""
+    assert 'extra_body={"title"' in client and compile(client, "card", "exec")
+
+
+def test_the_answer_of_a_loader_ends_where_those_in_training_did():
+    student()
+    config = read_json(MERGED / "generation_config.json") | {"temperature": 0.7, "top_p": 0.9}
+    write_json(MERGED / "generation_config.json", config)
+    reseal(MERGED)
+    export("d", ExportKnobs(base="m"))
+    found = read_json(HF / "generation_config.json")
+    longest = max(TokenRows.load(layout.tokens("d"), "train").targets)
+    expected = {"eos_token_id": 1, "pad_token_id": 1, "do_sample": False, "max_new_tokens": longest}
+    assert found == found | expected and not {"temperature", "top_p"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("origin", "name", "revision", "told"),
+    [
+        (None, "models/base/m", None, "licence | unknown"),
+        ({"hub_id": "org/tiny", "revision": "0" * 40}, "org/tiny", "0" * 40, 'base_model: "org/tiny"'),
+        ({"hub_id": "org/tiny", "package": "tiny"}, "org/tiny", None, "quantised before"),
+        ({"hub_id": "", "package": "tiny"}, "models/base/m", None, "as in the wheel `tiny`"),
+    ],
+)
+def test_an_adapter_names_its_base_where_others_find_it(origin, name, revision, told):
+    student()
+    if origin:
+        write_json(BASE / "provenance.json", origin)
+    export("d", ExportKnobs(base="m"))
+    first = {file: file.read_bytes() for part in (HF, PEFT) for file in part.iterdir()}
+    config = read_json(PEFT / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == (name, revision)
+    assert told in (PEFT / CARD).read_text()
+    assert len({file.stat().st_mode for file in first}) == 1  # safetensors' own are for their owner alone
+    export("d", ExportKnobs(base="m"))
+    assert {file: file.read_bytes() for file in first} == first
 
 
 def test_tokenizer_keeps_its_template_and_special_tokens():
