@@ -10,6 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from stages.core.errors import UserError
 from stages.core.files import read_text
+from stages.core.numerals import numerals
 from stages.core.records import Document
 
 
@@ -20,7 +21,7 @@ def clip_words(text: str, limit: int) -> str:
 
 
 class Template:
-    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
+    """A prompt file. Filters: `words(n)`, `chars(n)` cut text, `oneline` joins lines, `numerals` has digits."""
 
     def __init__(self, path: Path):
         self.path, self.source = Path(path), read_text(path)
@@ -30,6 +31,7 @@ class Template:
         environment.filters["words"] = clip_words
         environment.filters["chars"] = lambda text, limit: text[:limit]
         environment.filters["oneline"] = lambda text: " ".join(text.split())
+        environment.filters["numerals"] = numerals
         try:
             self.template = environment.from_string(self.source)
         except TemplateSyntaxError as error:
