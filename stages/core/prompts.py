@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from stages.core.errors import UserError
 from stages.core.files import read_text
+from stages.core.numerals import numerals
 from stages.core.records import Document
 from stages.core.text import clip_words
 
@@ -33,7 +34,7 @@ ROLE = re.compile(rf"^ *{MARK}(#+[^\S\n]*(?:system|user)\b[^\w\n]*)$", re.M | re
 
 
 class Template:
-    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
+    """A prompt file. Filters: `words(n)`, `chars(n)` cut text, `oneline` joins lines, `numerals` has digits."""
 
     def __init__(self, path: Path):
         self.path, self.source = Path(path), read_prompt(path)
@@ -43,6 +44,7 @@ class Template:
         environment.filters["words"] = clip_words
         environment.filters["chars"] = lambda text, limit: text[:limit]
         environment.filters["oneline"] = lambda text: " ".join(text.split())
+        environment.filters["numerals"] = numerals
         try:
             self.template = environment.from_string(HEADING.sub(rf"\1{MARK}", self.source))
         except TemplateSyntaxError as error:
