@@ -34,7 +34,7 @@ ROLE = re.compile(rf"^ *{MARK}(#+[^\S\n]*(?:system|user)\b[^\w\n]*)$", re.M | re
 
 
 class Template:
-    """A prompt file. Filters: `words(n)`, `chars(n)` cut text, `oneline` joins lines, `numerals` has digits."""
+    """A prompt file. Filters: `words(n)`, `chars(n)` cut text, `oneline` joins lines, `numerals`: digits."""
 
     def __init__(self, path: Path):
         self.path, self.source = Path(path), read_prompt(path)

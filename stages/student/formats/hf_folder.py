@@ -107,15 +107,36 @@ def read_hf_config(directory: Path) -> dict:
 def copy_companions(source: Path, target: Path, chat: bool = True) -> None:
     """Copy tokenizer files and generation_config.json; a missing generation_config.json is made.
 
-    Without `chat`, any chat template is left behind.
+    tokenizer_config.json becomes one that transformers 4 and 5 read alike. Without `chat`, any chat template
+    is left behind.
     """
     for name in COMPANIONS:
         if (Path(source) / name).is_file() and (chat or not name.startswith("chat_template")):
             shutil.copyfile(Path(source) / name, target / name)
     settings = target / "tokenizer_config.json"
-    if not chat and "chat_template" in (config := read_object(settings)):
-        write_json(settings, {key: value for key, value in config.items() if key != "chat_template"})
+    if settings.is_file():
+        config = read_object(settings)
+        left_out = () if chat else ("chat_template",)
+        wanted = {key: value for key, value in config.items() if key not in left_out}
+        wanted |= _for_all_releases(wanted, target / "tokenizer.json")
+        if wanted != config:
+            write_json(settings, wanted)
     if not (target / "generation_config.json").is_file():
         hf = read_hf_config(source)
         ids = {key: hf[key] for key in ("bos_token_id", "eos_token_id") if hf.get(key) is not None}
         write_json(target / "generation_config.json", {"_from_model_config": True, **ids})
+
+
+def _for_all_releases(config: dict, tokenizer: Path) -> dict:
+    """What a tokenizer_config.json of no class of its own has to say for transformers 4.
+
+    That knows the class under another name, takes no blank before the text for what tokenizer.json says, and
+    makes an input that no language model here has.
+    """
+    if config.get("tokenizer_class") not in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        return {}
+    inputs = ["input_ids", "attention_mask"]
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+    before = read_object(tokenizer).get("pre_tokenizer") or {}
+    blank = {"add_prefix_space": True} if before.get("add_prefix_space") else {}
+    return told | blank

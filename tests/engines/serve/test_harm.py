@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from stages.commands import serve
+from stages.core.files import write_manifest
 from stages.engines.protocol import Decoding
 from stages.engines.serve import queue, start
 from tests.engines.serve.test_calls import until
@@ -110,6 +111,7 @@ def test_health_says_whether_the_engine_answers(monkeypatch):
 def test_a_prompt_of_no_tokens_is_refused(prompt):
     student(prompt, skills=False)
     (MODEL / "chat_template.jinja").unlink()
+    write_manifest(MODEL, "export", {})
     served = start.student_of("d", Decoding(engine="transformers"), False, serve.served("d"))
     engine = Saying()
     assert "no tokens" in refusal(served).body["message"]
