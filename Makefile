@@ -23,43 +23,47 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "%-10s %s\n", $$1, $$2}'
 	@echo "<dataset>  build a dataset of prompts/: $(DATASETS) (make faire FOLDER=path: its folder)"
 
+# What people write (make cost DATASET=x) comes from the environment, where make puts it, and always in quotes:
+# then a space or a ; in it is no word of the shell's.
 $(DATASETS): $(LOCK)
-	@python -m stages new $@ $(if $(FOLDER),--path "$(FOLDER)")
-	@python -m stages build $@
+	@python -m stages build $@ $${FOLDER:+--path "$$FOLDER"}
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name; LIKE=otto for skill calling
-	@python -m stages new $(DATASET) $(if $(FOLDER),--path "$(FOLDER)") $(if $(LIKE),--like $(LIKE))
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling
+	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"}
+
+remove: $(LOCK) ## take a dataset out of dvc.yaml: make remove DATASET=name; BUILT=1 deletes what was built of it
+	@python -m stages remove "$$DATASET" $${BUILT:+--built}
 
 cost: $(LOCK) ## show what the teacher would cost, without asking: make cost DATASET=pydoc
-	@python -m stages cost $(or $(DATASET),pydoc)
+	@python -m stages cost "$${DATASET:-pydoc}"
 
 review: $(LOCK) ## decide about candidates in a browser: make review DATASET=otto; EXPORT=file.csv or IMPORT=file.csv
-	@python -m stages review $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) \
-	  $(if $(EXPORT),--export "$(EXPORT)") $(if $(IMPORT),--import "$(IMPORT)")
+	@python -m stages review "$${DATASET:-otto}" $${PORT:+--port "$$PORT"} \
+	  $${EXPORT:+--export "$$EXPORT"} $${IMPORT:+--import "$$IMPORT"}
 
 evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET=otto ROWS=rows.json OUT=scores.json
-	@python -m stages evaluate_rows $(or $(DATASET),otto) --rows "$(ROWS)" --out "$(or $(OUT),scores.json)"
+	@python -m stages evaluate_rows "$${DATASET:-otto}" --rows "$$ROWS" --out "$${OUT:-scores.json}"
 
 serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
-	@python -m stages serve $(or $(DATASET),otto) $(if $(PORT),--port $(PORT)) $(if $(GRAMMAR),--grammar)
+	@python -m stages serve "$${DATASET:-otto}" $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
 
 slurm: $(LOCK) ## write a Slurm array job for a dataset's shards: make slurm DATASET=d ARGS="--gpus 1"
-	@python -m stages slurm $(or $(DATASET),pydoc) $(ARGS)
+	@python -m stages slurm "$${DATASET:-pydoc}" $(ARGS)
 
-push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md)
-	@dvc push
+push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md), and say which sources are shared by nothing
+	@python -m stages push
 
 pull: $(LOCK) ## fetch outputs from the remote
 	@dvc pull
 
-ui: $(LOCK) ## open MLflow on the runs so far
-	@mlflow ui --backend-store-uri "$$MLFLOW_TRACKING_URI"
+ui: $(LOCK) ## open MLflow on the runs so far; PORT=5001 for another port
+	@python -m stages ui $${PORT:+--port "$$PORT"}
 
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
-	@python -m stages register $(or $(DATASET),pydoc)
+	@python -m stages register "$${DATASET:-pydoc}"
 
 store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damaged rows, after a copy
-	@python -m stages store $(if $(SALVAGE),--salvage)
+	@python -m stages store $${SALVAGE:+--salvage}
 
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \
@@ -69,7 +73,7 @@ check: $(LOCK) ## check style, types and what the fast tests hold: under two min
 	@ruff check . && ruff format --check . && mypy && \
 	  OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-.PHONY: demo long test help new cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
+.PHONY: demo long test help new remove cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

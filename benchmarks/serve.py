@@ -5,6 +5,9 @@ client: held-out requests of the dataset one after the other, then eight clients
 same prompts in this process by transformers' own greedy `generate`, with no server and no grammar.
 
     make otto && python -m benchmarks.serve [--dataset otto] [--requests 100]
+    make pydoc && python -m benchmarks.serve --dataset pydoc --hostile 60
+
+The second form measures what bad clients do to honest ones (benchmarks/serve_hostile.py).
 """
 
 import argparse
@@ -21,18 +24,24 @@ CLIENTS, LONGEST = 8, 48
 
 
 @contextmanager
+def running(dataset: str, *flags: str):
+    """(the address of the running server, its process)."""
+    command = [sys.executable, "-m", "stages", "serve", dataset, "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield json.loads(process.stdout.readline())["base_url"], process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
 def served(dataset: str, *flags: str):
     """A client of the running server."""
     import openai
 
-    command = [sys.executable, "-m", "stages", "serve", dataset, "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        url = json.loads(process.stdout.readline())["base_url"]
+    with running(dataset, *flags) as (url, _):
         yield openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def ask(client, dataset: str, text: str) -> float:
@@ -90,7 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="otto")
     parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--hostile", type=int, metavar="SECONDS", help="bad clients among honest ones")
     given = parser.parse_args()
+    if given.hostile:
+        from benchmarks.serve_hostile import measure
+
+        measure(given.dataset, given.hostile)
+        return
 
     from stages.core import layout
     from stages.core.files import iter_jsonl

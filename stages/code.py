@@ -20,8 +20,8 @@ from stages.core.stage import Stage, main
 from stages.kinds.registry import KINDS
 from stages.params import STAGES
 
-# These cannot change a byte of an output: logging to MLflow, the progress bar, the exception class.
-HARMLESS = {"stages/core/tracking.py", "stages/core/progress.py", "stages/core/errors.py"}
+# These cannot change a byte of an output: logging to MLflow, the progress bar, errors and messages.
+HARMLESS = {f"stages/core/{name}.py" for name in ("tracking", "progress", "errors", "messages")}
 # These declare stages, knobs and kinds: what a stage has of them is the hash of its own knobs. Without this
 # rule a knob of one stage would make all of them stale, and so would a new kind.
 DECLARATIONS = (

@@ -11,7 +11,6 @@ With --reparse nothing is asked: the outputs are made again from the store. --ca
 counts them as spent. All three are for DATASET, else for every dataset in params.yaml.
 """
 
-import sys
 from collections.abc import Iterator
 
 from stages import params
@@ -19,6 +18,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.layout import PARAMS
+from stages.core.messages import say
 from stages.core.stage import valid
 from stages.teacher.batch.run import cancel_batches
 from stages.teacher.batch.store import Batches, forget_batches
@@ -48,14 +48,12 @@ def cancel(dataset: str | None, given: dict) -> None:
         for name, knobs in chosen(dataset, given):
             if not any(batch.dataset == name for batch in Batches(store).open()):
                 continue
-            with endpoint(name, knobs) as end:
+            with endpoint(knobs) as end:
                 count = cancel_batches(name, end, store)
-            print(f"collect {name}: stopped batches: {count}; what they had done is stored", file=sys.stderr)
+            say(f"collect {name}: stopped batches: {count}; what they had done is stored")
             left = {batch.source for batch in Batches(store).open() if batch.dataset == name}
             for source in sorted(left):
-                print(
-                    f"collect {name}: batches go on at {source}; to stop them, set base_url", file=sys.stderr
-                )
+                say(f"collect {name}: batches go on at {source}; to stop them, set base_url")
 
 
 def forget(dataset: str | None, given: dict) -> None:
@@ -63,7 +61,7 @@ def forget(dataset: str | None, given: dict) -> None:
     with Store(layout.STORE) as store:
         for name, _ in chosen(dataset, given):
             if count := forget_batches(name, store):
-                print(f"collect {name}: forgotten batches: {count}; they count as spent", file=sys.stderr)
+                say(f"collect {name}: forgotten batches: {count}; they count as spent")
 
 
 def chosen(dataset: str | None, given: dict) -> Iterator[tuple[str, CollectKnobs]]:

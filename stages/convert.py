@@ -7,7 +7,6 @@ used, and a manifest. Each response ends in exactly one of the four. Outputs hol
 task does not reject, as it writes them. Several answers about a document give several rows.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, json_array, jsonl
+from stages.core.messages import say
 from stages.core.prompts import Template, render
 from stages.core.records import Document, Response
 from stages.kinds import registry
@@ -119,10 +119,9 @@ def run(dataset: str, knobs: ConvertKnobs) -> dict:
             )
         files |= {**{f"{split}.json": accepted[split] for split in SPLITS}, "rejects.jsonl": reasons.total()}
     for subject in sorted(subject for subject, count in usable.items() if not count):
-        print(
+        say(
             f"convert {dataset}: no answer about '{subject}' can be used, so the student will not learn it "
-            f"(the reasons are in {layout.litgpt_data(dataset)}/rejects.jsonl)",
-            file=sys.stderr,
+            f"(the reasons are in {layout.litgpt_data(dataset)}/rejects.jsonl)"
         )
     return {
         "responses": total,

@@ -70,7 +70,8 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
     found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
     if not found:
         raise UserError(
-            f"{layout.corpus(dataset)}: no held-out document and none by share; raise either share"
+            f"{layout.corpus(dataset)}: no held-out document and none by share; raise test_share in the "
+            "block of the corpus stage, or share here"
         )
     job = items.Job(
         model=model.as_posix(),

@@ -3,13 +3,12 @@
 What a knob's default is belongs to a stage's code: data/code/<stage>.json holds it (stages/code.py).
 """
 
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from stages.core.hashing import canonical_json
 from stages.core.stage import Knobs, NoKnobs, Stage
+from stages.core.strict_json import parse_json, why_no_json
 from stages.engines.protocol import Decoding
 from stages.kinds.registry import TaskName, default_task
 from stages.student.recipe import Recipe
@@ -56,8 +55,12 @@ class CorpusKnobs(Knobs):
     title_field: str | None = Field(None, description="default: title, else the first words of the text")
     query_field: str = Field("query", description="a query row's text or texts")
     document_field: str = Field("document_id", description="the documents a query row is about")
+    html: Literal["keep", "strip"] = Field("keep", description="HTML tags and entities in texts")
     repeated_id: Literal["error", "join", "parts"] = Field("error", description="rows with the same id")
     skip_share: float = Field(0.01, ge=0, le=1, description="largest share of unusable rows to leave out")
+    near_duplicates: float = Field(
+        0.3, ge=0, le=1, description="Jaccard similarity from which documents share a split; 0: off"
+    )
     val_share: float = Field(0.03, ge=0, lt=0.5)
     test_share: float = Field(0.05, ge=0, lt=0.5, description="held-out documents")
     test_queries: float = Field(0.15, ge=0, lt=1, description="share of queries kept for testing XC models")
@@ -100,11 +103,9 @@ class PromptKnobs(Knobs):
     @classmethod
     def _free_fields_only(cls, text: str) -> str:
         try:
-            fields = json.loads(text or "{}")
-            canonical_json(fields).encode("utf-8")
-            json.dumps(fields, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
+            fields = parse_json(text or "{}")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON ({why_no_json(error)})") from None
         if not isinstance(fields, dict):
             raise ValueError("expected a JSON object, such as '{\"top_k\": 20}'")
         if taken := sorted(RESERVED & fields.keys()):

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_yaml
 from stages.core.layout import DVC, PARAMS
+from stages.core.names import check_name
 from stages.core.stage import Knobs, Stage, explain, main
+from stages.core.yaml_text import read_yaml
 from stages.kinds import registry
 from stages.kinds.kind import Blocks
 from stages.kinds.registry import KINDS, nearest
@@ -54,6 +55,7 @@ class Params:
                     f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
                 )
             for dataset, knobs in datasets.items():
+                check_name(dataset, f"{path}, {stage}: ")
                 if not isinstance(knobs, dict):
                     raise UserError(
                         f"{path}, {stage}.{dataset}: expected knobs; write `{dataset}: {{}}` for defaults"

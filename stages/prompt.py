@@ -18,8 +18,8 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
 from stages.core.hashing import sha256_text, stable_integer
-from stages.core.prompts import BracesTemplate, Template, messages, render
-from stages.core.records import Document, KeyedRequest, choose
+from stages.core.prompts import BracesTemplate, Template, messages
+from stages.core.records import KeyedRequest, choose
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
@@ -27,10 +27,9 @@ from stages.teacher.prices import TOKEN_COUNT, price_of, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
 
 
-def asked_of(template: Template | BracesTemplate, document: Document) -> list[dict]:
-    """The messages about a document: one, where the prompt is not ours, even if it has our headings."""
-    text = render(template, document)
-    return messages(text) if isinstance(template, Template) else [{"role": "user", "content": text}]
+def template_of(knobs: PromptKnobs) -> Template | BracesTemplate:
+    """The prompt file. Raises UserError where it cannot be read."""
+    return (BracesTemplate if knobs.placeholders == "braces" else Template)(Path(knobs.template))
 
 
 @functools.cache
@@ -126,8 +125,11 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
     limits = {"train": knobs.documents, "val": knobs.val_documents, "test": knobs.test_documents}
     chosen, total = choose(read(), limits)
     if not chosen["train"]:
-        raise UserError(f"{path}: no document of split 'train' ({total} in all); check the corpus stage")
-    template = (BracesTemplate if knobs.placeholders == "braces" else Template)(Path(knobs.template))
+        raise UserError(
+            f"{path}: no document of split 'train' ({total:,} in all), so nothing can be learnt; lower the "
+            "shares that the corpus stage holds out, or add documents"
+        )
+    template = template_of(knobs)
     once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
     cost = Estimate(knobs.model)
 
@@ -136,7 +138,7 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
             if document["id"] not in chosen.get(document["split"], ()):
                 continue
             own = once if document["split"] == "test" else knobs  # one answer stands for the teacher there
-            for row in requests_for(document["id"], asked_of(template, document), own):
+            for row in requests_for(document["id"], messages(template, document), own):
                 cost.add(row)
                 yield {**row, "prompt_hash": prompt_hash}
 

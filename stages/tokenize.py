@@ -3,9 +3,10 @@
 Reads data/DATASET/litgpt/{train,val}.json and the tokenizer of models/base/BASE. Writes to
 data/DATASET/tokens/ ids, labels (both flat) and offsets. Every row is prompt (in the base's chat template if
 it has one) + answer + EOS, whole: one longer than `max_length` is an error, or is dropped and counted, never
-cut.
+cut. Warns where the answers fall to pieces, as they do in a language that the base has not learnt.
 """
 
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from stages.knobs import TokenizeKnobs
 SPLITS = ("train", "val")
 IGNORE = -100
 AT_ONCE = 256  # rows tokenised together
+MOST_PIECES = 0.7  # tokens a character of a language that a base knows: 0.2 to 0.4, of code 0.5
 ARRAYS = {"ids": "int32", "labels": "int32", "offsets": "int64"}  # ids and labels flat, offsets rows + 1
 
 
@@ -47,7 +49,20 @@ def run(dataset: str, knobs: TokenizeKnobs) -> dict:
                 source = layout.litgpt_data(dataset) / f"{split}.json"
                 metrics[split] = encode(source, codec, knobs, append)
             counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
+    pieces = tokens_per_character(layout.litgpt_data(dataset) / "train.json", codec)
+    if pieces > MOST_PIECES:
+        print(
+            f"tokenize {dataset}: warning: {pieces:.1f} tokens for each character of the answers: "
+            f"{knobs.base} has hardly seen their language; take a base that has (docs/guide/base.md)",
+            file=sys.stderr,
+        )
     return metrics
+
+
+def tokens_per_character(source: Path, codec: TextCodec) -> float:
+    """How many tokens the answers in the first rows of `source` have for each of their characters."""
+    texts = [row["output"] for _, row in islice(records(source), AT_ONCE)]
+    return sum(map(len, codec.answers(texts))) / max(sum(map(len, texts)), 1)
 
 
 def encode(source: Path, codec: TextCodec, knobs: TokenizeKnobs, append: dict[str, Callable]) -> dict:

@@ -4,9 +4,8 @@ import functools
 import random
 import re
 
-from text_to_num import alpha2digit
-
 from demo.teacher.phrases import Book, entries
+from stages.core.numerals import numerals
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -36,16 +35,6 @@ def spell(number: str) -> str:
     return ONES[n] if n < 20 else f"{TENS[n // 10 - 2]} {ONES[n % 10] if n % 10 else ''}".strip()
 
 
-def digits(text: str) -> str:
-    """The text with its spelled numbers in digits and no commas in them: four thousand, 4,000 → 4000."""
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text))
-    text = re.sub(r"\ba (?=(?:hundred|thousand|million|dozen)\b)", "one ", text)
-    # "twelve hundred and forty" is no number to text2num
-    teens = rf"\b({'|'.join(ONES[11:])}) hundred\b"
-    text = re.sub(teens, lambda said: f"one thousand {ONES[ONES.index(said[1]) - 10]} hundred", text)
-    return alpha2digit(text, "en", -1)
-
-
 class Amounts:
     """Reads and writes arithmetic and durations by the phrases of skills.yaml."""
 
@@ -61,7 +50,7 @@ class Amounts:
 
     def duration(self, text: str) -> str | None:
         """A duration as `1 hour 10 minutes`; None for what is none, or not only one."""
-        said = digits(re.sub(r"\bsecond\b", "seconds", re.sub(r"[,.?!-](?!\d)", " ", text.lower()).strip()))
+        said = numerals(re.sub(r"\bsecond\b", "seconds", re.sub(r"[,.?!-](?!\d)", " ", text.lower()).strip()))
         for words, plain in self.reads:
             said = words.sub(plain, said)
         if re.sub(rf"{UNIT}|\b(?:and|exactly|about|just)\b|\s", "", said):
@@ -83,7 +72,7 @@ class Amounts:
 
     def expression(self, text: str) -> str | None:
         """The Python of spoken arithmetic: five percent of forty → 0.05 * 40; None for what is none."""
-        said = digits(text.lower().strip(" .?!"))
+        said = numerals(text.lower().strip(" .?!"))
         said = re.sub(r"([()])", r" \1 ", re.sub(r"(?:^minus|\bnegative) (?=\d)", "-", said))
         said = re.sub(r"(?<=[\d)])\s*(\*\*|[-+*/^%x×÷!]|(?<=\d)(?:st|nd|rd|th))(?=[-\d( ]|$)", r" \1 ", said)
         said = re.sub(r"(?<![\d.])[.,]|[,.](?!\d)|[?=:$£€]|\b(?:the|a|an)\b|\bexactly\b", " ", said)

@@ -60,7 +60,8 @@ VERBS = set(
 def answer(messages: list[dict]) -> str:
     """The answer to a chat request about the document in its last message.
 
-    Up to six queries, one a line, or ten for a web page; or categories on two levels; or calls.
+    Up to six queries, one a line, or ten for a web page; or categories on two levels; or calls. Raises
+    ValueError for a prompt that does not say where its document is.
     """
     prompt = messages[-1]["content"]
     outside = [MARKED.sub("", TAGGED.sub("", str(message.get("content")))) for message in messages]
@@ -79,10 +80,16 @@ def read_document(prompt: str) -> tuple[str, str]:
     """Title and text of the document in a prompt: what stands between its last <document> tags.
 
     Or between the last headings that say that it begins and ends, with the title before or in its first line.
+    Raises ValueError where neither is there: instructions must not be taken for a document.
     """
     tagged, marked = TAGGED.findall(prompt), MARKED.findall(prompt)
     titles = TITLE.findall(prompt) if marked and not tagged else []
-    block = (tagged or marked or [prompt.strip()])[-1]
+    if not (tagged or marked):
+        raise ValueError(
+            "no <document> tags in the prompt: the embedded teacher follows rules and reads what stands "
+            "between <document> and </document>; put title and text there (docs/guide/prompts.md)"
+        )
+    block = (tagged or marked)[-1]
     if titles:
         return titles[-1].strip(), block.strip()
     first, _, rest = block.partition("\n")
@@ -90,9 +97,8 @@ def read_document(prompt: str) -> tuple[str, str]:
 
 
 def instructions(prompt: str) -> str:
-    """A prompt without its documents; nothing of one that does not mark them."""
-    marks = next((marks for marks in (TAGGED, MARKED) if marks.search(prompt)), None)
-    return marks.sub("", prompt) if marks else ""
+    """A prompt without its documents."""
+    return (TAGGED if TAGGED.search(prompt) else MARKED).sub("", prompt)
 
 
 def web_queries(title: str, text: str) -> list[str]:

@@ -23,6 +23,7 @@ WITH_VALUE = 0.7  # share of the requests that have one, of skills that can do w
 PAUSE = re.compile(r"[,.;:!?…][\"'”’)]?\s+(?:(?:so|and|but) )?|\s(?:so|then|but) ")
 SENTENCE_END = re.compile(r"(?<!\b[dm]r)(?<!\bmrs)(?<!\bst)[.!?…][\"'”’)]?\s+", re.I)
 CORRECTED = re.compile(r"(?:^|.*\s)(?:no|wait|sorry|I mean|scratch that)[, ]+(?:sorry|wait|no)?[, ]*", re.I)
+CORRECTIONS = "no", "no sorry", "sorry", "I mean", "wait no", "scratch that"
 ASKS = re.compile(r"\W*(?:what|how|who|why|when|where|which|is|are|do|does|can|could|will|any)\b", re.I)
 MARKER = re.compile(r"(?:^|(?<=\s))(?:in|for|at|near|around|over in|over) (?=\S)")
 TIMES = ("timer", "duration", "timed")  # slots
@@ -157,7 +158,10 @@ class Writer:
                 text = self._value(slot[1])
                 value = self.reader.value_of(slot[1], text if slot[1] == "sum" else self._plain(text))
             if skill == "other" or (valued == bool(value) and value is not None):
-                said = said.replace(slot[0], text) if slot else said
+                if slot:
+                    said, unsaid = (said.replace(slot[0], part) for part in (text, self._value(slot[1])))
+                    if self.heard and self.chance.random() < 0.06:
+                        said = f"{unsaid} {self.chance.choice(CORRECTIONS)} {said}"
                 return self._spoken(said, skill, phrase.startswith("~")), value or None
             valued = valued or self.chance.random() < 0.03  # a skill may have no request without a value
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import click
 
 from stages.core.hashing import sha256_json
-from stages.core.prompts import clip_words
+from stages.core.text import clip_words
 
 MODEL = "embedded"  # every name that begins so is served: `embedded-2` after the rules have changed
 MOST_CHOICES = 128

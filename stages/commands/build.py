@@ -1,5 +1,8 @@
 """Build one dataset: check params and its source, make its base, walk its chain, and say what came out.
 
+A dataset of prompts/ that does not take part yet is listed in dvc.yaml, if its own files are there. What is
+printed is kept in logs/, and MLflow has one run for the whole build.
+
 Safe to run for several datasets at once, from several shells or with `make -j2 pydoc otto`: DVC locks the
 files of a stage while it runs and refuses, rather than waits, when another process has one that it needs.
 What datasets share, the record of the code and the base model, has locks of its own (`in_use`), and the rest
@@ -7,8 +10,10 @@ touches this dataset only.
 """
 
 import fcntl
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,30 +21,60 @@ from pathlib import Path
 import click
 
 from stages import params
-from stages.core import layout
+from stages.commands import new
+from stages.core import layout, tracking
 from stages.core.errors import UserError
-from stages.core.files import read_json
+from stages.core.files import read_json, write_text
 from stages.core.stage import main
+from stages.core.terminal import run_logged
+from stages.core.versions import locked_hashes
 from stages.kinds.kind import Blocks
 from stages.kinds.registry import KINDS, nearest
 
-LOCKS = Path(".dvc/tmp")
+LOCKS, LOGS = Path(".dvc/tmp"), Path("logs")
 
 
-def build(dataset: str) -> None:
-    """Bring every stage of `dataset` up to date. Raises UserError when it is unknown or a stage fails."""
-    blocks = params.check()
-    if dataset not in (known := params.datasets(blocks)):
+def build(dataset: str, folder: str | None = None) -> None:
+    """Bring every stage of `dataset` up to date; `folder` is where its own files are, where that changes.
+
+    Raises UserError when it is unknown or its files lack something; exits with 2 when a stage fails.
+    """
+    if not (new.PROMPTS / dataset).is_dir():
+        known = params.datasets(params.blocks())
         raise UserError(
             f"{layout.PARAMS}: no dataset is called '{dataset}'{nearest(dataset, known)}; `make new "
             f"DATASET={dataset}` makes one"
         )
-    check_source(dataset, blocks)
+    for line in new.join(dataset, folder, build=True):
+        print(line, flush=True)
+    blocks = params.blocks()
     wanted = bases_of(dataset, blocks)
     bases = [f"{stage}@{name}" for stage in params.BASE_STAGES for name in blocks[stage] if name in wanted]
-    with in_use(layout.CODE_STAGE, *bases):
-        for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
-            repro("-s", "--glob", target)
+    log, before = new_log(dataset), locked_hashes()
+    with tracking.stage_run(tracking.BUILD, dataset, all_knobs(dataset, blocks)) as record:
+        with in_use(layout.CODE_STAGE, *bases, log=log):
+            for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
+                repro("-s", "--glob", target, log=log)
+        figures = layout.figures(dataset) / "metrics.json"
+        changed = locked_hashes() != before
+        record((read_json(figures) if figures.is_file() else {}) if changed else None, {})
+
+
+def new_log(dataset: str) -> Path:
+    """The file that keeps what a build prints; the command is its first line."""
+    LOGS.mkdir(exist_ok=True)
+    log = LOGS / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    write_text(log, f"$ python -m stages {shlex.join(sys.argv[1:])}\n")
+    return log
+
+
+def all_knobs(dataset: str, blocks: Blocks) -> dict[str, object]:
+    """Every knob of a dataset's stages, also those that keep their default, as `finetune.lora_r`."""
+    return {
+        f"{stage.name}.{name}": value
+        for stage in params.stages_of(dataset, blocks)
+        for name, value in params.knobs_of(dataset, stage.name, blocks).model_dump().items()
+    }
 
 
 def bases_of(dataset: str, blocks: Blocks) -> set[str]:
@@ -53,7 +88,7 @@ def bases_of(dataset: str, blocks: Blocks) -> set[str]:
 
 
 @contextmanager
-def in_use(*stages: str) -> Iterator[None]:
+def in_use(*stages: str, log: Path | None = None) -> Iterator[None]:
     """Bring what datasets share up to date; other builds do not make it anew while this one reads it.
 
     A repro of a stage that is up to date fails, too, where another process reads its outputs: DVC claims them
@@ -68,27 +103,22 @@ def in_use(*stages: str) -> Iterator[None]:
             if dvc("status", "--quiet", "--with-deps", *stages):
                 for lock in reading:
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                repro(*stages)
+                repro(*stages, log=log)
             for lock in reading:
                 fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
-def check_source(dataset: str, blocks: Blocks) -> None:
-    """Raises UserError with all that the user's own files lack: before a base model is fetched for them."""
-    for stage in params.stages_of(dataset, blocks):
-        if stage.reads_source and (check := getattr(stage.load(), "check_source", None)):
-            check(stage.knobs(**blocks[stage.name][dataset]))
+def repro(*arguments: str, log: Path | None = None) -> None:
+    """Run `dvc repro`. Exits with 2 where a stage fails, which has told why."""
+    if dvc("repro", *arguments, log=log):
+        sys.exit(2)
 
 
-def repro(*arguments: str) -> None:
-    if dvc("repro", *arguments):
-        raise UserError("a stage failed: the reason is above; what was finished is kept")
-
-
-def dvc(*arguments: str) -> int:
-    """Run DVC; returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "stages.core.dvc", "--wait-for-lock", *arguments]).returncode
+def dvc(*arguments: str, log: Path | None = None) -> int:
+    """Run DVC; returns its exit code. What it prints is kept in `log`, too."""
+    command = [sys.executable, "-m", "stages.core.dvc", "--wait-for-lock", *arguments]
+    return run_logged(command, log) if log else subprocess.run(command).returncode
 
 
 def headline(dataset: str) -> str:
@@ -112,7 +142,8 @@ def headline(dataset: str) -> str:
 
 @click.command(help=__doc__)
 @click.argument("dataset")
+@click.option("--path", "folder", help="the dataset's folder, in place of the one in its params")
 @main
-def cli(dataset: str) -> None:
-    build(dataset)
+def cli(dataset: str, folder: str | None) -> None:
+    build(dataset, folder)
     print(headline(dataset))

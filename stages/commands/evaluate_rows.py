@@ -17,7 +17,8 @@ from stages import params
 from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.core.hashing import sha256_text
-from stages.core.prompts import Template
+from stages.core.messages import printable
+from stages.core.prompts import messages
 from stages.core.stage import main
 from stages.teacher.connect import EMBEDDED
 
@@ -31,15 +32,15 @@ def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[str]:
     """
     from stages.kinds.skills.evaluate_calls import label
     from stages.kinds.skills.parts.scored_rows import ask_once
-    from stages.prompt import asked_of, requests_for
+    from stages.prompt import requests_for, template_of
 
     prompting = params.knobs_of(dataset, "prompt", blocks).model_copy(update={"samples": 1, "n": 1})
     knobs = params.knobs_of(dataset, "collect", blocks).model_copy(update={"mode": "online"})
-    template = Template(Path(prompting.template))
+    template = template_of(prompting)
     requests = (
         {**row, "prompt_hash": sha256_text(template.source)}
         for document in documents
-        for row in requests_for(document["id"], asked_of(template, document), prompting)
+        for row in requests_for(document["id"], messages(template, document), prompting)
     )
     calls = {row["id"]: label(row) for row in ask_once(dataset, requests, prompting.model, knobs)}
     return [calls[document["id"]] for document in documents]
@@ -77,4 +78,4 @@ def cli(dataset: str, rows: Path, out: Path, systems: str, teacher: bool | None)
     ask = partial(ask_teacher, dataset, blocks) if teacher else None
     scores = scored_rows.evaluate(dataset, rows, knobs, names, ask)
     write_json(out, scores)
-    print(scored_rows.table(scores))
+    print(printable(scored_rows.table(scores)))

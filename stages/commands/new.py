@@ -2,13 +2,16 @@
 
 Where there is no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset
 OTHER (`--like`). Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model
-that it names and no file makes yet. With `--path` the folder that it reads is set in its params. Nothing else
-is ever overwritten.
+that it names and no file makes yet. With `--path` the folder that it reads is set in its params; for a new
+dataset, its columns are guessed. Nothing else is ever overwritten, and an error leaves all as it was.
 """
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,88 +22,129 @@ from stages import params
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
 from stages.core.layout import DVC
+from stages.core.names import NAME, check_name
 from stages.core.stage import main
+from stages.core.versions import git
 
 PROMPTS = Path("prompts")
 EXAMPLE = PROMPTS / "example"
 SHARED_BASES = PROMPTS / "bases"
-NAME = re.compile(r"[a-z][a-z0-9_-]*")
-TAKEN = set(
-    "bench check cost demo evaluate help lint long new pull push register review serve slurm store test ui "
-    "base bases code example shipped sources teacher".split()
-)
 
 
 def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
-    check_name(dataset, like)
-    done = []
+    check_name(dataset)
+    if like is not None and not (NAME.fullmatch(like) and PROMPTS / like != EXAMPLE):
+        raise UserError(f"'{like}' is no dataset to begin with a copy of; name one of prompts/, such as otto")
     prompts = PROMPTS / dataset
-    own = prompts / "params.yaml"
-    if not prompts.exists():
-        copy_example(prompts, like)
-        done.append(f"made {prompts}/: edit params.yaml, teacher.md and student.md")
+    if prompts.exists():
+        return join(dataset, folder)
+    copy_example(prompts, like)
+    try:
+        done = join(dataset, folder)
+        if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
+            done += guess_columns(dataset, Path(folder))
+    except BaseException:
+        shutil.rmtree(prompts)
+        raise
+    return [f"made {prompts}/: edit params.yaml, teacher.md and student.md", *done]
+
+
+def join(dataset: str, folder: str | None, build: bool = False) -> list[str]:
+    """List `dataset` in dvc.yaml, and set its folder; returns what was done. Raises UserError.
+
+    With `build` it is an error, too, if its own files are not there or lack something.
+    """
+    own = PROMPTS / dataset / "params.yaml"
     if not own.is_file():
         raise UserError(f"{own}: no such file; copy {EXAMPLE}/params.yaml and edit it")
-    wanted = [own, *shared_bases(own)]
-    before = read_text(DVC)
-    try:
-        listed = [str(path) for path in wanted if add_to_graph(path)]
+    done = []
+    with restored_on_error(own, DVC):
+        if listed := [str(path) for path in (own, *shared_bases(own)) if add_to_graph(path)]:
+            done.append(f"added to {DVC}, vars: {', '.join(listed)}")
         blocks = params.check()
-    except UserError:
-        write_text(DVC, before)  # what cannot be built does not take part
-        raise
-    if listed:
-        done.append(f"added to {DVC}, vars: {', '.join(listed)}")
-    stage = source_stage(dataset, blocks)
-    if folder is not None and set_folder(own, dataset, folder):
-        done.append(f"set {stage}.{dataset}.path in {own} to {folder}")
-        blocks = params.blocks()
-    path = blocks[stage][dataset].get("path") if stage else None
-    if path is not None and not Path(path).exists():
-        done.append(
-            f"{path} does not exist yet: put your files there, or set {stage}.{dataset}.path in {own}"
-        )
+        stage = source_stage(dataset, blocks)
+        if folder is not None and set_folder(own, dataset, folder):
+            done.append(f"set {stage}.{dataset}.path in {own} to {folder}")
+            blocks = params.check()
+        if build:
+            check_source(dataset, blocks)
+        elif stage and (path := Path(blocks[stage][dataset].get("path", "."))):
+            tip = f"{path} does not exist yet: put your files there, or set {stage}.{dataset}.path in {own}"
+            done += filter(None, [unshared(path) if path.exists() else tip])
     return done
 
 
-def check_name(dataset: str, like: str | None) -> None:
-    if not NAME.fullmatch(dataset):
-        raise UserError(
-            f"'{dataset}' cannot name a dataset: a lowercase letter, then letters, digits, - and _"
-        )
-    if dataset in TAKEN:
-        raise UserError(
-            f"'{dataset}' cannot name a dataset: make or a folder of data/ or models/ has that name"
-        )
-    if like is not None and not (NAME.fullmatch(like) and PROMPTS / like != EXAMPLE):
-        raise UserError(f"'{like}' is no dataset to begin with a copy of; name one of prompts/, such as otto")
+@contextmanager
+def restored_on_error(*files: Path) -> Iterator[None]:
+    """What cannot be built does not take part: after an error the files are as they were before."""
+    before = {path: read_text(path) for path in files}
+    try:
+        yield
+    except BaseException:
+        for path, text in before.items():
+            if read_text(path) != text:
+                write_text(path, text)
+        raise
+
+
+def check_source(dataset: str, blocks: dict) -> None:
+    """Raises UserError with all that the user's own files lack: before a base model is fetched for them."""
+    for stage in params.stages_of(dataset, blocks):
+        if not stage.reads_source:
+            continue
+        knobs: Any = stage.knobs(**blocks[stage.name][dataset])
+        if check := getattr(stage.load(), "check_source", None):
+            check(knobs)
+        elif knobs.path is not None and not Path(knobs.path).exists():
+            raise UserError(
+                f"{knobs.path} does not exist; put your files there, or say where they are: "
+                f"make {dataset} FOLDER=path"
+            )
+
+
+def unshared(path: Path) -> str | None:
+    """Why a clone would not have the source at `path`, and what to do; None where it would."""
+    if not path.resolve().is_relative_to(Path.cwd()):
+        return f"{path} lies outside the project, so no clone has it; copy it to data/sources/"
+    by_dvc = any(Path(f"{place}.dvc").is_file() for place in (path, *path.parents))
+    if by_dvc or git("ls-files", "--", str(path)) != "":  # None: there is no repository
+        return None
+    return f"{path} is tracked by neither git nor DVC; run `dvc add {path}`, and commit {path}.dvc"
 
 
 def copy_example(prompts: Path, like: str | None) -> None:
-    """Copy the folder of an example, its name replaced in params.yaml by the new one."""
+    """Copy the folder of an example, all of it or nothing; params.yaml gets the new name for its own."""
     example, name = (PROMPTS / like, like) if like else (EXAMPLE, "DATASET")
     if not (example / "params.yaml").is_file():
         raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{like}'")
-    shutil.copytree(example, prompts)
-    text = read_text(prompts / "params.yaml")
-    write_text(prompts / "params.yaml", re.sub(rf"(?<![a-z]){name}(?![a-z])", prompts.name, text))
-    for name in ("decisions.jsonl", "eval_rows.jsonl"):
-        if (prompts / name).exists():
-            write_text(prompts / name, "")  # they were about the other's candidates and documents
+    temporary = prompts.with_name(f".{prompts.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(example, temporary)
+        text = read_text(example / "params.yaml")
+        text = re.sub(rf"(?<![a-z]){name}(?![a-z])", prompts.name, text)
+        write_text(temporary / "params.yaml", text)
+        for file in ("decisions.jsonl", "eval_rows.jsonl"):
+            if (temporary / file).exists():
+                write_text(temporary / file, "")  # they were about the other's candidates and documents
+        os.replace(temporary, prompts)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def shared_bases(own: Path) -> list[Path]:
     """The files of base models that the blocks of `own` name and no file makes yet."""
     blocks = params.blocks()
     made = {name for stage in params.BASE_STAGES for name in blocks[stage]}
-    named = {
-        knobs.get("base")
-        for datasets in params.read(own).values()
-        for knobs in datasets.values()
-        if isinstance(knobs, dict)
-    }
-    return [path for path in sorted(SHARED_BASES.glob("*.yaml")) if path.stem in named - made]
+    return [path for path in sorted(SHARED_BASES.glob("*.yaml")) if path.stem in bases_in(own) - made]
+
+
+def bases_in(own: Path) -> set[str]:
+    """The base models that the params file of a dataset names."""
+    stages = [datasets for datasets in params.read(own).values() if isinstance(datasets, dict)]
+    blocks = [knobs for datasets in stages for knobs in datasets.values() if isinstance(knobs, dict)]
+    return {str(knobs["base"]) for knobs in blocks if "base" in knobs}
 
 
 def add_to_graph(path: Path) -> bool:
@@ -124,19 +168,44 @@ def source_stage(dataset: str, blocks: dict) -> str | None:
 
 
 def set_folder(own: Path, dataset: str, folder: str) -> bool:
-    """Set the path that the dataset is read from; True if that changed anything.
-
-    Raises UserError where no line has it.
-    """
+    """Set the path that the dataset is read from; True if that changed anything. Raises as `path_line`."""
     stage = source_stage(dataset, params.blocks())
     lines = read_text(own).splitlines()
+    place = path_line(own, lines, f"{stage}.{dataset}")
+    before, lines[place] = lines[place], f"    path: {json.dumps(folder, ensure_ascii=False)}"
+    write_text(own, "\n".join(lines) + "\n")
+    return before != lines[place]
+
+
+def path_line(own: Path, lines: list[str], block: str) -> int:
+    """The place of the line `path:` of a block such as corpus.shop. Raises UserError where there is none."""
+    stage, dataset = block.split(".")
     knobs: Any = YAML().load("\n".join(lines)).get(stage, {}).get(dataset) or {}
     place = knobs.lc.key("path")[0] if "path" in knobs else 0
     if not lines[place].startswith("    path:"):
-        raise UserError(f"{own}: {stage}.{dataset} has no line `path:`; add one with your folder")
-    before, lines[place] = lines[place], f"    path: {json.dumps(folder)}"
-    write_text(own, "\n".join(lines) + "\n")
-    return before != lines[place]
+        raise UserError(f"{own}: {block} has no line `path:`; add one with your folder")
+    return place
+
+
+def guess_columns(dataset: str, folder: Path) -> list[str]:
+    """Add the knobs that the files of a new dataset need, each with why; returns what to tell."""
+    from stages.sources.columns import guess
+
+    if not folder.is_dir():
+        return []
+    own = PROMPTS / dataset / "params.yaml"
+    knobs = guess(folder)
+    lines = read_text(own).splitlines()
+    place = path_line(own, lines, f"corpus.{dataset}")
+    added = [
+        f"    {name}: {json.dumps(value, ensure_ascii=False)} # guessed: {reason}"
+        for name, (value, reason) in knobs.items()
+    ]
+    lines[place + 1 : place + 1] = added
+    with restored_on_error(own):
+        write_text(own, "\n".join(lines) + "\n")
+        params.check()
+    return [f"guessed corpus.{dataset}, look at it in {own}:", *added] if added else []
 
 
 @click.command(help=__doc__)

@@ -42,4 +42,6 @@ def register(dataset: str, alias: str) -> str:
 @click.option("--alias", default="current", show_default=True)
 @main
 def cli(dataset: str, alias: str) -> None:
-    print(f"{dataset} version {register(dataset, alias)}, alias {alias}")
+    with tracking.told_in_a_line():
+        version = register(dataset, alias)
+    print(f"{dataset} version {version}, alias {alias}")

@@ -11,6 +11,7 @@ import click
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.messages import printable
 from stages.core.stage import main
 from stages.teacher.audit.account import account
 from stages.teacher.audit.verify import Damage, salvage, snapshot, verify
@@ -32,9 +33,8 @@ def show(path: Path, as_json: bool) -> None:
         figures = {"path": str(path), "exists": True, **_sizes(path)}
         if not damage.file:
             figures |= account(connection)
-    print(
-        json.dumps({**figures, "damage": damage.as_dict()}, indent=2) if as_json else as_text(figures, damage)
-    )
+    whole = {**figures, "damage": damage.as_dict()}
+    print(json.dumps(whole, indent=2) if as_json else printable(as_text(figures, damage)))
     if damage:
         raise UserError(damage.message(path))
 

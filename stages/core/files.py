@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, JSON lines, and directories with a manifest."""
 
+import codecs
 import glob
 import json
 import os
@@ -11,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.core.errors import UserError
+from stages.core.errors import LACKS, UserError
 from stages.core.hashing import sha256_file
+from stages.core.strict_json import parse_json, why_no_json
 
 MANIFEST = "manifest.json"
+BOM = "\ufeff"
+EXPANDS = 200  # times that a packed file of a MiB may be larger once it is read
 
 
 def fsync(path: Path) -> None:
@@ -25,6 +29,16 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def reserve(path: Path) -> None:
+    """Give a file its place on the disk before it is filled through a map. Raises OSError (ENOSPC).
+
+    A write through a map to a full disk is no error: it kills the process (SIGBUS).
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; fsync and rename it over `path` if the block succeeds."""
@@ -32,12 +46,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        fsync(temporary)
-        os.replace(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path, temporary):
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Make what goes wrong in writing `temporary` an OSError about `path`, whatever a library makes of it.
+
+    A library in Rust ends its message with the system's number. torch and OpenVINO say "unexpected pos" or
+    "iostream error", so one more block is written after theirs: the system then says why it cannot be.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # numpy's own have no number
+            error.filename = error.filename or str(path)
+            raise
+        try:
+            told = re.search(r"os error (\d+)", str(error))
+            if told and (number := int(told[1])) in LACKS:
+                raise OSError(number, os.strerror(number))
+            _write_more(temporary)
+        except OSError as reason:
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        raise
+
+
+def _write_more(path: Path) -> None:
+    """Add a block to a file that is to be thrown away, or to the last one in a directory of such."""
+    files = [file for file in [path, *path.rglob("*")] if file.is_file()]
+    last = max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+    if last is not None:
+        with open(last, "ab") as stream:
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,27 +167,44 @@ def npy_array(path: Path, dtype: str) -> Iterator[Callable[[Sequence], None]]:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text; raises UserError that names the file and the first bad line."""
+    """Read UTF-8 text, less the mark (BOM) that editors on Windows put before it.
+
+    Raises UserError that names the file and the first bad line.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     raw = path.read_bytes()
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8").removeprefix(BOM)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise not_utf8(f"{path}, line {line}", error) from None
 
 
+def check_expansion(path: Path, size: int) -> None:
+    """Raise UserError for a packed file that stands for `size` bytes or more, unlike any that holds data.
+
+    Text and numbers are packed to a tenth or so; a few KB that become GB are made to fill the memory.
+    """
+    if size > EXPANDS * max(path.stat().st_size, 1 << 20):
+        raise UserError(
+            f"{path}: stands for {size:,} bytes or more, over {EXPANDS} times its own; if that is meant so, "
+            "save it without compression and dictionaries"
+        )
+
+
 def not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
     """The error to raise for bytes that are not UTF-8; `where` is the file and the line or row."""
+    if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return UserError(f"{where}: is UTF-16, which some programs call Unicode; save the file as UTF-8")
     return UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")
 
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises UserError that names the file, and the line where that is known."""
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path}{line}: not valid JSON ({why_no_json(error)})") from None
@@ -148,13 +216,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
-
-
-def why_no_json(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that `json` does not read, in a few words."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return getattr(error, "msg", "a number with too many digits")  # the one error of Python's own `int`
 
 
 def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Any]:
@@ -170,13 +231,13 @@ def iter_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Any]:
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
-                line = raw.decode("utf-8")
+                line = raw.decode("utf-8").removeprefix(BOM)
             except UnicodeDecodeError as error:
                 raise not_utf8(f"{path}, row {number}", error) from None
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}, row {number}: not valid JSON ({why_no_json(error)})") from None
             if not isinstance(row, dict):
@@ -214,11 +275,12 @@ def atomic_directory(
             shutil.rmtree(left)
     temporary.mkdir()
     try:
-        yield temporary
-        _seal(temporary, producer, rows or {}, hashed)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-        fsync(path.parent)
+        with disk_errors(path, temporary):
+            yield temporary
+            _seal(temporary, producer, rows or {}, hashed)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -304,16 +366,3 @@ def prune(scratch: Path, used: set[Path] | None = None) -> None:
             shutil.rmtree(other)
     for path in set(scratch.iterdir()) - used if used is not None else ():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds ({} where that is nothing). Raises UserError with the line of a mistake."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
-    try:
-        return YAML(typ="safe").load(read_text(path)) or {}
-    except MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        hint = "; put a value with a colon in quotes" if "':'" in str(error.problem) else ""
-        raise UserError(f"{path}{where}: not valid YAML ({error.problem}){hint}") from None

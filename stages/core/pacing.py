@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from math import inf
+from math import inf, isnan
 
 FIRST_CONCURRENCY = 8
 DECREASE, DECREASE_EVERY_S = 0.75, 1.0
@@ -20,6 +20,7 @@ CATCH_UP_S = 0.05  # a late wake-up may catch up by so much
 STORM = 3  # failures in a row, with no answer between them, concern everybody
 LONGEST_RESET_S = 86_400  # what is longer is no duration but a point in time
 REFUSALS = 10  # and so many refusals: single ones may concern one request only
+DURATION = r"(\d+(?:\.\d*)?|\.\d+)(ms|[dhms])"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0  # between the attempts at one request
 FIRST_PROBE_S, LONGEST_PROBE_S = 0.25, 2.0  # pauses between lone requests to a server that only fails
 
@@ -160,31 +161,32 @@ def pause_s(attempt: int, retry_after: float | None) -> float:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds asked for by `retry-after-ms` or `retry-after` (a number or an HTTP date)."""
+    """Seconds asked for by `retry-after-ms` or `retry-after` (a number or an HTTP date); None: by neither."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, milliseconds / 1000)
+    value = headers.get("retry-after")
+    if (seconds := _number(value)) is not None:
+        return max(0.0, seconds)
     try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after", "")
-        if value and not value.strip()[0].isdigit():
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        return float(value) if value else None
-    except ValueError:
+        return max(0.0, parsedate_to_datetime(value or "").timestamp() - time.time())
+    except (ValueError, OverflowError, OSError):
         return None
 
 
 def duration_s(text: str | None) -> float | None:
     """Seconds of a duration as OpenAI writes them: "6m0s", "1.5s", "120ms"; a bare number is seconds."""
-    if not text:
-        return None
     if (plain := _number(text)) is not None:
         return plain
-    parts = re.findall(r"([\d.]+)(ms|d|h|m|s)", text)
+    if not re.fullmatch(rf"({DURATION})+", text or ""):
+        return None
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-    return sum(float(count) * units[unit] for count, unit in parts) if parts else None
+    return sum(float(count) * units[unit] for count, unit in re.findall(DURATION, text or ""))
 
 
 def _number(text: str | None) -> float | None:
+    """A number, infinite ones too; None for what is none."""
     try:
-        return None if text is None else float(text)
+        number = float(text or "")
     except ValueError:
         return None
+    return None if isnan(number) else number

@@ -1,4 +1,7 @@
-"""Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable."""
+"""Prompts: Jinja templates in a sandbox, or texts with names in braces; errors name file and variable.
+
+A document is data: no text of it can begin a message of another role, whatever headings it holds.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,41 +13,75 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from stages.core.errors import UserError
 from stages.core.files import read_text
+from stages.core.numerals import numerals
 from stages.core.records import Document
+from stages.core.text import clip_words
 
 
-def clip_words(text: str, limit: int) -> str:
-    """The first `limit` words of `text`, line breaks kept."""
-    ends = [match.end() for match in re.finditer(r"\S+", text)][:limit]
-    return text[: ends[-1]] if ends else ""
+def read_prompt(path: Path) -> str:
+    """The text of a prompt file, without what editors add: a byte order mark, other ends of lines."""
+    return re.sub(r"\r\n?", "\n", read_text(path).lstrip("\ufeff"))
+
+
+# Stands before each heading of a template while it is rendered, so that those of documents are told apart. It
+# is half a character, which no file in UTF-8 can hold.
+MARK = "\udc00"
+HEADING = re.compile(r"((?:^|[%#]\}) {0,3})(?=#)", re.M)
+ROLES = re.compile(
+    rf"\A{MARK}#[^\S\n]*system[^\S\n]*\n(.*?)^ *{MARK}#[^\S\n]*user[^\S\n]*$(.*)\Z", re.S | re.M | re.I
+)
+ROLE = re.compile(rf"^ *{MARK}(#+[^\S\n]*(?:system|user)\b[^\w\n]*)$", re.M | re.I)
 
 
 class Template:
-    """A prompt file. Filters: `words(n)` and `chars(n)` cut text, `oneline` joins lines."""
+    """A prompt file. Filters: `words(n)`, `chars(n)` cut text, `oneline` joins lines, `numerals`: digits."""
 
     def __init__(self, path: Path):
-        self.path, self.source = Path(path), read_text(path)
+        self.path, self.source = Path(path), read_prompt(path)
         environment = ImmutableSandboxedEnvironment(
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters["words"] = clip_words
         environment.filters["chars"] = lambda text, limit: text[:limit]
         environment.filters["oneline"] = lambda text: " ".join(text.split())
+        environment.filters["numerals"] = numerals
         try:
-            self.template = environment.from_string(self.source)
+            self.template = environment.from_string(HEADING.sub(rf"\1{MARK}", self.source))
         except TemplateSyntaxError as error:
             raise UserError(f"{path}, line {error.lineno}: {error.message}") from None
 
-    def render(self, **variables: Any) -> str:
-        """Render; the result has no white space at either end. Raises UserError."""
+    def render(self, document: Mapping[str, Any]) -> str:
+        """The whole prompt; no white space at either end. Raises UserError."""
+        return self._marked(document).replace(MARK, "")
+
+    def messages(self, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The chat messages: a system and a user message, if the template has these headings, else one.
+
+        Raises UserError where a heading of a role parts nothing.
+        """
+        text = self._marked(document)
+        if match := ROLES.match(text):
+            parts = (part.replace(MARK, "").strip() for part in match.groups())
+            return [
+                {"role": role, "content": part} for role, part in zip(("system", "user"), parts, strict=True)
+            ]
+        if heading := ROLE.search(text):
+            name = heading[1].strip()
+            raise UserError(
+                f"{self.path}: the heading '{name}' makes no message: a prompt of two begins with the line "
+                f"'# System' and has a line '# User' below; if it is a text, write {{{{ '{name}' }}}}"
+            )
+        return [{"role": "user", "content": text.replace(MARK, "")}]
+
+    def _marked(self, document: Mapping[str, Any]) -> str:
+        """The prompt with a MARK before each heading that is the template's own."""
         try:
-            return self.template.render(**variables).strip()
+            return self.template.render(document=document).strip()
         except SecurityError as error:
             raise UserError(f"{self.path}: not allowed in a prompt: {error}") from None
         except (TemplateError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            known = ", ".join(sorted(variables))
             raise UserError(
-                f"{self.path}: {error}; a prompt can use: {known} (see docs/guide/prompts.md)"
+                f"{self.path}: {error}; a prompt can use: document (see docs/guide/prompts.md)"
             ) from None
 
 
@@ -68,7 +105,7 @@ class BracesTemplate:
     """
 
     def __init__(self, path: Path):
-        self.path, self.source = Path(path), read_text(path)
+        self.path, self.source = Path(path), read_prompt(path)
         for match in IN_BRACES.finditer(self.source):
             if match[1] not in FIELDS:
                 line = self.source[: match.start()].count("\n") + 1
@@ -94,20 +131,22 @@ class BracesTemplate:
 
         return IN_BRACES.sub(value, self.source).strip()
 
-
-def messages(text: str) -> list[dict[str, Any]]:
-    """The chat messages of a rendered prompt.
-
-    With a first line `# System` and a later line `# User` these part two messages; else all is the user's.
-    """
-    match = re.match(r"\A# System\n(.*?)^# User\n(.*)\Z", text, flags=re.S | re.M)
-    if not match:
-        return [{"role": "user", "content": text}]
-    system, user = (part.strip() for part in match.groups())
-    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    def messages(self, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """One message: the prompt is not ours, even if it has our headings."""
+        return [{"role": "user", "content": self.render(document)}]
 
 
 def render(template: Template | BracesTemplate, document: Document) -> str:
-    """The prompt for one document. Templates see `document` with `id`, `title`, `text`, `metadata`."""
+    """The prompt for one document."""
+    return template.render(seen(document))
+
+
+def messages(template: Template | BracesTemplate, document: Document) -> list[dict[str, Any]]:
+    """The chat messages about one document."""
+    return template.messages(seen(document))
+
+
+def seen(document: Document) -> dict[str, Any]:
+    """What a template sees of a document: `id`, `title`, `text`, `metadata`."""
     fields: Mapping[str, Any] = document
-    return template.render(document={key: fields[key] for key in ("id", "title", "text", "metadata")})
+    return {key: fields[key] for key in ("id", "title", "text", "metadata")}

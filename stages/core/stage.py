@@ -10,7 +10,6 @@ logs both to MLflow.
 """
 
 import ast
-import errno
 import functools
 import importlib
 import resource
@@ -27,11 +26,11 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.core import layout
-from stages.core.errors import UserError
+from stages.core.errors import UserError, message_about
+from stages.core.messages import say
+from stages.core.names import check_name
 from stages.core.processes import collect_seldom, leave_idle_cores
 
-# About a path that was named: its user can fix them.
-PATH_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 HIDDEN = "hidden"  # type of an error about a value that must not be shown: it may be a secret
 
 
@@ -134,11 +133,21 @@ def command(stage: Stage) -> click.Command:
             for key, value in given.items()
             if value not in (None, ())
         }
-        if chosen:
-            sys.exit(guarded(lambda: getattr(stage.load(), chosen[0])(dataset, values)))
-        if dataset is None:
+        if dataset is None and not chosen:
             raise click.MissingParameter(param_type="argument", param_hint="DATASET")
-        sys.exit(guarded(lambda: run(stage, dataset, values)))
+        # dvc.yaml gives STAGE@DATASET in a variable: no dataset's name is ever part of a line for the shell.
+        before, _, after = (dataset or "").partition("@")
+        name = after if before.rpartition(":")[2] == stage.name else dataset
+
+        def work() -> None:
+            if name is not None:
+                check_name(name)
+            if chosen:
+                getattr(stage.load(), chosen[0])(name, values)
+            else:
+                run(stage, str(name), values)
+
+        sys.exit(guarded(work))
 
     flags = [click.Option([f"--{name}"], is_flag=True, help=text) for name, text in stage.actions.items()]
     return click.Command(
@@ -181,27 +190,21 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
-    except OSError as error:
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = sys.stderr  # what is left in its buffer has nowhere to go
+        return 141
+    except Exception as error:
         message = message_about(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        say(f"error: {message}")
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here, as does `dvc repro`", file=sys.stderr)
+        say("stopped; the same command goes on from here, as does `dvc repro`")
         return 130
     return 0
-
-
-def message_about(error: OSError) -> str | None:
-    """One line about what its user can fix, else None."""
-    if error.errno == errno.ENOSPC:
-        where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}; free some space and run again (finished work is kept)"
-    named = isinstance(error, PATH_ERRORS) and error.filename
-    return f"{error.filename}: {error.strerror}" if named else None
 
 
 def main(callback: Callable[..., None]) -> Callable[..., None]:

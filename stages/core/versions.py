@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from stages.core.files import read_yaml
+from stages.core.yaml_text import read_yaml
 
 LOCK = Path("dvc.lock")
 

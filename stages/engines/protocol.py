@@ -10,8 +10,9 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Literal, NamedTuple, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stages.core.servers import address, variable
 from stages.core.stage import Knobs
 
 
@@ -42,9 +43,16 @@ class Decoding(Knobs):
     )
     threads: int = Field(2, ge=1, description="CPU threads of a worker; may change the last bits of results")
     base_url: str = Field("", description="openai: the server, such as http://localhost:8000/v1")
-    api_key_env: str = Field("", description="openai: environment variable that holds the key; empty: no key")
+    api_key_env: str = Field("", description="openai: variable (or line in .env) with the key; empty: no key")
     served_model: str = Field("", description="openai: model name at the server; empty: the first it lists")
     prompt_as: Literal["ids", "text"] = Field("ids", description="openai: send token ids or text")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, url: str) -> str:
+        return url and address(url)
+
+    _name_not_key = field_validator("api_key_env")(variable)
 
 
 class Generation(NamedTuple):

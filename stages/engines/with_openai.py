@@ -5,11 +5,11 @@ when it has no capacity; Retry-After is honoured; the run ends with an error whe
 answer that is no completion is a failure of the server, like a status of 500.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, WrapValidat
 
 from stages.core.errors import UserError
 from stages.core.pacing import Pacer, pause_s, retry_after_s
+from stages.core.servers import MOST_BYTES, account, api_key
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import constraint
 from stages.engines.protocol import Decoding, Generation, line_means, mean
@@ -27,6 +28,7 @@ RETRIES = 6  # of one call, not counting refusals for want of capacity
 BREAKER = 20  # failures in a row
 PATIENCE_S = 600.0  # with nothing but refusals; also the longest Retry-After that is waited for
 REFUSED, OVERLOADED, PASSING = {429}, {503, 529}, {408, 409, 425}
+DECODED = ("content-encoding", "content-length", "transfer-encoding")  # headers of a body on its way
 SHOWN = 200  # bytes of an answer that is none
 UNKNOWN = WrapValidator(lambda value, read: read_or_none(value, read))  # what the text can do without
 
@@ -82,14 +84,33 @@ def parsed(kind: type[AnyAnswer], raw) -> AnyAnswer:
         raise openai.APIResponseValidationError(raw.http_response, None, message=shown) from None
 
 
+class BoundedClient(openai.DefaultHttpxClient):
+    """Reads at most MOST_BYTES of a body, decompressed: one that is cut is no answer. Follows no redirect."""
+
+    def __init__(self) -> None:
+        super().__init__(follow_redirects=False)
+
+    def send(self, request: Any, **options: Any) -> Any:
+        body, response = bytearray(), super().send(request, **{**options, "stream": True})
+        with closing(response):
+            for block in response.iter_bytes():
+                body += block
+                if len(body) > MOST_BYTES:
+                    break
+        headers = [item for item in response.headers.items() if item[0] not in DECODED]
+        return type(response)(
+            response.status_code, headers=headers, content=bytes(body[:MOST_BYTES]), request=request
+        )
+
+
 class OpenaiEngine:
     def __init__(self, directory: Path, decoding: Decoding):
         if not decoding.base_url:
             raise UserError("engine: openai needs base_url in params.yaml, such as http://localhost:8000/v1")
-        key = os.environ.get(decoding.api_key_env, "") if decoding.api_key_env else "none"
-        if not key:
-            raise UserError(f"api_key_env: environment variable {decoding.api_key_env} is empty; export it")
-        self.client = openai.OpenAI(base_url=decoding.base_url, api_key=key, max_retries=0)
+        key = api_key(decoding.api_key_env, decoding.base_url) if decoding.api_key_env else "none"
+        self.client = openai.OpenAI(
+            base_url=decoding.base_url, api_key=key, max_retries=0, http_client=BoundedClient(), **account()
+        )
         self.codec, self.url, self.directory = TextCodec(directory), decoding.base_url, directory
         self.model = decoding.served_model or self._first_model()
 

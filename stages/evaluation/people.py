@@ -4,7 +4,6 @@ No stage trains on them, chooses settings by them or shows them to a model. A fi
 an empty file means that there are none. docs/guide/people.md says how to write one.
 """
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stages.core.errors import UserError
 from stages.core.rows import records
 from stages.core.stage import explain
+from stages.core.text import comparable
 from stages.evaluation.bootstrap import Interval, ratio_intervals
 
 RANKED = ("R@1", "R@10", "MRR@10")
@@ -64,7 +64,7 @@ def where(path: Path, number: int) -> str:
 
 def one_spelling(text: str) -> str:
     """Letters, digits and operators in one case, apart by one space; "" for nothing but punctuation."""
-    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(WORD.findall(comparable(text)))
 
 
 def check_unseen(path: Path, texts: Sequence[str], training: Iterable[tuple[str, str]]) -> None:

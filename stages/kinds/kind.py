@@ -19,6 +19,13 @@ COMPOSED = (
     "The rows that ship with the project were composed by reading each page or skill file, not logged from "
     "users: no substitute for your users' words."
 )
+FEWEST = 30  # things to measure on, from which a mean says something
+
+
+def few(count: int) -> str:
+    """What to say behind the number of things that a mean is over: nothing, unless these are few."""
+    return f" (fewer than {FEWEST} say little: hold out more)" if count < FEWEST else ""
+
 
 Blocks = Mapping[str, Mapping[str, dict]]  # the params of all files: {stage: {dataset: knobs}}
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from stages.core import text
 from stages.core.errors import UserError
-from stages.core.files import write_text
+from stages.core.files import reserve, write_text
 from stages.core.hashing import sha256_file, sha256_json
 from stages.core.progress import Progress
 from stages.core.text import tokens
@@ -137,6 +137,7 @@ def embeddings(
     path.parent.mkdir(parents=True, exist_ok=True)
     done = _recorded(path)
     stored = np.lib.format.open_memmap(path, "r+" if done else "w+", np.float16, (count, model.dims))
+    reserve(path)
     rest = islice(texts, done, None)
     with Progress(count, f"{side} texts to vectors", "text", done) as shown:
         while done < count:

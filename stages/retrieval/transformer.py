@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.retrieval.knobs import Encoder
 
 TRIAL = ["a text", "another text, which is longer"]  # of two lengths: some tokenizers cannot pad
@@ -78,7 +78,7 @@ def load_weights(model: SentenceTransformer, path: Path) -> None:
     _add_projection(model, stored, path)
     if stored:
         names = ", ".join(sorted(stored)[:5])
-        print(f"weights: {path}: {len(stored)} tensors are none of the encoder's: {names}", file=sys.stderr)
+        say(f"weights: {path}: {len(stored)} tensors are none of the encoder's: {names}")
 
 
 LAYOUT = "it has to be the state dict (.pt) of a wrapper around the model in `encoder`"

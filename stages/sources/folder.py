@@ -1,27 +1,21 @@
 """A user's own data: documents and observed queries from a folder of JSONL, JSON, Parquet or CSV files."""
 
-import csv
-import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.files import not_utf8, read_json, read_text
-from stages.core.hashing import canonical_json, sha256_text
-from stages.core.prompts import clip_words
+from stages.core.hashing import canonical_json, sha256_json, sha256_text
+from stages.core.rows import as_text, kind_of
+from stages.core.text import clip_words
+from stages.sources.data_files import data_files, rows_of
+from stages.sources.markup import without_html
 
 TITLE_WORDS = 12
-KINDS = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
+
+Placed = tuple[str, dict]  # "<file>, row <number>", the document of that row
 
 
 def read_folder(
@@ -33,6 +27,7 @@ def read_folder(
     title_field: str | None,
     query_field: str,
     document_field: str,
+    html: str,
     repeated_id: str,
     skip_share: float,
 ) -> tuple[list[dict], list[dict], list[dict], dict[str, int]]:
@@ -40,20 +35,30 @@ def read_folder(
 
     `repeated_id` says what rows with the same id are: an "error"; pieces to "join" into one document, in file
     order; or "parts", documents of their own named `id#<hash of the text>` that share `metadata.part_of` (a
-    query about the id is then about every part). Rows without text and pairs about unknown documents are left
-    out and counted while they are at most `skip_share` of all. Raises UserError with file, row and field.
+    query about the id is then about every part). A row that repeats another in all is none. Rows without text
+    and pairs about unknown documents are left out and counted while they are at most `skip_share` of all.
+    `html` says whether to "keep" or "strip" it. Raises UserError with file, row and field.
     """
     if path is None:
         raise UserError("a folder dataset needs `path`: set it to the folder that holds your files")
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; set `path` to the folder that holds the documents")
-    count, empty, of_id = 0, [], defaultdict(list)
-    for where, row in _rows(_files(folder, documents, "documents")):
+    document_files = _files(folder, documents, "documents")
+    query_files = _files(folder, queries, "queries") if queries else data_files(folder, "queries.*")
+    named_fields = {"id_field": id_field, "text_field": text_field, "title_field": title_field}
+    _check_first_rows(
+        (document_files, {knob: field for knob, field in named_fields.items() if field}),
+        (query_files, {"query_field": query_field, "document_field": document_field}),
+    )
+    clean = without_html if html == "strip" else str
+    count, empty = 0, []
+    of_id: dict[str, dict[str, Placed]] = defaultdict(dict)  # those of one id, by a hash of all that they say
+    for where, row in rows_of(document_files):
         count += 1
-        document = _document(where, row, id_field, text_field, title_field)
+        document = _document(where, row, id_field, text_field, title_field, clean)
         if document["text"]:
-            of_id[document["id"]].append((where, document))
+            of_id[document["id"]].setdefault(sha256_json(document), (where, document))
         else:
             empty.append(f"{where}: field '{text_field}' holds no text; fill it or delete the row")
     _check_skipped(empty, count, skip_share)
@@ -62,10 +67,9 @@ def read_folder(
     kept, parts = _resolve_repeats(of_id, repeated_id)
 
     asked, pairs, named, unknown = {}, [], 0, []
-    files = _files(folder, queries, "queries") if queries else sorted(folder.glob("queries.*"))
-    for where, row in _rows(files):
+    for where, row in rows_of(query_files):
         texts = _texts(where, row, query_field, "query_field")
-        about = _texts(where, row, document_field, "document_field")
+        about = [name.strip() for name in _texts(where, row, document_field, "document_field")]
         named += len(about)
         unknown += [
             f"{where}: field '{document_field}' names the document {name!r}, which is not in {documents}; "
@@ -73,7 +77,7 @@ def read_folder(
             for name in about
             if name not in parts
         ]
-        for text in filter(None, (" ".join(text.split()) for text in texts)):
+        for text in filter(None, (" ".join(clean(text).split()) for text in texts)):
             query = _text_id(text)
             asked[query] = {"id": query, "text": text}
             documents_about = (document for name in about for document in parts.get(name, ()))
@@ -90,10 +94,13 @@ def _check_skipped(problems: list[str], total: int, share: float) -> None:
         )
 
 
-def _resolve_repeats(of_id: dict[str, list], repeated: str) -> tuple[list[dict], dict[str, list[str]]]:
+def _resolve_repeats(
+    of_id: dict[str, dict[str, Placed]], repeated: str
+) -> tuple[list[dict], dict[str, list[str]]]:
     """The documents, and for each id of the source the ids of its documents."""
     documents, parts = [], {}
-    for name, rows in of_id.items():
+    for name, distinct_rows in of_id.items():
+        rows = list(distinct_rows.values())
         same_id = [document for _, document in rows]
         hashed = name == _text_id(same_id[0]["text"])  # the same text twice, without ids, is one document
         if len(same_id) > 1 and repeated == "error" and not hashed:
@@ -118,15 +125,24 @@ def _text_id(text: str) -> str:
     return sha256_text(text)[:16]
 
 
-def _document(where: str, row: dict, id_field: str | None, text_field: str, title_field: str | None) -> dict:
+def _document(
+    where: str,
+    row: dict,
+    id_field: str | None,
+    text_field: str,
+    title_field: str | None,
+    clean: Callable[[str], str],
+) -> dict:
     """{id, title, text, metadata} of a row; metadata are the fields that are none of the others."""
-    text = _single(where, row, text_field, "text_field").strip()
+    text = clean(_single(where, row, text_field, "text_field")).strip()
     has_id = id_field or "id" in row
     name = _single(where, row, id_field or "id", "id_field").strip() if has_id else _text_id(text)
     if not name:
         raise UserError(f"{where}: field '{id_field or 'id'}' is empty; give the document an id")
+    if len(name.splitlines()) > 1:  # later stages write ids one a line
+        raise UserError(f"{where}: field '{id_field or 'id'}' has a line break in it, {name!r}; remove it")
     if title_field or "title" in row:
-        title = _single(where, row, title_field or "title", "title_field")
+        title = clean(_single(where, row, title_field or "title", "title_field"))
     else:
         title = clip_words(text, TITLE_WORDS)
     used = {id_field or "id", text_field, title_field or "title"}
@@ -146,26 +162,55 @@ def _single(where: str, row: dict, field: str, knob: str) -> str:
 
 
 def _texts(where: str, row: dict, field: str, knob: str) -> list[str]:
-    """The texts at a dotted path; whole numbers become text. Lists on the way are walked."""
-    values = [row]
+    """The texts at a dotted path; whole numbers become text, null an empty one. Raises UserError."""
+    values = _values(row, field)
+    if values is None:
+        raise UserError(_lacking(where, row, {knob: field}))
+    texts = ["" if value is None else as_text(value) for value in values]
+    for value, text in zip(values, texts, strict=True):
+        if text is None:
+            raise UserError(
+                f"{where}: field '{field}' is {kind_of(value)}, expected text or a whole number; fix the row "
+                f"or set {knob}"
+            )
+    return texts
+
+
+def _values(row: dict, field: str) -> list | None:
+    """What is at a dotted path, None where there is no such field. Lists on the way are walked."""
+    values: list = [row]
     for step in [field] if field in row else field.split("."):
         values = [one for value in values for one in (value if isinstance(value, list) else [value])]
-        for value in values:
-            if not isinstance(value, dict) or step not in value:
-                has = f"this row has {', '.join(row) or 'no fields'}"
-                raise UserError(f"{where}: field '{field}' is missing ({has}); set {knob} to its name")
+        if not all(isinstance(value, dict) and step in value for value in values):
+            return None
         values = [value[step] for value in values]
-    values = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            kind = KINDS.get(type(value), type(value).__name__)
-            raise UserError(f"{where}: field '{field}' is {kind}, expected text; fix the row or set {knob}")
-    return [str(value) for value in values]
+    return [one for value in values for one in (value if isinstance(value, list) else [value])]
+
+
+def _lacking(where: str, row: dict, fields: dict[str, str]) -> str:
+    """What to say of a row without the fields that these knobs name."""
+    missing = ", ".join(f"field '{field}' is missing" for field in fields.values())
+    has, names = ", ".join(row) or "no fields", "its name" if len(fields) == 1 else "their names"
+    return f"{where}: {missing} (this row has {has}); set {' and '.join(fields)} to {names}"
+
+
+def _check_first_rows(*sources: tuple[list[Path], dict[str, str]]) -> None:
+    """Raise UserError with all fields that are missing in the first row of documents and that of queries.
+
+    `sources` are files and their fields by the knobs that name them.
+    """
+    problems = []
+    for files, fields in sources:
+        for where, row in islice(rows_of(files), 1):
+            missing = {knob: field for knob, field in fields.items() if _values(row, field) is None}
+            problems += [_lacking(where, row, missing)] if missing else []
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _files(folder: Path, pattern: str, knob: str) -> list[Path]:
     """The files of `folder` that match, sorted. Raises UserError that names `knob` where none does."""
-    files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    files = data_files(folder, pattern)
     if not files:
         present = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file())[:8])
         raise UserError(
@@ -173,77 +218,3 @@ def _files(folder: Path, pattern: str, knob: str) -> list[Path]:
             f"(the folder holds: {present or 'no files'})"
         )
     return files
-
-
-def _rows(files: list[Path]) -> Iterator[tuple[str, dict]]:
-    """(`<file>, row <number>`, row) of every file; rows count from 1, the header of a CSV is not one."""
-    for file in files:
-        reader = READERS.get(file.suffix)
-        if reader is None:
-            raise UserError(f"{file}: cannot read this kind of file; save it as one of {', '.join(READERS)}")
-        for number, row in reader(file):
-            where = f"{file}, row {number}"
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected an object with fields, found {KINDS[type(row)]}")
-            try:
-                json.dumps(row, ensure_ascii=False, default=str, allow_nan=False).encode("utf-8")
-            except UnicodeEncodeError as error:
-                half = error.object[error.start]
-                raise UserError(f"{where}: holds {half!r}, half of a character; remove it") from None
-            except ValueError:
-                raise UserError(f"{where}: holds NaN or infinity; write null instead") from None
-            yield where, row
-
-
-def _json_lines(file: Path) -> Iterator[tuple[int, object]]:
-    with open(file, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                if raw.strip():
-                    yield number, json.loads(raw.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise not_utf8(f"{file}, row {number}", error) from None
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file}, row {number}: not valid JSON ({error.msg})") from None
-
-
-def _json(file: Path) -> Iterator[tuple[int, object]]:
-    """A JSON array, or JSON lines under the other name."""
-    with open(file, "rb") as stream:
-        array = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    return enumerate(read_json(file), start=1) if array else _json_lines(file)
-
-
-def _csv(file: Path) -> Iterator[tuple[int, object]]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
-    number = 0
-    try:
-        for row in csv.DictReader(io.StringIO(read_text(file).removeprefix("\ufeff"), newline="")):
-            number += 1
-            if None in row or None in row.values():
-                fields = "more" if None in row else "fewer"
-                raise UserError(
-                    f"{file}, row {number}: {fields} fields than the header; quote texts with commas"
-                )
-            yield number, row
-    except csv.Error as error:
-        raise UserError(f"{file}, row {number + 1}: not valid CSV ({error})") from None
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, object]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file}: not a Parquet file ({error})") from None
-    with table:
-        number = 0
-        for batch in table.iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-READERS = {".jsonl": _json_lines, ".json": _json, ".parquet": _parquet, ".csv": _csv}

@@ -7,19 +7,20 @@ incidence matrices. The third has too many pairs for that and compares those tha
 banding points to (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3).
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
+import regex
 from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import csr_matrix
 
-from stages.core.text import plain_words
+from stages.core.text import UNSPACED, comparable, words_of
 
 SHINGLE_CHARACTERS = 3  # of a short text: its words are shingles, too
 SHINGLE_WORDS = 4  # of a document
-LINK_JACCARD = 0.3  # two documents at or above it are near-duplicates
+# Of a document, whose texts may be code: a name with underscores is one word.
+WORD = regex.compile(rf"{UNSPACED}\p{{M}}*|[\w--{UNSPACED}]+", regex.V1)
 BANDS, BAND_ROWS = 48, 2  # finds a pair of Jaccard 0.3 with probability 0.99, one of 0.5 practically always
 REACH = 8  # neighbours compared within a bucket, which keeps the work linear in the number of documents
 MARGIN = 0.12  # signatures estimate Jaccard within about 0.05; pairs further below the bound are not verified
@@ -28,8 +29,8 @@ CELLS_AT_ONCE = 1 << 22  # of a product of incidence matrices, which is nearly d
 
 
 def shingles(text: str) -> set[str]:
-    """The words of a text and its runs of three characters; in lower case, without punctuation."""
-    words = plain_words(text)
+    """The words of a text and its runs of three characters; as texts are compared, without punctuation."""
+    words = words_of(comparable(text))
     joined = " ".join(words)
     starts = range(len(joined) - SHINGLE_CHARACTERS + 1)
     return {*words, *(joined[start : start + SHINGLE_CHARACTERS] for start in starts)}
@@ -95,12 +96,12 @@ def _overlaps(left: csr_matrix, right: csr_matrix) -> Iterator[tuple[int, np.nda
         yield start, common, np.diff(block.indptr)[:, None] + sizes - common
 
 
-def near_duplicate_groups(documents: Sequence[dict]) -> list[str]:
+def near_duplicate_groups(documents: Sequence[dict], bound: float = 0.3) -> list[str]:
     """The group id of each document {id, text, metadata}: the smallest document id of its group.
 
-    Two documents are linked when their normalised texts are equal, when they are parts of one source
-    (`metadata.part_of`), or when the Jaccard similarity of their word 4-gram sets is at least LINK_JACCARD.
-    Groups are the connected components. Work and memory grow linearly with the documents.
+    Two documents are linked when people see the same words in them, when they are parts of one source
+    (`metadata.part_of`), or when the Jaccard similarity of their word 4-gram sets is at least `bound`, unless
+    that is 0. Groups are the connected components. Work and memory grow linearly with the documents.
 
     MinHash misses a few links just above the bound: 30 of pydoc's 10,084 documents are in another group than
     comparing all pairs would put them. Which ones is a matter of the hashes below, and so are the splits that
@@ -113,7 +114,7 @@ def near_duplicate_groups(documents: Sequence[dict]) -> list[str]:
     distinct, hashes = [], []
     word_hashes: dict[str, int] = {}
     for place, index in enumerate(order):
-        words = re.findall(r"\w+", documents[index]["text"].lower())
+        words = WORD.findall(comparable(documents[index]["text"]))
         part_of = documents[index]["metadata"].get("part_of")
         if part_of is not None:
             sets.merge(place, first.setdefault(("part", part_of), place))
@@ -122,11 +123,11 @@ def near_duplicate_groups(documents: Sequence[dict]) -> list[str]:
             distinct.append(place)
             hashes.append(_word_shingles(words, word_hashes))
         sets.merge(place, first.setdefault(text, place))
-    for left, right in _candidates(hashes):
+    for left, right in _candidates(hashes, bound) if bound else ():
         # most pairs within a group need no verification: they hang together already
         if not sets.connected(distinct[left], distinct[right]):
             shared = np.intersect1d(hashes[left], hashes[right], assume_unique=True).size
-            if shared >= LINK_JACCARD * (hashes[left].size + hashes[right].size - shared):
+            if shared >= bound * (hashes[left].size + hashes[right].size - shared):
                 sets.merge(distinct[left], distinct[right])
     groups = [""] * len(documents)
     smallest: dict[int, str] = {}
@@ -155,8 +156,8 @@ def _word_shingles(words: list[str], word_hashes: dict[str, int]) -> np.ndarray:
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))]  # np.unique without its overhead
 
 
-def _candidates(hashes: list[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Pairs of places that share a band, at most REACH apart in it, and may reach LINK_JACCARD; sorted."""
+def _candidates(hashes: list[np.ndarray], bound: float) -> Iterator[tuple[int, int]]:
+    """Pairs of places that share a band, at most REACH apart in it, and may reach `bound`; sorted."""
     count, signatures = len(hashes), _signatures(hashes)
     pairs = [np.empty(0, dtype=np.int64)]  # left * count + right
     for band in signatures.reshape(count, BANDS, BAND_ROWS).astype(np.uint64).swapaxes(0, 1):
@@ -169,7 +170,7 @@ def _candidates(hashes: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     distinct = np.unique(np.concatenate(pairs))
     for start in range(0, distinct.size, ROWS_AT_ONCE):
         left, right = np.divmod(distinct[start : start + ROWS_AT_ONCE], count)
-        likely = (signatures[left] == signatures[right]).mean(axis=1) >= LINK_JACCARD - MARGIN
+        likely = (signatures[left] == signatures[right]).mean(axis=1) >= bound - MARGIN
         yield from zip(left[likely].tolist(), right[likely].tolist(), strict=True)
 
 

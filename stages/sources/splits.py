@@ -1,23 +1,30 @@
 """From what a source holds to a corpus: documents, observed queries and their pairs, each with its split."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from stages.core.errors import UserError
 from stages.core.files import write_json, write_jsonl
 from stages.core.hashing import stable_unit
+from stages.core.text import comparable, count_words
 from stages.sources.near import near_duplicate_groups
 
 
 class Shares(NamedTuple):
-    """How much is held out: of the documents, of the queries, of the other queries' pairs."""
+    """How much is held out: of the documents, of the queries, of the other queries' pairs.
+
+    And from which similarity on documents are near-duplicates, which are held out together; 0: none is.
+    """
 
     val_share: float
     test_share: float
     test_queries: float
     hidden_pairs: float
+    near_duplicates: float
 
 
 class Corpus(NamedTuple):
@@ -32,15 +39,17 @@ def split_corpus(documents: list[dict], queries: list[dict], pairs: list[dict], 
     """The corpus of what a source holds, the same whatever the order of its rows.
 
     Near-duplicate documents share a split; a document's split is a hash of its group, so new documents do
-    not move old ones unless they join their group.
+    not move old ones unless they join their group, or there are few groups. Raises UserError where nothing
+    is left to train on or to measure with.
     """
     documents = sorted(documents, key=lambda document: document["id"])
-    groups = near_duplicate_groups(documents)
+    groups = near_duplicate_groups(documents, shares.near_duplicates)
+    split_of = split_groups(Counter(groups), shares.val_share, shares.test_share)
     documents = [
         {
             **{key: document[key] for key in ("id", "title", "text")},
             "metadata": {**document["metadata"], "group": group},
-            "split": split_of_group(group, shares.val_share, shares.test_share),
+            "split": split_of[group],
         }
         for document, group in zip(documents, groups, strict=True)
     ]
@@ -59,10 +68,10 @@ def write_corpus(directory: Path, corpus: Corpus) -> dict[str, int]:
 
 
 def merge_queries(queries: list[dict], pairs: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Queries whose text differs in case or white space only become one, with the documents of all."""
+    """Queries of which people see the same text, in any case, become one, with the documents of all."""
     same: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for query in queries:
-        same[" ".join(query["text"].casefold().split())].append((query["id"], query["text"]))
+        same[" ".join(comparable(query["text"]).split())].append((query["id"], query["text"]))
     merged = {name: min(alike) for alike in same.values() for name, _ in alike}
     kept = {(merged[pair["query_id"]][0], pair["document_id"]) for pair in pairs}
     return (
@@ -114,7 +123,7 @@ def show_known(documents: list[dict], queries: list[dict], pairs: list[dict]) ->
 def statistics(corpus: Corpus, skipped: dict[str, int]) -> dict:
     """The figures of a corpus; `skipped` counts the rows of the source that could not be used."""
     documents, queries, pairs = corpus
-    words = [len(document["text"].split()) for document in documents]
+    words = [count_words(document["text"]) for document in documents]
     shares = {"min": 0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1}
     groups = Counter(document["metadata"]["group"] for document in documents)
     splits = Counter(document["split"] for document in documents)
@@ -132,6 +141,49 @@ def statistics(corpus: Corpus, skipped: dict[str, int]) -> dict:
         "largest_group": max(groups.values()),
         "near_duplicate_share": round(sum(size for size in groups.values() if size > 1) / len(documents), 4),
     }
+
+
+def split_groups(sizes: Mapping[str, int], val_share: float, test_share: float) -> dict[str, str]:
+    """The split of each group of documents, by hash.
+
+    A split that stays empty, which a few groups leave to chance, gets the smallest group that another can
+    spare; train the largest.
+    """
+    split_of = {group: split_of_group(group, val_share, test_share) for group in sizes}
+    by_size = sorted(sizes, key=lambda group: (sizes[group], group))
+    wanted = (("train", 1.0, by_size[::-1]), ("test", test_share, by_size), ("val", val_share, by_size))
+    for split, share, order in wanted:
+        filled = Counter(split_of.values())
+        spare = next((group for group in order if filled[split_of[group]] > 1), None)
+        if share and not filled[split] and spare is not None:
+            split_of[spare] = split
+    return split_of
+
+
+def check_splits(figures: dict, test_share: float, mend: str) -> None:
+    """Raise UserError where the documents in the `figures` of a corpus leave nothing to train on or to test.
+
+    `mend` says which parameter to change.
+    """
+    splits = figures["splits"]
+    if splits["train"] and (splits["test"] or not test_share):
+        return
+    counts = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test"))
+    raise UserError(
+        f"no document is left for {'test' if splits['train'] else 'train'} ({counts}): those like each other "
+        f"are held out together, and their groups are {figures['groups']:,}, the largest of "
+        f"{figures['largest_group']:,} documents; {mend}"
+    )
+
+
+def told(figures: dict) -> str:
+    """What a corpus holds, in a line."""
+    splits = ", ".join(f"{count:,} {split}" for split, count in figures["splits"].items())
+    return (
+        f"{figures['documents']:,} documents ({figures['skipped']['documents']:,} skipped) in "
+        f"{figures['groups']:,} groups of near-duplicates: {splits}; queries: {figures['queries']:,}, "
+        f"pairs: {figures['pairs']:,}"
+    )
 
 
 def split_of_group(group: str, val_share: float, test_share: float) -> str:

@@ -6,14 +6,16 @@ as a separate task.
 
 import asyncio
 import heapq
+import re
 import signal
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.core.pacing import Pacer, pause_s
 from stages.core.progress import Progress
 from stages.core.records import Request
@@ -22,9 +24,12 @@ from stages.teacher.identity import body_of, most_output
 from stages.teacher.money import Budget, cap_reached
 from stages.teacher.outcomes import Answer, is_filtered, read_answers, sound
 from stages.teacher.prices import rough_tokens
+from stages.teacher.store.costs import NEVER_SENT
 from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
 
+# What differs between two messages about the same fault: numbers, ids, what they quote.
+VARYING = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|[\w-]*\d[\w-]*""")
 WAITING = 256  # requests that may wait for their retry before no new ones are begun
 
 
@@ -74,6 +79,7 @@ class _Run:
         self.end: BaseException | None = None  # what ends the run: nothing new is sent
         self.interrupted = self.was_answered = False
         self.answered_at = time.monotonic()
+        self.rejected: Counter[str] = Counter()  # requests that the server finds wrong, by what it says
         self.unsaved: list[tuple[Attempt, Request]] = []
         self.writing = asyncio.Lock()
 
@@ -105,7 +111,7 @@ class _Run:
         self.interrupted = True
         self._stop(KeyboardInterrupt())
         waits = f"waiting for {self.pacer.in_flight} answers in flight (Ctrl-C again drops them)"
-        print(f"stopping: {waits}", file=sys.stderr)
+        say(f"stopping: {waits}")
 
     def _stop(self, why: BaseException | str) -> None:
         """End the run. The first reason counts, but a bug or a full disk before what a user can expect."""
@@ -182,7 +188,7 @@ class _Run:
 
     async def _send(self, request: Request, began: float) -> list[Answer] | Failure:
         """The answers, or the failure. The attempt is stored, durably, before it is read."""
-        reply, answers = Reply(), None
+        reply, attempt = Reply(), None
         self.tally.attempts += 1
         try:
             body = body_of(request)
@@ -193,21 +199,21 @@ class _Run:
                 reply.failure = None
             raw = reply.text if reply.failure is None else None
             self.tally.refused += reply.failure is not None and reply.failure.refused
-            self._attempted(request, reply, began, raw, reply.failure.kind if reply.failure else None)
+            kind = reply.failure.kind if reply.failure else None
+            attempt = self._attempted(request, reply, began, raw, kind)
             await self._save()
-            answers = None if raw is None else read_answers(raw, request)
         except asyncio.CancelledError:
-            if reply.status is None and reply.failure is None:
-                self._attempted(request, reply, began, None, "cancelled")
+            attempt = attempt or self._attempted(request, reply, began, None, "cancelled")
             raise
         finally:
-            self._over(request, reply, answers)
+            self._over(request, reply, attempt)
+        answers = None if raw is None else read_answers(raw, request)
         return answers or reply.failure or unexpected_body("a completion", reply.text, self.endpoint)
 
     def _attempted(
         self, request: Request, reply: Reply, began: float, raw: str | None, error: str | None
-    ) -> None:
-        """Put the attempt among those to be saved."""
+    ) -> Attempt:
+        """The attempt, put among those to be saved."""
         headers = reply.headers
         attempt = Attempt(
             request["request_key"],
@@ -221,17 +227,16 @@ class _Run:
             price=self.budget.price.record if self.budget.price else None,
         )
         self.unsaved.append((attempt, request))
+        return attempt
 
-    def _over(self, request: Request, reply: Reply, answers: list[Answer] | None) -> None:
+    def _over(self, request: Request, reply: Reply, attempt: Attempt | None) -> None:
         """Settle the attempt with budget and pacing. What may have been billed unseen counts in full."""
         self.pacer.over(token_cost(request), reply.headers)
-        price, worst = self.budget.price, self.budget.worst(request)
-        if price is None:
+        if self.budget.price is None:
             return
-        if answers and answers[0].usage is not None:
-            cost = price.dollars(answers[0].usage)
-        else:
-            cost = 0.0 if reply.status not in (None, 200) else worst
+        cost = worst = self.budget.worst(request)
+        if attempt and attempt.dollars is not None:
+            cost = attempt.dollars
         self.budget.settle(worst, cost)
         self.tally.dollars += cost
 
@@ -292,14 +297,15 @@ class _Run:
 
     def _answered_elsewhere(self, active: ActiveRequest) -> bool:
         """Whether another process got the answer meanwhile. Bodies that answer nothing are stored too."""
-        bodies = self.store.bodies(active.request)
-        new, active.known = bodies[active.known :], len(bodies)
-        return any(read_answers(raw, active.request) is not None for raw in new)
+        stored = self.store.answers(active.request)
+        new, active.known = stored[active.known :], len(stored)
+        return any(answers is not None for answers in new)
 
     def _broken(self, active: ActiveRequest, failure: Failure) -> str | None:
         """Why the circuit breaker opens; None while it does not.
 
-        Only requests that had not failed before count: some fail whatever the state of the server.
+        Only requests that had not failed before count: some fail whatever the state of the server. Where it
+        cannot be reached, half as many attempts are enough.
         """
         if failure.refused:
             self.pacer.refused(failure.retry_after)
@@ -307,15 +313,24 @@ class _Run:
             return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
-            return None
+            return self._rejected_all(failure)
         if failure.status in OVERLOADED:
             self.pacer.refused(failure.retry_after)
-        if active.failures == 1:
+        unreachable = failure.kind == NEVER_SENT  # no request's fault, so that each attempt at one counts
+        if active.failures == 1 or unreachable:
             self.pacer.failed(active.sent_at)
-        count = self.pacer.failed_in_a_row
-        if count < self.endpoint.breaker:
+        count, most = self.pacer.failed_in_a_row, self.endpoint.breaker
+        if count < ((most + 1) // 2 if unreachable else most):
             return None
         return f"{count} requests failed in a row; raise `breaker` if the server works for others"
+
+    def _rejected_all(self, failure: Failure) -> str | None:
+        """Why it is useless to send more requests, where all are found wrong in the same words."""
+        words = VARYING.sub("", failure.message)
+        self.rejected[words] += 1
+        if self.tally.is_answered or (count := self.rejected[words]) < self.endpoint.breaker:
+            return None
+        return f"{count} requests got this answer and none another; raise `breaker` to send more"
 
 
 def token_cost(request: Request) -> float:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.core import layout
+from stages.core import layout, messages
 from stages.core.errors import UserError
 from stages.core.files import write_json, write_jsonl
 from stages.core.progress import Progress
@@ -36,7 +36,7 @@ def collect(
     useless, or where less than `min_accept` of the answers are accepted; all that came is stored in any case.
     """
     source, target = layout.requests(dataset), layout.responses(dataset)
-    say = partial(print, f"collect {dataset}:", file=sys.stderr)
+    say = partial(messages.say, f"collect {dataset}:")
     requests, policy = Requests(source), knobs.policy()
     price = price_of(requests.model)
     with Store(layout.STORE) as store, Budget(store, dataset, price, knobs.max_dollars) as budget:
@@ -47,7 +47,7 @@ def collect(
             tally = ask(dataset, knobs, requests, store, budget, say)
         projection = Projection(requests, store, policy, price)
         write_jsonl(target, projection.rows())
-        spent = store.spent(dataset) if price else None
+        spent = store.spent(dataset)[0] if price else None
     report = layout.figures(dataset) / "failures.json"
     write_json(report, {**projection.failures, **tally.failed()})
     say(f"{len(requests):,} rows: {projection.summary()}")
@@ -90,7 +90,7 @@ def earlier_outputs(path: Path) -> Iterator[Path]:
         yield cached
     elif not path.is_file():
         note = f"{LOCK} names answers that are not on this machine; `dvc pull {path}` saves asking again"
-        print(f"note: {note}", file=sys.stderr)
+        messages.say(f"note: {note}")
 
 
 def _cache_directory() -> Path:
@@ -108,14 +108,15 @@ def ask(
     dataset: str, knobs: CollectKnobs, requests: Requests, store: Store, budget: Budget, say: Say
 ) -> Tally:
     """Ask for what is missing, in rounds: what one leaves cut or invalid may be asked again by the next."""
-    policy, tally = knobs.policy(), Tally()
-    todo = requests.pending(store, policy, tally.given_up)
+    policy = knobs.policy()
+    todo = requests.pending(store, policy, given_up=set())
     done = requests.distinct - len(todo)
+    tally = Tally(known=done)
     say(f"{done:,} answers stored, {len(todo):,} to ask{requests.estimate(todo, budget.price, knobs.mode)}")
     if not todo:
         return tally
     check_mode(knobs, f"params.yaml, collect.{dataset}")
-    with endpoint(dataset, knobs) as server:
+    with endpoint(knobs) as server:
         keys = (request["request_key"] for request, _ in requests.asks(todo, store, policy))
         check_free(Batches(store).holding(keys), server.source if knobs.mode == "batch" else None)
         while todo:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
+from stages.core.servers import api_key
 from stages.teacher.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ PASSED_ON = (
 
 
 @contextmanager
-def endpoint(dataset: str, knobs: "CollectKnobs") -> Iterator[Endpoint]:
+def endpoint(knobs: "CollectKnobs") -> Iterator[Endpoint]:
     """The endpoint that the knobs name; the embedded teacher runs as long as the block.
 
     Raises UserError without a key.
@@ -34,23 +35,9 @@ def endpoint(dataset: str, knobs: "CollectKnobs") -> Iterator[Endpoint]:
         with embedded() as url:
             yield Endpoint(url, NO_KEY, **limits)
         return
-    name, where = knobs.api_key_env, f"params.yaml, collect.{dataset}"
+    name, url = knobs.api_key_env, knobs.base_url
     key_name = f"the key in {name}" if name else "a request without a key"
-    yield Endpoint(knobs.base_url, _key(name, knobs.base_url, where), key_name, **limits)
-
-
-def _key(name: str, url: str, where: str) -> str:
-    if not name:
-        return NO_KEY
-    from dotenv import dotenv_values
-
-    key = (os.environ.get(name) or dotenv_values(".env").get(name) or "").strip()
-    if not key:
-        raise UserError(
-            f"no key for {url}: set {name} in the environment or in .env (git-ignored), "
-            f"or set {where}.api_key_env to '' for a server that needs none"
-        )
-    return key
+    yield Endpoint(url, api_key(name, url) if name else NO_KEY, key_name, **limits)
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """The server to ask: how it is called, and what each way of failing means."""
 
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from stages.core.pacing import retry_after_s
+from stages.core.servers import MOST_BYTES, account
 from stages.teacher.outcomes import sound
+from stages.teacher.store.costs import NEVER_SENT
 
 if TYPE_CHECKING:
     import aiohttp
@@ -17,8 +19,20 @@ RETRIED = {408, 409, 425, 429}
 OVERLOADED = {503, 529}
 CONNECT_S = 10
 BLOCK = 1 << 20  # bytes of a file in memory
+COMPLETIONS = "chat/completions"
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# The status that an error stands for, by what its code or type contains, letters only; the first that fits.
+STATUS_OF = {
+    **dict.fromkeys(("ratelimit", "toomanyrequests", "throttl", "resourceexhausted", "quota"), 429),
+    **dict.fromkeys(("overload", "unavailable", "capacity"), 503),
+    **dict.fromkeys(("timeout", "timedout"), 504),
+    **dict.fromkeys(("servererror", "internal", "apierror"), 500),
+    **dict.fromkeys(("authentication", "unauthorized", "apikey"), 401),
+    **dict.fromkeys(("permission", "forbidden"), 403),
+    **dict.fromkeys(("notfound", "notexist"), 404),
+    **dict.fromkeys(("invalidrequest", "badrequest", "invalidargument"), 400),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class Endpoint:
         """The address of a call. Azure has the model, which it calls deployment, in that of a completion."""
         if not self.api_version:
             return f"{self.source}/{path}"
-        deployment = f"deployments/{quote(model, safe='')}/" if path == "chat/completions" else ""
+        deployment = f"deployments/{quote(model, safe='')}/" if path == COMPLETIONS else ""
         return f"{self.source}/openai/{deployment}{path}?api-version={self.api_version}"
 
 
@@ -85,15 +99,15 @@ class Reply:
 def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
     """An aiohttp session, for use in `async with`.
 
-    The openai client costs twice the processor time for a plain POST.
+    The openai client costs twice the processor time for a plain POST. Raises UserError for an account in the
+    environment that no header can hold.
     """
     import aiohttp
 
     key = {"Authorization": f"Bearer {endpoint.api_key}"}
     if endpoint.api_version:
         key = {"api-key": endpoint.api_key}
-    account = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    named = {header: os.environ[name] for header, name in account.items() if os.environ.get(name)}
+    named = {f"OpenAI-{name.title()}": value for name, value in account().items()}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # pacing bounds what is in flight
         timeout=aiohttp.ClientTimeout(total=endpoint.timeout, connect=min(endpoint.timeout, CONNECT_S)),
@@ -121,21 +135,31 @@ async def call(
     file: BinaryIO | None = None,
     **request: Any,
 ) -> Reply:
-    """Send one request. The body of a 200 is written to `file`, if given.
+    """Send one request. The body of a 200 is written to `file`, if given; else at most MOST_BYTES are read.
 
-    `model` is for messages, and for the address where the server is Azure.
+    `model` is for messages, and for the address where the server is Azure. Where a completion is an error in
+    spite of its status, the reply has the status that the error tells: some gateways say 429 so.
     """
     import aiohttp
 
-    reply, url = Reply(), endpoint.url(path, model)
+    reply, body, url = Reply(), bytearray(), endpoint.url(path, model)
     try:
         async with session.request(method, url, allow_redirects=False, **request) as response:
             if file and response.status == 200:
                 async for block in response.content.iter_chunked(BLOCK):
                     file.write(block)
             else:
-                reply.text = (await response.read()).decode("utf-8", errors="backslashreplace")
+                async for block in response.content.iter_chunked(BLOCK):
+                    body += block
+                    if len(body) > MOST_BYTES:
+                        break
         reply.status, reply.headers = response.status, response.headers
+        reply.text = body[:MOST_BYTES].decode("utf-8", errors="backslashreplace")
+        if reply.status == 200 and path == COMPLETIONS:
+            reply.status = error_in(reply.text).status or 200
+        if reply.status == 200 and len(body) > MOST_BYTES:
+            what = f"an answer of more than {MOST_BYTES >> 20} MiB, which is not read to its end"
+            reply.failure = Failure("too large", f"{endpoint.base_url} sent {what}", 200)
         if reply.status != 200:
             reply.failure = judge_reply(
                 endpoint, model, status=reply.status, text=reply.text, headers=reply.headers
@@ -149,8 +173,8 @@ def judge_reply(
     endpoint: Endpoint, model: str, *, status: int, text: str, headers: Mapping[str, str] | None = None
 ) -> Failure:
     """What an HTTP status other than 200 means for its request and for the run; `text` is the body."""
-    message, code = _error_in(text)
-    url, stop = endpoint.base_url, None
+    error, url, stop = error_in(text), endpoint.base_url, None
+    message, code = error.message, error.code
     text = f"{url} answered {status}: {short(message, endpoint)}"
     if status in (401, 403):  # the server's text is not shown: it may hold a part of the key
         stop = f"{url} answered {status}: it refuses {endpoint.key_name} for model '{model}'; set a valid one"
@@ -173,13 +197,40 @@ def judge_reply(
     )
 
 
-def _error_in(text: str) -> tuple[str, str]:
-    """(message, code) of an error's body: as OpenAI writes it, else the text itself."""
+@dataclass(frozen=True)
+class ErrorBody:
+    """What an error says. `code` is a word or ''; `status` that of HTTP for which it stands, if for any."""
+
+    message: str
+    code: str = ""
+    status: int | None = None
+
+
+def error_in(text: str) -> ErrorBody:
+    """The error in a body, in OpenAI's form or one like it; where there is none, the text is the message."""
     try:
-        error = json.loads(text)["error"]
-        return sound(error["message"]), sound(error.get("code") or error.get("type") or "")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return text, ""
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return ErrorBody(text)
+    if isinstance(body, list) and len(body) == 1:  # Google's form
+        body = body[0]
+    if not isinstance(body, dict) or body.get("choices"):
+        return ErrorBody(text)
+    error = body.get("error")
+    body |= error if isinstance(error, dict) else {"message": error or body.get("message")}
+    message = body["message"] if isinstance(body.get("message"), str) else ""
+    names = (body.get(name) for name in ("code", "type", "status"))
+    told = [sound(name)[:80] for name in names if name and isinstance(name, str | int)]
+    code = next((name for name in told if not name.isdecimal()), "")
+    return ErrorBody(sound(message) or text, code, _status_of(told or [message]))
+
+
+def _status_of(names: list[str]) -> int | None:
+    """The status that an error is called by: a number, else words."""
+    if number := next(filter(re.compile(r"[45]\d\d").fullmatch, names), None):
+        return int(number)
+    letters = re.sub("[^a-z]", "", "".join(names).lower())
+    return next((status for words, status in STATUS_OF.items() if words in letters), None)
 
 
 def judge_connection(error: Exception, endpoint: Endpoint) -> Failure:
@@ -187,9 +238,10 @@ def judge_connection(error: Exception, endpoint: Endpoint) -> Failure:
     import aiohttp
 
     url, kind, why = endpoint.base_url, type(error).__name__, short(str(error), endpoint)
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+    connecting = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+    if isinstance(error, (*connecting, aiohttp.InvalidURL)):
         stop = f"{url} cannot be reached ({why}); check base_url and that the server runs"
-        return Failure(kind, stop, retry=True, stop=stop)
+        return Failure(NEVER_SENT, stop, retry=True, stop=stop)
     if isinstance(error, TimeoutError):
         return Failure("timeout", f"{url}: no whole answer within {endpoint.timeout:g} s", retry=True)
     return Failure(kind, f"{url}: {kind} {why}", retry=True)

@@ -1,12 +1,11 @@
 """The parameters of the collect stage."""
 
-import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from stages.core.stage import HIDDEN, Knobs
+from stages.core.servers import address, variable
+from stages.core.stage import Knobs
 from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
 
@@ -36,7 +35,11 @@ class CollectKnobs(Knobs):
     retries: int = Field(
         6, ge=0, description="further attempts after one that may be repeated; 429s are free"
     )
-    breaker: int = Field(20, gt=0, description="failures in a row (5xx, timeouts, resets) that stop the run")
+    breaker: int = Field(
+        20,
+        gt=0,
+        description="failures in a row (5xx, timeouts, resets), or equal refusals of all, that stop the run",
+    )
     patience: float = Field(600.0, gt=0, description="seconds of nothing but 429 that stop the run")
     max_dollars: float = Field(0, ge=0, description="cap on all that this dataset ever spends; 0 = none")
     min_accept: float = Field(0.8, ge=0, le=1, description="least share of accepted answers")
@@ -53,19 +56,10 @@ class CollectKnobs(Knobs):
 
     @field_validator("base_url")
     @classmethod
-    def _address_without_secrets(cls, url: str) -> str:
-        if url != EMBEDDED and not re.fullmatch(r"https?://[^/@?#\s]+(/[^?#\s]*)?", url):
-            message = f"expected '{EMBEDDED}' or http(s)://host/v1, without user, password or query"
-            raise PydanticCustomError(HIDDEN, message)
-        return url
+    def _without_secrets(cls, url: str) -> str:
+        return url if url == EMBEDDED else address(url)
 
-    @field_validator("api_key_env")
-    @classmethod
-    def _name_not_key(cls, name: str) -> str:
-        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
-            message = "expected the NAME of an environment variable, in capitals, never a key itself"
-            raise PydanticCustomError(HIDDEN, message)
-        return name
+    _name_not_key = field_validator("api_key_env")(variable)
 
     @model_validator(mode="after")
     def _larger_limit(self) -> Self:

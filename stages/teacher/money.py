@@ -11,6 +11,8 @@ from stages.teacher.identity import limit_of
 from stages.teacher.prices import Price
 from stages.teacher.store.store import Store, utc_now
 
+ROUNDING = 1e-9  # dollars by which sums of the same amounts may differ
+
 
 class Budget:
     """What a run may still spend of a dataset's cap.
@@ -23,7 +25,7 @@ class Budget:
     """
 
     def __init__(self, store: Store, dataset: str, price: Price | None, cap: float = 0.0):
-        self.dataset, self.price, self.cap = dataset, price, cap
+        self.store, self.dataset, self.price, self.cap = store, dataset, price, cap
         self.run, self.wallet = uuid.uuid4().hex, store.connect()
         self.left = 0.0
         self.held = 0  # requests that have reserved and not settled
@@ -114,9 +116,14 @@ def check_cap(cap: float, price: Price | None, request: RequestContent, where: s
 
 def cap_reached(budget: Budget, worst: float) -> str:
     """The message for a run that the cap has stopped."""
-    used = budget.committed() - budget.left
+    spent, unknown = budget.store.spent(budget.dataset)
+    held = budget.committed() - budget.left - spent
+    used = f"${spent:.4g} is spent"
+    if held > ROUNDING:
+        used += (
+            f", ${held:.4g} held for {unknown:,} attempts of unknown cost and runs that go on or were killed"
+        )
     return (
-        f"the cap of ${budget.cap:g} leaves no room for another request (worst case ${worst:.4g}; "
-        f"${used:.4g} is spent or was in flight when a run was killed): raise "
-        f"collect.{budget.dataset}.max_dollars to go on. All answers so far are stored"
+        f"the cap of ${budget.cap:g} leaves no room for another request (worst case ${worst:.4g}; {used}): "
+        f"raise collect.{budget.dataset}.max_dollars to go on. All answers so far are stored"
     )

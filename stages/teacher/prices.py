@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_yaml
 from stages.core.hashing import canonical_json
 from stages.core.records import RequestContent
 from stages.core.stage import explain
+from stages.core.yaml_text import read_yaml
 from stages.teacher.identity import most_output, texts_of
 
 PRICES, NO_PRICES = "prices", "{version: none, models: {}}"  # the block, and how to write that none is known
@@ -23,7 +23,7 @@ TOKEN_COUNT = f"bytes / {BYTES_PER_TOKEN}"  # how `rough_tokens` counts, for mes
 class ModelPrice(BaseModel):
     """Dollars per million tokens of one model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached_input: float | None = Field(None, ge=0, description="of input tokens that the server had cached")
@@ -55,7 +55,7 @@ class Price(ModelPrice):
         return canonical_json(self.model_dump())
 
     def dollars(self, usage: Mapping[str, float], batch: bool = False) -> float:
-        """What an answer with this usage (tokens) cost, as the `ledger` view counts."""
+        """What an answer with this usage (tokens, as `read_usage` gives them) cost."""
         cached = usage.get("cached_tokens", 0)
         tokens_in = (usage["prompt_tokens"] - cached) * self.input + cached * self.cached_input
         share = self.batch if batch else 1.0

@@ -12,9 +12,9 @@ from stages.teacher.requests import Requests
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
 from stages.teacher.tally import Failures, count_failure
+from stages.teacher.usage import TOKENS
 
 SHOWN = 300  # characters of an example
-TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
 
 class Projection:
@@ -24,7 +24,7 @@ class Projection:
         self.requests, self.store, self.policy, self.price = requests, store, policy, price
         self.outcomes: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
-        self.accepted = 0
+        self.accepted = self.thoughts_removed = 0
         self.dollars: float | None = 0.0 if price else None
         self.failures: Failures = {}
 
@@ -39,6 +39,7 @@ class Projection:
                 self._count_tokens(answer)
             self.outcomes[answer.outcome] += 1
             self.accepted += accepted
+            self.thoughts_removed += bool(answer.thoughts_removed)
             if not accepted:
                 self._count_failure(request, answer)
             yield _response(request, answer, accepted)
@@ -63,6 +64,7 @@ class Projection:
             "distinct_requests": self.requests.distinct,
             "outcomes": {name: self.outcomes[name] for name in OUTCOMES if self.outcomes[name]},
             "accepted_share": round(self.accepted / len(self.requests), 6),
+            "thoughts_removed": self.thoughts_removed,
             **{name: self.tokens[name] for name in TOKENS},
             "dollars": None if self.dollars is None else round(self.dollars, 6),
         }

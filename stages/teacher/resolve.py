@@ -9,7 +9,7 @@ from typing import Literal
 
 from stages.core.records import Request
 from stages.teacher.identity import choices_of, limit_of, rekeyed, with_limit
-from stages.teacher.outcomes import Answer, read_answers
+from stages.teacher.outcomes import Answer
 from stages.teacher.store.store import Store
 
 Action = Literal["keep", "drop", "retry"]
@@ -56,7 +56,7 @@ def resolve(row: Request, store: Store, policy: Policy) -> Resolution:
     Of a request for several choices only the `choice` of the row (0 by default) counts.
     """
     place = row.get("choice", 0)
-    bodies = _stored(row, store)
+    bodies = [answers for answers in store.answers(row) if answers is not None]
     answer = _best([answers[place] for answers in bodies])
     if answer is None or answer.outcome != "ok":
         answer = _best([*([answer] if answer else ()), *_from_other_limits(row, store, policy)])
@@ -70,7 +70,7 @@ def resolve(row: Request, store: Store, policy: Policy) -> Resolution:
     follow = follow_up(row, answer, policy)
     if follow is None:
         return Resolution(answer)
-    later = _best([answers[0] for answers in _stored(follow, store)])
+    later = _best([answers[0] for answers in store.answers(follow) if answers is not None])
     if later is None:
         return Resolution(answer, follow)
     return Resolution(later if later.outcome == "ok" else answer)
@@ -101,20 +101,13 @@ def _one_choice(row: Request) -> Request:
     return rekeyed({**row, "params": params, "sample": sample, "choice": 0})
 
 
-def _stored(row: Request, store: Store) -> list[list[Answer]]:
-    """The answers in each body stored for the request, oldest first, one for each choice."""
-    read = (read_answers(raw, row) for raw in store.bodies(row))
-    return [answers for answers in read if answers is not None]
-
-
 def _from_other_limits(row: Request, store: Store, policy: Policy) -> list[Answer]:
     """Answers to the same question that ended by themselves within the limit that this row would go to."""
     limit = limit_of(row)
     if limit is not None and policy.actions.get("length") == "retry":
         limit = max(limit, policy.longer)
     fitting = []
-    for raw, other in store.other_limits(row):
-        answers = read_answers(raw, row)
+    for answers, other in store.other_limits(row):
         if answers is None or (answer := answers[row.get("choice", 0)]).outcome == "length":
             continue
         spent = (answer.usage or {}).get("completion_tokens")

@@ -51,6 +51,19 @@ def problem_with(message: dict[str, Any], text: str, request: RequestContent) ->
     return problem and problem[:SHOWN]
 
 
+def held_to(message: dict[str, Any], text: str, request: RequestContent) -> tuple[str, str | None]:
+    """The answer in a text, and why it breaks the structure that its request asks for, or None.
+
+    An answer of JSON may stand in a Markdown fence or among words of the model: its object is the answer.
+    """
+    problem = problem_with(message, text, request)
+    if problem and not request.get("tools"):
+        inner = text[text.find("{") : text.rfind("}") + 1]
+        if inner and problem_with(message, inner, request) is None:
+            return inner, None
+    return text, problem
+
+
 def _problem_with(message: dict[str, Any], text: str, request: RequestContent) -> str | None:
     if tools := request.get("tools"):
         return _problem_with_calls(message.get("tool_calls"), tools)

@@ -27,8 +27,12 @@ def count_failure(failures: Failures, kind: str, example: Mapping[str, Any]) -> 
 
 @dataclass
 class Tally:
-    """`refused` counts 429s. `given_up` has the keys of requests that failed for good, `failures` why."""
+    """`refused` counts 429s. `given_up` has the keys of requests that failed for good, `failures` why.
 
+    `known` requests of the dataset had an answer before the run.
+    """
+
+    known: int = 0
     attempts: int = 0
     refused: int = 0
     retried: int = 0
@@ -42,6 +46,11 @@ class Tally:
         self.outcomes["error"] += choices_of(request)
         self.given_up.add(request["request_key"])
         count_failure(self.failures, failure.kind, {"id": row_id, "message": failure.message})
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the dataset has an answer to any request."""
+        return self.known > 0 or any(self.outcomes[name] for name in OUTCOMES if name != "error")
 
     def note(self, priced: bool) -> str:
         """For the progress display."""

@@ -82,8 +82,13 @@ def test_a_request_is_the_last_user_message_and_its_title_and_metadata():
     ]
     chat(served, engine, talk_of, extra_body={"title": "T", "metadata": {"room": "R"}})
     assert engine.asked[0][0] == ["T|R|to the\nend"]
-    assert "'title'" in refusal(served).body["message"]
-    assert "room" in refusal(served, extra_body={"title": "T"}).body["message"]
+    for fields, param, wanted in (
+        ({}, "title", 'extra_body={"title": "…"}'),
+        ({"title": "T"}, "metadata", 'extra_body={"metadata": {"room": …}}'),
+        ({"title": "T", "metadata": {"rooms": "R"}}, "metadata", "document.metadata.room"),
+    ):
+        error = refusal(served, extra_body=fields).body
+        assert error["param"] == param and wanted in error["message"]
 
 
 def test_a_completion_is_the_prompt_itself_and_the_students_own_words():
@@ -179,7 +184,7 @@ def test_fields_that_change_nothing_are_passed_over():
         ({"n": 2}, "n", "1"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": 1e308}, "temperature", "less than or equal to 2"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": 0}, "top_p", "greater than or equal to"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"logit_bias": {"5": 9}}, "logit_bias", "would change the answer"),
         ({"presence_penalty": 0.5}, "presence_penalty", "would change the answer"),
@@ -221,7 +226,7 @@ def test_other_models_paths_and_bodies():
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("e")
         assert (await client.models.retrieve("d")).id == "d"
-        async with aiohttp.ClientSession() as plain:
+        async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as plain:
             url = str(client.base_url)
             for path, sent, status in (
                 ("chat/completions", b"{", 400),
@@ -240,9 +245,12 @@ def test_other_models_paths_and_bodies():
                 async with plain.post(url + path, data=sent) as reply:
                     assert reply.status == status
                     assert {"message", "type", "param", "code"} == set((await reply.json())["error"])
-            for headers in ({"Content-Type": "application/json; charset=foo"}, {"Content-Encoding": "gzip"}):
-                async with plain.post(f"{url}completions", data=b"{}", headers=headers) as reply:
-                    assert reply.status == 400
+            for name, value, status in (
+                ("Content-Type", "application/json; charset=foo", 400),
+                ("Content-Encoding", "gzip", 415),
+            ):
+                async with plain.post(f"{url}completions", data=b"{}", headers={name: value}) as reply:
+                    assert reply.status == status
 
     talk(student(), Saying(), ask)
 

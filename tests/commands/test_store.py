@@ -15,8 +15,8 @@ from stages.teacher.batch.store import insert_event, insert_row
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.prices import price_of
-from stages.teacher.store.schema import ONE
-from stages.teacher.store.store import Store
+from stages.teacher.store.schema import ONE, VERSION
+from stages.teacher.store.store import Attempt, Store
 from tests.helpers.teacher_server import Teacher, failure, make_requests, word_of
 
 PRICES = {"version": "2024-05", "models": {"embedded": {"input": 1000, "output": 2000}}}
@@ -88,7 +88,12 @@ def test_figures_of_what_was_asked(monkeypatch):
         Path("params.yaml").unlink()
         collect(url, "e")
     told, shown = figures(), done()
-    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [2, 30, 31, 30]
+    assert [told[name] for name in ("schema_version", "requests", "attempts", "answers")] == [
+        VERSION,
+        30,
+        31,
+        30,
+    ]
     common = {"mode": "online", "imported": False, "cached_tokens": 0, "reasoning_tokens": 0}
     first = {"attempts": 21, "answers": 20, "failures": 1, "prompt_tokens": 80, "completion_tokens": 240}
     second = {"attempts": 10, "answers": 10, "failures": 0, "prompt_tokens": 40, "completion_tokens": 120}
@@ -222,3 +227,10 @@ def test_a_store_from_before_checksums_can_be_checked():
     spoil("INSERT INTO attempts (request_key, at, source, raw) VALUES ('x', 'x', 'u', CAST(x'80' AS TEXT))")
     assert "attempts that fail their checksum (1): 2 (" in refused()  # text that is none shows all the same
     assert "removed 1 damaged attempts" in done("--salvage") and len(rows_of("attempts")) == 1
+
+
+def test_what_a_terminal_would_obey_is_shown(collected):
+    with Store(layout.STORE) as store:
+        store.append([Attempt("k", "u", dataset="a\x1b[2Jb\x9b", mode="x\rspoof")])
+    told = run().stdout
+    assert "a\\x1b[2Jb\\x9b" in told and "x\\rspoof" in told and not set("\x1b\x9b\r") & set(told)

@@ -131,6 +131,49 @@ def test_a_store_that_cannot_be_reached_fails_no_stage(tmp_path):
     assert errors.count("\n") == 1 and errors.startswith("tracking: not logged to sqlite:///")
 
 
+BUILD = """
+import subprocess, sys, time
+from stages.core import tracking
+stages, begun = int(sys.argv[2]), time.monotonic()
+with tracking.stage_run(tracking.BUILD, "shop", {"finetune.lr": 0.1}) as record:
+    for _ in range(stages):
+        subprocess.run([sys.executable, "-c", sys.argv[1], "shop", "work"], check=True)
+    record({"student": {"hit_at_10": {"mean": 0.5}}} if stages else None, {})
+print(time.monotonic() - begun)
+"""
+
+
+def build(directory: Path, stages: int, uri: str) -> subprocess.CompletedProcess:
+    env = {key: value for key, value in os.environ.items() if key != "RETORT_TRACKING"}
+    env |= {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri}
+    command = [sys.executable, "-c", BUILD, STAGE, str(stages)]
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_server_that_refuses_is_told_once_a_build_and_without_its_password(tmp_path, scheme):
+    done = build(tmp_path, 3, f"{scheme}://alice:hunter2@127.0.0.1:9/db")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"tracking: not logged to {scheme}://127.0.0.1:9")
+    assert "hunter2" not in done.stderr and "alice" not in done.stderr
+    assert float(done.stdout) < 30  # at once: what remains is to import mlflow
+
+
+def test_the_runs_of_a_build_are_children_of_its_own_and_a_build_of_nothing_has_none(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    build(tmp_path, 1, uri)
+    build(tmp_path, 0, uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = tracking.connect()
+    found = client.search_runs([client.get_experiment_by_name("shop").experiment_id])
+    ran = {run.info.run_name: run for run in found}
+    assert len(found) == 2 and set(ran) == {"build", "finetune"}
+    own = ran["build"]
+    assert own.data.params == {"finetune.lr": "0.1"} and own.data.metrics["student.hit_at_10.mean"] == 0.5
+    assert own.info.status == "FINISHED"
+    assert ran["finetune"].data.tags["mlflow.parentRunId"] == own.info.run_id
+
+
 def test_a_follower_of_a_distributed_run_logs_nothing(tmp_path):
     process = start(tmp_path, "one", "work", LOCAL_RANK="1")
     assert process.wait(60) == 0

@@ -99,7 +99,7 @@ def test_pages_about_skills_are_pages():
     page = "Title: Tags\nText: It is <request>weather in Rome</request> here.\n- weather(location): tells it"
     marked = f"Write queries.\n<document>\n{page}\n</document>"
     assert "(" not in rules.answer([{"role": "user", "content": marked}])
-    plain = "Tags\nThe tag <request>weather in Rome</request> marks a request."
+    plain = "<document>\nTags\nThe tag <request>weather in Rome</request> marks a request.\n</document>"
     assert "(" not in rules.answer([{"role": "user", "content": plain}])
 
 

@@ -18,21 +18,25 @@ from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.hashing import sha256_json
 from stages.core.prompts import BracesTemplate, Template, messages, render
+from stages.core.text import content_words
 from stages.kinds.xc.parts import categories
 from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
+from stages.knobs import PromptKnobs
+from stages.prompt import run as run_prompt
 from stages.teacher import structured
 from stages.teacher.connect import embedded
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.structured import json_answer, tool_answer
-from tests.helpers.teacher_server import Teacher, fake_answer, make_requests, responses
+from tests.helpers.teacher_server import Teacher, fake_answer, responses, write_corpus, write_prompts
 from tests.helpers.workspace import ROOT
 from tests.helpers.xc_fixture import wiki_made
 
-ASKED = [{"role": "user", "content": "Title: numpy.sort\n\nReturn a sorted copy of an array."}]
+PAGE_OF_SORT = "<document>\nTitle: numpy.sort\n\nReturn a sorted copy of an array.\n</document>"
+ASKED = [{"role": "user", "content": PAGE_OF_SORT}]
 
 
-ANSWER_HASH = "21fa05371ba856195c7075c7070dcc694c98681b133db49b5e08915faf753248"
+ANSWER_HASH = "cac25017db4f6520852167362c4ddf4e1391098b115dd37629fc2413360c60e2"
 UNFIT = (
     b'"response_format": {"type": "json_object"}',
     b'"response_format": "json"',
@@ -126,7 +130,7 @@ PAGE = {
 
 def asked(name: str, document: dict) -> list[dict]:
     template = Template(Path(__file__).parents[2] / "prompts" / name / "teacher.md")
-    return messages(render(template, document))
+    return messages(template, document)
 
 
 def test_it_names_categories_where_immediate_ones_are_asked_for():
@@ -195,6 +199,17 @@ def test_a_page_of_reference_may_speak_of_urls_and_categories():
     assert rules.answer(asked("pydoc", page)) == "\n".join(rules.queries(page["title"], text))
 
 
+def test_the_scaffolds_prompt_teaches_none_of_its_own_words():
+    """The stand-in once took the instructions of a prompt without tags for the document."""
+    text = "Send the parcel back within thirty days. The refund comes by bank transfer."
+    page = {"id": "d", "title": "Returns desk", "text": text, "metadata": {}}
+    prompt = asked("example", page)
+    lines = rules.answer(prompt).splitlines()
+    around = "\n".join(message["content"] for message in prompt).replace(text, "")
+    own = set(content_words(around)) - set(content_words(f"{page['title']} {text}"))
+    assert len(lines) >= 2 and len(own) > 15 and own.isdisjoint(content_words("\n".join(lines)))
+
+
 def test_structure_holds_both_levels():
     body = {"model": "embedded", "messages": asked("wikihierarchy", ARTICLE)}
     written = complete({**body, "response_format": json_answer(Categories)}, rules.answer)["choices"][0]
@@ -229,6 +244,10 @@ def test_its_process_ends_with_its_parent():
             assert json.load(answer)["data"][0]["id"] == "embedded"
         status, body = post(url, json.dumps({"model": "embedded-teacher", "messages": ASKED}).encode())
         assert status == 200 and body["choices"][0]["message"]["content"].strip()
+        for bare in ("Write queries.\nTitle: numpy.sort", "<document>a page", "a page</document>", ""):
+            asked = {"model": "embedded", "messages": [{"role": "user", "content": bare}]}
+            status, body = post(url, json.dumps(asked).encode())
+            assert status == 400 and body["error"]["message"].startswith("no <document> tags in the prompt: ")
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{url}/models", timeout=10)
     script = (
@@ -249,7 +268,9 @@ def test_collect_starts_it_by_itself_and_needs_no_key(tmp_path, monkeypatch):
     pytest.importorskip("demo.teacher.queries")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    make_requests("d", 20)
+    write_corpus("d", 20)
+    write_prompts("d", teacher="<document>\n{{ document.title }}\n{{ document.text }}\n</document>")
+    run_prompt("d", PromptKnobs(template=str(layout.prompt("d", "teacher"))))
     run_collect("d", CollectKnobs(min_accept=0.0))
     assert {row["outcome"] for row in responses("d")} <= {"ok", "blank"} and len(responses("d")) == 20
     assert layout.STORE.is_file()

@@ -1,5 +1,6 @@
 """The openai engine against a server that has no room, fails, recovers, or is gone."""
 
+import gzip
 import json
 import threading
 import time
@@ -199,3 +200,20 @@ def test_what_is_useless_to_try_again_ends_the_run(model, server, monkeypatch):
     server.url = "http://127.0.0.1:9/v1"
     with pytest.raises(UserError, match="no server answers"):
         ask(model, server, 3)
+
+
+@pytest.mark.parametrize("pack, headers", [(bytes, {}), (gzip.compress, {"Content-Encoding": "gzip"})])
+def test_a_body_is_read_up_to_a_limit(model, server, pack, headers, monkeypatch):
+    monkeypatch.setattr(with_openai, "MOST_BYTES", 100_000)
+    server.faults = [(200, headers)] * 2
+    server.bodies = [pack(completion(text="a" * 100_000)), pack(completion())]
+    assert ask(model, server, 1) == {0: "0"}
+    assert len(server.times) == 2
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_a_redirect_is_not_followed(model, server, status):
+    server.faults = [(status, {"Location": f"{server.url}/elsewhere"})]
+    with pytest.raises(UserError, match="the server refused"):
+        ask(model, server, 1)
+    assert len(server.times) == 1

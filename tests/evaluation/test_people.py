@@ -81,6 +81,14 @@ def test_a_row_that_stands_in_training_is_named(file):
         check_unseen(file, texts, [("request a", "x"), ("request b", "play  some JAZZ")])
 
 
+@pytest.mark.parametrize(
+    "text", ["Tra\u0309 ha\u0300ng?", "ｔｒả　ｈàｎｇ", "trả hà\u00adng", "\u200ftrả\u200b hàng"]
+)
+def test_a_row_stands_in_training_in_whatever_characters(file, text):
+    with pytest.raises(UserError, match="row 1: 'trả hàng' stands in training, too"):
+        check_unseen(file, ["trả hàng"], [("a", text)])
+
+
 def test_ranks_count_ties_against_a_page_but_not_its_aliases():
     scores = np.array([1.0, 3.0, 3.0, 3.0, 0.5])
     assert rank_of(scores, [1]) == 3 and rank_of(scores, [1, 2]) == 2 and rank_of(scores, [1, 2, 3]) == 1

@@ -13,7 +13,7 @@ from stages.core.errors import UserError
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve import start
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import make_app
+from stages.engines.serve.server import Api
 from tests.helpers.skills_project import make_project
 
 MODEL = layout.model("d", "hf")
@@ -46,17 +46,17 @@ def student(prompt=None, skills=True, constrain=False):
     )
 
 
-def talk(served, engine, scenario, most=4):
-    """Run `scenario(client)` against the application."""
+def talk(served, engine, scenario, most=4, load=None, answers=lambda name: True, key=""):
+    """Run `scenario(client)` against the application; `load` gives the engine, if that may be another."""
 
     async def running():
-        queue = EngineQueue(lambda: engine, most)
-        feeding = asyncio.create_task(queue.run())
-        async with TestServer(make_app(served, queue)) as server:
-            client = openai.AsyncOpenAI(base_url=f"{server.make_url('/v1')}", api_key="none", max_retries=0)
+        queue = EngineQueue(load or (lambda: engine), most)
+        async with TestServer(Api(served, queue, answers, key).app()) as server:
+            client = openai.AsyncOpenAI(
+                base_url=f"{server.make_url('/v1')}", api_key=key or "none", max_retries=0
+            )
             result = await scenario(client)
             await client.close()
-        feeding.cancel()
         return result
 
     return asyncio.run(asyncio.wait_for(running(), 40))

@@ -105,7 +105,7 @@ STAGES = """  # Kind titles.
   measure_titles:
     foreach: ${measure_titles}
     do:
-      cmd: python -m stages measure_titles ${key} ${item}
+      cmd: python -m stages measure_titles "$DVC_STAGE" ${item}
       deps: ["data/${key}/responses.jsonl", data/code/measure_titles.json]
       outs: ["reports/${key}/figures/time/measure_titles.json"]
       metrics:

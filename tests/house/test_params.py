@@ -1,5 +1,7 @@
 """params.yaml, the datasets' params and dvc.yaml as a whole: what is refused, and what `make new` adds."""
 
+import errno
+import json
 import os
 import re
 import subprocess
@@ -10,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from stages import params
-from stages.commands import cost, new
+from stages.commands import build, cost, new, remove
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.names import TAKEN, check_name
 from stages.core.stage import Knobs, Stage
 from stages.kinds import registry
 from stages.kinds.registry import KINDS
 from stages.knobs import SPINE, ConvertKnobs
 from stages.teacher.prices import NO_PRICES
+from tests.helpers.cli import invoke
 from tests.helpers.workspace import OF_SKILLS, ROOT
 
 PYDOC = "prompts/pydoc/params.yaml"
@@ -269,15 +273,108 @@ def test_a_bad_dataset_to_begin_with_is_refused(project, like):
     assert "home" not in Path("dvc.yaml").read_text() and not Path("prompts/home").exists()
 
 
-@pytest.mark.parametrize("name", ["My Data", "../up", "teacher", "example", "bases"])
-def test_a_bad_name_for_a_dataset_is_refused(project, name):
-    with pytest.raises(UserError, match="cannot name a dataset"):
+@pytest.mark.parametrize("dataset", ["faire", "orcas"])
+def test_a_build_lists_no_dataset_whose_files_are_missing(project, dataset, capsys):
+    """Otherwise a plain `dvc repro` would fail from then on."""
+    before = {path: Path(path).read_text() for path in ("dvc.yaml", f"prompts/{dataset}/params.yaml")}
+    for arguments in ([dataset], [dataset, "--path", "nowhere"]):
+        with pytest.raises(SystemExit) as end:
+            build.cli(arguments, standalone_mode=False)
+        assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    assert {path: Path(path).read_text() for path in before} == before
+
+
+@pytest.mark.parametrize("fails", ["copytree", "replace", "write_text"])
+def test_a_full_disk_leaves_no_half_made_dataset(project, monkeypatch, fails):
+    def full(*arguments, **named) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    graph = Path("dvc.yaml").read_text()
+    with monkeypatch.context() as patch:
+        place = {"copytree": new.shutil, "replace": new.os, "write_text": new}[fails]
+        patch.setattr(place, fails, full)
+        with pytest.raises(OSError):
+            new.scaffold("shop")
+    left = [path.name for path in Path("prompts").iterdir() if "shop" in path.name]
+    assert not left and Path("dvc.yaml").read_text() == graph
+    new.scaffold("shop")
+
+
+def test_removing_a_dataset_takes_its_lines_out_and_deletes_nothing_unasked(project):
+    graph = Path("dvc.yaml").read_text()
+    new.scaffold("shop")
+    new.scaffold("orcas")
+    new.scaffold("wikihierarchy")
+    for folder in ("data/shop", "models/shop", "reports/shop", "data/sources/shop"):
+        Path(folder).mkdir(parents=True)
+    assert "data/shop" in remove.remove("shop")[1] and Path("data/shop").is_dir()
+    remove.remove("orcas")
+    assert "prompts/bases/llama2.yaml" in Path("dvc.yaml").read_text()  # the other one uses it
+    remove.remove("wikihierarchy")
+    assert Path("dvc.yaml").read_text() == graph and Path("prompts/shop/params.yaml").is_file()
+    with pytest.raises(UserError, match="no line prompts/pidoc/params.yaml; did you mean 'pydoc'"):
+        remove.remove("pidoc")
+    new.scaffold("shop")
+    remove.remove("shop", built=True)
+    kept = [folder for folder in ("data", "models", "reports") if Path(folder, "shop").exists()]
+    assert not kept and Path("data/sources/shop").is_dir()
+
+
+# Names
+
+
+BAD_NAMES = ["My Data", "../up", "teacher", "example", "bases", "base", "code", "a b", "", "a.b", "/abs", "ü"]
+BAD_NAMES += ["$(touch x)", "a;b", "`b`", "a'b", "-a", "a\n", "x@pydoc", "a" * 65, "2024"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_bad_name_is_refused_by_make_new_the_check_and_every_stage(project, name):
+    with pytest.raises(UserError, match="cannot be a name"):
         new.scaffold(name)
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + f"corpus:\n  {json.dumps(name)}: {{}}\n")
+    with pytest.raises(UserError, match="params.yaml, corpus: .* cannot be a name"):
+        params.check()
+    for stage in ("corpus", "base", "collect"):
+        for given in (name, f"{stage}@{name}"):
+            shown = invoke(stage, ["--", given])
+            assert shown.exit_code == 2 and "cannot be a name" in shown.output
+    assert not Path("data").exists() and not Path("reports").exists()
+
+
+@pytest.mark.parametrize("key", ["2024", "1e3", "2024-01-01", "true", "null", "[1, 2]", "1.5"])
+def test_a_key_of_yaml_that_is_no_text_is_one_line(project, key):
+    shared = Path("params.yaml").read_text()
+    for block, where in ((f"corpus: {{{key}: {{}}}}", "corpus"), (f"base: {{{key}: {{path: x}}}}", "base")):
+        Path("params.yaml").write_text(f"{shared}\n{block}\n")
+        with pytest.raises(UserError, match=f"params.yaml, {where}: .* cannot be a name: it is no text"):
+            params.check()
+    Path("params.yaml").write_text(
+        shared.replace("    embedded:", f"    {key}: {{input: 1, output: 1}}\n    embedded:")
+    )
+    with pytest.raises(UserError, match="params.yaml, prices: ") as end:
+        params.check()
+    assert "\n" not in str(end.value)
+    Path("params.yaml").write_text(f"{shared}\n{key}: {{}}\n")
+    with pytest.raises(UserError, match="no stage is called"):
+        params.check()
+
+
+@pytest.mark.parametrize("name", ["no", "on", "u", "a-b_c9"])
+def test_a_good_name_is_taken_as_it_is(project, name):
+    assert check_name(name) == name
+    new.scaffold(name)
+    assert name in params.check()["corpus"]
+
+
+def test_no_key_of_params_is_part_of_a_line_for_the_shell():
+    for name, stage in params.graph()["stages"].items():
+        entry = stage.get("do", stage)
+        assert "${key}" not in entry["cmd"] and ('"$DVC_STAGE"' in entry["cmd"]) is (name != "code")
 
 
 def test_no_dataset_can_have_the_name_of_a_make_target():
     phony = re.search(r"(?m)^\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1]
-    assert set(phony.split()) - {"$(DATASETS)"} <= new.TAKEN
+    assert set(phony.split()) - {"$(DATASETS)"} <= TAKEN
 
 
 # Datasets that are built upon others

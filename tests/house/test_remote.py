@@ -31,10 +31,14 @@ S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DE
 def sh(directory: Path, *command: str, **env: str) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=directory, env={**os.environ, "PATH": path, **env}, capture_output=True, text=True
+        command,
+        cwd=directory,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -52,10 +56,14 @@ def project(tmp_path) -> Path:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, directory / name)
     (directory / "dvc.yaml").write_text(GRAPH)
+    (directory / "params.yaml").write_text("corpus: {shop: {path: data/sources/shop}}\n")
+    (directory / "data/sources/shop").mkdir(parents=True)
+    (directory / "data/sources/shop/documents.csv").write_text("id,text\n")
     sh(directory, "git", "init", "-q", "-b", "main")
     sh(directory, "dvc", "repro", "-q")
     sh(directory, *GIT, "add", "-A")
-    assert "data/" not in sh(directory, "git", "diff", "--cached", "--name-only")
+    added = sh(directory, "git", "diff", "--cached", "--name-only").split()
+    assert not [name for name in added if name.startswith("data/") and not name.endswith(".gitignore")]
     sh(directory, *GIT, "commit", "-qm", "built")
     return directory
 
@@ -78,12 +86,31 @@ def test_make_push_and_pull_between_two_clones(project):
     sh(project, "git", "clone", "-q", ".", str(clone))
     for directory in (project, clone):
         set_up(directory)
-    sh(project, "make", "push")
+    assert "warning: data/sources/shop is tracked by neither git nor DVC" in sh(project, "make", "push")
+    sh(project, "dvc", "add", "-q", "data/sources/shop")
+    sh(project, *GIT, "add", "-A")
+    assert "data/sources/shop.dvc" in sh(project, "git", "diff", "--cached", "--name-only").split()
+    sh(project, *GIT, "commit", "-qm", "sources")
+    assert "warning" not in sh(project, "make", "push")
+    sh(clone, "git", "pull", "-q")
     assert (project.parent / "retort-remote/files/md5").is_dir()
     assert not pulled(clone)
     sh(clone, "make", "pull")
     assert pulled(clone)
+    assert (clone / "data/sources/shop/documents.csv").is_file()
     assert sh(clone, "git", "status", "--porcelain") == ""
+
+
+def test_a_pulled_file_that_was_changed_in_the_remote_is_refused(project):
+    clone = project.parent / "clone"
+    sh(project, "git", "clone", "-q", ".", str(clone))
+    sh(project, "dvc", "push", "-q")
+    for file in (project.parent / "retort-remote/files/md5").rglob("*"):
+        if file.is_file() and file.read_text() == "one\n":
+            file.chmod(0o644)
+            file.write_text("two\n")
+    done = subprocess.run([sys.executable, "-m", "dvc", "pull"], cwd=clone, capture_output=True, text=True)
+    assert done.returncode and not pulled(clone)
 
 
 @pytest.fixture

@@ -1,15 +1,26 @@
 """The corpus stage: formats, bad input, splits that leak nothing, and the same bytes whatever the order."""
 
+import gzip
 import json
 import random
-from collections import defaultdict
+import time
+import unicodedata
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_jsonl
+from stages.sources.markup import without_html
 from stages.sources.near import near_duplicate_groups
-from stages.sources.splits import merge_queries, show_known, split_of_group, split_pairs, split_queries
+from stages.sources.splits import (
+    merge_queries,
+    show_known,
+    split_groups,
+    split_of_group,
+    split_pairs,
+    split_queries,
+)
 from tests.helpers.cli import invoke
 
 FAIRE = Path(__file__).parents[2] / ".." / "shared" / "data" / "faire"
@@ -121,12 +132,13 @@ def test_parquet_dates_become_text():
     import datetime
 
     save("parquet", "documents", [{"text": "some text", "day": datetime.date(2020, 2, 1)}])
-    assert corpus() == 0 and rows("documents")[0]["metadata"]["day"] == "2020-02-01"
+    assert corpus("--test_share", "0") == 0
+    assert rows("documents")[0]["metadata"]["day"] == "2020-02-01"
 
 
 def test_long_csv_fields_are_read():
     save("csv", "documents", [{"text": "word " * 60_000}])
-    assert corpus() == 0
+    assert corpus("--test_share", "0") == 0
 
 
 @pytest.mark.parametrize("repeated", ["join", "parts"])
@@ -187,7 +199,7 @@ def test_unknown_kind_of_file():
 
 def test_not_a_parquet_file():
     Path("source/documents.parquet").write_text("id,text")
-    refused("source/documents.parquet: not a Parquet file")
+    refused("source/documents.parquet, after row 0: not a whole Parquet file")
 
 
 def test_duplicate_ids():
@@ -197,9 +209,14 @@ def test_duplicate_ids():
     )
 
 
-def test_duplicate_ids_of_the_same_text():
-    save("jsonl", "documents", [page(1), page(1)])
-    refused("documents.jsonl, row 2", "'p0001' is already used")
+def test_a_row_that_repeats_another_in_all_is_none():
+    save("jsonl", "documents", [page(1), page(2), page(1)])
+    assert corpus("--test_share", "0") == 0 and len(rows("documents")) == 2
+    save("jsonl", "documents", [page(1), page(1), {**page(1), "text": "more"}])
+    assert corpus("--repeated_id", "join", "--test_share", "0") == 0
+    assert rows("documents")[0]["text"].count(page(1)["text"]) == 1
+    save("jsonl", "documents", [page(1), page(1), {**page(1), "topic": 9}])
+    assert run().exit_code == 2
 
 
 def test_empty_id():
@@ -210,7 +227,7 @@ def test_empty_id():
 def test_empty_text():
     save("jsonl", "documents", [page(1), {**page(2), "text": " \n"}])
     refused("documents.jsonl, row 2", "field 'text' holds no text", "1 of 2", "skip_share is 0.01")
-    assert corpus("--skip_share", "0.5") == 0
+    assert corpus("--skip_share", "0.5", "--test_share", "0") == 0
     assert len(rows("documents")) == 1
     assert read_json(Path("reports/d/figures/corpus.json"))["skipped"] == {"documents": 1, "pairs": 0}
 
@@ -228,7 +245,8 @@ def test_only_empty_texts():
         ({"text": "x"}, ("--title_field", "name"), ("field 'name' is missing", "set title_field")),
         ({"text": {"a": "x"}}, ("--text_field", "text.b"), ("field 'text.b' is missing",)),
         ({"text": 1.5}, (), ("field 'text' is a number, expected text",)),
-        ({"text": None}, (), ("field 'text' is null, expected text",)),
+        ({"text": 1e22}, (), ("field 'text' is a number, expected text or a whole number",)),
+        ({"text": None}, (), ("field 'text' holds no text", "1 of 1")),
         ({"text": True}, (), ("field 'text' is true or false, expected text",)),
         ({"text": {"a": 1}}, (), ("field 'text' is an object, expected text",)),
         ({"text": ["x", "y"]}, (), ("field 'text' holds 2 values, expected one",)),
@@ -253,10 +271,8 @@ def test_not_utf8(kind):
         "csv": b"text\ncaf\xe9\n",
     }
     Path(f"source/documents.{kind}").write_bytes(raw[kind])
-    refused(
-        f"source/documents.{kind}, {'row' if kind == 'jsonl' else 'line'} 2: byte 0xe9 is not UTF-8",
-        "save the file",
-    )
+    place = {"jsonl": "row 2: byte 0xe9", "json": "row 1: holds a byte", "csv": "line 2: byte 0xe9"}[kind]
+    refused(f"source/documents.{kind}, {place}", "is not UTF-8", "0xe9", "save the file as UTF-8")
 
 
 def test_broken_json():
@@ -295,14 +311,189 @@ def test_an_unknown_knob_value():
     refused("test_share", "less than 0.5", options=("--test_share", "0.9"))
 
 
+@pytest.mark.parametrize(
+    "break_", ["\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+)
+def test_an_id_is_one_line(break_):
+    save("jsonl", "documents", [page(1), {**page(2), "id": f"p2{break_}appendix"}])
+    refused("documents.jsonl, row 2: field 'id' has a line break in it", repr(break_)[1:-1])
+    save("jsonl", "documents", [page(1), {**page(2), "id": f"p2 \t x{break_}"}])
+    save("jsonl", "queries", [{"query": "a b", "document_id": f"{break_}p2 \t x"}])
+    assert corpus() == 0 and rows("pairs")[0]["document_id"] == "p2 \t x"
+
+
+@pytest.mark.parametrize(("number", "id"), [(7, "7"), (7.0, "7"), (10**30, "1" + "0" * 30), (-0.0, "0")])
+def test_whole_numbers_are_ids(number, id):
+    save("jsonl", "documents", [{**page(1), "id": number}])
+    assert corpus("--test_share", "0") == 0 and rows("documents")[0]["id"] == id
+
+
+@pytest.mark.parametrize("number", [1.5, 1e22, 2.0**53, -(2.0**60)])
+def test_numbers_that_may_have_lost_digits_are_no_ids(number):
+    save("jsonl", "documents", [{**page(1), "id": number}])
+    refused("documents.jsonl, row 1: field 'id' is a number, expected text or a whole number")
+
+
+def test_null_is_an_empty_text():
+    save("jsonl", "documents", [page(1), {**page(2), "text": None}, {**page(3), "title": None}])
+    refused("documents.jsonl, row 2: field 'text' holds no text", "1 of 3")
+    save("jsonl", "queries", [{"query": ["a b", None], "document_id": "p0001"}])
+    assert corpus("--skip_share", "0.5") == 0 and len(rows("documents")) == 2 and len(rows("queries")) == 1
+    save(
+        "parquet",
+        "documents",
+        [{"id": f"p{n}", "text": None if n == 5 else page(n)["text"]} for n in range(9)],
+    )
+    Path("source/documents.jsonl").unlink()
+    Path("source/queries.jsonl").unlink()
+    assert corpus("--skip_share", "0.5") == 0 and len(rows("documents")) == 8
+    save("jsonl", "more", [{"id": None, "text": "x y"}])
+    refused_again = run("--documents", "more.jsonl")
+    assert refused_again.exit_code == 2 and "field 'id' is empty" in refused_again.stderr
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_all_missing_fields_are_named_at_once(kind):
+    save(kind, "documents", [{"sku": "a", "body": "one two"}])
+    save(kind, "queries", [{"question": "what", "sku": "a"}])
+    refused(
+        f"documents.{kind}, row 1: field 'key' is missing, field 'text' is missing, field 'name' is missing "
+        "(this row has sku, body); set id_field and text_field and title_field to their names",
+        f"queries.{kind}, row 1: field 'query' is missing, field 'document_id' is missing "
+        "(this row has question, sku); set query_field and document_field to their names",
+        options=("--id_field", "key", "--title_field", "name"),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "documents.jsonl.dvc",
+        "documents.jsonl~",
+        ".documents.jsonl.swp",
+        "documents.jsonl.bak",
+        "._documents.jsonl",
+    ],
+)
+@pytest.mark.parametrize("pattern", ["documents.*", "*"])
+def test_what_stands_beside_data_is_no_data(name, pattern):
+    save("jsonl", "documents", [page(1)])
+    Path("source", name).write_text("no data")
+    assert corpus("--documents", pattern, "--test_share", "0") == 0 and len(rows("documents")) == 1
+    Path("source/documents.jsonl").unlink()
+    assert run("--documents", pattern).stderr.count("no such file; set `documents`") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["documents.JSONL", "documents.jsonl.gz", "documents.json.gz", "documents.Jsonl.GZ"]
+)
+def test_names_in_capitals_and_packed_files_are_read(name):
+    text = json.dumps(page(1)).encode()
+    Path("source", name).write_bytes(gzip.compress(text) if name.lower().endswith("gz") else text)
+    assert corpus("--test_share", "0") == 0 and rows("documents")[0]["id"] == "p0001"
+
+
+def test_an_open_quote_in_the_queries_swallows_none():
+    save("jsonl", "documents", [page(1)])
+    Path("source/queries.csv").write_text('query;document_id\n"how long;p0001\nwhy "p";p0001\n"when;p0001\n')
+    refused("queries.csv, row 1: not valid CSV")
+
+
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_parquet_columns_of_one_name(column):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = [pyarrow.array(["a"]), pyarrow.array(["some text"]), pyarrow.array(["other"])]
+    table = pyarrow.Table.from_arrays(columns, names=["id", "text", column])
+    write_table(table, "source/documents.parquet")
+    refused(f"documents.parquet: two columns are called '{column}'")
+
+
+def test_damaged_parquet_is_one_line():
+    save("parquet", "documents", [page(number) for number in range(200)])
+    path = Path("source/documents.parquet")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes(range(255, 191, -1)) + whole[place + 64 :])
+        result = run()  # some damage, in what is not read, does not show
+        assert result.exit_code in (0, 2) and len(result.stderr.strip().splitlines()) <= 1, result.output
+        path.write_bytes(whole[:place])
+        assert run().exit_code == 2
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_a_small_parquet_file_that_stands_for_much_is_refused(monkeypatch, as_dictionary):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    monkeypatch.setattr("stages.core.files.EXPANDS", 2)
+    texts = pyarrow.array(["word " * 20_000] * 40)
+    table = pyarrow.table({"text": texts.dictionary_encode() if as_dictionary else texts})
+    write_table(table, "source/documents.parquet", use_dictionary=as_dictionary, compression="zstd")
+    refused("documents.parquet: stands for", "over 2 times its own")
+
+
+def test_deep_metadata_goes_through_the_whole_stage():
+    text = json.dumps(page(1))[:-1] + ', "x": ' + "[" * 690 + "]" * 690 + "}"
+    Path("source/documents.jsonl").write_text(text)
+    assert corpus("--test_share", "0") == 0
+
+
 def test_a_refused_run_leaves_the_earlier_corpus():
     save("jsonl", "documents", [page(1), page(2)])
     assert corpus() == 0
     before = (CORPUS / "documents.jsonl").read_bytes()
-    save("jsonl", "documents", [page(1), page(1)])
+    save("jsonl", "documents", [page(1), {**page(2), "id": "p0001"}])
     assert run().exit_code == 2
     assert (CORPUS / "documents.jsonl").read_bytes() == before
     verify_manifest(CORPUS)
+
+
+# --- HTML
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("<p>Send it <b>back</b> &amp; wait.</p><p>Two</p>", "Send it back & wait.\n\nTwo"),
+        ("<UL CLASS='a > b'><li>one<li>two</UL>", "one\ntwo"),
+        ("<table><tr><td>a</td><td>b</td></tr></table>", "a b"),
+        ("<script>if (a<b) {'<p>'}</script>Hi<style>p{}</style><br/>there<!-- <p>no</p> -->", "Hi\nthere"),
+        (
+            "Map<K, V>, <name@example.org>, 1 < 2 &lt;p&gt; <b>bold</b>",
+            "Map<K, V>, <name@example.org>, 1 < 2 <p> bold",
+        ),
+        ("&#8364;5&nbsp;&#x20ac;", "€5 €"),
+        ("<![CDATA[<p>from a feed</p>]]><br>on", "from a feed\n\non"),
+        ("<p>torn <b", "torn <b"),
+        ("a < b,  List<String> R&D\n\n  as it is", "a < b,  List<String> R&D\n\n  as it is"),
+    ],
+)
+def test_html_is_stripped_or_told(text, plain):
+    save("jsonl", "documents", [{"text": text}, page(1), {**page(2), "title": text}])
+    save("jsonl", "queries", [{"query": text, "document_id": "p0001"}])
+    told = "warning: 1 of 3 texts hold HTML, tags or entities"
+    assert (told in run().stderr) == (text != plain) and text in [row["text"] for row in rows("documents")]
+    result = run("--html", "strip")
+    assert result.exit_code == 0 and "warning" not in result.stderr
+    assert plain in [row["text"] for row in rows("documents")]
+    flat = " ".join(plain.split())
+    assert flat in [row["title"] for row in rows("documents")] and rows("queries")[0]["text"] == flat
+
+
+@pytest.mark.parametrize(
+    "piece", ["<p ", "<!--", "<script>", "<a x='", "<![CDATA[", "<![", "&lt", "</", '<b "']
+)
+def test_torn_html_costs_no_time(piece):
+    started = time.monotonic()
+    assert without_html(f"<b>bold</b> {piece * 20_000}").startswith("bold")
+    assert time.monotonic() - started < 1
+
+
+def test_a_text_of_nothing_but_html_is_empty():
+    save("jsonl", "documents", [{"text": "<p> <br/>&nbsp;</p>"}, page(1), page(2)])
+    refused("row 1: field 'text' holds no text", "1 of 3", options=("--html", "strip"))
 
 
 # --- determinism and splits
@@ -399,6 +590,67 @@ def test_split_follows_the_shares():
     assert all(split_of_group(f"group {n}", 0.1, 0.05) == "test" for n in range(2000) if splits[n] == "test")
 
 
+def templated(count: int, kind: str) -> list[dict]:
+    """Pages of one template: the same sentences around a few words or numbers of their own."""
+    around = " ".join(WORDS[:40])
+    own = {
+        "boilerplate": lambda n: page(n, words=6)["text"],
+        "numbers": lambda n: f"article {n} costs {n * 7}",
+    }
+    return [{"id": f"p{n:04}", "text": f"{own[kind](n)} {around}"} for n in range(count)]
+
+
+@pytest.mark.parametrize("count, kind", [(40, "boilerplate"), (40, "numbers"), (1, "numbers")])
+def test_a_corpus_with_nothing_to_hold_out_is_refused_before_anything_is_paid(count, kind):
+    save("jsonl", "documents", templated(count, kind))
+    told = (
+        f"no document is left for test ({count} train, 0 val, 0 test)",
+        "groups are 1,",
+        f"of {count} documents",
+    )
+    refused(*told, "raise near_duplicates (0.3)", "test_share to 0")
+    assert corpus("--test_share", "0") == 0
+    if count > 1:
+        assert corpus("--near_duplicates", "0") == 0
+        splits = read_json(Path("reports/d/figures/corpus.json"))["splits"]
+        assert min(splits.values()) > 0 and corpus("--near_duplicates", "0.95") == 0
+
+
+def test_a_group_that_is_held_out_as_a_whole_leaves_nothing_to_train_on():
+    name = next(f"p{n}" for n in range(99) if split_of_group(f"p{n}", 0.03, 0.4) == "test")
+    save("jsonl", "documents", [{"id": name, "text": "one text"}, {"id": f"{name}z", "text": "One text."}])
+    refused("no document is left for train (0 train, 0 val, 2 test)", options=("--test_share", "0.4"))
+
+
+@pytest.mark.parametrize("shares", [(0.03, 0.05), (0.4, 0.4), (0.0, 0.05), (0.03, 0.0)])
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1), (38, 1, 1), (3,) * 7, (1,) * 50])
+def test_few_groups_leave_no_split_empty(sizes, shares):
+    split_of = split_groups({f"group {n}": size for n, size in enumerate(sizes)}, *shares)
+    counts = Counter(split_of.values())
+    wanted = {"train", *(split for split, share in zip(("val", "test"), shares, strict=True) if share)}
+    assert counts.keys() <= wanted and (counts.keys() == wanted or len(sizes) == 2 < len(wanted))
+    assert counts["train"] and (counts["test"] or not shares[1])
+    if all(split_of_group(name, *shares) == "train" for name in split_of):
+        assert split_of["group 0"] == "train" or max(sizes) == sizes[-1]  # the largest stays
+
+
+def test_many_groups_are_split_by_hash_alone():
+    sizes = {f"group {number}": 1 + number % 3 for number in range(500)}
+    assert split_groups(sizes, 0.03, 0.05) == {name: split_of_group(name, 0.03, 0.05) for name in sizes}
+
+
+def test_what_was_read_is_told_and_that_most_is_one_group():
+    save("jsonl", "documents", [*templated(6, "numbers"), page(20), page(21), {**page(22), "text": ""}])
+    save("jsonl", "queries", [{"query": "twenty", "document_id": "p0020"}])
+    result = run("--skip_share", "0.5")
+    assert result.stderr.splitlines() == [
+        "corpus d: 8 documents (1 skipped) in 3 groups of near-duplicates: 6 train, 1 val, 1 test; "
+        "queries: 1, pairs: 1",
+        "corpus d: warning: 6 documents are one group of near-duplicates, trained on or held out as a whole; "
+        "raise near_duplicates (0.3) if they are different texts",
+    ]
+
+
 def test_queries_that_differ_in_case_are_one():
     queries = [
         {"id": "b", "text": "Sort  an array"},
@@ -409,6 +661,48 @@ def test_queries_that_differ_in_case_are_one():
     merged, kept = merge_queries(queries, pairs)
     assert merged == [{"id": "a", "text": "sort an array"}, {"id": "c", "text": "else"}]
     assert kept == [{"query_id": "a", "document_id": "x"}, {"query_id": "a", "document_id": "y"}]
+
+
+@pytest.mark.parametrize(
+    "text", ["Tra\u0309 ha\u0300ng", "ｔｒả　ｈàｎｇ", "trả hà\u200bng", "\u200ftrả\u00a0hàng", "TRẢ HÀNG"]
+)
+def test_queries_that_people_see_as_one_are_one(text):
+    queries = [{"id": "a", "text": "trả hàng"}, {"id": "b", "text": text}]
+    merged, kept = merge_queries(queries, [{"query_id": "b", "document_id": "x"}])
+    assert merged == [queries[0]] and kept == [{"query_id": "a", "document_id": "x"}]
+
+
+VIETNAMESE = "Bạn có thể trả lại hàng trong vòng ba mươi ngày sau khi nhận"
+CHINESE = "退货政策：您可以在收到商品后三十天内申请退货。请保持商品完好，并附上原包装和发票。"
+THAI = "คุณสามารถคืนสินค้าได้ภายในสามสิบวันหลังจากได้รับสินค้าหากสินค้าอยู่ในสภาพสมบูรณ์"
+
+
+@pytest.mark.parametrize(
+    "text, other",
+    [
+        (VIETNAMESE, unicodedata.normalize("NFD", VIETNAMESE)),
+        ("Return it within a month", "Ｒｅｔｕｒｎ it with\u00adin a\u200b month"),
+        (CHINESE, CHINESE.replace("三十", "六十")),
+        (THAI, THAI.replace("สามสิบ", "หกสิบ")),
+        (
+            "返品は商品到着後三十日以内にお申し込みください",
+            "返品は商品到着後六十日以内にお申し込みください",
+        ),
+    ],
+)
+def test_near_duplicates_in_every_script(text, other):
+    texts = [text, "Something else that nobody would take for it", other, "配送需要五个工作日，节假日顺延。"]
+    documents = [{"id": str(n), "text": one, "metadata": {}} for n, one in enumerate(texts)]
+    assert near_duplicate_groups(documents) == ["0", "1", "0", "3"]
+
+
+@pytest.mark.parametrize("text", [CHINESE, THAI])
+def test_the_title_of_a_text_without_spaces_is_its_beginning(text):
+    save("jsonl", "documents", [{"text": text}, page(1), page(2)])
+    assert corpus() == 0
+    title = next(row["title"] for row in rows("documents") if row["text"] == text)
+    assert text.startswith(title) and 12 <= len(title) <= 20
+    assert read_json(Path("reports/d/figures/corpus.json"))["words"]["max"] > 30
 
 
 def test_test_queries_and_hidden_pairs():

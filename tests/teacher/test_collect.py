@@ -19,7 +19,6 @@ from stages.core.files import write_jsonl
 from stages.core.stage import valid
 from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
-from stages.teacher.outcomes import read_answers
 from stages.teacher.store.store import Store
 from tests.helpers.teacher_server import (
     Reply,
@@ -412,7 +411,7 @@ def test_answers_come_back_from_responses_when_the_store_is_gone(monkeypatch):
     rows = [row for row in (json.loads(line) for line in before.splitlines()) if row["outcome"] != "error"]
     with Store(layout.STORE) as store:
         for row in rows:
-            answer = read_answers(store.bodies(row)[0], {"params": {}})[0]
+            answer = store.answers({**row, "params": {}})[0][0]
             assert [answer.outcome, answer.response, answer.usage] == [
                 row["outcome"],
                 row["response"],

@@ -679,6 +679,19 @@ def test_logprobs_become_a_mean():
     assert {row["logprob"] for row in responses("d")} == {-1.0}
 
 
+def test_thoughts_are_counted_and_left_out_online_again_and_where_they_are_taken_over():
+    make_requests("d", 10)
+    thinking = completion("<think>\nwhat to write\n</think>\n\na b\nc d")
+    with Teacher(lambda body, seen: thinking if word_of(body) < "word5" else None).running() as url:
+        metrics, _ = run(url)
+    count = sum(row["response"] == "a b\nc d" for row in responses("d"))
+    assert metrics["thoughts_removed"] == count > 3
+    before = layout.responses("d").read_bytes()
+    assert collect("d", CollectKnobs(), asking=False)[0] == metrics
+    layout.STORE.unlink()
+    assert run("http://127.0.0.1:9/v1")[0] == metrics and layout.responses("d").read_bytes() == before
+
+
 def test_the_same_bytes_at_concurrency_1_and_64_and_offline_without_a_key(monkeypatch):
     make_requests("d", 100)
     outputs = []

@@ -152,7 +152,36 @@ def test_only_one_request_at_a_time_tries_a_server_that_fails():
 
 @pytest.mark.parametrize(
     "text, seconds",
-    [("6m0s", 360), ("1.5s", 1.5), ("120ms", 0.12), ("1h2m3s", 3723), ("17", 17), ("", None), ("soon", None)],
+    [
+        *(("6m0s", 360), ("1.5s", 1.5), ("120ms", 0.12), ("1h2m3s", 3723), ("17", 17), ("1e999", inf)),
+        *(
+            (odd, None)
+            for odd in (None, "", " ", "soon", "1.2.3s", "..s", "s", "1s or so", "in 5s", "nan", "²s")
+        ),
+    ],
 )
 def test_durations(text, seconds):
     assert duration_s(text) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({"retry-after": "3"}, 3),
+        ({"retry-after-ms": "300", "retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.3),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"retry-after": "-5"}, 0),
+        ({"retry-after": "1e999"}, inf),
+        *(
+            ({"retry-after": odd}, None)
+            for odd in ("", " ", "nan", "²", "1.2.3", "soon", "1, 2", "32 Oct 2015")
+        ),
+        ({"retry-after": "Wed, 21 Oct 99999 07:28:00 GMT"}, None),
+        ({"retry-after-ms": "nan"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_how_long_a_server_asks_to_wait(headers, seconds):
+    assert retry_after_s(headers) == seconds

@@ -197,7 +197,8 @@ def test_all_forms_lead_to_the_same_training_rows(_workplace):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_embedded_teacher_serves_every_form(_workplace, form):
     write_corpus("d", 10)
-    write_prompts("d", teacher="Title: numpy.sort\n\nReturn a sorted copy of array {{ document.id }}.")
+    page = "Title: numpy.sort\n\nReturn a sorted copy of array {{ document.id }}."
+    write_prompts("d", teacher=f"<document>\n{page}\n</document>")
     prompt("d", PromptKnobs(template="prompts/d/teacher.md", answer=form))
     metrics, _ = collect("d", CollectKnobs())
     assert metrics["outcomes"] == {"ok": 10}

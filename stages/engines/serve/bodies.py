@@ -5,13 +5,16 @@ and neither does one whose value says nothing: null, false, 0 or empty, or as in
 """
 
 import secrets
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.engines.protocol import Decoding
 
 COLDEST = 1e-6  # least temperature that is not 0: logits divided by less are no finite numbers
+NARROWEST = 1e-6  # least top_p: less may be 0 in the engine's floats, and one token is left long before
+WIDEST = 2**31 - 1  # top_k, more than any vocabulary: engines have no larger integers
+MOST_STOPS = 64
 IGNORED = {
     *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "reasoning_effort", "verbosity"),
@@ -24,7 +27,7 @@ NOTHING = {
 }
 
 
-class Refused(ValueError):
+class Refused(Exception):
     """A request that is not served; `param` is the field of the body that is to blame."""
 
     def __init__(
@@ -32,6 +35,11 @@ class Refused(ValueError):
     ):
         super().__init__(message)
         self.param, self.code, self.status = param, code, status
+
+
+def too_long(context: int, prompt: str) -> Refused:
+    message = f"this model's context is {context} tokens; the prompt has {prompt}"
+    return Refused(message, code="context_length_exceeded")
 
 
 class Lenient(BaseModel):
@@ -63,28 +71,27 @@ class Body(BaseModel):
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=NARROWEST, le=1)
+    top_k: int | None = Field(None, ge=0, le=WIDEST)
     frequency_penalty: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
     n: Literal[1] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     grammar: bool | str | None = None
 
     def sampling(self, start: Decoding, prompt_tokens: int, context: int) -> Decoding:
-        """`start` with what the body says. Raises Refused where the prompt leaves no room for the answer."""
+        """`start` with what the body says. Raises Refused for an empty prompt, or no room for the answer."""
+        if not prompt_tokens:
+            raise Refused("the prompt is empty: it has no tokens")
         limit = self.max_completion_tokens or self.max_tokens
         room = context - prompt_tokens
         if room < (limit or 1):
             answer = f" and an answer of up to {limit}" if limit else ", which leaves no room for an answer"
-            raise Refused(
-                f"this model's context is {context} tokens; the prompt has {prompt_tokens}{answer}",
-                code="context_length_exceeded",
-            )
+            raise too_long(context, f"{prompt_tokens}{answer}")
         named = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "frequency_penalty")}
         said = {name: value for name, value in named.items() if value is not None}
         if said.get("temperature", COLDEST) < COLDEST:

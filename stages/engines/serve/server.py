@@ -9,10 +9,10 @@ import asyncio
 import json
 import logging
 import secrets
-import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +20,18 @@ from aiohttp import web
 
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
+from stages.core.web import application, body_of, check, parsed
+from stages.core.web import serve as listen
 from stages.engines.protocol import Decoding, Generation
-from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body
-from stages.engines.serve.queue import EngineQueue
+from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body, too_long
+from stages.engines.serve.queue import EngineQueue, Full
 from stages.engines.serve.student import Reading
 
 GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
-LARGEST_BODY = 4 * 2**20  # bytes
+LARGEST_BODY = 2**20  # bytes
+SHORT = 2**14  # bytes of a body that is read at once, which takes some milliseconds
+WARM_UP = "hello"
+KEPT_HEADERS = ("Allow", "WWW-Authenticate")  # of an error
 
 
 class Student(NamedTuple):
@@ -48,26 +53,96 @@ class Student(NamedTuple):
     constrain: bool = False
 
 
-def make_app(student: Student, queue: EngineQueue) -> web.Application:
-    """The application; requests wait in `queue`, which somebody has to run."""
+class Question(NamedTuple):
+    """What a body asks the engine."""
 
-    async def answered(body: Body, prompt: str, ids: list[int]) -> tuple[str, str, dict]:
-        """(what the student wrote, why it ended, the tokens used)."""
-        sampling = body.sampling(student.sampling, len(ids), student.context)
-        answer = await queue.answer(prompt, sampling, body.drawn_seed(), _grammar(body, student))
+    body: Body
+    prompt: str
+    sampling: Decoding
+    grammar: str | None
+
+
+class Api:
+    """The handlers. `answers` says to which hosts they answer; with a `key`, only who has it may ask."""
+
+    def __init__(self, student: Student, queue: EngineQueue, answers: Callable[[str], bool], key: str = ""):
+        self.student, self.queue, self.answers, self.key = student, queue, answers, key
+        self.reader = ThreadPoolExecutor(1)
+        self.most_characters = student.context * max(map(len, student.codec.tokenizer.get_vocab()))
+
+    def app(self) -> web.Application:
+        """The application, which feeds the queue."""
+        app = application(LARGEST_BODY, self.guard)
+        app.cleanup_ctx.append(self.feeding)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat),
+                web.post("/v1/completions", self.completions),
+                web.get("/v1/models", self.models),
+                web.get("/v1/models/{name}", self.models),
+                web.get("/health", self.health),
+            ]
+        )
+        return app
+
+    async def feeding(self, app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.queue.run())
+        yield
+        task.cancel()
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Callable) -> web.StreamResponse:
+        """Errors in OpenAI's shape; what is not the client's fault is logged with its cause."""
+        try:
+            check(request, self.answers, self.key if request.path.startswith("/v1/") else "")
+            return await handler(request)
+        except Refused as error:
+            return _problem(error.status, str(error), error.param, error.code)
+        except UserError as error:
+            return _problem(400, str(error))
+        except Full as error:
+            return _problem(503, str(error), code="overloaded", headers={"Retry-After": str(error.wait_s)})
+        except web.HTTPException as error:
+            kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
+            return _problem(error.status, error.text or "", code=str(error.status), headers=kept)
+        except ConnectionResetError:  # the client is gone: nobody reads this
+            return web.Response(status=499)
+        except Exception:
+            logging.exception("%s %s", request.method, request.path)
+            return _problem(500, "the server failed; its log says why", code="server_error")
+
+    def read(self, kind: type[Body], raw: bytes, charset: str | None) -> Question:
+        """What a request asks. Raises Refused, UserError and HTTPException."""
+        student = self.student
+        body = read_body(kind, _checked(parsed(raw, charset), student.name))
+        prompt = _rendered(body, student) if isinstance(body, ChatBody) else body.prompt
+        if len(prompt) > self.most_characters:  # to count the tokens of a megabyte takes a second
+            raise too_long(student.context, f"{len(prompt):,} characters")
+        tokens = len(student.codec.prompts([prompt])[0])
+        sampling = body.sampling(student.sampling, tokens, student.context)
+        return Question(body, prompt, sampling, _grammar(body, student))
+
+    async def answered(self, kind: type[Body], request: web.Request) -> tuple[Body, str, str, dict]:
+        """(the body, what the student wrote, why it ended, the tokens used). Raises Full, and as `read`."""
+        raw = await body_of(request)
+        given = kind, raw, request.charset
+        with self.queue.place():
+            if len(raw) <= SHORT:
+                asked = self.read(*given)
+            else:  # one at a time, so that neither short ones nor the engine wait for them
+                asked = await asyncio.get_running_loop().run_in_executor(self.reader, self.read, *given)
+            body = asked.body
+            answer = await self.queue.answer(asked.prompt, asked.sampling, body.drawn_seed(), asked.grammar)
         text, stopped = body.stopped(answer.text)
-        return text, "stop" if stopped else answer.finish_reason, _usage(answer)
+        return body, text, "stop" if stopped else answer.finish_reason, _usage(answer)
 
-    async def chat(request: web.Request) -> web.StreamResponse:
-        body = read_body(ChatBody, await _json(request, student.name))
-        asked, tools = body.request(), body.callable_tools()
-        if tools is not None and student.read is None:
-            raise Refused(f"the student of {student.name} has no skills, and calls no functions", "tools")
-        prompt = student.render(asked, body.title, body.metadata or {})
-        text, reason, usage = await answered(body, prompt, student.codec.prompts([prompt])[0])
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        student = self.student
+        body, text, reason, usage = await self.answered(ChatBody, request)
         message = {"role": "assistant", "content": text, "refusal": None}
         if student.read is not None:
-            message["content"], function = student.read(text, asked)
+            tools = body.callable_tools()
+            message["content"], function = student.read(text, body.request())
             if function and tools is not None and (not tools or function[0] in tools):
                 message |= {"content": None, "tool_calls": [_tool_call(*function)]}
                 reason = "tool_calls"
@@ -82,36 +157,35 @@ def make_app(student: Student, queue: EngineQueue) -> web.Application:
         events = [{"index": 0, **part, **logprobs, "finish_reason": end} for part, end in parts]
         return await _stream(request, {**head, "object": "chat.completion.chunk"}, events, body, usage)
 
-    async def completions(request: web.Request) -> web.StreamResponse:
-        body = read_body(CompletionBody, await _json(request, student.name))
-        text, reason, usage = await answered(body, body.prompt, student.codec.prompts([body.prompt])[0])
-        head = _head("text_completion", student.name)
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body, text, reason, usage = await self.answered(CompletionBody, request)
+        head = _head("text_completion", self.student.name)
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
         if body.stream:
             return await _stream(request, head, [choice], body, usage)
         return web.json_response({**head, "choices": [choice], "usage": usage})
 
-    async def models(request: web.Request) -> web.Response:
+    async def models(self, request: web.Request) -> web.Response:
+        student = self.student
         entry = {"id": student.name, "object": "model", "created": 0, "owned_by": "retort"}
         name = request.match_info.get("name")
         if name not in (None, student.name):
             raise _unknown_model(student.name)
         return web.json_response(entry if name else {"object": "list", "data": [entry]})
 
-    async def health(request: web.Request) -> web.Response:
+    async def health(self, request: web.Request) -> web.Response:
+        one_token = self.student.sampling.model_copy(update={"max_new_tokens": 1})
+        if not await self.queue.is_well(WARM_UP, one_token):
+            return _problem(503, "the engine does not answer; the log says why", code="server_error")
         return web.json_response({"status": "ok"})
 
-    app = web.Application(middlewares=[_problems], client_max_size=LARGEST_BODY)
-    app.add_routes(
-        [
-            web.post("/v1/chat/completions", chat),
-            web.post("/v1/completions", completions),
-            web.get("/v1/models", models),
-            web.get("/v1/models/{name}", models),
-            web.get("/health", health),
-        ]
-    )
-    return app
+
+def _rendered(body: ChatBody, student: Student) -> str:
+    """The prompt of a chat. Raises Refused, and UserError of the template."""
+    asked = body.request()
+    if body.callable_tools() is not None and student.read is None:
+        raise Refused(f"the student of {student.name} has no skills, and calls no functions", "tools")
+    return student.render(asked, body.title, body.metadata or {})
 
 
 def _grammar(body: Body, student: Student) -> str | None:
@@ -161,11 +235,11 @@ async def _stream(
     return response
 
 
-async def _json(request: web.Request, name: str) -> object:
+def _checked(body: object, name: str) -> object:
+    """`body`, if it is text and asks for the model of that name. Raises Refused."""
     try:
-        body = await request.json()
-        json.dumps(body, ensure_ascii=False).encode()  # half a character (a lone surrogate) is an error, too
-    except (ValueError, LookupError, RecursionError, web.RequestPayloadError) as error:
+        json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # half a character, a lone surrogate, is one
         raise Refused(f"the body is not JSON: {error}") from None
     if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"] != name:
         raise _unknown_model(name)
@@ -176,26 +250,16 @@ def _unknown_model(name: str) -> Refused:
     return Refused(f"only the model '{name}' is served here", "model", "model_not_found", 404)
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Callable) -> web.StreamResponse:
-    """Errors in OpenAI's shape; what is not the client's fault is logged with its cause."""
-    try:
-        return await handler(request)
-    except Refused as error:
-        return _problem(error.status, str(error), error.param, error.code)
-    except UserError as error:
-        return _problem(400, str(error))
-    except web.HTTPException as error:
-        return _problem(error.status, error.reason, code=str(error.status))
-    except Exception:
-        logging.exception("%s %s", request.method, request.path)
-        return _problem(500, "the server failed; its log says why", code="server_error")
-
-
-def _problem(status: int, message: str, param: str | None = None, code: str = "invalid_value"):
+def _problem(
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str = "invalid_value",
+    headers: dict[str, str] | None = None,
+) -> web.Response:
     form = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": form, "param": param, "code": code}
-    return web.json_response({"error": error}, status=status)
+    return web.json_response({"error": error}, status=status, headers=headers)
 
 
 def reserved(host: str, port: int) -> socket.socket:
@@ -213,27 +277,15 @@ def unusable(host: str, port: int, error: Exception) -> UserError:
     return UserError(f"port {port} of {host}: {error}; choose another with --port")
 
 
-async def serve(student: Student, queue: EngineQueue, address: socket.socket) -> None:
+async def serve(api: Api, address: socket.socket) -> None:
     """Listen until SIGTERM or SIGINT, then let requests in flight end.
 
     The address is the first line of standard output, as JSON. Raises UserError where another process has
     begun to listen there.
     """
-    runner = web.AppRunner(
-        make_app(student, queue), access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S
-    )
-    await runner.setup()
     host, port = address.getsockname()[:2]
+    url = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
     try:
-        await web.SockSite(runner, address).start()
+        await listen(api.app(), address, json.dumps({"base_url": url}), GRACE_S)
     except OSError as error:
         raise unusable(host, port, error) from None
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    feeding = asyncio.create_task(queue.run())
-    host = f"[{host}]" if ":" in host else host
-    print(json.dumps({"base_url": f"http://{host}:{port}/v1"}), flush=True)
-    await ended.wait()
-    await runner.cleanup()
-    feeding.cancel()

@@ -6,7 +6,6 @@ Imported to serve only, never to show help.
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -17,16 +16,20 @@ from stages.core import layout
 from stages.core.chat_template import ChatTemplate
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
-from stages.core.prompts import Template, render
+from stages.core.messages import say
+from stages.core.prompts import Template, read_prompt, render
+from stages.core.servers import setting
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
+from stages.core.web import answers_to, is_public
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
+from stages.engines.serve.bodies import Refused
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import Student, reserved, serve
+from stages.engines.serve.server import WARM_UP, Api, Student, reserved, serve
 from stages.engines.serve.student import Served
 
-WARM_UP = "hello"
+KEY = "RETORT_SERVE_KEY"
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
 ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 8}
@@ -42,6 +45,9 @@ def run(
     Raises UserError where student, prompt, grammar or engine is missing, and for a port that is taken.
     """
     address = reserved(host, port)  # before anything that takes long
+    key = setting(KEY)
+    if is_public(address) and not key:
+        say(f"serve: warning: {host} lets the network in, and there is no key: set {KEY}")
     engine = engine or ("vllm" if vllm_is_available() else cpu_engine(served))
     sizes = ALONE if engine == "transformers" else TOGETHER
     sampling = load.resolve(valid(Decoding, {"engine": engine, **sizes, **decoding}, "serve"))
@@ -50,11 +56,16 @@ def run(
         try:
             command = vllm_command(student, host, port)
         except UserError as error:
-            print(f"serve: the small server, on the engine vllm ({error})", file=sys.stderr)
+            say(f"serve: the small server, on the engine vllm ({error})")
         else:
-            os.execvp(command[0], command)
+            address.close()
+            os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
-    asyncio.run(serve(student, queue, address))
+    cache = getattr(queue.engine, "cache_bytes", 0)
+    more = f", a cache of up to {cache / 2**20:,.1f} MiB beside the model" if cache else ""
+    at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
+    say(f"serve: engine {engine}, {at_once}{more}")
+    asyncio.run(serve(Api(student, queue, answers_to(address, host, key=key), key), address))
 
 
 def vllm_is_available() -> bool:
@@ -91,13 +102,32 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
     )
 
 
+class Given(dict):
+    """The metadata that a request gives; a prompt that asks for more is told where it belongs."""
+
+    def __missing__(self, name: str) -> StrictUndefined:
+        return left_out(f"metadata.{name}", f'"metadata": {{"{name}": …}}', "metadata")
+
+
+def left_out(field: str, wanted: str, param: str) -> StrictUndefined:
+    """What the template has of a field that the request does not give: to use it is Refused."""
+    hint = (
+        f"the student's prompt uses document.{field}: put {wanted} into the body of the request "
+        f"(openai client: extra_body={{{wanted}}}; see docs/guide/serving.md)"
+    )
+    return StrictUndefined(hint, exc=partial(Refused, param=param))
+
+
 def prompt_of(template: Template, known: Mapping, text: str, title: str | None, metadata: dict) -> str:
     """The prompt for a request, as generate renders it for a document whose metadata are `known` and these.
 
-    Raises UserError where the template asks for a title or metadata that the request does not give.
+    Raises Refused where the template asks for a title or metadata that the request does not give, UserError
+    for what it cannot do with those given.
     """
-    given = StrictUndefined(hint="no 'title' is given with the request") if title is None else title
-    return render(template, {"id": "", "title": given, "text": text, "metadata": {**known, **metadata}})
+    given = left_out("title", '"title": "…"', "title") if title is None else title
+    return render(
+        template, {"id": "", "title": given, "text": text, "metadata": Given({**known, **metadata})}
+    )
 
 
 def vllm_command(student: Student, host: str, port: int) -> list[str]:
@@ -111,8 +141,11 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
         raise UserError("vllm serve reads no calls")
     if student.sampling.frequency_penalty:
         raise UserError("vllm serve has no frequency_penalty but that of a request")
-    template = chat_template(student.codec, read_text(layout.prompt(student.name, "student")))
-    prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
+    template = chat_template(student.codec, read_prompt(layout.prompt(student.name, "student")))
+    try:
+        prompts = student.codec.prompts([student.render(WARM_UP, None, {})])
+    except Refused as error:
+        raise UserError(f"vllm serve gives a prompt no more than the request: {error}") from None
     encoded = student.codec.tokenizer.encode(template.render(WARM_UP), add_special_tokens=False).ids
     if [encoded] != prompts:
         raise UserError("vllm serve would give other tokens than training did")
@@ -121,7 +154,7 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
     usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p"})
     return [
         *("vllm", "serve", str(model), "--served-model-name", student.name),
-        *("--host", host, "--port", str(port)),
+        *("--host", host, "--port", str(port), "--allowed-origins", "[]"),
         *("--chat-template", str(file), "--chat-template-content-format", "string"),
         *("--generation-config", "vllm"),
         *("--override-generation-config", json.dumps(usual)),
@@ -158,5 +191,5 @@ def warm_engine(student: Student) -> Engine:
         except UserError as error:
             if student.constrain or grammar is None:
                 raise
-            print(f"serve: requests with `grammar` will be refused: {error}", file=sys.stderr)
+            say(f"serve: requests with `grammar` will be refused: {error}")
     return engine

@@ -1,6 +1,6 @@
 """The kind skills: a request goes in, one function call comes out (Otto)."""
 
-from stages.kinds.kind import COMPOSED, Blocks, Kind
+from stages.kinds.kind import COMPOSED, Blocks, Kind, few
 from stages.kinds.skills.knobs import STAGES
 
 
@@ -23,10 +23,13 @@ def problem(blocks: Blocks) -> str | None:
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
-    """How the students do on requests in people's wording, where there are any."""
-    people = figures.get("evaluate", {}).get("people", {})
+    """How many requests were scored, and how the students do on those in people's wording, if any."""
+    evaluated = figures.get("evaluate", {})
+    rows = evaluated.get("rows")
+    measured = [] if rows is None else [f"means over {rows:,} held-out requests{few(rows)}"]
+    people = evaluated.get("people", {})
     if "systems" not in people:
-        return []
+        return measured
     shown = ("normalised_match_macro", "other_recall", "other_precision")
     lines = [f"{people['rows']:,} requests in people's wording: {', '.join(shown)}"]
     for system, own in people["systems"].items():
@@ -34,7 +37,7 @@ def summary(figures: dict[str, dict]) -> list[str]:
         texts = ("–" if mean is None else f"{mean:.3f}" for mean in means)
         low, high = own[shown[0]]["low"], own[shown[0]]["high"]
         lines.append(f"  {system:16}{', '.join(texts)} (the first {low:.3f} to {high:.3f})")
-    return [*lines, COMPOSED]
+    return [*measured, *lines, COMPOSED]
 
 
 KIND = Kind(

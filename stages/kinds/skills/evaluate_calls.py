@@ -12,7 +12,6 @@ the base and the teacher, who costs money, are not asked there. Latency, from on
 docs/kinds/skills/calls.md defines the measures.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, verify_manifest, write_json, write_text
 from stages.core.hashing import stable_integer
+from stages.core.messages import say
 from stages.evaluation.people import check_unseen
 from stages.kinds.answers import document_of, is_first, lines_of
 from stages.kinds.skills import places
@@ -152,7 +152,7 @@ def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:
     """The skills that no held-out request is for, which are in no mean; told on stderr, too."""
     missing = [name for name in skills if name not in scored]
     if missing:
-        print(f"evaluate_calls: no held-out request for {', '.join(missing)}", file=sys.stderr)
+        say(f"evaluate_calls: no held-out request for {', '.join(missing)}")
     return missing
 
 

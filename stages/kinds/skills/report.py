@@ -1,6 +1,6 @@
 """What the report says of a dataset of skills: where its requests come from, calls by skill, leaks."""
 
-from stages.kinds.kind import COMPOSED
+from stages.kinds.kind import COMPOSED, few
 from stages.kinds.skills.parts.match import ast_compat
 from stages.reporting.charts import NAMES, confusion, number
 from stages.reporting.page import Funnel, Report, Section, counted, measures
@@ -21,7 +21,7 @@ MEASURES = {
 }
 HEADLINE = ("normalised_match_macro", "valid_call", "other_recall", "latency_ms_p50")
 MEASURED_ON = (
-    "Means over {rows:,} held-out requests with bootstrap 95% intervals. “+ grammar” is\n"
+    "Means over {rows:,} held-out requests{few} with bootstrap 95% intervals. “+ grammar” is\n"
     "the student that can write nothing but calls of the skills."
 )
 IN_PEOPLES_WORDING = ("normalised_match_macro", "other_recall", "other_precision", "valid_call")
@@ -39,7 +39,7 @@ def report(figures: dict) -> Report:
         share_of="examples",
         funnel=funnel(figures),
         measures=MEASURES,
-        measured_on=MEASURED_ON.format(rows=evaluated["rows"]) if metrics else "",
+        measured_on=MEASURED_ON.format(rows=evaluated["rows"], few=few(evaluated["rows"])) if metrics else "",
         headline=HEADLINE,
         shown="student_grammar" if "student_grammar" in metrics else "student",
         first=people(evaluated.get("people"), (figures.get("calls") or {}).get("people")),

@@ -1,12 +1,13 @@
 """The kind xc: new labels for extreme classification, by synthetic queries or categories (SKIM)."""
 
-from stages.kinds.kind import COMPOSED, Kind
+from stages.kinds.kind import COMPOSED, Kind, few
 from stages.kinds.xc.knobs import STAGES
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
-    """What the new labels bring to each model of extreme classification, and how pages are found."""
-    lines = []
+    """How many pages were scored, what the new labels bring to each model, and how pages are found."""
+    pages = figures.get("evaluate", {}).get("pages")
+    lines = [] if pages is None else [f"means over {pages:,} held-out pages{few(pages)}"]
     for model, scores in figures.get("xc", {}).items():
         before, after, gained = (scores[name]["R@10"] for name in ("original", "augmented", "difference"))
         lines.append(

@@ -18,6 +18,7 @@ from stages.kinds.xc.parts.format import corpus as xc_corpus
 from stages.kinds.xc.parts.format import pairs as xc_pairs
 from stages.kinds.xc.parts.format.documents import Cutter, Metadata
 from stages.kinds.xc.parts.format.texts import check_files
+from stages.sources.splits import check_splits
 
 
 def check_source(knobs: CorpusXcKnobs) -> dict[str, Path]:
@@ -53,8 +54,10 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
         write_json(directory / "shape.json", {"points": knobs.points, "lines": True})
         source.warnings["empty_documents"] = empty = made.splits["empty"]
         xc_corpus.check_share(made.first_empty, empty, source.texts[source.documents].rows, knobs.skip_share)
-    source.warnings["withheld_known_queries"] = known.withheld if known else 0
+        source.warnings["withheld_known_queries"] = known.withheld if known else 0
+        figures = xc_corpus.statistics(source, made, xc_pairs.split_counts(hidden, source.tst))
+        check_splits(figures, knobs.test_share, "change val_share or test_share, or add documents")
     for name, count in sorted(source.warnings.items()):
         if count:
             print(f"corpus {dataset}: {name.replace('_', ' ')}: {count:,}", file=sys.stderr)
-    return xc_corpus.statistics(source, made, xc_pairs.split_counts(hidden, source.tst))
+    return figures

@@ -1,6 +1,6 @@
 """What the report says of a dataset of queries or categories: pages, new labels and what they bring."""
 
-from stages.kinds.kind import COMPOSED
+from stages.kinds.kind import COMPOSED, few
 from stages.kinds.xc.parts.tasks import TASKS
 from stages.reporting.charts import columns, number, paired_bars
 from stages.reporting.page import SYSTEMS, Funnel, Report, Section, percent
@@ -61,8 +61,9 @@ def people(found: dict | None) -> list[Section]:
 
 
 def measured_on(evaluated: dict) -> str:
+    pages = evaluated["pages"]
     return (
-        f"Means over {evaluated['pages']} held-out pages with bootstrap 95% intervals; retrieval among\n"
+        f"Means over {pages} held-out pages{few(pages)} with bootstrap 95% intervals; retrieval among\n"
         f"{evaluated['corpus']:,} pages. “Extractive” copies the page's own summary line: whatever it tops\n"
         "rewards copying, so read retrieval and groundedness beside the share of lines copied word for word."
     )

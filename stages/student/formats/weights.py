@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from stages.core.errors import UserError
+from stages.core.files import reserve
 
 PIECE = 1 << 21  # elements: 8 MiB in float32, which stays in cache and is not given back between pieces
 SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
@@ -83,10 +84,11 @@ def create_state(directory: Path, like: dict[str, torch.Tensor]) -> None:
     """A lit_model.pth with the shapes, dtypes and shared tensors of `like`, to be filled through a map.
 
     Only the layout is written, so that no tensor of `like` needs to be in memory. The checksums of the zip
-    format are left at zero; torch does not look at them.
+    format are left at zero; torch does not look at them. Raises OSError where the disk has no room for all.
     """
     with torch.serialization.skip_data():
         torch.save(like, Path(directory) / "lit_model.pth")
+    reserve(Path(directory) / "lit_model.pth")
 
 
 def blocks(names: Iterable[str]) -> list[list[str]]:

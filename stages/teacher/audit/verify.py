@@ -14,19 +14,9 @@ from typing import Any
 from stages.core.errors import UserError
 from stages.teacher.identity import key_of, limit_of, question_key
 from stages.teacher.store.schema import NO_DELETE
-from stages.teacher.store.store import FIELDS, Store, checksum
+from stages.teacher.store.store import ATTEMPT, FIX_FILE, FIX_ROWS, SHOWN, Store, is_sound
 
-ATTEMPT = (*FIELDS, "checksum")
 REQUEST = ("request_key", "question_key", "token_limit", "model", "request")
-SHOWN = 10  # damaged rows that a message names
-FIX_ROWS = (
-    "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies the file and "
-    "removes the damaged rows; `collect` takes what they held over from responses.jsonl, or asks again"
-)
-FIX_FILE = (
-    "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
-    "the answers in responses.jsonl; `sqlite3 {path} .recover` may bring back more"
-)
 
 
 @dataclass
@@ -68,20 +58,10 @@ def _first(names: list[str]) -> str:
 
 @contextmanager
 def snapshot(store: Store) -> Iterator[sqlite3.Connection]:
-    """A connection that sees one moment of the store, whoever writes meanwhile.
-
-    Text that is not UTF-8 is read with surrogate escapes. Raises UserError where sqlite itself cannot read
-    the file.
-    """
+    """A connection that sees one moment of the store, whoever writes meanwhile."""
     with closing(store.connect()) as connection:
-        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-        try:
-            connection.execute("BEGIN")
-            yield connection
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            raise UserError(Damage([str(error)]).message(store.path)) from None
+        connection.execute("BEGIN")
+        yield connection
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
@@ -96,7 +76,7 @@ def verify(connection: sqlite3.Connection) -> Damage:
         damage.file = [] if lines == ["ok"] else lines
         for attempt in _rows(connection, "attempts", ("id", *ATTEMPT)):
             damage.unchecked += attempt["checksum"] is None
-            if not _is_sound(attempt):
+            if not is_sound(attempt):
                 damage.attempts.append({name: attempt[name] for name in ("id", "request_key")})
         requests = _rows(connection, "requests", REQUEST)
         damage.requests = [row["request_key"] for row in requests if not _has_its_keys(row)]
@@ -113,14 +93,6 @@ def _rows(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) 
         yield dict(zip(columns, row, strict=True))
 
 
-def _is_sound(attempt: dict[str, Any]) -> bool:
-    try:
-        expected = checksum(attempt)
-    except (TypeError, ValueError):  # a value of a kind that is never written, such as text that is not UTF-8
-        return False
-    return attempt["checksum"] in (expected, None)
-
-
 def _has_its_keys(row: dict[str, Any]) -> bool:
     """Whether a request has the keys that stand beside it. True for one of which only the keys are known."""
     if row["request"] is None:
@@ -128,7 +100,7 @@ def _has_its_keys(row: dict[str, Any]) -> bool:
     try:
         request = json.loads(row["request"])
         expected = (key_of(request), question_key(request), limit_of(request), request["model"])
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return False
     return expected == tuple(row[name] for name in REQUEST[:4])
 

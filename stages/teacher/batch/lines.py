@@ -4,37 +4,34 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from stages.core.hashing import canonical_json
 from stages.core.records import KeyedRequest
-from stages.teacher.endpoint import Endpoint, Failure, judge_reply, short
+from stages.core.servers import MOST_BYTES
+from stages.teacher.endpoint import Endpoint, Failure, error_in, judge_reply, short
 from stages.teacher.identity import body_of
-from stages.teacher.outcomes import filtered, read_usage, sound
+from stages.teacher.outcomes import filtered, sound
+from stages.teacher.store.costs import MISSING
 
 PATH: Final = "/v1/chat/completions"
-MISSING = "missing from batch"
 
 
 @dataclass(frozen=True)
 class Result:
     """What a batch brought for one request.
 
-    `status` is that of HTTP, None where the request was not executed; `raw` and `usage` are of the body of a
-    200, `error` is what came instead: {"code", "message"}.
+    `status` is that of HTTP, None where the request was not executed; `raw` is the body of a 200,
+    `error` is what came instead: {"code", "message"}.
     """
 
     key: str
     status: int | None = None
     raw: str | None = None
-    usage: dict[str, int] | None = None
     request_id: str | None = None
     error: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_missing(self) -> bool:
-        return self.error.get("code") == MISSING
 
 
 def input_line(request: KeyedRequest) -> bytes:
@@ -52,7 +49,7 @@ def read_results(paths: Iterable[Path], keys: Iterable[str], odd: Counter[str]) 
     left = set(known)
     for path in paths:
         with open(path, "rb") as stream:
-            for line in stream:
+            for line in iter(partial(stream.readline, MOST_BYTES), b""):  # a longer one is torn
                 result = _result(line)
                 if result is not None and result.key in left:
                     left.discard(result.key)
@@ -79,7 +76,11 @@ def _result(text: bytes) -> Result | None:
         return Result(key, status, request_id=request_id, error=error)
     # A lone surrogate has no UTF-8, but its escape is the same JSON.
     raw = sound(canonical_json(body))
-    return Result(key, status, raw, read_usage(_dict(body).get("usage")), request_id)
+    told = error_in(raw)
+    if status == 200 and told.status and filtered(body) is None:  # an error in spite of its status
+        error = {"code": told.code, "message": told.message}
+        return Result(key, told.status, request_id=request_id, error=error)
+    return Result(key, status, raw, request_id)
 
 
 def object_in(text: str | bytes) -> dict[str, Any]:

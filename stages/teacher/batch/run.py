@@ -6,7 +6,6 @@ finds what earlier ones left at the provider, takes it up, and submits only what
 
 import asyncio
 import random
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.core.progress import Progress
 from stages.core.records import KeyedRequest, Request
 from stages.teacher.batch.lines import input_line, read_results
@@ -58,7 +58,7 @@ def ask_in_batches(
     try:
         asyncio.run(run.all())
     except KeyboardInterrupt:
-        print(f"stopping{run.going_on()}", file=sys.stderr)
+        say(f"stopping{run.going_on()}")
         raise
     except UserError as error:
         raise UserError(f"{error}{run.going_on()}") from None
@@ -361,7 +361,7 @@ async def fetch(provider: Provider, batches: Batches, batch: Batch, seen: dict[s
     )
     if collected is not None and +odd:
         counts_of = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+odd).items()))
-        print(f"batch {batch.batch_id}: results that do not fit its requests: {counts_of}", file=sys.stderr)
+        say(f"batch {batch.batch_id}: results that do not fit its requests: {counts_of}")
     batches.clean(batch.name)
     return collected
 

@@ -160,7 +160,6 @@ class Batches:
                         collected.failures[result.key] = failure
                     else:
                         collected.answered.append(result.key)
-                    collected.dollars += self._cost(result, price)
                     attempt = Attempt(
                         result.key,
                         endpoint.base_url,
@@ -173,22 +172,14 @@ class Batches:
                         price=batch.price,
                     )
                     attempts.append(attempt)
+                    if attempt.dollars is not None:
+                        collected.dollars += attempt.dollars
+                    elif price:  # what may have been billed unseen counts in full
+                        collected.dollars += price.worst(self.request(result.key), batch=True)
                 insert_attempts(writer, attempts)
             settle_batch(writer, batch.name, collected.dollars)
             insert_event(writer, batch.name, "collected", {"status": status, **+odd})
         return collected
-
-    def _cost(self, result: Result, price: Price | None) -> float:
-        """The dollars of a result. What may have been billed unseen counts in full."""
-        if (
-            price is None
-            or result.status not in (None, 200)
-            or (result.raw is None and not result.is_missing)
-        ):
-            return 0.0
-        if result.usage is None:
-            return price.worst(self.request(result.key), batch=True)
-        return price.dollars(result.usage, batch=True)
 
 
 def insert_event(writer: sqlite3.Connection, name: str, event: str, detail: dict[str, Any]) -> None:

@@ -99,5 +99,27 @@ FROM counted;
 PRAGMA user_version = 2;
 """
 
-MIGRATIONS = (ONE, TWO)
+# Counted by `costs.cost_of`, which keeps the cap too; a sum in SQL would be a second opinion.
+THREE = """
+CREATE TABLE costs (
+    attempt INTEGER PRIMARY KEY,
+    prompt_tokens INTEGER,       -- null: not known
+    completion_tokens INTEGER,
+    cached_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    dollars REAL                 -- null: not known, never guessed
+);
+CREATE TRIGGER cost_goes_too AFTER DELETE ON attempts
+BEGIN DELETE FROM costs WHERE attempt = OLD.id; END;
+DROP VIEW ledger;
+CREATE VIEW ledger AS
+SELECT id, request_key, at, dataset, mode, source, seconds, status, error, request_id,
+    prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, dollars,
+    CASE WHEN json_valid(price) THEN json_extract(price, '$.version') END AS price_version,
+    coalesce(foreign_spend, 0) AS foreign_spend
+FROM attempts LEFT JOIN costs ON attempt = id WHERE source != 'import';
+PRAGMA user_version = 3;
+"""
+
+MIGRATIONS = (ONE, TWO, THREE)
 VERSION = len(MIGRATIONS)

@@ -12,20 +12,37 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.hashing import canonical_json, sha256_json
 from stages.core.records import KeyedRequest, RequestKeys
+from stages.core.stage import explain
 from stages.teacher.identity import limit_of, question_key
-from stages.teacher.outcomes import OUTCOMES, imported, read_answers
+from stages.teacher.outcomes import Answer, answer_in, imported, read_answers
+from stages.teacher.store.costs import BILLED, cost_of, enter_costs
 from stages.teacher.store.schema import MIGRATIONS, VERSION
 
 WAIT_S = 120
+IMPORT = "import"  # the source of what was taken over
+SHOWN = 10  # rows that a message names
+ANSWER = ("response", "usage", "model")
+FIX_ROWS = (
+    "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies the file and "
+    "removes the damaged rows; `collect` takes what they held over from responses.jsonl, or asks again"
+)
+FIX_FILE = (
+    "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
+    "the answers in responses.jsonl; `sqlite3 {path} .recover` may bring back more"
+)
 FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
+ATTEMPT = (*FIELDS, "checksum")
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
 
 
@@ -45,6 +62,11 @@ class Attempt:
     price: str | None = None
     at: str | None = None  # UTC; None = now
 
+    @cached_property
+    def dollars(self) -> float | None:
+        """What it cost; None where nobody knows."""
+        return cost_of(**{name: getattr(self, name) for name in BILLED}).dollars
+
 
 class Store:
     """Append attempts, and read what is stored. `append` may run in another thread than the rest."""
@@ -55,11 +77,18 @@ class Store:
         self.writer, self.reader = self.connect(), self.connect()
 
     def connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None)
         # Two processes that switch a new file to WAL together get "locked" at once, whatever the timeout.
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.path.is_file() and not self.path.stat().st_size:
+                raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_FILE.format(path=self.path)}")
+            connection = None
             try:
+                connection = sqlite3.connect(
+                    self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None
+                )
+                # What damage made of a text must be readable to fail its checksum.
+                connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > VERSION:
                     raise UserError(
@@ -67,10 +96,13 @@ class Store:
                     )
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")  # paid for: survives a power cut too
-                for script in MIGRATIONS[version:]:
-                    connection.executescript(f"BEGIN IMMEDIATE; {script} COMMIT;")
+                if version < VERSION:
+                    connection.executescript("".join(("BEGIN IMMEDIATE;", *MIGRATIONS[version:])))
+                    enter_costs(connection)
+                    connection.execute("COMMIT")
             except sqlite3.DatabaseError as error:
-                connection.close()  # a traceback would keep it, and with it the lock of a failed migration
+                if connection:  # a traceback would keep it, and with it the lock of a failed migration
+                    connection.close()
                 raise UserError(
                     f"{self.path}: cannot be opened ({error}); if it is damaged, move it away: "
                     "it is filled again from responses.jsonl"
@@ -80,9 +112,22 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the file. Raises UserError for a failure of sqlite in the block that its user can help."""
         self.writer.close()
         self.reader.close()
+        if isinstance(error, sqlite3.DatabaseError) and (message := self._help(error)):
+            raise UserError(message) from None
+
+    def _help(self, error: sqlite3.DatabaseError) -> str | None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what makes it more precise
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return f"{self.path}: another process kept it locked for {WAIT_S} s; end that one and run again"
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            return f"{self.path}: {error}; is its disk full, failing, or mounted read-only?"
+        return None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -111,17 +156,36 @@ class Store:
             insert_attempts(writer, attempts)
 
     def bodies(self, request: KeyedRequest) -> list[str]:
-        """The raw body of each stored answer to `request` itself, oldest first."""
-        query = "SELECT raw FROM attempts WHERE request_key = ? AND raw IS NOT NULL ORDER BY id"
-        return [raw for (raw,) in self.reader.execute(query, (request["request_key"],))]
+        """The raw body of each stored answer to `request` itself, oldest first.
 
-    def other_limits(self, request: KeyedRequest) -> list[tuple[str, int | None]]:
-        """(raw body, limit) of each answer to the same question under another limit on tokens."""
+        Raises UserError for one that is not as it was written, as do the next two.
+        """
+        return [attempt["raw"] for attempt in self._answering("request_key = ?", request["request_key"])]
+
+    def answers(self, request: KeyedRequest) -> list[list[Answer] | None]:
+        """What came of `request` in each of its `bodies`: None for one that is no completion."""
+        return [
+            _read(attempt, request) for attempt in self._answering("request_key = ?", request["request_key"])
+        ]
+
+    def other_limits(self, request: KeyedRequest) -> list[tuple[list[Answer] | None, int | None]]:
+        """(answers, limit) of each body for the same question under another limit on tokens."""
+        keys = question_key(request), request["request_key"]
+        attempts = self._answering("question_key = ? AND request_key != ?", *keys)
+        return [(_read(attempt, request), attempt["token_limit"]) for attempt in attempts]
+
+    def _answering(self, where: str, *values: str) -> Iterator[dict[str, Any]]:
+        """The attempts that brought a body, oldest first, each checked before it is used."""
         query = (
-            "SELECT raw, token_limit FROM requests JOIN attempts USING (request_key) "
-            "WHERE question_key = ? AND request_key != ? AND raw IS NOT NULL ORDER BY attempts.id"
+            f"SELECT attempts.id, {', '.join(ATTEMPT)}, token_limit FROM attempts "
+            f"LEFT JOIN requests USING (request_key) WHERE {where} AND raw IS NOT NULL ORDER BY attempts.id"
         )
-        return self.reader.execute(query, (question_key(request), request["request_key"])).fetchall()
+        for row in self.reader.execute(query, values):
+            attempt = dict(zip(("id", *ATTEMPT, "token_limit"), row, strict=True))
+            if not is_sound(attempt):
+                what = f"attempt {attempt['id']} fails its checksum, and is not used as an answer"
+                raise UserError(f"{self.path} is damaged: {what}. {FIX_ROWS.format(path=self.path)}")
+            yield attempt
 
     def knows(self, key: str) -> int:
         """How many bodies are stored for a request key."""
@@ -131,27 +195,57 @@ class Store:
     def _is_answered(self, key: str) -> bool:
         """Whether one of the bodies stored for a request key is a completion."""
         anything: KeyedRequest = {"request_key": key, "model": "", "messages": [], "params": {}}
-        return any(read_answers(raw, anything) is not None for raw in self.bodies(anything))
+        return any(answers is not None for answers in self.answers(anything))
 
-    def spent(self, dataset: str) -> float:
-        """Dollars of `dataset` in the ledger so far, as far as they are known."""
-        query = "SELECT coalesce(sum(dollars), 0) FROM ledger WHERE dataset = ? AND NOT foreign_spend"
-        return self.reader.execute(query, (dataset,)).fetchone()[0]
+    def spent(self, dataset: str) -> tuple[float, int]:
+        """(dollars that `dataset` has spent as far as is known, number of its attempts of unknown cost)."""
+        query = (
+            "SELECT coalesce(sum(dollars), 0), count(*) - count(dollars) FROM ledger "
+            "WHERE dataset = ? AND NOT foreign_spend"
+        )
+        return self.reader.execute(query, (dataset,)).fetchone()
 
     def refill(self, responses: Path) -> int:
-        """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests."""
-        fields = ("request_key", "outcome", "response", "usage", "model")
-        outcomes = set(OUTCOMES) - {"error"}
+        """Take over answers of a `responses.jsonl` that the store lacks; returns how many requests.
+
+        Raises UserError, before anything is stored, where a row cannot be one that was written by `collect`.
+        """
         new: dict[str, list[dict[str, Any]]] = {}
-        for row in iter_jsonl(responses, fields):
-            if row["outcome"] in outcomes and not self._is_answered(row["request_key"]):
-                new.setdefault(row["request_key"], []).append(row)
+        problems: dict[int, str] = {}
+        for number, row in enumerate(iter_jsonl(responses, ("request_key", "outcome", *ANSWER)), start=1):
+            try:
+                key = _RowKeys.model_validate(row).request_key
+                outcome = answer_in(row).outcome
+            except ValidationError as error:
+                problems[number] = explain(error, f"{responses}, row {number}")[:300]
+                continue
+            if outcome != "error" and not self._is_answered(key):
+                new.setdefault(key, []).append(row)
+        if problems:
+            rows = ", ".join(map(str, list(problems)[:SHOWN])) + (", …" if len(problems) > SHOWN else "")
+            raise UserError(
+                f"{next(iter(problems.values()))}. Rows that no `collect` wrote: {len(problems):,} ({rows}); "
+                "nothing was taken over: restore the file, or delete it to ask for its answers again"
+            )
         firsts = (rows[0] for rows in new.values())
         self.append(
-            (Attempt(key, "import", raw=imported(rows), mode="import") for key, rows in new.items()),
+            (Attempt(key, IMPORT, raw=imported(rows), mode="import") for key, rows in new.items()),
             keys=(cast(RequestKeys, row) for row in firsts if "question_key" in row),
         )
         return len(new)
+
+
+Key = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _RowKeys(BaseModel):
+    """What a row of `responses.jsonl` says of its request, beside the answer."""
+
+    model_config = ConfigDict(strict=True)
+    request_key: Key
+    question_key: Key = ""
+    token_limit: int | None = Field(None, ge=0, lt=1 << 63)
+    choice: int = Field(0, ge=0)
 
 
 def insert_requests(
@@ -181,6 +275,7 @@ def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> 
         rows.append((*row.values(), checksum(row)))
     marks = ", ".join("?" * (len(FIELDS) + 1))
     writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
+    enter_costs(writer)
 
 
 def utc_now() -> str:
@@ -191,3 +286,16 @@ def utc_now() -> str:
 def checksum(attempt: Mapping[str, Any]) -> str:
     """sha256 of what an attempt is, by which damage is detected."""
     return sha256_json([attempt[name] for name in CHECKED])
+
+
+def is_sound(attempt: Mapping[str, Any]) -> bool:
+    """Is an attempt as it was written? True for one from before checksums."""
+    try:
+        expected = checksum(attempt)
+    except (TypeError, ValueError):  # a value of a kind that is never written, such as text that is not UTF-8
+        return False
+    return attempt["checksum"] in (expected, None)
+
+
+def _read(attempt: Mapping[str, Any], request: KeyedRequest) -> list[Answer] | None:
+    return read_answers(attempt["raw"], request, taken_over=attempt["source"] == IMPORT)

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import openai
 import pytest
@@ -177,19 +179,23 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
             assert process.wait(20) == 0
             text = answer.result().choices[0].message.content
         assert text and (dataset == "pages" or SKILLS.problem_with(parse_call(text)) is None)
-        assert process.stderr.read() == ""
+        said = process.stderr.read()
+        assert re.fullmatch(r"serve: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said)
+        assert ("cache of up to" in said) == (dataset == "pages")
     finally:
         process.kill()
 
 
 def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
+    from aiohttp.web import Application
+
     from stages.engines.serve.server import reserved, serve
 
     one = reserved("127.0.0.1", 0)
     with one, reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(serve(None, None, other))
+            asyncio.run(serve(SimpleNamespace(app=Application), other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client):

@@ -151,6 +151,7 @@ def test_requests_in_peoples_wording_are_scored_apart(chain):
     assert re.findall("<h2>(.*?)</h2>", page)[0] == "In people’s wording"
     assert "not logged from users" in page and "is it warm in Rome 5" in page and "<script" not in page
     lines = build.headline("d")
+    assert "means over 12 held-out requests (fewer than 30 say little: hold out more)\n" in lines
     assert "2 requests in people's wording" in lines and "not logged from users" in lines
 
 

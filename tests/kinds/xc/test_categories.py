@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,9 @@ def test_a_cut_text_loses_its_last_line():
         "Boeing Co.",
         "History of the Jews in the Republic of Ireland",
         "東京の歴史",
+        "中华人民共和国中央人民政府机构人员",  # one letter three times
+        "ערים בישראל\u200f",
+        "دسته‌های ایران",
     ],
 )
 def test_well_formed(line):
@@ -341,3 +345,14 @@ def test_all_below_a_rejected_category_goes():
     assert fit(COASTS, known) == {"Malabar Coast": ["Coasts of India"], "Coasts of India": []}
     assert fit(COASTS, ARTICLE) == COASTS
     assert fit({"It is a coast": ["Coasts"], "Coasts": []}, ARTICLE) == {"Coasts": []}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['"' * 9999, "[" * 9999 + "x" + "]" * 9999, "," * 20_000 + "x", '"' * 9999 + "a b" + '"' * 9999],
+)
+def test_a_line_that_is_no_name_costs_no_time(line):
+    started = time.monotonic()
+    structured = json.dumps({"categories": [{"name": line, "categories": [line]}]})
+    names = [*parse(f"{line}\n\t{line}"), *flat(parse_answer(structured, "json"))]
+    assert time.monotonic() - started < 1 and not any(map(well_formed, names))

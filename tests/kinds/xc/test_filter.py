@@ -162,6 +162,7 @@ def test_duplicates_go_within_a_document_and_over_its_samples(house):
     assert kept == {"a": ["one two", "one two!", "three four"], "b": ["one two"]}
     assert metrics["dropped"]["duplicates"] == 2
     assert repeated(["Straße", "STRASSE", "x"]) == [False, True, False]
+    assert repeated(["trả", "tra\u0309", "ｔｒả", "tr\u00adả"]) == [False, True, True, True]
 
 
 def test_near_duplicates_are_off_unless_asked_for_and_the_later_one_goes(house):

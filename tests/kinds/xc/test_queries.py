@@ -60,6 +60,21 @@ def test_parse_leaves_text_that_only_looks_like_numbering(line):
     assert parse(line) == [line]
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1.退款多久到账\n2、如何退货\n（3）换货\n④保修期", ["退款多久到账", "如何退货", "换货", "保修期"]),
+        ("「返品方法」\n・送料はいくら", ["返品方法", "送料はいくら"]),
+        ("\u200f1. מדיניות החזרה\u200f", ["מדיניות החזרה"]),
+        ("re\u00adturn a parcel\nRETURN A\u200b PARCEL\nｒｅｔｕｒｎ a parcel", ["return a parcel"]),
+        ("trả hàng\ntra\u0309 ha\u0300ng", ["trả hàng"]),
+        ("👨‍👩‍👧 tickets\nمی‌خواهم", ["👨‍👩‍👧 tickets", "می‌خواهم"]),
+    ],
+)
+def test_parse_reads_every_script(text, expected):
+    assert parse(text) == expected
+
+
 def test_parse_of_nothing_is_nothing():
     assert parse("") == parse(" \n\n - \n * * *\n```\n") == []
 
@@ -85,6 +100,17 @@ def test_what_is_written_for_the_student_reads_back():
         "tri par clé décroissante",
         "matrix times matrix transpose",
         " ".join(f"word{i}" for i in range(16)),
+        "退款多久到账",
+        "如何退回已购买的商品并获得全额退款？",
+        "返品の送料は誰が負担しますか",
+        "วิธีคืนสินค้าที่ซื้อมาแล้วและขอเงินคืน",
+        "ទំនិញ ត្រឡប់",
+        "כיצד להחזיר מוצר\u200f",
+        "كيف أعيد المنتج",
+        "می‌خواهم کالا را پس بدهم",
+        "उत्पाद कैसे लौटाएं",
+        "👨‍👩‍👧 family tickets",
+        "return\u200b a parcel",
     ],
 )
 def test_well_formed(line):
@@ -111,6 +137,12 @@ def test_well_formed(line):
         "Here are five queries:",
         "see [sort](x) here",
         "<b>sort an array</b>",
+        "退",
+        "以下是五个查询：",
+        "退货退货退货退货",
+        "ﾊﾟ" * 25,
+        "退回您在本店购买的商品" * 5,
+        "sort \ue000 an array",
     ],
 )
 def test_not_well_formed(line):

@@ -124,6 +124,9 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
     write_json(layout.figures("d") / "xc.json", {"plt": figures})
     told = "plt, queries in people's wording: R@10 0.500, then 0.520 (+0.010 to +0.030)"
     assert told in build.headline("d").splitlines()
+    for pages, warning in ((300, ""), (30, ""), (3, " (fewer than 30 say little: hold out more)")):
+        write_json(layout.figures("d") / "evaluate.json", {"pages": pages})
+        assert f"means over {pages} held-out pages{warning}" in build.headline("d").splitlines()
 
 
 # From documents to training rows, with the embedded teacher's rules

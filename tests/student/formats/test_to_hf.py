@@ -475,6 +475,19 @@ def test_overlong_rows_are_an_error_or_dropped_and_counted_never_cut():
 
 
 @pytest.mark.parametrize(
+    "answer, known",
+    [("sort rows by value\n" * 9, True), ("如何退回商品\n" * 9, False), ("คืนสินค้า\n" * 9, False)],
+)
+def test_a_language_that_the_base_has_not_seen_is_told(answer, known, capsys):
+    tokens()
+    assert "hardly seen" not in capsys.readouterr().err
+    rows = [{"id": "a", "instruction": "x", "input": "", "output": answer}]
+    (layout.litgpt_data("d") / "train.json").write_text(json.dumps(rows))
+    tokenize("d", TokenizeKnobs(base="m", max_length=256))
+    assert ("m has hardly seen their language" in capsys.readouterr().err) != known
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"id": "a", "instruction": "x", "output": " "}, "row 1: field 'output' must be text"),

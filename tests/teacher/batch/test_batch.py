@@ -19,10 +19,11 @@ from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.core.progress import Progress
+from stages.teacher.batch import lines as batch_lines
 from stages.teacher.batch import provider as batch_calls
 from stages.teacher.batch import run as batch_run
 from stages.teacher.batch import store as batch_store
-from stages.teacher.batch.lines import read_results
+from stages.teacher.batch.lines import MISSING, read_results
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches
 from stages.teacher.endpoint import Endpoint
@@ -485,7 +486,19 @@ def test_lines_that_are_no_results_are_counted(tmp_path):
     found = {result.key: result for result in read_results([path], "abc", odd)}
     assert odd == {"torn": 4, "repeated": 1, "unknown": 1, "missing": 1}
     assert (found["a"].raw, found["a"].request_id, found["b"].status) == ('{"x":1}', None, None)
-    assert found["c"].is_missing and not found["b"].is_missing
+    assert found["c"].error["code"] == MISSING != found["b"].error.get("code")
+
+
+def test_a_line_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_lines, "MOST_BYTES", 100)
+    path, odd = tmp_path / "lines", Counter()
+    lines = [
+        {"custom_id": key, "response": {"status_code": 200, "body": {"x": x}}}
+        for key, x in (("a", "y" * 99), ("b", 1))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = {result.key: result.raw for result in read_results([path], "ab", odd)}
+    assert found == {"a": None, "b": '{"x":1}'} and odd == {"torn": 2, "missing": 1}
 
 
 def test_missing_expired_and_refused_rows_are_asked_again_and_bad_ones_are_not():
@@ -576,6 +589,38 @@ def test_a_strange_answer_is_kept_and_a_lone_surrogate_is_text():
         run(url, min_accept=0.5)
     assert [row["outcome"] for row in responses("d")] == ["ok", "invalid", "ok"]
     assert set(teacher.submitted.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 100, "completion_tokens": -40},
+        {"prompt_tokens": 100, "completion_tokens": 30, "prompt_tokens_details": {"cached_tokens": 50_000}},
+        {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 5130},
+        {"prompt_tokens": 10**400, "completion_tokens": 30.5},
+    ],
+    ids=str,
+)
+def test_no_count_of_tokens_gives_money_back(usage):
+    Path("params.yaml").write_text(PRICES)
+    make_requests("d", 10)
+    with BatchTeacher(lambda body, times: lambda answer: {**answer, "usage": usage}).running() as url:
+        run(url)
+    assert spent() > 10 * 0.5 and rows_of("SELECT min(dollars) FROM ledger")[0][0] in (None, spent() / 10)
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": {"code": 429, "message": "slow"}}, {"error": "overloaded"}], ids=str
+)
+def test_an_error_in_a_200_of_a_row_is_one(error):
+    Path("params.yaml").write_text(PRICES)
+    make_requests("d", 10)
+    first = Reply(json.dumps(error))
+    teacher = BatchTeacher(lambda body, times: first if word_of(body) == "word1" and times == 1 else None)
+    with teacher.running() as url:
+        run(url)
+    assert rows_of("SELECT count(*), sum(dollars) FROM ledger WHERE status != 200") == [(1, 0.0)]
+    assert {row["outcome"] for row in responses("d")} == {"ok"}
 
 
 def test_a_batch_that_fails_its_validation_says_why(monkeypatch):

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
 from stages.core.stage import explain
+from stages.core.yaml_text import read_yaml
 from stages.kinds.skills.parts import text_form
 from stages.kinds.skills.parts.rows import SourceExample
 from stages.kinds.skills.parts.schema import Example, Skill, Skills, together
@@ -25,7 +25,6 @@ from stages.kinds.skills.parts.text_form import EXAMPLES, Parsed, PlacedExample,
 
 TEXT_SUFFIXES, YAML_SUFFIXES = (".txt",), (".yaml", ".yml")
 SHOWN = 5  # problems of a file in an error
-BOM = "\ufeff"  # that editors on Windows put before a text
 
 
 class Source(NamedTuple):
@@ -90,7 +89,7 @@ def skill_files(path: Path) -> list[Path]:
 def parsed_file(file: Path) -> Parsed:
     """One file, its examples not yet held to a schema. Raises UserError for a suffix that is none of ours."""
     if file.suffix in TEXT_SUFFIXES:
-        return text_form.parse(read_text(file).removeprefix(BOM))
+        return text_form.parse(read_text(file))
     if file.suffix in YAML_SUFFIXES:
         return _parsed_yaml(file)
     raise UserError(f"{file}: expected a skill file that ends in .txt, .yaml or .yml")
@@ -98,13 +97,8 @@ def parsed_file(file: Path) -> Parsed:
 
 def _parsed_yaml(file: Path) -> Parsed:
     """Raises UserError with file and line for broken YAML and for what is no skill."""
-    try:
-        text = read_text(file).removeprefix(BOM)
-        value, placed = YAML(typ="safe").load(text), YAML().load(text)  # the second one knows its lines
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{file}, line {line}: not valid YAML ({error.problem})") from None
-    if not isinstance(value, dict):
+    value, placed = read_yaml(file), read_yaml(file, "rt")  # the second one knows its lines
+    if not value or not isinstance(value, dict):
         raise UserError(f"{file}: expected one skill: name, description, parameters, examples")
     try:
         skill = Skill.model_validate(value)

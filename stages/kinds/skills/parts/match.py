@@ -5,10 +5,10 @@ docs/kinds/skills/calls.md has every rule with examples.
 
 import ast
 import re
-import unicodedata
 
 from text_to_num import alpha2digit
 
+from stages.core.text import comparable
 from stages.kinds.skills.parts.calls import Call, Value
 from stages.kinds.skills.parts.schema import Skills
 
@@ -60,7 +60,7 @@ def normal_value(value: Value) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return str(int(value)) if value == int(value) else repr(value)
-    text = unicodedata.normalize("NFKC", value).translate(STRAIGHT).casefold()
+    text = comparable(value).translate(STRAIGHT)
     return "".join(_digits(_bare(" ".join(text.split()))).split())
 
 

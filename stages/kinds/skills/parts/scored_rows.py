@@ -4,9 +4,7 @@ A file is a JSON array, JSON lines, or several of these with lines of other text
 `{user, answer}`, `{input, output}` or `{input, target}`; what else it holds is not read.
 """
 
-import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,12 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from stages.core.errors import UserError
-from stages.core.files import read_text, why_no_json, write_jsonl
+from stages.core.files import read_text, write_jsonl
+from stages.core.messages import say
 from stages.core.records import Document
+from stages.core.strict_json import next_value, why_no_json
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
-from stages.kinds.skills.parts.calls import SURROGATE
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.runs import score_students, scored
 from stages.kinds.skills.parts.schema import Skills
@@ -69,7 +68,7 @@ def read_rows(path: Path) -> RowsOfFile:
 
 def _values(path: Path, skipped: list[int]) -> Iterator[object]:
     """The items of every array, and every object outside them; lines of other text go to `skipped`."""
-    text, decode, place = read_text(path).removeprefix("\ufeff"), json.JSONDecoder().raw_decode, 0
+    text, place = read_text(path), 0
     while place < len(text):
         end = text.find("\n", place) + 1 or len(text)
         start = end - len(text[place:end].lstrip())
@@ -77,7 +76,7 @@ def _values(path: Path, skipped: list[int]) -> Iterator[object]:
             skipped.append(_line(text, start))
         elif start < end:
             try:
-                value, end = decode(text, start)
+                value, end = next_value(text, start)
             except (ValueError, RecursionError) as error:
                 line = _line(text, getattr(error, "pos", start))
                 raise UserError(f"{path}, line {line}: not valid JSON ({why_no_json(error)})") from None
@@ -102,8 +101,6 @@ def _request(path: Path, number: int, value: object) -> GoldRequest:
     for field in pair:
         if not isinstance(value[field], str) or not value[field].strip():
             raise UserError(f"{where}: field '{field}' is no text: {value[field]!r}; expected some")
-        if SURROGATE.search(value[field]):
-            raise UserError(f"{where}: field '{field}' has half a character: {value[field]!r}; correct it")
     user, gold = (value[field].strip() for field in pair)
     return GoldRequest(number, user, gold)
 
@@ -170,12 +167,12 @@ def ask_once(dataset: str, requests: Iterable[dict], model: str, knobs: CollectK
         write_jsonl(source, requests)
         asked, price = Requests(source), price_of(model)
         check_cap(knobs.max_dollars, price, asked.first, f"params.yaml, collect.{dataset}")
-        say = partial(print, f"evaluate_rows {dataset}:", file=sys.stderr)
+        to_user = partial(say, f"evaluate_rows {dataset}:")
         with (
             Store(Path(folder) / "store.sqlite") as store,
             Budget(store, dataset, price, knobs.max_dollars) as budget,
         ):
-            ask(dataset, knobs, asked, store, budget, say)
+            ask(dataset, knobs, asked, store, budget, to_user)
             return list(Projection(asked, store, knobs.policy(), price).rows())
 
 

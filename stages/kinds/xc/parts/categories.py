@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel, Field
 
-from stages.core.text import WORD, content_words
+from stages.core.text import ALONE, LAYOUT, WORD, comparable, content_words
 from stages.kinds.kind import Task
 from stages.kinds.xc.parts.queries import MARKUP, MAX_CHARS, WRAPPING, is_known
 from stages.teacher.structured import stated
@@ -20,13 +20,14 @@ Key = tuple[int, int, int]  # how far in a line stands: indentation, marker, 0 f
 Node = tuple[int, int, str]  # line, level from 0, name
 
 MAX_WORDS = 16
+LONGEST = 1000  # characters of a name with all that is around it
 LEFT_OUT = "below a rejected line"  # why a line that is not rejected itself is left out
 MOST_REPEATS = 2  # `Duran Duran albums`
 TAB = 4
 ABOVE_ALL: Key = (-1, 0, 0)
 # From the outermost level inwards: models that do not indent show with these what is below what.
 MARKERS = (
-    re.compile(r"\(?\d{1,3}[.):]\s+"),
+    re.compile(r"\(?\d{1,3}(?:[.):]\s+|[、．]\s*)"),
     re.compile(r"\d{1,2}(?:\.\d{1,2})+[.):]?\s+"),
     re.compile(r"\(?(?:[a-z]|[ivx]{2,4})[.)]\s+"),
     re.compile(r"(?:[-+•–—·>◦▪‣○●→]|\*(?!\*))+\s+"),
@@ -110,9 +111,9 @@ def parse_answer(response: str, form: str = "text", cut: bool = False) -> Tree:
     parts = stated(response, form, Categories)
     for category in (category for part in parts for category in part.categories):
         for level, text in enumerate((category.name, *category.categories)):
-            key, name = _read(" ".join(text.split()))
+            key, name = _read(" ".join(LAYOUT.sub("", text).split()))
             if key:
-                levels.append((min(level, 1), spelt.setdefault(name.casefold(), name)))
+                levels.append((min(level, 1), spelt.setdefault(comparable(name), name)))
             elif level == 0:
                 break
     return _grown(levels)
@@ -156,14 +157,13 @@ def well_formed(line: str) -> bool:
     1–16 words and at most 120 printable characters with a letter or digit, no markup, no content word three
     times, no heading, no sentence and no word that stands for no category.
     """
-    if len(line.split()) > MAX_WORDS or len(line) > MAX_CHARS or not line.isprintable():
+    if len(line.split()) > MAX_WORDS or len(line) > MAX_CHARS or not comparable(line).isprintable():
         return False
     if not WORD.search(line) or MARKUP.search(line) or line.casefold() in NOTHING:
         return False
     words = content_words(line)
-    return not (
-        _is_prose(line) or _is_heading(line) or any(words.count(word) > MOST_REPEATS for word in words)
-    )
+    repeats = any(words.count(word) > MOST_REPEATS and not ALONE.match(word) for word in words)
+    return not (_is_prose(line) or _is_heading(line) or repeats)
 
 
 def _grown(levels: Iterable[tuple[int, str]]) -> Tree:
@@ -182,18 +182,18 @@ def _nodes(text: str) -> list[Node]:
     """The lines that hold a category, with their levels; a name has the spelling it has first."""
     sections: list[list[tuple[int, Key, str]]] = [[]]
     spelt: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n")):
+    for number, line in enumerate(LAYOUT.sub("", text).split("\n")):
         key, name = _read(line)
         if name is None:
             continue
         if key is None:
-            known = spelt.get(OF_WHAT.sub("", name).strip("*\"“”' ").casefold())
+            known = spelt.get(comparable(OF_WHAT.sub("", name).strip("*\"“”' ")))
             if known:  # a heading for each immediate category
                 sections[-1].append((number, ABOVE_ALL, known))
             else:
                 sections.append([])
         else:
-            sections[-1].append((number, key, spelt.setdefault(name.casefold(), name)))
+            sections[-1].append((number, key, spelt.setdefault(comparable(name), name)))
     nodes: list[Node] = []
     for section in sections:
         levelled = list(_levelled(section))
@@ -251,6 +251,8 @@ def _unmarked(body: str) -> tuple[int, str]:
 def _bare(text: str) -> tuple[str, bool]:
     """(a name without markup around it or marks after it, was it in bold or before a colon?)"""
     name, stands_out, before = " ".join(text.split()), False, None
+    if len(name) > LONGEST:  # it is no name, and to unwrap it takes the square of its length
+        return name, False
     while name != before:
         before = name
         for left, right in BRACKETS:

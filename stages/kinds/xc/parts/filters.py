@@ -17,7 +17,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
-from stages.core.text import plain_words
+from stages.core.text import comparable, words_of
 from stages.kinds.xc.parts.queries import known_texts
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import Encoder
@@ -115,7 +115,7 @@ def answers(rows: Iterable[dict], lines: Callable) -> Iterator[tuple[str, float]
 
 def flat(text: str) -> str:
     """Equal for texts that differ in case, punctuation or white space alone."""
-    return " ".join(plain_words(text))
+    return " ".join(words_of(comparable(text)))
 
 
 def copied(texts: Sequence[str], document: dict, template: Template, title: bool = True) -> list[bool]:
@@ -132,7 +132,7 @@ def repeated(texts: Iterable[str]) -> list[bool]:
     seen: set[str] = set()
     marks = []
     for text in texts:
-        key = text.casefold()
+        key = comparable(text)
         marks.append(key in seen)
         seen.add(key)
     return marks

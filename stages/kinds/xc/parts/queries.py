@@ -9,17 +9,24 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote
 
+import regex
 from pydantic import BaseModel, Field
 
-from stages.core.text import WORD, content_words, letters
+from stages.core.text import LAYOUT, UNSPACED, WORD, comparable, content_words, count_words, letters, words_of
 from stages.kinds.kind import Task
 from stages.teacher.structured import stated
 
 MIN_WORDS, MAX_WORDS, MAX_CHARS = 2, 16, 120
+LETTERS = 3  # of a script without spaces that make a word, for the longest query
 GLUE = frozenset("a an and at by for from in of on or the to with".split())
 LEAST_RUN = 8  # letters of a query's words that stand together inside a longer word of a URL
-BULLET = re.compile(r"^(?:[-*+•–—·>]+\s+|\(?\d{1,3}[.):]\s+|q(?:uery|uestion)?\s*\d{1,3}\s*[.:)]\s+)+", re.I)
-WRAPPING = (("**", "**"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
+BULLET = regex.compile(
+    r"^(?:[\-*+•–—·>]+\s+|\(?\d{1,3}[.):]\s+|q(?:uery|uestion)?\s*\d{1,3}\s*[.:)]\s+"
+    rf"|[・●■①-⑳]\s*|[(（]?\d{{1,3}}[.):、．）：]\s*(?={UNSPACED}))+",
+    regex.V1 | regex.I,
+)
+LOOP = regex.compile(rf"((?:{UNSPACED}\p{{M}}*){{2,}}?)\1\1", regex.V1)
+WRAPPING = (("**", "**"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"), ("「", "」"), ("『", "』"))
 MARKUP = re.compile(r"```|<\||</?[a-z]+>|\*\*|^[#<>|{}\[\]*`-]|\]\(|https?://|:$", re.I)
 ROLES = "system|user|assistant|human|ai|document|page|passage|title|quer(?:y|ies)|question|answer|q|a"
 ROLE = re.compile(rf"^(?:{ROLES})\s*\d*:", re.I)
@@ -34,15 +41,16 @@ class Queries(BaseModel):
 
 def lines(text: str) -> list[tuple[int, str]]:
     """The queries in an answer, each with its line from 0: without bullets, numbers, quotes; no blanks."""
-    numbered = ((n, _unwrapped(BULLET.sub("", line.strip()))) for n, line in enumerate(text.split("\n")))
+    written = LAYOUT.sub("", text).split("\n")
+    numbered = ((n, _unwrapped(BULLET.sub("", line.strip()))) for n, line in enumerate(written))
     return [(number, line) for number, line in numbered if WORD.search(line)]
 
 
 def parse(text: str) -> list[str]:
-    """The queries in an answer, each once whatever its case."""
+    """The queries in an answer, each once as texts are compared."""
     queries: dict[str, str] = {}
     for _, line in lines(text):
-        queries.setdefault(line.casefold(), line)
+        queries.setdefault(comparable(line), line)
     return list(queries.values())
 
 
@@ -100,7 +108,7 @@ def from_url(line: str, url: str) -> bool:
     `start`. Articles, prepositions and conjunctions need not stand there: URLs leave them out.
     """
     parts, whole = url_words(url)
-    words = WORD.findall(line.casefold())
+    words = words_of(comparable(line))
     spoken = [word for word in words if word not in GLUE]
     return bool(parts and spoken) and any(_covered(form, parts, whole) for form in (words, spoken))
 
@@ -122,7 +130,7 @@ def _covered(words: list[str], parts: tuple[str, ...], whole: frozenset[str]) ->
 @lru_cache(maxsize=1 << 10)
 def url_words(url: str) -> tuple[tuple[str, ...], frozenset[str]]:
     """(the words of a URL, these and each pair of neighbours written as one)."""
-    parts = WORD.findall(unquote(url).casefold())
+    parts = words_of(comparable(unquote(url)))
     pairs = {first + second for first, second in itertools.pairwise(parts)}
     return tuple(parts), frozenset(parts) | pairs
 
@@ -150,12 +158,16 @@ def well_formed(line: str) -> bool:
     """Could a person have typed this into a search box?
 
     2–16 words and at most 120 printable characters, at least one content word, no word or pair of words twice
-    in a row, no word three times, no markup, role prefix or trailing colon.
+    in a row, no word three times, no markup, role prefix or trailing colon. In a script without spaces these
+    are 2–48 letters, and no two or more of them three times in a row.
     """
-    words = [word.strip(".,;:!?()\"'") for word in line.lower().split()]
-    if not MIN_WORDS <= len(words) <= MAX_WORDS or len(line) > MAX_CHARS or not line.isprintable():
+    line = comparable(line)
+    words = [word.strip(".,;:!?()\"'") for word in line.split()]
+    if len(words) > MAX_WORDS or not MIN_WORDS <= count_words(line) <= MAX_WORDS * LETTERS:
         return False
-    if MARKUP.search(line) or ROLE.search(line) or not content_words(line):
+    if len(line) > MAX_CHARS or not line.isprintable() or not content_words(line):
+        return False
+    if MARKUP.search(line) or ROLE.search(line) or LOOP.search(line):
         return False
     if any(words.count(word) > 2 for word in words):
         return False
@@ -174,11 +186,11 @@ def mentions_name(line: str, document: dict) -> bool:
 
     Names of one or two letters count only as whole words: every line contains a `t` somewhere.
     """
-    name, words = own_name(document), WORD.findall(line.lower())
-    compact = "".join(WORD.findall(name.lower()))
+    name, words = own_name(document), words_of(comparable(line))
+    compact = letters(name)
     if len(compact) > 2 and compact in "".join(words):
         return True
-    parts = WORD.findall(re.sub(r"(?<=[^\W_A-Z])(?=[A-Z])", " ", name).lower())
+    parts = words_of(comparable(re.sub(r"(?<=[^\W_A-Z])(?=[A-Z])", " ", name)))
     return bool(parts) and set(parts) <= set(words)
 
 

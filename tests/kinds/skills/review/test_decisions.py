@@ -1,6 +1,7 @@
 """Review of candidates: decisions by content, the CSV round trip, and the server of the page."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -393,7 +394,7 @@ def test_a_table_that_is_not_right_changes_nothing(project, column, value, probl
             "row 1: expected one column 'dec",
         ),
         (lambda lines: [*lines, lines[3]], "row 32, column id: row 4 has the same id"),
-        (lambda lines: [lines[0], "a,b", *lines[1:]], "row 2: expected 10 cells, found 2"),
+        (lambda lines: [lines[0], "a,b", *lines[1:]], "row 2: fewer fields than the header, 2 for 10"),
         (lambda lines: [*lines, '"'], "not valid CSV"),
         (lambda lines: [], "row 1: expected one column 'id'"),
     ],
@@ -410,11 +411,34 @@ def test_what_is_no_table_is_named(project, spoil, problem):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "'=1", "''-x", "it's", "'quoted'", "@a", "007", "12e4", "", "-", "＝x"]
+    "text",
+    [
+        *("=1+1", "'=1", "''-x", "it's", "'quoted'", "@a", "007", "12e4", "", "-", "＝x"),
+        *(
+            "x;=1+1",
+            "x;;+1",
+            "a; @b",
+            'x;"=1"',
+            "x;'=1",
+            "x\t-1",
+            "x\n=1",
+            "\t=1",
+            ";\n =1",
+            "a|=1",
+            "x;\n;＝1",
+        ),
+    ],
 )
 def test_guarding_a_cell_is_undone(text):
-    assert review_csv.unguarded(review_csv.guarded(text)) == text
-    assert review_csv.guarded(text)[:1] not in ("=", "+", "-", "@", "＝")
+    cell = review_csv.guarded(text)
+    assert review_csv.unguarded(cell) == text
+    for separator in (",", ";", "\t", "|"):
+        stream = io.StringIO(newline="")
+        csv.writer(stream).writerow(["id", cell, cell, "end"])
+        lines = stream.getvalue().splitlines() if separator != "," else [stream.getvalue()]
+        for line in lines:
+            for found in line.split(separator) if separator != "," else next(csv.reader([line])):
+                assert found.strip().lstrip('"').strip()[:1] not in [*"=+-@＝"]
 
 
 # Saving

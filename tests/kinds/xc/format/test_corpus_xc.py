@@ -12,6 +12,7 @@ from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, verify_manifest
 from stages.kinds.xc.corpus_xc import check_source
 from stages.kinds.xc.knobs import CorpusXcKnobs
+from stages.kinds.xc.parts.format.texts import line_hashes
 from tests.helpers.cli import invoke
 from tests.helpers.tiny import tokenizer_folder
 from tests.helpers.xc_fixture import EMPTY, TWIN, orcas, orcas_made, put, wiki, write
@@ -229,6 +230,22 @@ def test_metadata_that_does_not_fit_is_refused(change, options, parts):
     refused("queries", *parts, options=options)
 
 
+def test_a_corpus_with_nothing_held_out_is_refused_before_anything_is_paid():
+    made = orcas_made(12)
+    for page in made.metadata:
+        page["doc_body"] = "one text for all pages" if page["doc_body"] else ""
+    write(SOURCE, made)
+    refused(
+        "queries", "no document is left for test (11 train, 0 val, 0 test)", "groups are 1, the largest of 11"
+    )
+    assert made_of("queries", "--test_share", "0")["splits"]["train"] == 11
+
+
+@pytest.mark.parametrize("other", ["Tra\u0309 ha\u0300ng", "ｔｒả　ｈàｎｇ", "trả hà\u00adng"])
+def test_texts_that_people_see_as_one_compare_equal(other):
+    assert len(set(line_hashes(["trả hàng", other]).tolist())) == 1
+
+
 # --- what prompts may show
 
 
@@ -275,7 +292,7 @@ def test_text_is_cut_to_characters_then_tokens_and_is_the_start_of_the_original(
     made.metadata[0]["doc_body"] = f"\n {long}"
     made.metadata[1]["doc_body"] = "word " * 3000
     write(SOURCE, made)
-    metrics = made_of("queries", "--max_chars", "1000", "--max_tokens", "120")
+    metrics = made_of("queries", "--max_chars", "1000", "--max_tokens", "120", "--test_share", "0")
     tokenizer = Tokenizer.from_file(f"{TOKENIZER}/tokenizer.json")
 
     def tokens(text: str) -> int:

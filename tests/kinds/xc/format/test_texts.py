@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import random
+import zipfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,19 @@ def test_tsv_has_the_columns_of_ms_marco_or_those_of_its_header(tmp_path):
         ("m.json", b'[{"a": 1}, 7]', ("m.json, row 2", "expected an object")),
         ("m.json", b'[{"a": 1}, {"a": 2}', ("m.json, row 3", "the array has no end")),
         ("m.json", b'[{"a": 1}, {"a": "\xff"}]', ("m.json, row 2", "a byte that is not UTF-8")),
+        ("m.json", b'[{"a": 1}][{"a": 2}]', ("m.json, after row 1", "text after the end of the array")),
+        ("m.json", b'[{"a": 1}]\n{"a": 2}', ("m.json, after row 1", "text after the end of the array")),
+        ("m.json", b"[] x", ("m.json, after row 0", "text after the end of the array")),
+        ("m.json", b'[{"a": 1} {"a": 2}]', ("m.json, row 2", "expected a comma or ] before '{'")),
+        ("m.json", b'[{"a": 1},, {"a": 2}]', ("m.json, row 2", "not valid JSON")),
+        ("m.json", b'[, {"a": 2}]', ("m.json, row 1", "not valid JSON")),
+        ("m.json", b'[{"a": 1}, ]', ("m.json, row 2", "not valid JSON")),
+        ("m.json", b'[{"a": 1},', ("m.json, row 2", "the array has no end")),
+        ("m.json", b"[", ("m.json, row 1", "the array has no end")),
+        ("m.json", b'[{"a": 1}, {"b": ' + b"[" * 50_000, ("m.json, row 2", "nested too deeply")),
+        ("m.json", b'[{"a": 1}, {"b": ' + b"9" * 6000 + b"}]", ("m.json, row 2", "too many digits")),
+        ("m.json", '[{"a": 1}]'.encode("utf-16"), ("m.json, row 1", "UTF-16")),
+        ("m.tsv", b"url\tbody\turl\n1\t2\t3\n", ("m.tsv", "two columns are called 'url'")),
         ("m.tsv", b"1\t2\t3\t4\n1\t2\n", ("m.tsv, row 2", "2 fields between tabs, expected 4")),
         ("m.parquet", b"", ("m.parquet", "cannot read this kind of file", ".jsonl")),
         ("x.txt.gz", gzip.compress(b"one\n" * 9999, mtime=0)[:-9], ("x.txt.gz, after row", "ends too early")),
@@ -121,6 +137,19 @@ def test_texts_are_one_line_each_in_every_form(tmp_path):
         assert [row.line for row in rows(tmp_path / name)] == ["two words", "u v w", ""]
     first = next(rows(tmp_path / "lbl.json.gz"))
     assert (first.uid, first.title, first.body) == ("7", "two", "words\n")
+
+
+@pytest.mark.parametrize("first", [9007199254740993000000, 2**53, 1])
+def test_different_numbers_are_different_texts(tmp_path, first):
+    numbers = [first + n for n in range(60)]
+    put(tmp_path / "lbl.json", "\n".join(json.dumps({"uid": n, "title": "x"}) for n in numbers))
+    assert [row.uid for row in rows(tmp_path / "lbl.json")] == [str(n) for n in numbers]
+    put(tmp_path / "lbl.json", json.dumps([{"uid": 2.0, "title": "x"}, {"uid": float(first), "title": 1.5}]))
+    refused(
+        lambda: list(rows(tmp_path / "lbl.json")), "lbl.json, row 2", "'title' is a number, expected text"
+    )
+    put(tmp_path / "lbl.json", json.dumps([{"uid": 9.1e21, "title": "x"}]))
+    refused(lambda: list(rows(tmp_path / "lbl.json")), "lbl.json, row 1", "'uid' is a number, expected text")
 
 
 def test_a_survey_counts_empty_and_repeated_texts(tmp_path):
@@ -196,7 +225,9 @@ def test_values_are_kept_and_oddities_counted(tmp_path):
         ("3 4\n3:-0.5\n\n\n", ("row 2", "value of label 3 is negative")),
         ("3 4\n0 1\n1 2\n2 3\n", ("row 2", "expected label:value", "read from filter files only")),
         ("3 4\n0:one\n\n\n", ("row 2", "expected label:value, found '0:one'")),
-        ("3 4\n\n99999999999999999999:1\n\n", ("more than 18 digits",)),
+        ("3 4\n\n99999999999999999999:1\n\n", ("too many digits",)),
+        (f"3 {'4' * 5000}\n", ("row 1", "expected a header")),
+        (f"3 4\n{'9' * 5000}:1\n", ("row 2", "expected label:value")),
     ],
 )
 def test_a_flawed_text_matrix_is_named(tmp_path, text, parts):
@@ -225,9 +256,34 @@ def test_a_flawed_npz_is_named(tmp_path):
     told("row 1", "not a finite number")
     np.savez(path, format=np.bytes_("csr"), data=np.array([{}], dtype=object), shape=[3, 4])
     told("not a whole scipy sparse matrix")
+    save_npz(path, good.astype(complex))
+    told("its values are complex128, expected numbers")
     save_npz(path, good)
     path.write_bytes(path.read_bytes()[:-30])
     told("not a whole scipy sparse matrix")
+
+
+def test_a_damaged_npz_is_one_line(tmp_path):
+    path, damages = tmp_path / "trn_X_Y.npz", random.Random(1)
+    good = csr_matrix(([1.0, 1.0], [0, 3], [0, 1, 1, 2]), shape=(3, 4))
+    save_npz(path, good, compressed=False)
+    whole = path.read_bytes()
+    for _ in range(300):
+        place = damages.randrange(len(whole))
+        path.write_bytes(whole[:place] + damages.randbytes(2) + whole[place + 2 :])
+        with suppress(UserError):  # some damage, in what is not read, does not show
+            read_matrix(path, (3, 4), Counter())
+    for format in ("dia", "xyz", "\ud800".encode("utf-8", "surrogatepass"), 7):
+        np.savez(path, format=format, data=good.data, indices=good.indices, indptr=good.indptr, shape=[3, 4])
+        refused(lambda: read_matrix(path, (3, 4), Counter()), "trn_X_Y.npz: ")
+
+
+def test_a_small_npz_that_stands_for_much_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.core.files.EXPANDS", 2)
+    path = tmp_path / "trn_X_Y.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as arrays:
+        arrays.writestr("data.npy", bytes(3_000_000))
+    refused(lambda: read_matrix(path, (3, 4), Counter()), "trn_X_Y.npz: stands for 3,000,000 bytes or more")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +293,8 @@ def test_a_flawed_npz_is_named(tmp_path):
         ({"target_ind": [1], "target_rel": []}, ("row 2", "'target_rel' is not as long")),
         ({"target_ind": ["1"]}, ("row 2", "must hold numbers only")),
         ({"target_ind": [4]}, ("row 2", "label 4 is out of range")),
+        ({"target_ind": [10**30]}, ("row 2", "too many digits")),
+        ({"target_ind": [1], "target_rel": [10**400]}, ("row 2", "too many digits")),
     ],
 )
 def test_flawed_target_lists_are_named(tmp_path, record, parts):
@@ -255,6 +313,7 @@ def test_filters_are_checked(tmp_path):
         ("0 4\n", ("row 1", "out of range")),
         ("0 -1\n", ("row 1", "expected 'row column'")),
         ("0:1\n", ("row 1", "expected 'row column', found '0:1'")),
+        (f"0 1\n0 {'1' * 5000}\n", ("row 2", "expected 'row column'")),
     ):
         put(path, text)
         refused(lambda: read_filters(path, (3, 4), Counter()), "filter_labels_test.txt", *parts)

@@ -1,7 +1,7 @@
 """The local web page on which people review candidates.
 
-Only pages of this server may use it: it listens on 127.0.0.1, answers only to that name (DNS rebinding),
-and takes no POST that another site's page sent. The page gets texts as JSON and shows them as text.
+Only pages of this server may use it: it listens on 127.0.0.1, and core/web.py refuses what other sites' pages
+send. The page gets texts as JSON and shows them as text.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from aiohttp import web
 from stages.core.errors import UserError
 from stages.core.files import read_text
 from stages.core.text import letters
+from stages.core.web import answers_to, application, body_of, check, parsed
+from stages.core.web import serve as serve_app
 from stages.kinds.skills import places
 from stages.kinds.skills.parts.calls import Value, parse_call, span
 from stages.kinds.skills.parts.files import read_skills
@@ -37,8 +39,8 @@ from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.text_form import signature
 
 PAGE = Path(__file__).with_name("page.html")
-HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a POST: all candidates at once
+GRACE_S = 1  # what requests in flight have to end in
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -139,8 +141,8 @@ class Review:
     def __init__(self, dataset: str):
         self.dataset, self.path, self.material = dataset, places.decisions(dataset), Material(dataset)
 
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BYTES, middlewares=[guard])
+    def app(self, guard: Callable) -> web.Application:
+        app = application(MAX_BYTES, guard)
         app.add_routes(
             [
                 web.get("/", self.page),
@@ -197,7 +199,7 @@ class Review:
 
     async def decide(self, request: web.Request) -> web.Response:
         """200 with the decisions as they are now; 409 with what others decided; 422 with what is wrong."""
-        body = await request.json()
+        body = parsed(await body_of(request), request.charset)
         try:
             changes, problems = changes_of(body, self.material.by_id, self.material.skills)
         except (KeyError, TypeError, AttributeError) as error:
@@ -250,44 +252,33 @@ def changes_of(
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@web.middleware
-async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what no page of this server sends; tell the user's errors as JSON."""
-    refusal = refused(request)
-    if refusal:
-        return web.Response(status=403, text=refusal, headers=HEADERS)
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        response = web.Response(status=error.status, text=error.text)
-    except UserError as error:
-        response = web.json_response({"problem": str(error)}, status=500)
-    except (ValueError, LookupError, RecursionError, web.RequestPayloadError):  # of request.json()
-        response = web.Response(status=400, text="not JSON")
-    response.headers.update(HEADERS)
-    return response
+def guarded_for(sock: socket.socket) -> Callable:
+    """The middleware of a server at that socket: it refuses what no page of it sends, and tells errors."""
+    answers = answers_to(sock)
 
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            check(request, answers)
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = web.Response(status=error.status, text=error.text)
+        except UserError as error:
+            response = web.json_response({"problem": str(error)}, status=500)
+        response.headers.update(HEADERS)
+        return response
 
-def refused(request: web.Request) -> str | None:
-    """Why this request may be the work of another site, or None."""
-    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-    if not HOST.fullmatch(host):
-        return "this server answers only to 127.0.0.1 and localhost"
-    if origin is not None and origin != f"http://{host}":
-        return "a page of another site may not use this server"
-    if request.method != "GET" and request.content_type != "application/json":
-        return "expected Content-Type: application/json"
-    return None
+    return guard
 
 
 def serve(dataset: str, port: int) -> None:
     """Serve until interrupted; port 0 takes a free one. Raises UserError."""
-    app = Review(dataset).app()
+    review = Review(dataset)
     try:
         sock = socket.create_server(("127.0.0.1", port))
     except OSError as error:
         why = f"{os.strerror(error.errno)}; name another one, or 0 for any that is free"
         raise UserError(f"port {port}: {why}: make review DATASET={dataset} PORT=0") from None
     address = f"http://127.0.0.1:{sock.getsockname()[1]}/"
-    print(f"review of {dataset}: {address} (saved after every action; Ctrl-C ends it)", flush=True)
-    web.run_app(app, sock=sock, print=None, access_log=None, shutdown_timeout=1)
+    announcement = f"review of {dataset}: {address} (saved after every action; Ctrl-C ends it)"
+    asyncio.run(serve_app(review.app(guarded_for(sock)), sock, announcement, GRACE_S))

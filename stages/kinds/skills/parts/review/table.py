@@ -1,7 +1,7 @@
 """Candidates and decisions as a CSV file for a spreadsheet, and back.
 
-A cell that a spreadsheet would run as a formula or turn into a number has an apostrophe before it, which
-reading takes away (CSV injection: https://owasp.org/www-community/attacks/CSV_Injection).
+What a spreadsheet would run as a formula or turn into a number has an apostrophe before it, which reading
+takes away (CSV injection: https://owasp.org/www-community/attacks/CSV_Injection).
 """
 
 import csv
@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.files import read_text, write_text
+from stages.core.files import BOM, write_text
+from stages.core.tables import read_table
 from stages.kinds.skills import places
 from stages.kinds.skills.parts.files import read_skills
 from stages.kinds.skills.parts.review.decisions import (
@@ -31,19 +32,25 @@ DECIDED = "decision new_user new_call".split()
 COLUMNS = ["id", "skill", "variety", "origin", "notes", "user", "call", *DECIDED]
 NEEDED = ["id", "user", "call", *DECIDED]
 CLEAR = "clear"  # in the column `decision`: takes back what was decided
-BOM = "\ufeff"  # without it Excel does not read UTF-8
+FORMULA = "=+\\-@＝＋－＠"
 # What a spreadsheet takes for a formula or a number.
-CHANGED = re.compile(r"(?:[=+\-@\t\r＝＋－＠]|[\d.,]+(?:[eE]\d+)?$)")
+CHANGED = re.compile(rf"(?:[{FORMULA}\t\r]|[\d.,]+(?:[eE]\d+)?$)")
+# Where a cell begins within a text for who opens the table with another separator than the comma: quotes that
+# do not begin a cell then part nothing.
+INNER = re.compile(rf"""([;|\t\r\n][\s"']*)(?=[{FORMULA}])""")
+INNER_GUARDED = re.compile(rf"""([;|\t\r\n][\s"']*)'(?=[{FORMULA}])""")
 
 
 def guarded(text: str) -> str:
     """The cell of a text, which no spreadsheet changes or runs."""
+    text = INNER.sub(r"\1'", text)
     return f"'{text}" if CHANGED.match(text.lstrip("'")) else text
 
 
 def unguarded(cell: str) -> str:
     """The text of a cell."""
-    return cell[1:] if cell.startswith("'") and CHANGED.match(cell.lstrip("'")) else cell
+    text = cell[1:] if cell.startswith("'") and CHANGED.match(cell.lstrip("'")) else cell
+    return INNER_GUARDED.sub(r"\1", text)
 
 
 def write_csv(path: Path, candidates: Iterable[Candidate], decisions: dict[str, Decision]) -> None:
@@ -56,35 +63,24 @@ def write_csv(path: Path, candidates: Iterable[Candidate], decisions: dict[str, 
         decided_cells = {column: decision.get(column, "") for column in DECIDED}
         cells = {**row, "notes": "; ".join(row["notes"]), **decided_cells}
         writer.writerow([guarded(cells[column]) for column in COLUMNS])
-    write_text(path, BOM + stream.getvalue())
+    write_text(path, BOM + stream.getvalue())  # without the mark Excel does not read UTF-8
 
 
 def read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(number in the spreadsheet, where the header is row 1; cells by column) of the rows of a table.
 
-    Commas, semicolons and tabs can part the columns; columns that are not ours are left out. Raises
-    UserError for what is not UTF-8, no table, or lacks a column.
+    Columns that are not ours are left out. Raises UserError for what is no table, or lacks a column.
     """
-    text = read_text(path).removeprefix(BOM)
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
-    try:
-        names, *rows = list(reader) or [[]]
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
-    names = [name.strip().lower() for name in names]
-    missing = [name for name in NEEDED if names.count(name) != 1]
+    names, rows = read_table(path, first=2)
+    called = [name.lower() for name in names]
+    missing = [name for name in NEEDED if called.count(name) != 1]
     if missing:
         raise UserError(f"{path}, row 1: expected one column '{missing[0]}'; export the table again")
-    table = []
-    for number, cells in enumerate(rows, start=2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(names):
-            raise UserError(f"{path}, row {number}: expected {len(names)} cells, found {len(cells)}")
-        row = dict(zip(names, cells, strict=True))
-        table.append((number, {name: unguarded(row[name].replace("\r\n", "\n")) for name in NEEDED}))
-    return table
+    columns = {name: names[called.index(name)] for name in NEEDED}
+    return [
+        (number, {name: unguarded(cells[column].replace("\r\n", "\n")) for name, column in columns.items()})
+        for number, cells in rows
+    ]
 
 
 def changes(

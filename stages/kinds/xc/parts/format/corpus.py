@@ -12,6 +12,7 @@ import orjson
 from scipy.sparse import csr_matrix
 
 from stages.core.errors import UserError
+from stages.core.text import comparable, count_words
 from stages.kinds.xc.knobs import CorpusXcKnobs
 from stages.kinds.xc.parts.format.documents import Cutter, Document, Metadata, documents
 from stages.kinds.xc.parts.format.matrices import read_filters, read_matrix
@@ -130,11 +131,11 @@ class Documents:
         if document.line != " ".join([document.title, *words] if document.title else words):
             metadata["line"] = document.line
         if split == "train":
-            group = blake2b(" ".join(words).casefold().encode(), digest_size=8).digest()
+            group = blake2b(comparable(" ".join(words)).encode(), digest_size=8).digest()
             metadata["group"] = group.hex()
             split = split_of_group(metadata["group"], self.knobs.val_share, self.knobs.test_share)
             self.groups += group
-            self.words.append(len(words))
+            self.words.append(count_words(text))
         elif split == "empty":
             self.first_empty = self.first_empty or document.if_empty
         self.splits[split] += 1

@@ -140,9 +140,9 @@ def _about(row: Row, url: str | None = None, uid: str | None = None) -> dict:
     name = row.title or row.line
     known = {}
     if url or name.startswith(("http://", "https://")):
-        known["url"] = url or name
-    if row.uid is not None or uid is not None:
-        known["uid"] = uid if row.uid is None else row.uid
+        known["url"] = one_line(url or name)
+    if (own := uid if row.uid is None else row.uid) is not None:
+        known["uid"] = one_line(own)
     return known
 
 

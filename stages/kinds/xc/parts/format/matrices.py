@@ -5,8 +5,8 @@ pyxclib reads it) or the lists `target_ind` of `trn.json.gz`. Filters are lines 
 are left out of evaluation.
 """
 
+import re
 import zipfile
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, load_npz
 
 from stages.core import rows as xc_rows
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
+from stages.core.files import check_expansion
+
+TWO_NUMBERS = re.compile(r"\d{1,18}\s+\d{1,18}")
 
 Labels = tuple[int, list[int], list[float]]  # number of the row, labels, their values
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]  # starts of rows, columns, values
@@ -48,13 +51,20 @@ def read_matrix(path: Path, shape: tuple[int, int], warnings: Counter) -> csr_ma
 
 def _read_npz(path: Path) -> csr_matrix:
     try:
+        with zipfile.ZipFile(path) as arrays:
+            check_expansion(path, sum(array.file_size for array in arrays.infolist()))
         matrix = load_npz(path)  # without pickle: scipy never allows it
-        if matrix.format != "csr":
-            raise UserError(f"{path}: a '{matrix.format}' matrix; save it as csr: matrix.tocsr()")
-        return matrix
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a whole scipy sparse matrix ({why}); save it with save_npz") from None
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and scipy raise a dozen others for damage
+        raise UserError(
+            f"{path}: not a whole scipy sparse matrix ({reason(error)}); save it with save_npz"
+        ) from None
+    if matrix.format != "csr":
+        raise UserError(f"{path}: a '{matrix.format}' matrix; save it as csr: matrix.tocsr()")
+    if matrix.dtype.kind not in "biuf":
+        raise UserError(f"{path}: its values are {matrix.dtype}, expected numbers")
+    return matrix
 
 
 def _read_text(path: Path, shape: tuple[int, int]) -> Csr:
@@ -85,9 +95,9 @@ def _gathered(path: Path, rows: Iterator[Labels]) -> Csr:
     for row, labels, relevance in rows:
         try:
             columns.extend(labels)
+            values.extend(relevance)
         except OverflowError:
-            raise UserError(f"{path}, row {row}: a label of more than 18 digits") from None
-        values.extend(relevance)
+            raise UserError(f"{path}, row {row}: a label or a value of too many digits") from None
         starts.append(len(columns))
     return np.asarray(starts), np.asarray(columns), np.asarray(values)
 
@@ -95,10 +105,10 @@ def _gathered(path: Path, rows: Iterator[Labels]) -> Csr:
 def _check_header(path: Path, line: str | None, shape: tuple[int, int]) -> None:
     if line is None:
         raise UserError(f"{path}: empty; expected a first line of 'rows columns'")
-    words = line.split()
-    if len(words) != 2 or not all(word.isdecimal() for word in words):
+    if not TWO_NUMBERS.fullmatch(line.strip()):
         raise UserError(f"{path}, row 1: expected a header 'rows columns', found {line[:40]!r}")
-    _check_shape(path, "its header says", (int(words[0]), int(words[1])), shape)
+    rows, columns = map(int, line.split())
+    _check_shape(path, "its header says", (rows, columns), shape)
 
 
 def _check_shape(path: Path, what: str, got: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -162,10 +172,9 @@ def read_filters(path: Path | None, shape: tuple[int, int], warnings: Counter) -
     """int64 (pairs, 2) of (row, column), sorted, each once; none without a file. Raises UserError."""
     listed: list[tuple[int, int]] = []
     for row, line in enumerate(xc_rows.lines(path) if path else (), start=1):
-        words = line.split()
-        if len(words) != 2 or not all(word.isdecimal() for word in words):
+        if not TWO_NUMBERS.fullmatch(line.strip()):
             raise UserError(f"{path}, row {row}: expected 'row column', found {line[:40]!r}")
-        point, label = int(words[0]), int(words[1])
+        point, label = map(int, line.split())
         if point >= shape[0] or label >= shape[1]:
             raise UserError(
                 f"{path}, row {row}: the pair {point} {label} is out of range: there are {shape[0]:,} "

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from stages.core.text import comparable
 from stages.kinds.xc.parts.format.texts import line_hashes
 
 LEAST_DIGITS = 7
@@ -89,12 +90,12 @@ class KnownQueries:
         """The known queries of a label; `relevant` are those that its metadata names."""
         shown: dict[str, str] = {}
         for text in (" ".join(text.split()) for text in relevant):
-            if self._may_show(label, hash(text.casefold())):
-                shown.setdefault(text.casefold(), text)
+            if self._may_show(label, hash(comparable(text))):
+                shown.setdefault(comparable(text), text)
             else:
                 self.withheld += 1
         for row in self.rows[self.starts[label] : self.starts[label + 1]]:
-            shown.setdefault(self.texts[row].casefold(), self.texts[row])
+            shown.setdefault(comparable(self.texts[row]), self.texts[row])
         return list(shown.values())[: self.most]
 
 

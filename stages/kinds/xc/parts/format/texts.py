@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.core import rows as xc_rows
 from stages.core.errors import UserError
+from stages.core.text import comparable
 
 NO_METADATA = "none"  # `metadata` of a dataset whose lines are all its text
 
@@ -100,8 +101,8 @@ def one_line(*parts: str) -> str:
 
 
 def line_hashes(lines: Iterable[str]) -> np.ndarray:
-    """int64 hashes of texts in one line: equal within a process for those that differ in case only."""
-    return np.fromiter((hash(line.casefold()) for line in lines), dtype=np.int64)
+    """int64 hashes of texts in one line: equal within a process for what is `comparable`."""
+    return np.fromiter((hash(comparable(line)) for line in lines), dtype=np.int64)
 
 
 class Row(NamedTuple):
@@ -130,11 +131,11 @@ def rows(path: Path) -> Iterator[Row]:
 def field(record: dict, name: str, path: Path, row: int) -> str | None:
     """A text field, None where it is absent or null; whole numbers become text. Raises UserError."""
     value = record.get(name)
-    if value is None or type(value) is str:
-        return value
-    if type(value) in (int, float):
-        return str(value)
-    raise UserError(f"{path}, row {row}: field '{name}' is a {type(value).__name__}, expected text")
+    text = xc_rows.as_text(value)
+    if text is None and value is not None:
+        kind = xc_rows.kind_of(value)
+        raise UserError(f"{path}, row {row}: field '{name}' is {kind}, expected text or a whole number")
+    return text
 
 
 def lines_of(path: Path) -> Iterator[str]:
