@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from stages.collect import run as run_collect
 from stages.commands.store import cli
 from stages.core import layout, pacing
+from stages.core.errors import UserError
 from stages.teacher.batch.store import insert_event, insert_row
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
@@ -173,6 +174,24 @@ def test_a_damaged_attempt_is_named_and_can_be_removed(collected, value):
     with teacher.running() as url:
         collect(url)
     assert teacher.calls == 1 and "every attempt has its checksum" in done()
+
+
+@pytest.mark.parametrize("value", ["replace(raw, 'how', 'why')", "replace(raw, 'stop', 'length')", "x'00'"])
+def test_a_damaged_answer_is_not_used(collected, value):
+    spoil(f"UPDATE attempts SET raw = {value} WHERE id = 3")
+    teacher = Teacher()
+    with teacher.running() as url, pytest.raises(UserError, match=r"attempt 3 fails its checksum.*SALVAGE"):
+        collect(url)
+    assert teacher.calls == 0
+
+
+def test_a_store_of_no_bytes_is_no_new_one(collected):
+    for beside in layout.STORE.parent.glob("store.sqlite-*"):
+        beside.unlink()
+    layout.STORE.write_bytes(b"")
+    assert "is damaged: it has 0 bytes" in refused()
+    with Teacher().running() as url, pytest.raises(UserError, match="it has 0 bytes"):
+        collect(url)
 
 
 def test_a_damaged_request_is_named(collected):

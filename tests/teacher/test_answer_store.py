@@ -13,6 +13,7 @@ import pytest
 from stages.collect import run as run_collect
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.files import write_jsonl
 from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.outcomes import Answer
@@ -314,3 +315,26 @@ def test_a_damaged_responses_file_is_named(tmp_path, monkeypatch):
     layout.responses("d").write_text('{"id": "p001"}\n')
     with pytest.raises(UserError, match=r"responses\.jsonl, row 1: field 'request_key' is missing"):
         run_collect("d", CollectKnobs())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"request_key": ["a"]},
+        {"response": {"text": 1}},
+        {"token_limit": 10**30},
+        {"outcome": "wonderful"},
+    ],
+)
+def test_answers_of_another_machine_are_checked_before_any_is_taken_over(tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    make_requests("d", 3)
+    with Teacher().running() as url:
+        run_collect("d", CollectKnobs(base_url=url, api_key_env=""))
+    rows = responses("d")
+    layout.STORE.unlink()
+    write_jsonl(layout.responses("d"), [*rows[:2], rows[2] | change])
+    with Store(layout.STORE) as store:
+        with pytest.raises(UserError, match=r"responses\.jsonl, row 3: "):
+            store.refill(layout.responses("d"))
+        assert store.reader.execute("SELECT count(*) FROM attempts").fetchone() == (0,)

@@ -68,7 +68,7 @@ def _result(text: bytes) -> Result | None:
         return None
     key, response = line["custom_id"], _dict(line.get("response"))
     status, body, request_id = response.get("status_code"), response.get("body"), response.get("request_id")
-    if not isinstance(status, int):
+    if not isinstance(status, int) or not 100 <= status < 600:
         return Result(key, error=_dict(line.get("error")))
     request_id = sound(request_id) if isinstance(request_id, str) else None
     if status != 200 and filtered(body) is None:

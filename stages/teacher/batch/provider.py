@@ -24,6 +24,7 @@ from stages.teacher.endpoint import CONNECT_S, Endpoint, Failure, call, unexpect
 T = TypeVar("T")
 FINAL = {"completed", "failed", "expired", "cancelled"}
 MARK = "retort_batch"  # metadata by which a batch is known again
+MOST_PAGES = 100  # of a list, at 100 batches each
 LOOKS, LOOK_PAUSE_S = 5, 4.0  # a batch just made may be missing from the list for a while
 SLACK_S = 3600  # between our clock and the provider's
 UNBOUNDED = aiohttp.ClientTimeout(total=None, connect=CONNECT_S)  # of large files
@@ -95,22 +96,30 @@ class Provider:
         return None
 
     async def _listed(self, batch: Batch) -> str | None:
+        """The id of `batch` where the provider lists it. Raises UserError where its list does not end."""
         since = datetime.fromisoformat(batch.intended_at).timestamp() - SLACK_S
         params: dict[str, str] = {"limit": "100"}
 
         def list_page() -> Awaitable[dict[str, Any]]:
             return self._once("GET", "batches", "data", params=params)
 
-        while True:
+        for _ in range(MOST_PAGES):
             page = await self._call(list_page)
-            for other in page["data"]:
-                named = (other.get("metadata") or {}).get(MARK) == batch.name
+            listed = page["data"] if isinstance(page["data"], list) else []
+            others = [other for other in listed if isinstance(other, dict) and other.get("id")]
+            for other in others:
+                named = isinstance(marks := other.get("metadata"), dict) and marks.get(MARK) == batch.name
                 if named or other.get("input_file_id") == batch.file_id:  # some servers keep no metadata
-                    return other["id"]
-            oldest = max((other.get("created_at") or inf for other in page["data"]), default=0)
-            if not page.get("has_more") or oldest < since:
+                    return str(other["id"])
+            made = (other.get("created_at") for other in others)
+            oldest = max((at if isinstance(at, int | float) else inf for at in made), default=0)
+            if not page.get("has_more") or oldest < since or not others:
                 return None
-            params = {**params, "after": page["data"][-1]["id"]}
+            params = {**params, "after": str(others[-1]["id"])}
+        raise UserError(
+            f"the list of batches at {self.endpoint.base_url} does not end ({MOST_PAGES} pages), so whether "
+            f"the batch {batch.name} was made is not known; look there, and run again"
+        )
 
     async def retrieve(self, batch: Batch) -> dict[str, Any]:
         """The batch as the provider has it now."""

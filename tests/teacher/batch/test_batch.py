@@ -384,6 +384,24 @@ def test_a_batch_on_a_later_page_of_the_list_is_found():
 
 
 @pytest.mark.parametrize(
+    "page",
+    [
+        {"data": [{"id": "b"}], "has_more": True},
+        {"data": [{"id": "b", "metadata": [1], "created_at": "now"}, 7], "has_more": True},
+        {"data": [{"id": 1, "created_at": 10**400}], "has_more": 1},
+    ],
+)
+def test_a_list_without_end_is_given_up(page):
+    make_requests("d", 3)
+    teacher = BatchTeacher(
+        lost={"POST /batches": 1}, failing={"GET /batches": [Reply(json.dumps(page))] * 500}
+    )
+    with teacher.running() as url, pytest.raises(UserError, match="does not end"):
+        run(url)
+    assert 100 <= 500 - len(teacher.failing["GET /batches"]) < 120
+
+
+@pytest.mark.parametrize(
     "status, told", [(401, "it refuses"), (400, "answered 400: "), (404, "check base_url")]
 )
 @pytest.mark.parametrize("route", ["POST /files", "POST /batches"])
