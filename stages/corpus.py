@@ -8,10 +8,9 @@ move old ones unless they join their group. Where no document is left to train o
 an error; where most are near-duplicates of each other, a warning: nothing has been paid for yet.
 """
 
-import sys
-
 from stages.core import layout
 from stages.core.files import atomic_directory
+from stages.core.messages import say
 from stages.knobs import CorpusKnobs
 from stages.sources.folder import read_folder
 from stages.sources.markup import holds_html
@@ -28,10 +27,9 @@ def run(dataset: str, knobs: CorpusKnobs) -> dict:
         options = knobs.model_dump(exclude={"source", *Shares._fields})
         documents, queries, pairs, skipped = read_folder(**options)
         if knobs.html == "keep" and (count := sum(holds_html(document["text"]) for document in documents)):
-            print(
+            say(
                 f"corpus {dataset}: warning: {count:,} of {len(documents):,} texts hold HTML, tags or "
-                "entities, which teacher and student will read as text; `html: strip` takes it out",
-                file=sys.stderr,
+                "entities, which teacher and student will read as text; `html: strip` takes it out"
             )
     corpus = split_corpus(documents, queries, pairs, shares)
     figures = statistics(corpus, skipped)
@@ -40,11 +38,10 @@ def run(dataset: str, knobs: CorpusKnobs) -> dict:
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:
         counts |= write_corpus(directory, corpus)
-    print(f"corpus {dataset}: {told(figures)}", file=sys.stderr)
+    say(f"corpus {dataset}: {told(figures)}")
     if (largest := figures["largest_group"]) > figures["documents"] / 2:
-        print(
+        say(
             f"corpus {dataset}: warning: {largest:,} documents are one group of near-duplicates, trained on "
-            f"or held out as a whole; {mend}",
-            file=sys.stderr,
+            f"or held out as a whole; {mend}"
         )
     return figures

@@ -8,7 +8,6 @@ own prompts: a killed run goes on where it was, and a new document renews its sh
 shards are finished on a Ray cluster (docs/guide/machines.md).
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -18,6 +17,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, prune, read_text, verify_manifest
 from stages.core.hashing import model_fingerprint, sha256_json, stable_integer, stable_unit
+from stages.core.messages import say
 from stages.core.prompts import Template, render
 from stages.core.records import Document, choose
 from stages.core.shards import write_shards
@@ -44,7 +44,7 @@ def generate(name: str, dataset: str, model: Path, output: Path, knobs: Generate
     todo = [item for item in job.items if not items.is_finished(scratch, item)]
     # On stderr and no metric: what scratch holds is a fact of this machine.
     made = len(job.items) - len(todo)
-    print(f"{name}: {len(job.items)} shards, {made} of them made before", file=sys.stderr)
+    say(f"{name}: {len(job.items)} shards, {made} of them made before")
     if todo:
         finish(scratch, place, job, todo, knobs, f"{name} {dataset}")
     own = {item.shard: item for item in job.items}

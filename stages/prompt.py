@@ -8,7 +8,6 @@ changes none. Prints what the answers may cost before anything is sent; sends no
 
 import functools
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +17,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_path, iter_jsonl, verify_manifest
 from stages.core.hashing import sha256_text, stable_integer
+from stages.core.messages import say
 from stages.core.prompts import BracesTemplate, Template, messages
 from stages.core.records import KeyedRequest, choose
 from stages.kinds import registry
@@ -145,7 +145,7 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
     answers = write_by_id(layout.requests(dataset), rows(), path)
     asked = {split: len(own) * (1 if split == "test" else knobs.samples) for split, own in chosen.items()}
     figures = cost.figures()
-    print(f"prompt {dataset}: {sum(asked.values()):,} requests {told(figures, knobs.model)}", file=sys.stderr)
+    say(f"prompt {dataset}: {sum(asked.values()):,} requests {told(figures, knobs.model)}")
     return {"documents": total, "requests": asked, "answers": answers, **figures}
 
 

@@ -6,7 +6,6 @@ it has one) + answer + EOS, whole: one longer than `max_length` is an error, or 
 cut. Warns where the answers fall to pieces, as they do in a language that the base has not learnt.
 """
 
-import sys
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from pathlib import Path
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, npy_array
+from stages.core.messages import say
 from stages.core.rows import records
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import context_of
@@ -51,10 +51,9 @@ def run(dataset: str, knobs: TokenizeKnobs) -> dict:
             counts[f"{split}.offsets.npy"] = metrics[split]["rows"]
     pieces = tokens_per_character(layout.litgpt_data(dataset) / "train.json", codec)
     if pieces > MOST_PIECES:
-        print(
+        say(
             f"tokenize {dataset}: warning: {pieces:.1f} tokens for each character of the answers: "
-            f"{knobs.base} has hardly seen their language; take a base that has (docs/guide/base.md)",
-            file=sys.stderr,
+            f"{knobs.base} has hardly seen their language; take a base that has (docs/guide/base.md)"
         )
     return metrics
 

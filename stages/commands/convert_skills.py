@@ -3,11 +3,11 @@
 SOURCE is a file or a folder; each skill becomes a file of its name in FOLDER. No file is overwritten.
 """
 
-import sys
 from pathlib import Path
 
 import click
 
+from stages.core.messages import say
 from stages.core.stage import main
 from stages.kinds.skills.parts.files import convert
 
@@ -25,4 +25,4 @@ def cli(source: Path, folder: Path, to: str, lenient: bool) -> None:
     for file in files:
         print(file)
     for what, count in sorted(problems.items()):
-        print(f"{count:,} lines or examples {what}", file=sys.stderr)
+        say(f"{count:,} lines or examples {what}")

@@ -11,6 +11,7 @@ import click
 from stages import params
 from stages.commands.build import dvc
 from stages.commands.new import unshared
+from stages.core.messages import say
 from stages.core.stage import main
 
 
@@ -26,5 +27,5 @@ def sources() -> set[Path]:
 @main
 def cli() -> None:
     for problem in filter(None, map(unshared, sorted(sources()))):
-        print(f"warning: {problem}", file=sys.stderr)
+        say(f"warning: {problem}")
     sys.exit(dvc("push"))

@@ -51,4 +51,4 @@ def message_about(error: Exception) -> str | None:
 
 def reason(error: BaseException) -> str:
     """The first line of what an error of another package says, or its name where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,15 +12,15 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from stages.core.errors import UserError
-from stages.core.files import read_text
+from stages.core.files import BOM, read_text
 from stages.core.numerals import numerals
 from stages.core.records import Document
 from stages.core.text import clip_words
 
 
 def read_prompt(path: Path) -> str:
-    """The text of a prompt file, without what editors add: a byte order mark, other ends of lines."""
-    return re.sub(r"\r\n?", "\n", read_text(path).lstrip("\ufeff"))
+    """The text of a prompt file, without what editors add: byte order marks, other ends of lines."""
+    return re.sub(r"\r\n?", "\n", read_text(path).lstrip(BOM))  # two editors leave two
 
 
 # Stands before each heading of a template while it is rendered, so that those of documents are told apart. It

@@ -72,7 +72,7 @@ def setting(name: str) -> str:
 def _lines_of_env() -> dict[str, str | None]:
     from dotenv import dotenv_values
 
-    text = read_text(ENV).removeprefix("\ufeff")
+    text = read_text(ENV)
     if "\0" in text:
         raise UserError(f"{ENV}: not UTF-8; save the file as UTF-8")  # UTF-16, without the mark for it
     return dotenv_values(stream=io.StringIO(text))

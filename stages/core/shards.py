@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import shard_of
 
@@ -84,7 +84,7 @@ def _check(path: Path, rows: int | None) -> None:
         with pq.ParquetFile(path) as file:
             schema, found = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+        raise _broken(path, f"not a whole Parquet file ({reason(error)})") from None
     lists = [field.name for field in schema if field.type == pa.list_(pa.string())]
     if len(lists) != 1 or schema != _schema(lists[0]):
         raise _broken(path, f"its columns are {', '.join(schema.names)}, not a shard's")
@@ -114,7 +114,7 @@ def _stored(path: Path, columns: list[str] | None) -> Iterator[dict]:
     except (pa.ArrowInvalid, OSError) as error:
         if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error):
             raise UserError(f"{path}: too many open files: raise the limit (`ulimit -n 8192`)") from None
-        raise _broken(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from None
+        raise _broken(path, f"not a whole Parquet file ({reason(error)})") from None
 
 
 def _key(row: dict) -> tuple[str, int]:

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_jsonl
+from stages.core.messages import say
 from stages.core.processes import collect_seldom, first_process
 from stages.core.versions import git, locked_hashes
 from stages.core.yaml_text import read_yaml
@@ -91,7 +92,7 @@ def stage_run(stage: str, dataset: str, params: dict) -> Iterator[Callable[[dict
             child.wait(patience)
         except subprocess.TimeoutExpired:
             child.kill()
-            print(f"tracking: gave up after {PATIENCE_S:.0f} s; is {address()} reachable?", file=sys.stderr)
+            say(f"tracking: gave up after {PATIENCE_S:.0f} s; is {address()} reachable?")
 
 
 def uri() -> str:
@@ -240,4 +241,4 @@ if __name__ == "__main__":
             follow(lambda run: print(run, file=stdout, flush=True))
     except Exception as error:  # tracking is a record of the work, not part of it
         reason = blanked(str(error)) or type(error).__name__
-        print(f"tracking: not logged to {address()}: {reason}", file=sys.stderr)
+        say(f"tracking: not logged to {address()}: {reason}")

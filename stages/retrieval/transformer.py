@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.messages import say
 from stages.retrieval.knobs import Encoder
 
@@ -26,9 +26,8 @@ class Transformer:
             self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False, local_files_only=True)
             self.model.encode(TRIAL, show_progress_bar=False)
         except Exception as error:  # of many kinds, for files that could be anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason})"
+                f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason(error)})"
             ) from None
         config = getattr(self.model[0], "config", None)  # a static embedding has none, and no positions
         positions = getattr(config, "max_position_embeddings", None)

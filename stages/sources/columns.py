@@ -116,16 +116,18 @@ def _add(
     why: str = "",
 ) -> None:
     """Find the column for `knob` among those that no other knob has: by name, else that of the best score."""
+    if knob in found:
+        return
     taken = {name for name, _ in found.values()}
     free = {name: cells for name, cells in columns.items() if name not in taken}
     named = [name for name in free if re.fullmatch(pattern, re.sub(r"[\W_]", "", name).lower())]
-    best = max(free, key=lambda name: score(free[name]), default=None)
-    if knob in found:
-        return
     if named:
         usual = DEFAULTS[knob]
         found[knob] = (usual if usual in named else named[0], "by its name")
-    elif best is not None and score(free[best]) > 0:
+        return
+    scores = {name: score(cells) for name, cells in free.items()}
+    best = max(scores, key=lambda name: scores[name], default=None)
+    if best is not None and scores[best] > 0:
         found[knob] = (best, why)
 
 

@@ -15,7 +15,6 @@ is torn.
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from pydantic import BaseModel, Field, ValidationError
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, write_json, write_jsonl
 from stages.core.hashing import shard_of
+from stages.core.messages import say
 from stages.core.stage import Knobs
 from stages.engines.load import open_engine
 from stages.engines.protocol import Decoding
@@ -155,7 +155,7 @@ def saved(directory: Path, key: str) -> dict[tuple[str, int], dict]:
             if row := _row(line):
                 by_sample.setdefault((row["document_id"], row["sample"]), row)
             elif number < len(lines):
-                print(f"{path}, row {number}: not a finished row; it is made again", file=sys.stderr)
+                say(f"{path}, row {number}: not a finished row; it is made again")
     return by_sample
 
 

@@ -5,11 +5,11 @@ Reads skill files (text or YAML, docs/kinds/skills.md); writes `data/<dataset>/s
 nothing else) and a manifest. Every example is held to the schema.
 """
 
-import sys
 from collections import Counter
 from pathlib import Path
 
 from stages.core.files import atomic_directory, write_json, write_jsonl, write_text
+from stages.core.messages import say
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import SkillsKnobs
 from stages.kinds.skills.parts import grammar as skill_grammar
@@ -25,7 +25,7 @@ def run(dataset: str, knobs: SkillsKnobs) -> dict:
         write_text(directory / "grammar.lark", skill_grammar.lark(source.skills))
         write_text(directory / "grammar.gbnf", skill_grammar.gbnf(source.skills))
     for what, count in sorted(source.problems.items()):
-        print(f"skills {dataset}: {count:,} lines or examples {what}", file=sys.stderr)
+        say(f"skills {dataset}: {count:,} lines or examples {what}")
     return {
         "skills": len(source.skills.skills),
         "fallback": source.skills.fallback,

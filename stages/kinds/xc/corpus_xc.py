@@ -7,11 +7,11 @@ are cut with the tokenizer of the model that will read them. Exact duplicates sh
 which the corpus stage looks for, would cost too much at this size.
 """
 
-import sys
 from pathlib import Path
 
 from stages.core import layout
 from stages.core.files import atomic_directory, write_json
+from stages.core.messages import say
 from stages.core.progress import progress
 from stages.kinds.xc.knobs import CorpusXcKnobs
 from stages.kinds.xc.parts.format import corpus as xc_corpus
@@ -59,5 +59,5 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
         check_splits(figures, knobs.test_share, "change val_share or test_share, or add documents")
     for name, count in sorted(source.warnings.items()):
         if count:
-            print(f"corpus {dataset}: {name.replace('_', ' ')}: {count:,}", file=sys.stderr)
+            say(f"corpus {dataset}: {name.replace('_', ' ')}: {count:,}")
     return figures

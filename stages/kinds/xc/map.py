@@ -9,7 +9,6 @@ fingerprint of encoder and texts: a stopped run goes on where it was. What is co
 docs/kinds/xc/mapping.md.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from stages.core.files import (
     write_text,
 )
 from stages.core.hashing import sha256_json
+from stages.core.messages import say
 from stages.core.progress import Progress
 from stages.core.rows import lines, records
 from stages.kinds.xc import places
@@ -57,7 +57,7 @@ def run(dataset: str, knobs: MapKnobs) -> dict:
     if queries:
         add_neighbours(collected, dataset, knobs)
     else:
-        print(f"map {dataset}: no observed text to map to; the matrices hold nothing", file=sys.stderr)
+        say(f"map {dataset}: no observed text to map to; the matrices hold nothing")
     pairs, values = collected.pairs()
     after, weights = augmented(clicks, pairs, values)
     x, y = (queries, documents) if shape.points == "queries" else (documents, queries)

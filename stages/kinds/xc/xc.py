@@ -7,7 +7,6 @@ all of it by how frequent labels are; and `plots/xc.json` beside it. Vectors of 
 under a fingerprint of tower and texts. docs/kinds/xc/gain.md defines the measures.
 """
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from scipy.sparse import csr_matrix
 from stages.core import layout
 from stages.core.files import MANIFEST, iter_jsonl, prune, read_json, verify_manifest, write_json
 from stages.core.hashing import sha256_json
+from stages.core.messages import say
 from stages.core.rows import lines
 from stages.evaluation.people import PageQuery, by_kind, found, right_places
 from stages.kinds.xc import places
@@ -66,7 +66,7 @@ def run(dataset: str, knobs: XcKnobs) -> dict:
     figures = {}
     measurable = original.nnz and data.truth.nnz
     if not measurable:  # a dataset without observed queries, or with very few
-        print(f"xc {dataset}: no pair to train on, or none to test; nothing is measured", file=sys.stderr)
+        say(f"xc {dataset}: no pair to train on, or none to test; nothing is measured")
     for model in knobs.models if measurable else ():
         ranked = predict(dataset, model, data, people.queries, knobs)
         predicted = {which: without_filtered(own, data.filtered) for which, own in ranked.items()}
@@ -122,12 +122,12 @@ def predict(dataset: str, model: Model, data: Data, more: list[str], knobs: XcKn
     asked, ranked = [*data.test, *more], {}
     if model == "plt":
         for which, matrix in data.matrices.items():
-            print(f"xc {dataset}: a label tree on the {which} labels", file=sys.stderr)
+            say(f"xc {dataset}: a label tree on the {which} labels")
             ranked[which] = plt.predict(data.train[which], matrix, asked, depth, knobs.cost, knobs.seed)
         return ranked
     train, labels, queries = encoded(dataset, data, asked, knobs)
     for which, matrix in data.matrices.items():
-        print(f"xc {dataset}: a retriever on the {which} labels", file=sys.stderr)
+        say(f"xc {dataset}: a retriever on the {which} labels")
         known, own = data.matrices["original"], train[: matrix.shape[0]]
         ranked[which] = two_tower.predict(own, labels, matrix, known, queries, depth, knobs)
     return ranked

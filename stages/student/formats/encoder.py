@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.student.formats.hf_folder import own_file
 from stages.student.formats.parity import TEXTS, difference
 
@@ -37,8 +37,9 @@ def import_encoder(source: Path, target: Path) -> dict:
             str(target.resolve()), trust_remote_code=False, local_files_only=True, device="cpu"
         )
     except Exception as error:  # of many kinds, for files that could be anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: no sentence-transformers model with safetensors ({reason})") from None
+        raise UserError(
+            f"{source}: no sentence-transformers model with safetensors ({reason(error)})"
+        ) from None
     config = model[0].config
     return {
         "family": config.model_type,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from stages.core.chat_template import check_chat_template
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import write_json
 from stages.core.tokenizer import TextCodec
 from stages.student.formats.card import CARD
@@ -311,7 +311,7 @@ def _check_shapes(weights: dict[str, torch.Tensor], hf: dict, config: Config, so
     try:
         state = to_litgpt(weights, hf, config)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{disagree} ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{disagree} ({reason(error)})") from None
     with Unfilled():
         expected = {name: tuple(tensor.shape) for name, tensor in GPT(config).state_dict().items()}
     for name in sorted(set(expected) | set(state)):

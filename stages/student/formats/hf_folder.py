@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import read_object, write_json
 
 # Besides the weights and config.json, everything transformers may need beside them. Of these, litgpt's own
@@ -87,8 +87,9 @@ def read_weights(directory: Path) -> dict[str, torch.Tensor]:
         try:
             held = load_file(file) if file.suffix == ".safetensors" else _load_pickled(file)
         except Exception as error:  # of many kinds, for bytes that could be anything
-            reason = (str(error).splitlines() or ["it is empty"])[0]
-            raise UserError(f"{file}: not a whole file of weights ({reason}); fetch it again") from None
+            raise UserError(
+                f"{file}: not a whole file of weights ({reason(error)}); fetch it again"
+            ) from None
         if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
             raise UserError(f"{file}: holds more than tensors by name; save the state dict alone")
         weights |= held

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import reserve
 
 PIECE = 1 << 21  # elements: 8 MiB in float32, which stays in cache and is not given back between pieces
@@ -37,7 +37,7 @@ def load_state(directory: Path, shared: bool = False) -> dict[str, torch.Tensor]
         with torch.serialization.set_default_mmap_options(flags):
             return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); make it again") from None
+        raise UserError(f"{file}: missing or damaged ({reason(error)}); make it again") from None
 
 
 def release(mapped: torch.Tensor) -> None:

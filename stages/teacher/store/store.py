@@ -113,21 +113,15 @@ class Store:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file. Raises UserError for a failure of sqlite in the block that its user can help."""
+        """Close the file. Raises UserError where sqlite found it damaged in the block.
+
+        Of other failures of sqlite, such as a lock or a disk, `core.errors.message_about` tells.
+        """
         self.writer.close()
         self.reader.close()
-        if isinstance(error, sqlite3.DatabaseError) and (message := self._help(error)):
-            raise UserError(message) from None
-
-    def _help(self, error: sqlite3.DatabaseError) -> str | None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what makes it more precise
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}"
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return f"{self.path}: another process kept it locked for {WAIT_S} s; end that one and run again"
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-            return f"{self.path}: {error}; is its disk full, failing, or mounted read-only?"
-        return None
+            raise UserError(f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}") from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

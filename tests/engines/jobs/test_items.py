@@ -58,6 +58,17 @@ def use(monkeypatch, engine: Engine) -> None:
     monkeypatch.setattr(items, "engine", lambda model, decoding: engine)
 
 
+def stopped(student, monkeypatch):
+    """(directory, job, its one item, the file of the 15 rows that an attempt wrote before it failed)."""
+    scratch, job = planned(student, shards=1)
+    (item,) = job.items
+    use(monkeypatch, Engine(stop=15))
+    with pytest.raises(ConnectionError):
+        items.finish(scratch, item, job, MODEL)
+    (part,) = scratch.glob("*.part")
+    return scratch, job, item, part
+
+
 def test_the_items_of_a_corpus_are_its_shards_whatever_the_block(student, monkeypatch):
     scratch, job = planned(student, shards=3)
     rows = [row for item in job.items for row in items.todo(scratch, item.key)]
@@ -79,12 +90,7 @@ def test_the_items_of_a_corpus_are_its_shards_whatever_the_block(student, monkey
 
 
 def test_a_failed_attempt_is_gone_on_from_and_a_torn_line_is_not_read(student, monkeypatch):
-    scratch, job = planned(student, shards=1)
-    (item,) = job.items
-    use(monkeypatch, Engine(stop=15))
-    with pytest.raises(ConnectionError):
-        items.finish(scratch, item, job, MODEL)
-    (part,) = scratch.glob("*.part")
+    scratch, job, item, part = stopped(student, monkeypatch)
     assert part.read_bytes().count(b"\n") == 15 and not items.is_finished(scratch, item)
     part.write_bytes(part.read_bytes()[:-9])
     engine, made = Engine(), []
@@ -113,12 +119,7 @@ def test_a_failed_attempt_is_gone_on_from_and_a_torn_line_is_not_read(student, m
 )
 def test_a_row_that_cannot_be_read_back_is_made_again(student, monkeypatch, capfd, bad):
     """Versions before this one wrote what a server said."""
-    scratch, job = planned(student, shards=1)
-    (item,) = job.items
-    use(monkeypatch, Engine(stop=15))
-    with pytest.raises(ConnectionError):
-        items.finish(scratch, item, job, MODEL)
-    (part,) = scratch.glob("*.part")
+    scratch, job, item, part = stopped(student, monkeypatch)
     lines = part.read_text().splitlines()
     lines[3] = json.dumps(json.loads(lines[3]) | bad)
     part.write_text("\n".join(lines) + "\n")
