@@ -1,4 +1,4 @@
-"""BM25 over all pages: at which rank does a line find its own page?"""
+"""BM25 over texts: their scores for a query, and at which rank a line finds its own page."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,14 @@ K1, B = 0.82, 0.68  # the setting tuned on MS MARCO passages (Anserini); Lucene'
 class Bm25:
     """An index (bm25s, numpy) over texts: stems with identifier parts, less Lucene's stop words."""
 
-    def __init__(self, texts: Sequence[str]):
+    def __init__(self, texts: Sequence[str], k1: float = K1, b: float = B):
+        self.count = len(texts)
         self.vocabulary: dict[str, int] = {}
         stop, number = frozenset(STOPWORDS_EN), self.vocabulary.setdefault
         ids = [[number(t, len(self.vocabulary)) for t in tokens(text) if t not in stop] for text in texts]
-        self.index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
+        if not self.vocabulary:  # texts without a word, which bm25s cannot index
+            ids, self.vocabulary = [[0] for _ in texts], {"": 0}
+        self.index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
         self.index.index(Tokenized(ids=ids, vocab=self.vocabulary), show_progress=False)
 
     def scores(self, query: str) -> np.ndarray:
