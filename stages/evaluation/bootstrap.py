@@ -4,7 +4,7 @@ All measures of a table are resampled with the same draws of rows, so that their
 the interval of a difference is that of a paired test.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -46,13 +46,31 @@ def ratio_intervals(
 
     A resample whose denominators are all zero is left out; a column of which all are gives None.
     """
-    rows = len(numerators)
-    random = np.random.default_rng(seed)
-    # Row numbers, not a multinomial as in `_means`: the two draw other resamples from a seed, and published
-    # figures come from these.
-    draws = (np.bincount(random.integers(rows, size=rows), minlength=rows) for _ in range(resamples))
-    ratios, resampled = _ratios(numerators, denominators, draws)
+    ratios, resampled = _ratios(numerators, denominators, _draws(len(numerators), resamples, seed))
     return [_interval(ratio, column) for ratio, column in zip(ratios, resampled.T, strict=True)]
+
+
+def grouped_intervals(
+    values: np.ndarray,
+    groups: Sequence[str],
+    resamples: int,
+    seed: int,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means,
+) -> list[Interval | None]:
+    """`intervals` of `values` (rows, measures) where whole groups are resampled: their rows hang together.
+
+    `statistic` makes of means (any number, measures) what is told of them (as many, any number), such as a
+    difference or a ratio: its intervals are those of a paired test.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    sums, counts = np.zeros((2, group_of_row.max() + 1, values.shape[1]))
+    defined = ~np.isnan(values)
+    np.add.at(sums, group_of_row, np.where(defined, values, 0.0))
+    np.add.at(counts, group_of_row, defined)
+    means, resampled = _ratios(sums, counts, _draws(len(sums), resamples, seed))
+    columns = zip(statistic(means[None])[0], statistic(resampled).T, strict=True)
+    return [_interval(mean, column) for mean, column in columns]
 
 
 def quantile_interval(values: Sequence[float], share: float, resamples: int, seed: int) -> Interval | None:
@@ -62,6 +80,16 @@ def quantile_interval(values: Sequence[float], share: float, resamples: int, see
     values = np.asarray(values, dtype=np.float64)
     draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     return _interval(np.quantile(values, share), np.quantile(values[draws], share, axis=1))
+
+
+def _draws(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each row is in a resample, for each of them.
+
+    Row numbers, not a multinomial as in `_means`: the two draw other resamples from a seed, and published
+    figures come from these.
+    """
+    random = np.random.default_rng(seed)
+    return (np.bincount(random.integers(rows, size=rows), minlength=rows) for _ in range(resamples))
 
 
 def _means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from stages.core.errors import UserError
 from stages.core.rows import records
 from stages.core.stage import explain
 from stages.core.text import comparable
-from stages.evaluation.bootstrap import Interval, ratio_intervals
+from stages.evaluation.bootstrap import Interval, grouped_intervals
 
 RANKED = ("R@1", "R@10", "MRR@10")
 KINDS = ("by name", "how-to", "key words", "detail", "use case")
@@ -130,10 +130,6 @@ def by_kind(
     tables: dict[str, dict[str, int | Interval | None]] = {}
     for kind in ("all", *(kind for kind in KINDS if kind in kinds)):
         own = [place for place, other in enumerate(kinds) if kind in ("all", other)]
-        _, page_of_row = np.unique(pages[own], return_inverse=True)
-        counts = np.bincount(page_of_row).astype(np.float64)
-        sums = np.zeros((len(counts), len(RANKED)))
-        np.add.at(sums, page_of_row, values[own])
-        intervals = ratio_intervals(sums, np.repeat(counts[:, None], len(RANKED), axis=1), resamples, seed)
+        intervals = grouped_intervals(values[own], pages[own], resamples, seed)
         tables[kind] = {"queries": len(own), **dict(zip(RANKED, intervals, strict=True))}
     return tables
