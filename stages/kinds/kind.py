@@ -74,6 +74,9 @@ class Kind:
     tasks: Mapping[str, str] = field(default_factory=dict)  # task name -> module with TASK, a Task
     report: str = ""  # module with `report(figures) -> Report` (stages/reporting/page.py)
     serving: str = ""  # module with `served(dataset) -> Served` (stages/engines/serve/student.py)
+    # For rows of any file, a module with `evaluate_rows(dataset, file, blocks, systems, ask) -> scores` and
+    # `table(scores) -> str`. `ask(documents)` gives the teacher's answers; None: it is not to be asked.
+    rows: str = ""
     headline: tuple[str, ...] = ()  # measures of metrics.json that `build` prints
     summary: Callable[[dict], list[str]] = lambda figures: []  # further lines that `build` prints
     # DVC targets to bring up to date before a dataset's own, in order: `skills@d`, `*@d_candidates`.

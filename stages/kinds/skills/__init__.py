@@ -46,6 +46,7 @@ KIND = Kind(
     tasks={"skills": "stages.kinds.skills.parts.task"},
     report="stages.kinds.skills.report",
     serving="stages.kinds.skills.serving",
+    rows="stages.kinds.skills.parts.scored_rows",
     headline=(
         *("normalised_match_macro", "ast_match", "valid_call", "other_recall", "other_precision"),
         "latency_ms_p50",

@@ -6,30 +6,23 @@ A file is a JSON array, JSON lines, or several of these with lines of other text
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from stages.core.errors import UserError
-from stages.core.files import read_text, write_jsonl
-from stages.core.messages import say
+from stages.core.files import read_text
 from stages.core.records import Document
+from stages.core.stage import valid
 from stages.core.strict_json import next_value, why_no_json
+from stages.kinds.kind import Blocks
 from stages.kinds.skills import places
+from stages.kinds.skills.evaluate_calls import label
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
 from stages.kinds.skills.parts.files import read_skills
-from stages.kinds.skills.parts.runs import score_students, scored
+from stages.kinds.skills.parts.runs import STUDENTS, score_students, scored
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import by_skill, confusion
-from stages.teacher.collecting import ask
-from stages.teacher.knobs import CollectKnobs
-from stages.teacher.money import Budget, check_cap
-from stages.teacher.prices import price_of
-from stages.teacher.projection import Projection
-from stages.teacher.requests import Requests
-from stages.teacher.store.store import Store
 
 PAIRS = (("user", "answer"), ("input", "output"), ("input", "target"))
 EXPECTED = " or ".join(f"{{{user}, {answer}}}" for user, answer in PAIRS)
@@ -51,7 +44,7 @@ class RowsOfFile(NamedTuple):
     skipped_lines: list[int]  # numbers of those that are no JSON, from 1
 
 
-TeacherOf = Callable[[list[Document]], list[str]]  # requests → the teacher's call for each
+TeacherOf = Callable[[list[Document]], list[dict]]  # requests → the teacher's answer to each
 
 
 # Reading
@@ -122,22 +115,28 @@ def obeying(requests: Iterable[GoldRequest], skills: Skills) -> tuple[list[GoldR
 # Scoring
 
 
-def evaluate(
-    dataset: str, file: Path, knobs: EvaluateCallsKnobs, systems: list[str], teacher: TeacherOf | None
+def evaluate_rows(
+    dataset: str, file: Path, blocks: Blocks, systems: list[str] | None, ask: TeacherOf | None
 ) -> dict:
-    """The scores of the systems (of runs.STUDENTS) and of the teacher, if it is to be asked, as written.
+    """The scores of the systems (of runs.STUDENTS; None: all) and of the teacher, if it is to be asked.
 
     Raises UserError for rows or models that cannot be read.
     """
+    names = list(STUDENTS) if systems is None else systems
+    if unknown := [name for name in names if name not in STUDENTS]:
+        expected = ", ".join(STUDENTS)
+        raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {expected}")
+    stage = "evaluate_calls"
+    knobs = valid(EvaluateCallsKnobs, blocks[stage].get(dataset, {}), f"params.yaml, {stage}.{dataset}")
     skills, read = read_skills(places.skills(dataset)), read_rows(file)
     rows, left_out = obeying(read.requests, skills)
     if not rows:
         raise UserError(f"{file}: no row with a call of {dataset}; row 1: {left_out[0]['problem']}")
     documents = [request_document(row.user, skills, f"row {row.number}") for row in rows]
     gold = [row.gold for row in rows]
-    scores = score_students(dataset, knobs, documents, gold, skills, systems)
-    if teacher:
-        scores["teacher"] = scored(teacher(documents), gold, skills, knobs)
+    scores = score_students(dataset, knobs, documents, gold, skills, names)
+    if ask:
+        scores["teacher"] = scored([label(row) for row in ask(documents)], gold, skills, knobs)
     return {
         "file": file.name,
         "rows": len(read.requests),
@@ -154,26 +153,6 @@ def evaluate(
             for place, row in enumerate(rows)
         ],
     }
-
-
-def ask_once(dataset: str, requests: Iterable[dict], model: str, knobs: CollectKnobs) -> list[dict]:
-    """The teacher's answers to rows of a requests.jsonl, asked as `collect` asks, in the order of their ids.
-
-    The store is thrown away, so nothing of it is kept, and nothing is known beforehand. Raises UserError
-    where `knobs.max_dollars` has no price to go by.
-    """
-    with TemporaryDirectory() as folder:
-        source = Path(folder) / "requests.jsonl"
-        write_jsonl(source, requests)
-        asked, price = Requests(source), price_of(model)
-        check_cap(knobs.max_dollars, price, asked.first, f"params.yaml, collect.{dataset}")
-        to_user = partial(say, f"evaluate_rows {dataset}:")
-        with (
-            Store(Path(folder) / "store.sqlite") as store,
-            Budget(store, dataset, price, knobs.max_dollars) as budget,
-        ):
-            ask(dataset, knobs, asked, store, budget, to_user)
-            return list(Projection(asked, store, knobs.policy(), price).rows())
 
 
 def table(scores: dict) -> str:
