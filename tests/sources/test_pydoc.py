@@ -56,7 +56,7 @@ def test_see_also_descriptions_are_paired_with_the_page_they_are_about():
 
 def test_aliases_lead_to_the_page_that_holds_the_text():
     texts, pairs = pydoc._observed(
-        {"p.A.run": "p.A.run", "p.B.run": "p.A.run"}, {"p.go": "B.run : Starts the thing\n"}
+        pydoc._links({"p.A.run": "p.A.run", "p.B.run": "p.A.run"}, {"p.go": "B.run : Starts the thing\n"})
     )
     assert [pair["document_id"] for pair in pairs] == ["p.A.run"] and texts[0]["text"] == "Starts the thing"
 

@@ -1,126 +1,99 @@
 """A row of people's: LLM-Embedder's, `{query, pos, neg?, answers?}`, or a question about documents."""
 
-import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from stages.core.errors import UserError
-from stages.core.rows import as_text, kind_of
+from stages.core.rows import as_text
 from stages.kinds.retriever.knobs import TaskName
 
 SHOWN = 60  # characters of a value in a message: texts may have a megabyte
 
 
-def _text(value: Any) -> str:
-    text = as_text(value)
-    if text is None:
-        raise ValueError(f"expected text, found {kind_of(value)}")
-    return text
+def _written(value: Any) -> Any:
+    return value if as_text(value) is None else as_text(value)
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("the text is empty")
-    if "\0" in text:
-        raise ValueError("the text holds a NUL character")
+def _with_letters(text: str) -> str:
+    if "\0" in text or not text.strip():
+        raise ValueError("holds a NUL character" if "\0" in text else "is empty")
     return text.replace("\r\n", "\n").strip()
 
 
-def _list(value: Any) -> Any:
-    """A single text or number is a list of one, as in a column of a table; null and an empty cell of none."""
-    return [] if value is None or value == "" else value if isinstance(value, list) else [value]
+def _several(value: Any) -> Any:
+    """One text or number is a list of one, as in a column of a table; null and an empty cell of none."""
+    return [] if value in (None, "") else value if isinstance(value, list) else [value]
 
 
-def _place(value: Any) -> int | str:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"expected a number of a row or an id, found {kind_of(value)}")
-    return value
-
-
-def _score(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"expected a number, found {kind_of(value)}")
-    return float(value)
-
-
-Text = Annotated[str, BeforeValidator(_text), AfterValidator(_not_blank)]
-Texts = Annotated[list[Text], BeforeValidator(_list)]
-Places = Annotated[list[Annotated[Any, BeforeValidator(_place)]], BeforeValidator(_list)]
-Scores = Annotated[list[Annotated[float, BeforeValidator(_score)]], BeforeValidator(_list)]
+Word = Annotated[str, BeforeValidator(_written)]
+Text = Annotated[Word, AfterValidator(_with_letters)]
+Texts = Annotated[list[Text], BeforeValidator(_several)]
+Places = Annotated[list[StrictInt | StrictStr], BeforeValidator(_several)]
 
 
 class InputRow(BaseModel):
-    """A query and what it should find: texts, places in a corpus (a row from 0, or an id), or a history.
+    """A query and what it should find. Fields beside these, as upstream's `pos_scores`, are ignored."""
 
-    Fields beside these, such as upstream's `pos_scores` and `neg_score`, are ignored.
-    """
-
-    query: Text = Field(validation_alias=AliasChoices("query", "question"))
-    query_id: Annotated[str, BeforeValidator(_text)] = Field(
-        "", validation_alias=AliasChoices("query_id", "qid", "id")
+    query: Text = Field(validation_alias=AliasChoices("query", "question"), description="what is asked")
+    query_id: Word = Field("", validation_alias=AliasChoices("query_id", "qid", "id"), description="an id")
+    task: TaskName | None = Field(
+        None, description="one of the six tasks; `task` in params says of which it is"
     )
-    task: TaskName | None = None
-    pos: Texts = []
-    neg: Texts = []
-    history: Texts = []
-    pos_index: Places = Field([], validation_alias=AliasChoices("pos_index", "document_id"))
-    neg_index: Places = []
-    teacher_scores: Scores = []
-    answers: Annotated[list[Annotated[str, BeforeValidator(_text)]], BeforeValidator(_list)] = Field(
-        [], validation_alias=AliasChoices("answers", "answer")
+    pos: Texts = Field([], description="texts that the query should find")
+    neg: Texts = Field([], description="texts that it should not find")
+    history: Texts = Field([], description="earlier exchanges that it chooses from")
+    pos_index: Places = Field(
+        [],
+        validation_alias=AliasChoices("pos_index", "document_id"),
+        description="rows of the corpus, or ids",
     )
-    context: str = ""
-    last: str = ""
-    group: Annotated[str, BeforeValidator(_text)] = ""
-
-
-WANTED = {
-    "query": "give the row a text that is asked with",
-    "task": "correct it or delete the field, and set the knob `task`",
-    "teacher_scores": "give one number for each of pos, then of neg, or delete the field",
-    "pos_index": "give numbers of rows of the corpus, from 0, or its ids",
-    "neg_index": "give numbers of rows of the corpus, from 0, or its ids",
-}
+    neg_index: Places = Field([], description="rows of the corpus from 0, or its ids")
+    teacher_scores: Annotated[list[FiniteFloat], BeforeValidator(_several)] = Field(
+        [], description="a number for each text of pos, then of neg or history"
+    )
+    answers: Annotated[list[Word], BeforeValidator(_several)] = Field(
+        [], validation_alias=AliasChoices("answers", "answer"), description="texts"
+    )
+    context: str = Field("", description="text between a key and the query")
+    last: str = Field("", description="the last turn of the query alone")
+    group: Word = Field("", description="the same for rows that are held out together")
 
 
 def input_row(where: str, fields: dict) -> InputRow:
-    """The row of a file; `where` is file and number. Raises UserError with the field and its remedy."""
+    """The row of a file; `where` is file and number. Raises UserError with the field, and what is due."""
     try:
         row = InputRow.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        if first["type"] == "missing":
-            why = f"is missing; this row has {', '.join(fields) or 'none'}"
-        else:
-            place = f"[{first['loc'][1]}]" if len(first["loc"]) > 1 else ""
-            found = "" if first["type"] == "value_error" else f", found {str(first['input'])[:SHOWN]!r}"
-            name, why = name + place, first["msg"].removeprefix("Value error, ") + found
-        raise UserError(f"{where}: field '{name}': {why}; {_remedy(name)}") from None
-    if row.history and (row.pos or row.neg):
-        raise UserError(
-            f"{where}: has `history` and {'pos' if row.pos else 'neg'}; a history is what the query chooses "
-            "from: delete one of them"
+        name, found = str(first["loc"][0]), f", found {str(first['input'])[:SHOWN]!r}"
+        why = (
+            "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ") + found
         )
-    for texts, places in (("pos", row.pos_index), ("neg", row.neg_index)):
-        if places and (count := len(getattr(row, texts))) not in (0, len(places)):
+        expected = InputRow.model_fields[name if name in InputRow.model_fields else "query"].description
+        raise UserError(f"{where}: field '{name}': {why}; expected {expected}: correct the row") from None
+    if row.history and (row.pos or row.neg):
+        raise UserError(f"{where}: has `history` beside pos or neg, which it stands for; delete one of them")
+    for name in ("pos", "neg"):
+        texts, places = getattr(row, name), getattr(row, f"{name}_index")
+        if texts and places and len(texts) != len(places):
             raise UserError(
-                f"{where}: has {count} texts in `{texts}` and {len(places)} places in `{texts}_index`; "
-                "give one place for each text, or only the places"
+                f"{where}: {len(texts)} texts in {name}, {len(places)} places in {name}_index; give as many"
             )
-    count, scores = (
-        len(row.pos or row.pos_index) + len(row.neg or row.neg_index or row.history),
-        row.teacher_scores,
-    )
-    if scores and len(scores) != count:
+    count = len(row.pos or row.pos_index) + len(row.neg or row.neg_index or row.history)
+    if row.teacher_scores and len(row.teacher_scores) != count:
         raise UserError(
-            f"{where}: field 'teacher_scores' has {len(scores)} numbers for {count} texts; "
-            f"{_remedy('teacher_scores')}"
+            f"{where}: field 'teacher_scores': {len(row.teacher_scores)} numbers for {count} texts; expected "
+            "one for each text of pos, then of neg or history: correct it or delete the field"
         )
     return row
-
-
-def _remedy(field: str) -> str:
-    name = field.split("[")[0]
-    return WANTED.get(name, "give it a text, or leave the field out")

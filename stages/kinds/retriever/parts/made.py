@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -32,28 +31,42 @@ def key_id(text: str) -> str:
 
 
 def same_query(query: str) -> str:
-    """What two queries have in common that people would call the same."""
+    """What queries have in common that people would call the same."""
     return " ".join(comparable(query).split())
 
 
-def joined_groups(rows: Iterable[Row]) -> list[Row]:
-    """The rows; groups that have a query in common become one, so that it stays in one split."""
+def split_rows(rows: Iterable[Row], val_share: float, test_share: float) -> Splits:
+    """Rows by split, a hash of their group; groups that have a query in common become one."""
     rows, sets = list(rows), DisjointSet()
     for row in rows:
-        for member in (group := ("group", row["group"])), (query := ("query", same_query(row["query"]))):
-            sets.add(member)
+        group, query = ("group", row["group"]), ("query", same_query(row["query"]))
+        sets.add(group)
+        sets.add(query)
         sets.merge(group, query)
-    smallest: dict[tuple[str, str], str] = {}
-    for group in sorted({row["group"] for row in rows}):
-        smallest.setdefault(sets[("group", group)], group)
-    return [{**row, "group": smallest[sets[("group", row["group"])]]} for row in rows]
-
-
-def split_rows(rows: Iterable[Row], val_share: float, test_share: float) -> Splits:
-    """Rows by split, a hash of their group; groups that have a query in common are one."""
-    rows = joined_groups(rows)
+    first: dict[tuple[str, str], str] = {}
+    for name in sorted({row["group"] for row in rows}):
+        first.setdefault(sets["group", name], name)
+    rows = [{**row, "group": first[sets["group", row["group"]]]} for row in rows]
     split_of = split_groups(Counter(row["group"] for row in rows), val_share, test_share)
     return {split: [row for row in rows if split_of[row["group"]] == split] for split in SPLITS}
+
+
+def choosing(row: Row, earlier: Iterable[str], keys: dict[str, str]) -> Row:
+    """`row`, which chooses from earlier texts, that join `keys`: a model's scores will say which are good."""
+    texts = {key_id(text): text for text in earlier}
+    keys |= texts
+    return {**row, "among": list(texts), "neg": list(texts)}
+
+
+def sampled(keys: Mapping[str, str], splits: Splits, rows: int) -> Task:
+    """At most so many rows of train, a quarter of that of val, half of test; and the keys that they name."""
+    sizes: dict[Split, int] = {"train": rows, "val": rows // 4, "test": rows // 2}
+    kept = {
+        split: sorted(splits[split], key=lambda row: stable_integer("row", row["id"]))[: sizes[split]]
+        for split in SPLITS
+    }
+    named = {name for own in kept.values() for row in own for name in (*row["pos"], *row.get("among", ()))}
+    return Task({name: keys[name] for name in named}, kept)
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:
@@ -64,24 +77,6 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list(kept.values())
 
 
-def sampled(splits: Splits, rows: int) -> Splits:
-    """At most so many rows of train, a quarter of that of val, half of test: those of the lowest hashes."""
-    sizes: dict[Split, int] = {"train": rows, "val": rows // 4, "test": rows // 2}
-    return {
-        split: sorted(splits[split], key=lambda row: stable_integer("row", row["id"]))[: sizes[split]]
-        for split in SPLITS
-    }
-
-
-def with_used(keys: Mapping[str, str], splits: Splits) -> Task:
-    """A task of these rows, with those of the keys that they name."""
-    fields = ("pos", "neg", "among")
-    named = {
-        name for split in SPLITS for row in splits[split] for field in fields for name in row.get(field, ())
-    }
-    return Task({name: keys[name] for name in named}, splits)
-
-
 def check_leaks(task: str, splits: Splits) -> None:
     """Raise UserError for a query that is in two splits: what is measured on it was trained on."""
     seen: dict[str, tuple[Split, str]] = {}
@@ -90,42 +85,34 @@ def check_leaks(task: str, splits: Splits) -> None:
             other, name = seen.setdefault(same_query(row["query"]), (split, row["id"]))
             if other != split:
                 raise UserError(
-                    f"{task}: the query of row {row['id']!r} of {split} is that of row {name!r} of {other}, "
-                    f"too: {row['query'][:80]!r}; delete one of them"
+                    f"{task}: row {row['id']!r} of {split} asks the same as row {name!r} of {other}, "
+                    f"{row['query'][:80]!r}; delete one of them"
                 )
 
 
-def write_tasks(dataset: str, stage: str, made: Mapping[str, Task], told: Mapping[str, int]) -> dict:
-    """Write data/DATASET/tasks; returns its figures, and tells them. `told` counts what rows held.
+def write_tasks(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
+    """Write data/DATASET/tasks, and say what it holds and what was `found`; returns the figures.
 
     Raises UserError where a query is in two splits.
     """
-    figures: dict[str, dict] = {}
-    with atomic_directory(places.tasks(dataset), stage, counts := {}) as directory:
+    figures: dict[str, dict[str, int]] = {}
+    counts: dict[str, int] = {}
+    with atomic_directory(places.tasks(dataset), stage, counts) as directory:
         for task in (name for name in TASKS if name in made):
-            check_leaks(task, made[task].rows)
-            figures[task] = write_task(directory / task, made[task])
-            sizes = {"keys": figures[task]["keys"], **figures[task]["rows"]}
+            keys, splits = made[task]
+            check_leaks(task, splits)
+            folder = directory / task
+            folder.mkdir()
+            write_jsonl(folder / "keys.jsonl", ({"id": name, "text": keys[name]} for name in sorted(keys)))
+            for split in SPLITS:
+                write_rows(folder, split, splits[split])
+            sizes = {"keys": len(keys), **{split: len(splits[split]) for split in SPLITS}}
             counts |= {f"{task}/{name}.jsonl": size for name, size in sizes.items()}
-            shown = ", ".join(f"{size:,} {name}" for name, size in sizes.items())
-            say(f"{stage} {dataset}: {task}: {shown}")
-    for found, count in sorted(told.items()):
-        if count:
-            say(f"{stage} {dataset}: {found}: {count:,}")
-    return {"tasks": figures, "found": dict(sorted(told.items()))}
-
-
-def write_task(folder: Path, task: Task) -> dict:
-    """Write a task's files into the temporary directory of the caller; returns what it holds."""
-    folder.mkdir()
-    write_jsonl(folder / "keys.jsonl", ({"id": name, "text": task.keys[name]} for name in sorted(task.keys)))
-    for split in SPLITS:
-        write_rows(folder, split, task.rows[split])
-    rows = [row for split in SPLITS for row in task.rows[split]]
-    return {
-        "keys": len(task.keys),
-        "rows": {split: len(task.rows[split]) for split in SPLITS},
-        "groups": len({row["group"] for row in rows}),
-        "answered": sum("answers" in row for row in rows),
-        "scored": sum("teacher_scores" in row for row in rows),
-    }
+            say(f"{stage} {dataset}: {task}: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
+            rows = [row for split in SPLITS for row in splits[split]]
+            scored = sum("teacher_scores" in row for row in rows)
+            figures[task] = {**sizes, "groups": len({row["group"] for row in rows}), "scored": scored}
+    kept = {what: count for what, count in sorted(found.items()) if count}
+    for what, count in kept.items():
+        say(f"{stage} {dataset}: {what}: {count:,}")
+    return {"tasks": figures, "found": kept}
