@@ -86,4 +86,5 @@ $(LOCK): requirements.lock
 	if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
 	  pip install -qq -c requirements.lock torch==2.13.0+cpu 2>/dev/null || \
 	  pip install -qq -c requirements.lock torch==2.13.0+cpu --extra-index-url $(CPU_INDEX) || exit 2; fi; \
-	pip install -qq -r requirements.lock && python -m stages base_package --fetch && rm -f .venv/lock-* && touch $@
+	pip install -qq -r requirements.lock && python -m stages base_package --fetch && \
+	python -m stages tasks_embedded --fetch && rm -f .venv/lock-* && touch $@

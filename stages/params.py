@@ -127,11 +127,12 @@ def check() -> dict[str, dict[str, dict]]:
     without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
     for (stage, dataset), path in params.file_of.items():
         knobs = checked(STAGES[stage], params.blocks[stage][dataset], f"{path}, {stage}.{dataset}")
-        if (base := getattr(knobs, "base", None)) is not None and base not in bases:
+        base = getattr(knobs, "base", None)
+        if base is not None and "/" not in base and base not in bases:  # a path is looked up by DVC
             raise UserError(
                 f"{path}, {stage}.{dataset}: no base model is called '{base}'{nearest(base, bases)}"
             )
-        has_prompts = dataset in without_prompts or layout.prompt(dataset, "student").is_file()
+        has_prompts = dataset in without_prompts or layout.prompt(dataset, "student").parent.is_dir()
         if stage not in BASE_STAGES and not has_prompts:
             names = [folder.name for folder in Path("prompts").glob("*")]
             fix = nearest(dataset, names) or f"; `make new DATASET={dataset}` makes it"

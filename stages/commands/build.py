@@ -78,13 +78,15 @@ def all_knobs(dataset: str, blocks: Blocks) -> dict[str, object]:
 
 
 def bases_of(dataset: str, blocks: Blocks) -> set[str]:
-    """The names of the models that stages of `dataset` take: knob `base`, or a path in models/base/."""
-    knobs = [
-        item for stage in params.stages_of(dataset, blocks) for item in blocks[stage.name][dataset].items()
-    ]
+    """The names of the models that stages of `dataset`, and of those before it, take.
+
+    They are in a knob `base` or `lm`, or in a path in models/base/.
+    """
+    names = {dataset, *(target.split("@")[1] for target in params.before(dataset, blocks))}
+    knobs = [item for block in blocks.values() for name in names for item in block.get(name, {}).items()]
     folder = layout.base_model("").as_posix() + "/"
     paths = {value.removeprefix(folder) for _, value in knobs if str(value).startswith(folder)}
-    return paths | {value for name, value in knobs if name == "base"}
+    return paths | {value for name, value in knobs if name in ("base", "lm")}
 
 
 @contextmanager

@@ -60,7 +60,9 @@ def join(dataset: str, folder: str | None, build: bool = False) -> list[str]:
         raise UserError(f"{own}: no such file; copy {EXAMPLE}/params.yaml and edit it")
     done = []
     with restored_on_error(own, DVC):
-        if listed := [str(path) for path in (own, *shared_bases(own)) if add_to_graph(path)]:
+        if listed := [
+            str(path) for path in (*built_upon(own), own, *shared_bases(own)) if add_to_graph(path)
+        ]:
             done.append(f"added to {DVC}, vars: {', '.join(listed)}")
         blocks = params.check()
         stage = source_stage(dataset, blocks)
@@ -131,6 +133,14 @@ def copy_example(prompts: Path, like: str | None) -> None:
         os.replace(temporary, prompts)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def built_upon(own: Path) -> list[Path]:
+    """The params files of the datasets whose rows or documents the blocks of `own` name, and of theirs."""
+    blocks = [knobs for datasets in params.read(own).values() for knobs in (datasets or {}).values()]
+    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in (knobs or {})}
+    paths = [PROMPTS / name / "params.yaml" for name in sorted(names - {own.parent.name})]
+    return [path for named in paths if named.is_file() for path in (*built_upon(named), named)]
 
 
 def shared_bases(own: Path) -> list[Path]:

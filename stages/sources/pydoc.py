@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -31,7 +31,18 @@ SEE_ALSO_ENTRY = re.compile(r"^(?P<names>[\w.:`~, ]+?)\s+:\s+(?P<text>\S.*(?:\n[
 
 
 def read_pydoc() -> tuple[list[dict], list[dict], list[dict]]:
-    """Documents, queries and pairs of the installed packages, in the shape that `stages.corpus` writes.
+    """Documents, queries and pairs of the installed packages, in the shape that `stages.corpus` writes."""
+    documents, queries, pairs, _ = _read_apart()
+    return documents, queries, pairs
+
+
+def read_links() -> list[tuple[str, str, str]]:
+    """(page, what it says of another, that other page) of the installed packages' "See Also", sorted."""
+    return sorted((source, text, target) for source, text, target in _read_apart()[3])
+
+
+def _read_apart() -> list[list]:
+    """Documents, queries, pairs and links.
 
     They are read in a process of its own: scipy, when it is imported, rewrites a docstring of numpy
     (`numpy.sinc`), so a page would depend on what had been imported before numpy's pages were read.
@@ -40,11 +51,10 @@ def read_pydoc() -> tuple[list[dict], list[dict], list[dict]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "stages.sources.pydoc"]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    documents, queries, pairs = json.loads(done.stdout)
-    return documents, queries, pairs
+    return json.loads(done.stdout)
 
 
-def installed_pages() -> tuple[list[dict], list[dict], list[dict]]:
+def installed_pages() -> tuple[list[dict], list[dict], list[dict], list[tuple[str, str, str]]]:
     """The same, read in this process, which must not have imported any of PACKAGES."""
     pages: dict[str, dict] = {}
     aliases: dict[str, str] = {}
@@ -64,8 +74,8 @@ def installed_pages() -> tuple[list[dict], list[dict], list[dict]]:
         metadata = {"name": parts[-1], "package": parts[0], "kind": kind}
         pages[name] = {"id": name, "title": name, "text": text, "metadata": metadata}
         related[name] = sections.get("See Also", "")
-    queries, pairs = _observed(aliases, related)
-    return list(pages.values()), queries, pairs
+    links = list(_links(aliases, related))
+    return list(pages.values()), *_observed(links), links
 
 
 def _public_objects() -> list[tuple[str, list[str], str, str]]:
@@ -154,15 +164,13 @@ def _sorted_set(printed: re.Match) -> str:
     return "arguments " + ", ".join(sorted(re.findall(r"'(\w+)'", printed[0])))
 
 
-def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[dict], list[dict]]:
-    """Queries (See-Also descriptions) and the pages they are about; `aliases` maps any name to its page."""
+def _links(aliases: dict[str, str], related: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(page, its description of another, that page); `aliases` maps any name to its page."""
     by_name: dict[str, list[str]] = {}
     for alias in sorted(aliases):
         parts = alias.split(".")
         for start in range(len(parts)):
             by_name.setdefault(".".join(parts[start:]), []).append(alias)
-    queries: dict[str, str] = {}
-    pairs: set[tuple[str, str]] = set()
     for source, section in related.items():
         for entry in SEE_ALSO_ENTRY.finditer(section):
             text = " ".join(clean(entry["text"]).split()).rstrip(".")
@@ -171,9 +179,17 @@ def _observed(aliases: dict[str, str], related: dict[str, str]) -> tuple[list[di
             for name in re.split(r"[,\s]+", re.sub(r":[a-z]+:|[`~]", "", entry["names"]).strip()):
                 target = aliases.get(_resolve(name.strip("."), source, by_name))
                 if target is not None and target != source:
-                    query_id = sha256_text(text.lower())[:16]
-                    queries.setdefault(query_id, text)
-                    pairs.add((query_id, target))
+                    yield source, text, target
+
+
+def _observed(links: Iterable[tuple[str, str, str]]) -> tuple[list[dict], list[dict]]:
+    """Queries, which are the descriptions, and the pages they are about."""
+    queries: dict[str, str] = {}
+    pairs: set[tuple[str, str]] = set()
+    for _, text, target in links:
+        query_id = sha256_text(text.lower())[:16]
+        queries.setdefault(query_id, text)
+        pairs.add((query_id, target))
     return (
         [{"id": key, "text": text} for key, text in queries.items()],
         [{"query_id": query, "document_id": document} for query, document in sorted(pairs)],

@@ -46,7 +46,7 @@ def test_see_also_descriptions_are_paired_with_the_page_they_are_about():
         name: name for name in ("numpy.linalg.svd", "numpy.linalg.qr", "scipy.linalg.svd", "scipy.linalg.qr")
     }
     related = {"numpy.linalg.svd": pydoc.split_sections(DOC)["See Also"]}
-    texts, pairs = pydoc._observed(aliases, related)
+    texts, pairs = pydoc._observed(pydoc._links(aliases, related))
     text = {query["id"]: query["text"] for query in texts}
     assert {(text[pair["query_id"]], pair["document_id"]) for pair in pairs} == {
         ("Similar function in SciPy", "scipy.linalg.svd"),
@@ -56,7 +56,7 @@ def test_see_also_descriptions_are_paired_with_the_page_they_are_about():
 
 def test_aliases_lead_to_the_page_that_holds_the_text():
     texts, pairs = pydoc._observed(
-        {"p.A.run": "p.A.run", "p.B.run": "p.A.run"}, {"p.go": "B.run : Starts the thing\n"}
+        pydoc._links({"p.A.run": "p.A.run", "p.B.run": "p.A.run"}, {"p.go": "B.run : Starts the thing\n"})
     )
     assert [pair["document_id"] for pair in pairs] == ["p.A.run"] and texts[0]["text"] == "Starts the thing"
 

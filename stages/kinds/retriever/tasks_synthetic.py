@@ -1,0 +1,23 @@
+"""Make retrieval rows without any question of people's: the queries that a student wrote for its documents.
+
+Reads data/<of>/corpus/ and data/<of>/generated/ of the dataset `of`. Writes `data/<dataset>/tasks/qa/`:
+documents are the keys, each query is to find its own, and its split is that of the document. Queries that
+equal an observed one are left out. It is what GPL, InPars and Promptagator do. Promises the same bytes for
+the same inputs.
+"""
+
+from stages.core.errors import UserError
+from stages.kinds.retriever.knobs import TasksSyntheticKnobs
+from stages.kinds.retriever.parts.made import Task, write_tasks
+from stages.kinds.retriever.parts.pages import Pages
+
+
+def run(dataset: str, knobs: TasksSyntheticKnobs) -> dict:
+    pages = Pages(knobs.of)
+    rows = pages.synthetic()
+    if not rows["train"]:
+        raise UserError(
+            f"data/{knobs.of}/generated: no query about a document of train; raise `share` of "
+            f"generate.{knobs.of}"
+        )
+    return write_tasks(dataset, "tasks_synthetic", {"qa": Task(pages.keys(knobs.words), rows)}, {})
