@@ -44,6 +44,9 @@ class Hits(NamedTuple):
         found = self.keys[query] >= 0
         return self.keys[query][found], self.scores[query][found]
 
+    def only(self, queries: Sequence[int]) -> "Hits":
+        return Hits(self.keys[queries], self.scores[queries])
+
 
 def by_dense(
     queries: np.ndarray, keys: np.ndarray, hits: int, among: Among = None, search: Search | None = None

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 
-from stages.kinds.kind import Blocks, Kind
+from stages.kinds.kind import COMPOSED, Blocks, Kind
 from stages.kinds.retriever.knobs import STAGES
 
+SHOWN = ("mrr@10", "perplexity", "reward_ndcg")
+SYSTEMS = ("random", "bm25", "base", "trained", "hybrid", "hybrid_trained", "hybrid_reranked", "oracle")
 MAKERS = ("tasks", "tasks_synthetic", "tasks_embedded")
 READERS = ("train_retriever", "train_reranker", "evaluate_retriever")
 # What makes documents, and a student's queries about them, in order.
@@ -19,7 +21,8 @@ def before(dataset: str, blocks: Blocks) -> list[str]:
         for stage in WRITTEN_BY
         if source in blocks[stage]
     ]
-    for other in sorted(set(named(dataset, "rows", READERS, blocks)) - {dataset}):
+    others = [*named(dataset, "rows", READERS, blocks), *named(dataset, "trained_on", READERS, blocks)]
+    for other in sorted(set(others) - {dataset}):
         rows = [f"{stage}@{other}" for stage in (*MAKERS, "mine", "score") if other in blocks[stage]]
         targets += [*before(other, blocks), *rows]
     return targets
@@ -35,6 +38,7 @@ def problem(blocks: Blocks) -> str | None:
             "tasks, tasks_synthetic or tasks_embedded, and score",
             rows & blocks["score"].keys(),
         ),
+        (READERS, "trained_on", "score", blocks["score"].keys()),
         (MAKERS, "of", "generate", blocks["generate"].keys()),
     ):
         for stage in stages:
@@ -52,10 +56,28 @@ def named(dataset: str, knob: str, stages: tuple[str, ...], blocks: Blocks) -> I
             yield str(blocks[stage][dataset][knob])
 
 
+def summary(figures: dict[str, dict]) -> list[str]:
+    """A line for each task: the first of SHOWN that it has, of some systems, and what training brings."""
+    lines = []
+    for task, own in figures.get("retriever", {}).items():
+        measure = next((name for name in SHOWN if own.get("trained", {}).get(name)), None)
+        if measure is None:
+            continue
+        means = ((name, own[name].get(measure)) for name in SYSTEMS if name in own)
+        told = ", ".join(f"{name} {value['mean']:.3f}" for name, value in means if value)
+        line = f"{task}: {measure} of {told}"
+        if gained := own["differences"].get("trained-base", {}).get(measure):
+            line += f" (trained - base {gained['low']:+.3f} to {gained['high']:+.3f})"
+        lines.append(line)
+    return [*lines, COMPOSED] if "people" in figures.get("retriever", {}) else lines
+
+
 KIND = Kind(
     name="retriever",
     stages=STAGES,
     report="stages.kinds.retriever.report",
+    rows="stages.kinds.retriever.parts.any_rows",
+    summary=summary,
     before=before,
     problem=problem,
 )

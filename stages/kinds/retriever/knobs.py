@@ -147,10 +147,12 @@ class TrainRerankerKnobs(Knobs):
 
 
 class EvaluateRetrieverKnobs(Search):
-    rows: str = Field(description="dataset whose data/ROWS/tasks is evaluated on")
+    rows: str = Field(description="dataset whose test rows, data/ROWS/scored, are evaluated on")
+    trained_on: str = Field(description="dataset whose data/…/scored was trained on: no query may be in both")
     evaluate: list[TaskName] = Field([], description="tasks; default: all there are")
     base: str = Field(description="the encoder before training, like models/base/minilm")
     lm: str = Field(description="name of a causal model of models/base, for chat, lrlm and icl")
+    lm_rows: int = Field(60, gt=0, description="test rows of a task that it reads, lowest hash first")
     reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
     rerank: int = Field(20, gt=0, description="keys of the trained retriever that the reranker reads")
     query_max_length: int = Field(64, gt=0)

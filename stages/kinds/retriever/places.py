@@ -20,3 +20,8 @@ def mined(dataset: str) -> Path:
 def scored(dataset: str) -> Path:
     """The same rows with the scores of a language model."""
     return Path("data") / dataset / "scored"
+
+
+def runs(dataset: str) -> Path:
+    """What each system found for the test rows, as TREC files."""
+    return Path("data") / dataset / "runs"

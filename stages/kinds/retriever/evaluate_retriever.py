@@ -1,0 +1,159 @@
+"""Compare systems on held-out queries: the retriever before and after training, BM25, both, a reranker.
+
+Reads the test rows in `data/<rows>/scored/`, the training rows in `data/<trained_on>/scored/`, the models
+`base`, `models/<dataset>/retriever/`, `reranker` and `lm`, and the file `eval_rows`: queries in people's
+wording for the keys of qa, or else of the first task. Writes `reports/<dataset>/figures/retriever.json`
+({task: {system: {measure: interval}, differences: {…}}}, and `people` in the same shape),
+`retriever_misses.json`, and `data/<dataset>/runs/`: a TREC run of each task and system, and qrels.
+All systems choose from the same keys: those of the task, or of the row where it brings its own. A query that
+training has, too, ends the stage. docs/kinds/retriever.md defines the measures.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, verify_manifest, write_json
+from stages.core.hashing import stable_integer
+from stages.evaluation.people import PageQuery, Text, check_unseen, read_rows, right_places
+from stages.evaluation.ranking import write_qrels, write_run
+from stages.kinds.retriever import places
+from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts import rows as task_rows
+from stages.kinds.retriever.parts.comparing import (
+    EDGES,
+    check_leaks,
+    compared,
+    compared_by_kind,
+    cosines,
+    misses,
+)
+from stages.kinds.retriever.parts.downstream import READ, read, rewarded
+from stages.kinds.retriever.parts.lm_scoring import Scorer
+from stages.kinds.retriever.parts.rows import Row, read_keys
+from stages.kinds.retriever.parts.systems import Keys, Systems
+
+PEOPLE, PAGES = "people", "qa"
+Training = Mapping[str, tuple[Sequence[Row], Mapping[str, str]]]
+
+
+class Asked(PageQuery):
+    """People's query for keys of the task; `last` is the last turn of it, where it is a conversation."""
+
+    last: Text | None = None
+
+
+def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
+    folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
+    tasks, training = tasks_of(folder, knobs), training_of(places.scored(knobs.trained_on))
+    keys_of = {task: Keys(task, read_keys(folder / task)) for task in tasks}
+    rows_of = {task: chosen(folder / task, knobs.max_rows) for task in tasks}
+    leaks = {
+        task: check_leaks(folder / task / "test.jsonl", keys, rows_of[task], training)
+        for task, keys in keys_of.items()
+    }
+    asked = read_rows(people, Asked)
+    about = PAGES if PAGES in tasks else tasks[0]
+    check_people(people, asked, keys_of[about], training)
+    systems = Systems(dataset, knobs)
+    scorer = Scorer(knobs.lm) if any(rows_of.get(task) for task in READ) else None
+    figures: dict[str, dict] = {}
+    missed: dict[str, list[dict]] = {}
+    told: dict[str, dict] = {}
+    with atomic_directory(places.runs(dataset), "evaluate_retriever") as runs:
+        for task, rows in rows_of.items():
+            keys = keys_of[task]
+            right = [place for place, row in enumerate(rows) if row["pos"]]
+            hits = systems.rank(keys, rows) if rows else {}
+            labelled, own = (
+                [rows[place] for place in right],
+                {name: found.only(right) for name, found in hits.items()},
+            )
+            figures[task] = compared(keys, labelled, own, knobs) if labelled else {}
+            if hits:
+                merge(figures[task], rewarded(keys, rows, hits, knobs))
+            if hits and task in READ:
+                merge(figures[task], read(scorer, task, keys, rows, hits, knobs))
+            missed[task] = misses(keys, labelled, own)
+            told[task] = {
+                "rows": len(rows),
+                "labelled": len(labelled),
+                "keys": len(keys.ids),
+                "leaks": leaks[task],
+            }
+            told[task]["cosines"] = {
+                name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if own
+            }
+            write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
+            for system, found in hits.items():
+                ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
+                write_run(runs / f"{task}.{system}.trec", system, ranked)
+    if asked:
+        keys, rows = keys_of[about], [row_of(number, row) for number, row in enumerate(asked)]
+        hits = systems.rank(keys, rows)
+        figures[PEOPLE] = compared_by_kind(keys, rows, [row.kind for row in asked], hits, knobs)
+        missed[PEOPLE] = misses(keys, rows, hits)
+    write_json(layout.figures(dataset) / "retriever.json", figures)
+    write_json(layout.figures(dataset) / "retriever_misses.json", missed)
+    return {"tasks": told, "edges": EDGES.round(2).tolist(), PEOPLE: {"rows": len(asked), "task": about}}
+
+
+def chosen(task: Path, limit: int) -> list[Row]:
+    """The test rows of a task, at most `limit` (0: all), lowest hash first; in order of ids."""
+    rows = task_rows.read_rows(task, "test")
+    kept = sorted(rows, key=lambda row: stable_integer("evaluate", row["id"]))[: limit or None]
+    return sorted(kept, key=lambda row: row["id"])
+
+
+def tasks_of(folder: Path, knobs: EvaluateRetrieverKnobs) -> list[str]:
+    """The tasks to evaluate. Raises UserError for one that the folder has not, or that has no test rows."""
+    verify_manifest(folder)
+    known = task_rows.tasks_in(folder)
+    for task in knobs.evaluate:
+        if task not in known:
+            raise UserError(f"evaluate: {folder} has no task '{task}'; it has {', '.join(known) or 'none'}")
+    return knobs.evaluate or known
+
+
+def training_of(folder: Path) -> Training:
+    """{task: (rows that were trained on or chosen by, keys)}."""
+    verify_manifest(folder)
+    return {
+        task: (
+            [*task_rows.read_rows(folder / task, "train"), *task_rows.read_rows(folder / task, "val")],
+            read_keys(folder / task),
+        )
+        for task in task_rows.tasks_in(folder)
+    }
+
+
+def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Training) -> None:
+    """Raises UserError for a query whose key is not there, or that was trained on."""
+    right_places(path, asked, {key: key for key in keys.ids})
+    seen = (
+        (f"task {task}, row {row['id']!r}", text)
+        for task, (rows, _) in training.items()
+        for row in rows
+        for text in (row["query"], row.get("last", ""))
+    )
+    check_unseen(path, [row.query for row in asked], seen)
+
+
+def row_of(number: int, asked: Asked) -> Row:
+    row: Row = {
+        "id": f"{number:05}",
+        "query": asked.query,
+        "pos": asked.pos_index,
+        "group": asked.pos_index[0],
+    }
+    return {**row, "last": asked.last} if asked.last else row
+
+
+def merge(figures: dict, more: dict) -> None:
+    """Add measures to those of the same systems and differences."""
+    for name, own in more.items():
+        if name == "differences":
+            merge(figures.setdefault(name, {}), own)
+        else:
+            figures.setdefault(name, {}).update(own)

@@ -1,0 +1,151 @@
+"""What is told of the rankings of a task: measures with intervals, hardest misses, scores, leaks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.core.errors import UserError
+from stages.evaluation.people import KINDS, one_spelling
+from stages.evaluation.ranking import answer_rank, answer_tokens, measured, ranks_of, table
+from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.systems import PAIRS, Keys
+from stages.retrieval.ranking import Hits
+from stages.sources.near import near_duplicate_groups, nearest
+
+MISSES, SHOWN = 15, 400  # rows that are listed of a task; characters of a text
+NEAR = 0.5  # similarity of two queries (stages/sources/near.py) from which one nearly repeats the other
+EDGES = np.linspace(-1, 1, 41)  # of the histogram of cosines
+
+
+def compared(
+    keys: Keys,
+    rows: Sequence[Row],
+    hits: Mapping[str, Hits],
+    knobs: EvaluateRetrieverKnobs,
+    same: Mapping[str, str] | None = None,
+) -> dict:
+    """{system: {measure@cutoff: interval}} and `differences` of systems; each row has a right key.
+
+    Right keys are `pos`; with `same` these name groups of keys, of which one is as good as any.
+    """
+    names = [f"{measure}@{cutoff}" for measure in knobs.metrics for cutoff in knobs.cutoffs]
+    tokens: dict[str, str] = {}
+
+    def values(row: Row, ranking: list[str]) -> list[float]:
+        ranks, right = ranks_of(ranking, set(row["pos"]), same), len(set(row["pos"]))
+        found: list[float] = []
+        for measure in knobs.metrics:
+            if measure != "answer_recall":
+                found += measured(ranks, right, [measure], knobs.cutoffs)
+            elif answers := row.get("answers"):
+                read = ranking[: max(knobs.cutoffs)]
+                for key in read:
+                    tokens.setdefault(key, "") or tokens.update({key: answer_tokens(keys.text(key))})
+                found += measured(
+                    answer_rank((tokens[key] for key in read), answers), 1, ["hit"], knobs.cutoffs
+                )
+            else:
+                found += [np.nan] * len(knobs.cutoffs)
+        return found
+
+    by_system = {
+        system: np.array([values(row, keys.found(own, place)) for place, row in enumerate(rows)])
+        for system, own in hits.items()
+    }
+    groups = [row["group"] for row in rows]
+    return table(by_system, names, PAIRS, groups, knobs.bootstrap, knobs.seed)
+
+
+def compared_by_kind(
+    keys: Keys,
+    rows: Sequence[Row],
+    kinds: Sequence[int | None],
+    hits: Mapping[str, Hits],
+    knobs: EvaluateRetrieverKnobs,
+) -> dict:
+    """`compared` for queries of people and, under `kinds`, for each kind; near-duplicates are one page."""
+    documents = [{"id": name, "text": keys.text(name), "metadata": {}} for name in keys.ids]
+    same = dict(zip(keys.ids, near_duplicate_groups(documents), strict=True))
+    grouped: list[Row] = [{**row, "pos": sorted({same[page] for page in row["pos"]})} for row in rows]
+
+    def part(places: list[int]) -> dict:
+        own = {system: found.only(places) for system, found in hits.items()}
+        return {"queries": len(places), **compared(keys, [grouped[n] for n in places], own, knobs, same)}
+
+    by_kind = {name: [n for n, other in enumerate(kinds) if other == kind] for kind, name in enumerate(KINDS)}
+    return {
+        **part(list(range(len(rows)))),
+        "kinds": {name: part(places) for name, places in by_kind.items() if places},
+    }
+
+
+def misses(keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits]) -> list[dict]:
+    """The rows whose right key the trained retriever ranks worst, with what each system put first."""
+    listed = []
+    for place, row in enumerate(rows):
+        rankings = {system: keys.found(own, place) for system, own in hits.items()}
+        ranks = {system: min(ranks_of(own, row["pos"]), default=None) for system, own in rankings.items()}
+        firsts = {system: keys.text(own[0])[:SHOWN] if own else "" for system, own in rankings.items()}
+        right = keys.text(row["pos"][0])[:SHOWN]
+        listed.append({"query": row["query"][-SHOWN:], "right": right, "ranks": ranks, "firsts": firsts})
+    lost = [row for row in listed if row["ranks"]["trained"] != 1]
+    return sorted(lost, key=lambda row: -(row["ranks"]["trained"] or np.inf))[:MISSES]
+
+
+def cosines(keys: Keys, rows: Sequence[Row], hits: Hits) -> dict[str, list[int]]:
+    """Histograms over EDGES of the cosine of the best right key, and of the best wrong one, of each row."""
+    found: dict[str, list[float]] = {"right": [], "wrong": []}
+    for place, row in enumerate(rows):
+        best: dict[str, float] = {}
+        for key, score in keys.ranking(hits, place):
+            best.setdefault("right" if key in row["pos"] else "wrong", score)
+        for name, score in best.items():
+            found[name].append(score)
+    return {name: np.histogram(np.clip(own, -1, 1), EDGES)[0].tolist() for name, own in found.items()}
+
+
+# Leaks
+
+
+def check_leaks(
+    where: Path,
+    keys: Keys,
+    rows: Sequence[Row],
+    training: Mapping[str, tuple[Sequence[Row], Mapping[str, str]]],
+) -> dict[str, int]:
+    """How much of the test rows `training` ({task: (rows, keys)}) knows: right keys, nearly equal queries.
+
+    Raises UserError for a query that is in both: in one task, or in two with the same right text.
+    """
+    seen = {
+        mark: row["id"]
+        for task, (own, texts) in training.items()
+        for row in own
+        for mark in marks(task, row, texts.__getitem__)
+    }
+    for row in rows:
+        if other := next((seen[mark] for mark in marks(keys.task, row, keys.text) if mark in seen), None):
+            raise UserError(
+                f"{where}, row {row['id']!r}: the training row {other!r} asks the same "
+                f"({row['query'][-80:]!r}), so it measures nothing; remove one from what `tasks` reads"
+            )
+    own, texts = training.get(keys.task, ((), {}))
+    known = {texts[key] for row in own for key in row["pos"]}
+    alike = nearest([row["query"] for row in rows], [row["query"] for row in own])
+    return {
+        "right keys that training has": sum(
+            any(keys.text(key) in known for key in row["pos"]) for row in rows
+        ),
+        "queries nearly in training": sum(similarity >= NEAR for similarity, _ in alike),
+    }
+
+
+def marks(task: str, row: Row, text_of: Callable[[str], str]) -> Iterator[tuple]:
+    """What no two rows of training and test may share. A reply such as "My lord?" may, to other words."""
+    query = one_spelling(row["query"])
+    if query:
+        yield task, query, *(row.get("answers", ()) if "among" in row else ())
+    for wording in filter(None, {query, one_spelling(row.get("last", ""))}):
+        yield from ((wording, text_of(key)) for key in row["pos"])

@@ -1,0 +1,121 @@
+"""The systems that are compared, and how each ranks the keys of a task: all over the same keys.
+
+base and trained: cosines of their vectors; bm25; hybrid: base and bm25, hybrid_trained: trained and bm25;
+reranked and hybrid_reranked: the first keys of trained and of hybrid_trained through the cross-encoder;
+trained_last_turn: trained, given the last turn of a conversation alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.core import layout
+from stages.core.files import read_object
+from stages.core.hashing import sha256_json
+from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.rows import Row
+from stages.retrieval.bm25 import Bm25
+from stages.retrieval.encoders import embeddings, fingerprint, finished, load
+from stages.retrieval.knobs import METHOD_FILE, Encoder, Search
+from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
+
+PAIRS = (
+    ("trained", "base"),
+    ("hybrid_trained", "bm25"),
+    ("hybrid_trained", "hybrid"),
+    ("hybrid_trained", "trained"),
+    ("reranked", "trained"),
+    ("hybrid_reranked", "hybrid_trained"),
+    ("trained", "trained_last_turn"),
+)
+
+
+class Side(NamedTuple):
+    """What is encoded with one prompt, and to how many tokens a text is cut."""
+
+    prompt: str  # "query" or "document"
+    max_length: int
+
+
+class Keys:
+    """The keys of a task, by number in the order of their ids, with what is computed of them once."""
+
+    def __init__(self, task: str, texts: Mapping[str, str]):
+        self.task, self.ids, self.texts = task, list(texts), list(texts.values())
+        self.number = {name: number for number, name in enumerate(self.ids)}
+        self.by_id = {name: name for name in self.ids}
+        self.by_text = {
+            text.strip(): name for name, text in reversed(texts.items())
+        }  # the first of equal ones
+        self.index = Bm25(self.texts)
+
+    def text(self, key: str) -> str:
+        return self.texts[self.number[key]]
+
+    def found(self, hits: Hits, query: int) -> list[str]:
+        """The ids of the keys that a query found, best first."""
+        return [self.ids[number] for number in hits.of(query)[0]]
+
+    def ranking(self, hits: Hits, query: int) -> list[tuple[str, float]]:
+        """The same with their scores."""
+        return list(zip(self.found(hits, query), map(float, hits.of(query)[1]), strict=True))
+
+
+class Systems:
+    """Loads each model when it is first needed; vectors are kept in the scratch folder, by content."""
+
+    def __init__(self, dataset: str, knobs: EvaluateRetrieverKnobs):
+        self.knobs = knobs
+        self.encoders = {"base": knobs.base, "trained": layout.model(dataset, "retriever").as_posix()}
+        self.reranker = load_reranker(knobs.reranker) if is_model(knobs.reranker) else None
+
+    def rank(self, keys: Keys, rows: Sequence[Row]) -> dict[str, Hits]:
+        """Each system's hits for each row, whose own candidates, where it has some, are all that count."""
+        queries, count = [row["query"] for row in rows], max(self.knobs.hits, *self.knobs.cutoffs)
+        among = None
+        if any("among" in row for row in rows):
+            among = [[keys.number[key] for key in row["among"]] if "among" in row else None for row in rows]
+        search = Search(**self.knobs.model_dump(include=set(Search.model_fields)))
+        sides = Side("query", self.knobs.query_max_length), Side("document", self.knobs.key_max_length)
+        found: dict[str, Hits] = {"bm25": by_bm25(keys.index, queries, count, among)}
+        for name, hybrid in (("base", "hybrid"), ("trained", "hybrid_trained")):
+            own, theirs = (
+                self.vectors(name, keys.task, *part)
+                for part in zip(sides, (queries, keys.texts), strict=True)
+            )
+            found[name] = by_dense(own, theirs, count, among, search)
+            found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among)
+        if all("last" in row for row in rows):
+            last = self.vectors("trained", keys.task, sides[0], [row["last"] for row in rows])
+            found["trained_last_turn"] = by_dense(last, theirs, count, among, search)
+        if self.reranker:
+            both = [found["trained"], found["hybrid_trained"]]  # in one call: most pairs are in both
+            joint = Hits(*(np.concatenate(part) for part in zip(*both, strict=True)))
+            again = reranked(self.reranker, queries * 2, keys.texts, joint, self.knobs.rerank)
+            for half, name in enumerate(("reranked", "hybrid_reranked")):
+                found[name] = Hits(*(np.split(part, 2)[half] for part in again))
+        return found
+
+    def vectors(self, encoder: str, task: str, side: Side, texts: Sequence[str]) -> np.ndarray:
+        """float16 unit rows of the texts, with the prompt that the encoder has for that side of the task."""
+        folder = self.encoders[encoder]
+        knobs = Encoder(
+            encoder=folder, max_length=side.max_length, observed_prompt=prompt(folder, task, side)
+        )
+        path = layout.SCRATCH / "vectors" / f"{sha256_json([fingerprint(knobs), texts])}.npy"
+        made = finished(path)
+        return embeddings(load(knobs, ()), texts, "observed", path) if made is None else made
+
+
+def is_model(folder: str) -> bool:
+    """Is it a model, and not models/shipped/none, which stands for none?"""
+    return not (Path(folder) / METHOD_FILE).is_file()
+
+
+def prompt(folder: str, task: str, side: Side) -> str:
+    """Of the prompts of a sentence-transformers directory the task's own, else that of the side."""
+    config = Path(folder) / "config_sentence_transformers.json"
+    known = (read_object(config) if config.is_file() else {}).get("prompts") or {}
+    return known.get(f"{task}_{side.prompt}") or known.get(side.prompt) or ""
