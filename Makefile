@@ -28,8 +28,9 @@ help: ## list the targets
 $(DATASETS): $(LOCK)
 	@python -m stages build $@ $${FOLDER:+--path "$$FOLDER"}
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling
-	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"}
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever
+	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"} \
+	  $${KIND:+--kind "$$KIND"} $${OF:+--of "$$OF"}
 
 remove: $(LOCK) ## take a dataset out of dvc.yaml: make remove DATASET=name; BUILT=1 deletes what was built of it
 	@python -m stages remove "$$DATASET" $${BUILT:+--built}

@@ -1,9 +1,10 @@
 """Give a dataset its place: a folder of prompts with its params, and a line under `vars` in dvc.yaml.
 
-Where there is no folder prompts/<dataset>/, it is copied from prompts/example/, or from that of the dataset
-OTHER (`--like`). Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model
-that it names and no file makes yet. With `--path` the folder that it reads is set in its params; for a new
-dataset, its columns are guessed. Nothing else is ever overwritten, and an error leaves all as it was.
+Where there is no folder prompts/<dataset>/, it is copied from prompts/example/, from that of the dataset
+OTHER (`--like`), or from the example of a kind of task (`--kind`), which may build upon a dataset (`--of`).
+Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model that it names and no
+file makes yet. With `--path` the folder that it reads is set in its params; for a new dataset, its columns are
+guessed. Nothing else is ever overwritten, and an error leaves all as it was.
 """
 
 import json
@@ -29,9 +30,16 @@ from stages.core.versions import git
 PROMPTS = Path("prompts")
 EXAMPLE = PROMPTS / "example"
 SHARED_BASES = PROMPTS / "bases"
+KINDS = Path(__file__).parents[1] / "kinds"
 
 
-def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -> list[str]:
+def scaffold(
+    dataset: str,
+    folder: str | None = None,
+    like: str | None = None,
+    kind: str | None = None,
+    of: str | None = None,
+) -> list[str]:
     """Make what `dataset` lacks; returns what was done, one line each. Raises UserError."""
     check_name(dataset)
     if like is not None and not (NAME.fullmatch(like) and PROMPTS / like != EXAMPLE):
@@ -39,7 +47,8 @@ def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -
     prompts = PROMPTS / dataset
     if prompts.exists():
         return join(dataset, folder)
-    copy_example(prompts, like)
+    words = {"DATASET": dataset, **({"SOURCE": of} if of else {}), **({like: dataset} if like else {})}
+    copy_example(prompts, PROMPTS / like if like else example_of(kind, of), words)
     try:
         done = join(dataset, folder)
         if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
@@ -47,7 +56,24 @@ def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -
     except BaseException:
         shutil.rmtree(prompts)
         raise
-    return [f"made {prompts}/: edit params.yaml, teacher.md and student.md", *done]
+    made = ", ".join(sorted(path.name for path in prompts.iterdir() if path.suffix in (".md", ".yaml")))
+    return [f"made {prompts}/: edit {made}", *done]
+
+
+def example_of(kind: str | None, of: str | None) -> Path:
+    """The folder to begin with a copy of. Raises UserError for a kind, or a dataset `of`, without one."""
+    if kind is None and of is None:
+        return EXAMPLE
+    name = "example" if of is None else "example_of"
+    examples = {folder.parent.name: folder for folder in sorted(KINDS.glob(f"*/{name}"))}
+    if kind not in examples:
+        known = " or ".join(examples)
+        raise UserError(
+            f"--kind: {kind!r} has no example to begin with; name {known}, or leave KIND and OF out"
+        )
+    if of is not None and not (PROMPTS / check_name(of) / "params.yaml").is_file():
+        raise UserError(f"--of: no dataset is called '{of}': there is no {PROMPTS / of}/params.yaml")
+    return examples[kind]
 
 
 def join(dataset: str, folder: str | None, build: bool = False) -> list[str]:
@@ -115,17 +141,17 @@ def unshared(path: Path) -> str | None:
     return f"{path} is tracked by neither git nor DVC; run `dvc add {path}`, and commit {path}.dvc"
 
 
-def copy_example(prompts: Path, like: str | None) -> None:
-    """Copy the folder of an example, all of it or nothing; params.yaml gets the new name for its own."""
-    example, name = (PROMPTS / like, like) if like else (EXAMPLE, "DATASET")
+def copy_example(prompts: Path, example: Path, words: dict[str, str]) -> None:
+    """Copy the folder of an example, all of it or nothing; in params.yaml `words` become their values."""
     if not (example / "params.yaml").is_file():
-        raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{like}'")
+        raise UserError(f"{example}/params.yaml: no such file, so nothing can be made like '{example.name}'")
     temporary = prompts.with_name(f".{prompts.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         shutil.copytree(example, temporary)
         text = read_text(example / "params.yaml")
-        text = re.sub(rf"(?<![a-z]){name}(?![a-z])", prompts.name, text)
+        for name, value in words.items():
+            text = re.sub(rf"(?<![a-z]){name}(?![a-z])", value, text)
         write_text(temporary / "params.yaml", text)
         for file in ("decisions.jsonl", "eval_rows.jsonl"):
             if (temporary / file).exists():
@@ -222,7 +248,11 @@ def guess_columns(dataset: str, folder: Path) -> list[str]:
 @click.argument("dataset")
 @click.option("--path", "folder", help="the dataset's folder, for a dataset that reads one")
 @click.option("--like", help="a dataset of prompts/ to begin with a copy of, such as otto")
+@click.option("--kind", help="a kind of task to begin with the example of: retriever")
+@click.option(
+    "--of", help="with --kind retriever: train on the queries that the student of this dataset wrote"
+)
 @main
-def cli(dataset: str, folder: str | None, like: str | None) -> None:
-    for line in scaffold(dataset, folder, like) or [f"{dataset} is in place"]:
+def cli(dataset: str, folder: str | None, like: str | None, kind: str | None, of: str | None) -> None:
+    for line in scaffold(dataset, folder, like, kind, of) or [f"{dataset} is in place"]:
         print(line)

@@ -8,7 +8,13 @@ import math
 from markupsafe import Markup, escape
 
 WIDTH, WIDE = 340, 520  # a third and a half of the page
-NAMES = {"student_grammar": "+ grammar"}
+NAMES = {
+    "student_grammar": "+ grammar",
+    "bm25": "BM25",
+    "hybrid_trained": "trained hybrid",
+    "hybrid_reranked": "reranked hybrid",
+    "trained_last_turn": "last turn alone",
+}
 
 
 def number(value: float | None) -> str:
@@ -36,9 +42,14 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def interval_bars(rows: list[tuple[str, dict | None]], label: str, highest: float = 1) -> Markup:
-    """Bars from 0 to `highest` with a 95% interval; `rows` are (system, {"mean", "low", "high"} or None)."""
-    left, right, step = 74, 44, 26
+def interval_bars(
+    rows: list[tuple[str, dict | None]], label: str, highest: float = 1, left: int = 74
+) -> Markup:
+    """Bars from 0 to `highest` with a 95% interval; `rows` are (system, {"mean", "low", "high"} or None).
+
+    `left` is the room for the names of systems.
+    """
+    right, step = 44, 26
     span = WIDTH - left - right
     parts = []
     for place, (system, value) in enumerate(rows):

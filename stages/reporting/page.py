@@ -43,6 +43,7 @@ class Section:
 class Report:
     """What a kind says on the page of one of its datasets."""
 
+    intro: str = ""  # the sentence under the title, where there is no student who writes
     words: str = "answers"  # what the student writes: "search queries for documents"
     noun: str = "answers"  # the same in one word
     source: str = "documents"  # where the funnel begins

@@ -14,11 +14,13 @@ from ruamel.yaml import YAML
 
 from stages import params
 from stages.core.hashing import sha256_file
+from stages.kinds.retriever.knobs import STAGES as RETRIEVER
 from tests.helpers.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).parents[2]
-# The stages that only datasets of skills take part in.
+# The stages that only datasets of skills take part in, and those that only retrievers do.
 OF_SKILLS = ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls")
+OF_RETRIEVERS = tuple(stage.name for stage in RETRIEVER)
 SUBJECTS = (
     "matrix histogram frame index series variance quantile kernel filter signal cluster graph".split(),
     "curve gradient system path nodes edges query document table forest classifier median".split(),

@@ -22,7 +22,7 @@ from stages.kinds.registry import KINDS
 from stages.knobs import SPINE, ConvertKnobs
 from stages.teacher.prices import NO_PRICES
 from tests.helpers.cli import invoke
-from tests.helpers.workspace import OF_SKILLS, ROOT
+from tests.helpers.workspace import OF_RETRIEVERS, OF_SKILLS, ROOT
 
 PYDOC = "prompts/pydoc/params.yaml"
 
@@ -221,7 +221,8 @@ def test_scaffolding_lists_one_file_and_keeps_every_line(project, dataset):
     assert Path("params.yaml").read_text() == shared
     blocks = params.check()
     chain = {stage.name for stage in params.stages_of(dataset, blocks)}
-    assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus_xc", *OF_SKILLS}
+    others = {*params.BASE_STAGES, "corpus_xc", *OF_SKILLS, *OF_RETRIEVERS}
+    assert chain == params.STAGES.keys() - others
     assert blocks["corpus"][dataset]["path"] == str(project)
     own = Path(file).read_text()
     assert new.scaffold(dataset, str(project)) == []
@@ -243,6 +244,35 @@ def test_scaffolding_a_dataset_of_skills(project, dataset, like):
         assert (Path(f"prompts/{dataset}/{name}").read_text() == "") is bool(like)
     assert blocks["evaluate_calls"][dataset]["eval_rows"] == f"prompts/{dataset}/eval_rows.jsonl"
     assert new.scaffold(dataset, "files", like) == []
+
+
+@pytest.mark.parametrize("of", [None, "pydoc"])
+def test_scaffolding_a_retriever(project, of):
+    done = new.scaffold("mine", None if of else "files", kind="retriever", of=of)
+    assert "made prompts/mine/: edit params.yaml" in done
+    blocks = params.check()
+    chain = [stage.name for stage in params.stages_of("mine", blocks)]
+    rest = ["mine", "score", "train_retriever", "train_reranker", "evaluate_retriever", "report"]
+    assert chain == ["tasks_synthetic" if of else "tasks", *rest]
+    source = blocks["tasks_synthetic"]["mine"]["of"] if of else blocks["tasks"]["mine"]["path"]
+    assert source == (of or "files")
+    assert blocks["evaluate_retriever"]["mine"]["eval_rows"] == "prompts/mine/eval_rows.jsonl"
+    assert Path("prompts/mine/eval_rows.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "told"),
+    [
+        ("retriver", None, "--kind: 'retriver' has no example to begin with; name retriever"),
+        (None, "pydoc", "--kind: None has no example"),
+        ("retriever", "nothing", "--of: no dataset is called 'nothing'"),
+        ("retriever", "../x", "cannot be a name"),
+    ],
+)
+def test_a_kind_or_dataset_to_build_upon_that_is_not_there_is_refused(project, kind, of, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        new.scaffold("home", kind=kind, of=of)
+    assert not Path("prompts/home").exists()
 
 
 def test_a_base_that_two_datasets_share_is_listed_once(project):
