@@ -2,9 +2,9 @@
 
 Where there is no folder prompts/<dataset>/, it is copied from prompts/example/, from that of the dataset
 OTHER (`--like`), or from the example of a kind of task (`--kind`), which may build upon a dataset (`--of`).
-Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model that it names and no
-file makes yet. With `--path` the folder that it reads is set in its params; for a new dataset, its columns are
-guessed. Nothing else is ever overwritten, and an error leaves all as it was.
+Its params.yaml is listed in dvc.yaml, and so is prompts/bases/<name>.yaml of a base model that it names and
+no file makes yet. With `--path` the folder that it reads is set in its params; for a new dataset, its columns
+are guessed. Nothing else is ever overwritten, and an error leaves all as it was.
 """
 
 import json
