@@ -29,8 +29,7 @@ from stages.kinds.retriever.parts.comparing import (
     cosines,
     misses,
 )
-from stages.kinds.retriever.parts.downstream import READ, read, rewarded
-from stages.kinds.retriever.parts.lm_scoring import Scorer
+from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
 from stages.kinds.retriever.parts.rows import Row, read_keys
 from stages.kinds.retriever.parts.systems import Keys, Systems
 
@@ -56,8 +55,7 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else tasks[0]
     check_people(people, asked, keys_of[about], training)
-    systems = Systems(dataset, knobs)
-    scorer = Scorer(knobs.lm) if any(rows_of.get(task) for task in READ) else None
+    systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
     missed: dict[str, list[dict]] = {}
     told: dict[str, dict] = {}
@@ -74,7 +72,7 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
             if hits:
                 merge(figures[task], rewarded(keys, rows, hits, knobs))
             if hits and task in READ:
-                merge(figures[task], read(scorer, task, keys, rows, hits, knobs))
+                merge(figures[task], reader.read(task, keys, rows, hits))
             missed[task] = misses(keys, labelled, own)
             told[task] = {
                 "rows": len(rows),

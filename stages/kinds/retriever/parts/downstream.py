@@ -7,13 +7,16 @@ oracle's). accuracy (icl): how often the right answer is likelier than OTHERS ot
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
+from stages.core import layout
 from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
-from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts.lm_scoring import Scorer
+from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
+from stages.kinds.retriever.parts.lm_scoring import LanguageModel, score_prompts
+from stages.kinds.retriever.parts.prompts import Prompts, answer_of
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.systems import Keys
 from stages.retrieval.ranking import Hits
@@ -71,59 +74,65 @@ def reward(row: Row, order: Sequence[str]) -> float:
     return graded_ndcg([(own[key] - low) / (high - low) for key in ranked])
 
 
-def read(
-    scorer: Scorer,
-    task: str,
-    keys: Keys,
-    rows: Sequence[Row],
-    hits: Mapping[str, Hits],
-    knobs: EvaluateRetrieverKnobs,
-) -> dict:
-    """The table of what the model makes of the first keys of each system: of `lm_rows` rows with answers."""
-    places = [place for place, row in enumerate(rows) if row.get("answers")]
-    places = sorted(places, key=lambda place: stable_integer("read", rows[place]["id"]))[: knobs.lm_rows]
-    rows = [rows[place] for place in places]
-    if not rows:
-        return {}
-    made = orders(keys, rows, {name: hits[name].only(places) for name in SYSTEMS}, knobs.seed)
-    shown = knobs.shots if task == "icl" else knobs.keys
-    answers = [row["answers"][0] for row in rows]
-    options = [[answer] for answer in answers]
-    if task == "icl":
-        options = [[answer, *others(row, answer, answers)] for row, answer in zip(rows, answers, strict=True)]
-    prompts, sizes = [], []
-    for own in made.values():
-        for row, order, choices in zip(rows, own, options, strict=True):
-            # the best key stands last, next to the query
-            text = "\n\n".join(keys.text(key) for key in reversed(order[:shown]))
-            prompts += [(text, {**row, "answers": [choice]}) for choice in choices]
-            sizes.append(len(choices))
-    scores = iter(np.split(np.array(scorer.scores(task, prompts)), np.cumsum(sizes)[:-1]))
-    values = {
-        system: np.array([[-own[0], bool((own[0] > own[1:]).all())] for own in (next(scores) for _ in rows)])
-        for system in made
-    }
-    systems, measures = (
-        list(made),
-        ["perplexity"] + ["gap_closed"] * ("oracle" in made) + ["accuracy"] * (task == "icl"),
-    )
+class Reader:
+    """The language model `lm`, loaded when it is first needed; its scores are kept in the scratch folder."""
 
-    def finish(means: np.ndarray) -> np.ndarray:
-        perplexity = np.exp(means[:, :, 0])
-        found = {"perplexity": perplexity, "accuracy": means[:, :, 1]}
-        if "oracle" in made:
-            chance, best = (perplexity[:, [systems.index(name)]] for name in ("random", "oracle"))
-            gap = chance - best
-            found["gap_closed"] = np.divide(
-                chance - perplexity, gap, out=np.full_like(perplexity, np.nan), where=gap != 0
-            )
-        return np.stack([found[measure] for measure in measures], axis=2)
+    def __init__(self, knobs: EvaluateRetrieverKnobs):
+        self.knobs, self.limits = knobs, ScoreKnobs(base=knobs.lm)
 
-    groups = [row["group"] for row in rows]
-    return table(values, measures, PAIRS, groups, knobs.bootstrap, knobs.seed, finish)
+    @cached_property
+    def model(self) -> LanguageModel:
+        return LanguageModel(layout.base_model(self.knobs.lm))
+
+    def read(self, task: str, keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits]) -> dict:
+        """The table of what it makes of the first keys of each system: of `lm_rows` rows with answers."""
+        knobs = self.knobs
+        places = [place for place, row in enumerate(rows) if answer_of(row, self.limits.seed)]
+        places = sorted(places, key=lambda place: stable_integer("read", rows[place]["id"]))[: knobs.lm_rows]
+        rows = [rows[place] for place in places]
+        if not rows:
+            return {}
+        made = orders(keys, rows, {name: hits[name].only(places) for name in SYSTEMS}, knobs.seed)
+        answers = [answer_of(row, self.limits.seed) or "" for row in rows]
+        wrong = [others(row, answers) if task == "icl" else [] for row in rows]
+        shown = knobs.shots if task == "icl" else knobs.keys
+        whole = self.limits.model_copy(update=dict.fromkeys(("max_length", "key_max_length"), self.model.context))
+        prompts = Prompts(task, self.model.codec, whole)
+        asked = []
+        for row, answer, more, *own in zip(rows, answers, wrong, *made.values(), strict=True):
+            # of each system the best key stands last, next to the query
+            texts = ["\n\n".join(self.cut(keys.text(key)) for key in reversed(order[:shown])) for order in own]
+            asked.append([prompts.of(row, texts, choice) for choice in (answer, *more)])
+        kept = layout.SCRATCH / f"read-{self.model.fingerprint[:16]}.txt"
+        flat = [prompt for row in asked for choice in row for prompt in choice]
+        scores = iter(score_prompts(self.model, flat, kept))
+        told = [np.array([[next(scores) for _ in choice] for choice in row]) for row in asked]  # choices, systems
+        values = {
+            system: np.array([[-own[0, place], (own[0, place] > own[1:, place]).all()] for own in told])
+            for place, system in enumerate(made)
+        }
+        systems, gap = list(made), ["gap_closed"] if "oracle" in made else []
+        measures = ["perplexity", *gap, *(["accuracy"] if task == "icl" else [])]
+
+        def finish(means: np.ndarray) -> np.ndarray:
+            own = np.exp(means[:, :, 0])
+            found = {"perplexity": own, "accuracy": means[:, :, 1]}
+            if gap:
+                chance, best = (own[:, [systems.index(name)]] for name in ("random", "oracle"))
+                none = np.full_like(own, np.nan)
+                found["gap_closed"] = np.divide(chance - own, chance - best, out=none, where=chance != best)
+            return np.stack([found[measure] for measure in measures], axis=2)
+
+        groups = [row["group"] for row in rows]
+        return table(values, measures, PAIRS, groups, knobs.bootstrap, knobs.seed, finish)
+
+    def cut(self, text: str) -> str:
+        """As long as a key may be where it is scored."""
+        ends = [end for _, end in self.model.codec.tokenizer.encode(text, add_special_tokens=False).offsets]
+        return text[: ends[: self.limits.key_max_length][-1]] if ends else ""
 
 
-def others(row: Row, answer: str, answers: Sequence[str]) -> list[str]:
+def others(row: Row, answers: Sequence[str]) -> list[str]:
     """OTHERS answers of other rows, none of them right here."""
-    wrong = set(answers) - set(row["answers"])
+    wrong = set(answers) - set(row.get("answers", ()))
     return sorted(wrong, key=lambda text: stable_integer(row["id"], text))[:OTHERS]
