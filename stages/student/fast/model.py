@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.student.fast.attention import Heads, Packed, ShortAttention, varlen_attention
 from stages.student.fast.functions import HEAD_ELEMENTS, HeadLoss, LowRank, RMSNorm, SwiGLU, summed_nll
+from stages.student.fast.prefixes import Prefixes
 from stages.student.formats.litgpt import (
     LoRAAttention,
     LoRABlock,
@@ -102,23 +103,30 @@ class QuickAttention(LoRAAttention):
     def forward(self, x, cos, sin, mask=None, input_pos=None, input_pos_maxp1=None):
         """X (1, T, width), cos and sin (1, T, rotary) -> (1, T, width).
 
-        `mask` is a Packed, which says what rows these tokens are; litgpt's last two arguments are unused.
+        `mask` is a Packed or Prefixes, which says what rows these tokens are; litgpt's last two arguments are
+        unused.
         """
+        if isinstance(mask, Prefixes):
+            cos, sin = cos[0].to(x.dtype), sin[0].to(x.dtype)
+            return self.proj(mask.attend(self.qkv(x)[0], cos, sin, self.heads)[None])
         if mask.own is None:
             return super().forward(x, cos, sin, mask)
         if not self.plain or x.device.type != "cpu" or mask.own.shape[1] > BMM_LENGTH:
             return self.row_by_row(x, cos, sin, mask.whole())
-        config = self.config
-        share = config.n_head // config.n_query_groups
-        heads = Heads(config.n_query_groups, share, config.head_size, config.rope_n_elem, self.scale)
         cos, sin = cos[0].to(x.dtype), sin[0].to(x.dtype)
-        return self.proj(self.attend(self.qkv(x)[0], cos, sin, heads, mask)[None])
+        return self.proj(self.attend(self.qkv(x)[0], cos, sin, self.heads, mask)[None])
 
     def row_by_row(self, x: torch.Tensor, cos, sin, packed: Packed) -> torch.Tensor:
         """The same by litgpt's attention: rows are padded for it, and put end to end again."""
         y = super().forward(*(packed.rows(part[0]) for part in (x, cos, sin)))
         y = y.flatten(0, 1).index_select(0, packed.back)
         return F.pad(y, (0, 0, 0, x.shape[1] - len(y)))[None]
+
+    @property
+    def heads(self) -> Heads:
+        config = self.config
+        share = config.n_head // config.n_query_groups
+        return Heads(config.n_query_groups, share, config.head_size, config.rope_n_elem, self.scale)
 
     @property
     def scale(self) -> float:
@@ -166,7 +174,7 @@ class QuickBlock(LoRABlock):
         self.attn = QuickAttention(config, block_idx)
         self.mlp = MLPS[config.mlp_class_name](config)
 
-    def forward(self, x, cos, sin, dtype, packed: Packed, at: torch.Tensor | None = None):
+    def forward(self, x, cos, sin, dtype, packed: Packed | Prefixes, at: torch.Tensor | None = None):
         """X (1, T, width) with this block's additions, in x's dtype; products are made in `dtype`.
 
         With `at` (N,): only those tokens of the output, (N, width). The last block is called so: its MLP runs
@@ -242,7 +250,10 @@ class Student(LoRAGPT):
 
     def hidden(self, ids, at, dtype: torch.dtype, starts: torch.Tensor | None = None) -> torch.Tensor:
         """Final normalised hidden states (N, width) at the flattened positions `at`, in `dtype`."""
-        packed = self.layout(ids, dtype, starts)
+        return self.states(ids, at, dtype, self.layout(ids, dtype, starts))
+
+    def states(self, ids, at, dtype: torch.dtype, packed: Packed | Prefixes) -> torch.Tensor:
+        """The same of tokens that `packed` says the rows of."""
         cos, sin = self.cos[packed.position][None], self.sin[packed.position][None]
         x = self.transformer.wte(ids.view(1, -1))
         *blocks, last = self.transformer.h
