@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from stages.base import import_model
 from stages.commands import evaluate_rows
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_json, write_text
@@ -22,10 +24,12 @@ SYSTEMS = {"base", "trained", "bm25", "hybrid", "hybrid_trained"}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
+    root = tmp_path_factory.mktemp("project")
+    folder = root / "models"
     tiny_encoder(folder / "base/tiny")
     tiny_encoder(folder / "d/retriever", seed=1)
-    tiny_model(folder / "base/lm", "llama")
+    with chdir(root):
+        import_model(tiny_model(root / "lm", "llama"), "lm", "test")
     write_json(folder / "shipped/none/retriever.json", {"type": "none"})
     return folder
 
@@ -251,3 +255,35 @@ def test_bad_rows_of_a_file(params, text, arguments, told):
 def test_a_dataset_of_no_kind_that_scores_rows(params):
     result = CliRunner().invoke(evaluate_rows.cli, ["e", "--rows=rows.jsonl", "--out=scores.json"])
     assert result.exit_code == 2 and "'e' is no dataset whose kind scores rows" in result.output
+
+
+# What a language model makes of the keys
+
+
+def with_answers(row: dict) -> None:
+    row["answers"] = [" ".join(row["query"].split()[:2])]
+    row["among"] = [*row["pos"], *row["neg"]]
+
+
+def test_a_language_model_reads_the_keys_of_a_dialogue(project):
+    edit_rows(scored_rows("d", "chat"), "chat", with_answers, "test")
+    evaluated()
+    made = figures()["chat"]
+    systems = {"bm25", "base", "trained", "hybrid_trained", "random", "recent", "oracle"}
+    assert made.keys() == systems | {"differences"}
+    assert set(made["trained"]) == {"reward_ndcg", "perplexity", "gap_closed"}
+    assert "reward_ndcg" not in made["oracle"] and made["random"]["gap_closed"]["mean"] == 0
+    assert made["oracle"]["gap_closed"] == {"mean": 1, "low": 1, "high": 1}
+    ends = [made[system]["perplexity"]["mean"] for system in ("random", "oracle", "trained")]
+    share = (ends[0] - ends[2]) / (ends[0] - ends[1])
+    assert made["trained"]["gap_closed"]["mean"] == pytest.approx(share, rel=0.02, abs=0.01)
+    assert made["differences"]["trained-base"].keys() == made["trained"].keys()
+
+
+def test_examples_before_a_request(project):
+    folder = scored_rows("d", "icl")
+    edit_rows(folder, "icl", lambda row: row.update(answers=[" ".join(row["query"].split()[:2])]), "test")
+    evaluated(shots=3, lm_rows=4)
+    made = figures()["icl"]
+    assert {"mrr@10", "reward_ndcg", "perplexity", "gap_closed", "accuracy"} <= made["trained"].keys()
+    assert 0 <= made["random"]["accuracy"]["mean"] <= 1 and "recent" not in made

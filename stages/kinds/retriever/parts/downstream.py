@@ -96,17 +96,23 @@ class Reader:
         answers = [answer_of(row, self.limits.seed) or "" for row in rows]
         wrong = [others(row, answers) if task == "icl" else [] for row in rows]
         shown = knobs.shots if task == "icl" else knobs.keys
-        whole = self.limits.model_copy(update=dict.fromkeys(("max_length", "key_max_length"), self.model.context))
+        whole = self.limits.model_copy(
+            update=dict.fromkeys(("max_length", "key_max_length"), self.model.context)
+        )
         prompts = Prompts(task, self.model.codec, whole)
         asked = []
         for row, answer, more, *own in zip(rows, answers, wrong, *made.values(), strict=True):
             # of each system the best key stands last, next to the query
-            texts = ["\n\n".join(self.cut(keys.text(key)) for key in reversed(order[:shown])) for order in own]
+            texts = [
+                "\n\n".join(self.cut(keys.text(key)) for key in reversed(order[:shown])) for order in own
+            ]
             asked.append([prompts.of(row, texts, choice) for choice in (answer, *more)])
         kept = layout.SCRATCH / f"read-{self.model.fingerprint[:16]}.txt"
         flat = [prompt for row in asked for choice in row for prompt in choice]
         scores = iter(score_prompts(self.model, flat, kept))
-        told = [np.array([[next(scores) for _ in choice] for choice in row]) for row in asked]  # choices, systems
+        told = [
+            np.array([[next(scores) for _ in choice] for choice in row]) for row in asked
+        ]  # choices, systems
         values = {
             system: np.array([[-own[0, place], (own[0, place] > own[1:, place]).all()] for own in told])
             for place, system in enumerate(made)
