@@ -1,23 +1,21 @@
 """Scoring the systems of a dataset on the rows of any file: `{query, pos}` or `{query, pos_index}`.
 
-`pos_index` has ids of keys, `pos` their texts; both may be one value or a list. A row may name its `task`,
-the first of the dataset's otherwise, and have `answers`, `among` (ids) and `last`.
+`pos_index` has ids of keys, `pos` their texts; a row may name its `task`, else the first of the dataset's.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
 from stages.core.errors import UserError
-from stages.core.rows import as_text, kind_of, records
 from stages.core.stage import valid
 from stages.kinds.kind import Blocks
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.comparing import compared
+from stages.kinds.retriever.parts.input_rows import InputRow, input_row
 from stages.kinds.retriever.parts.rows import Row, read_keys, tasks_in
 from stages.kinds.retriever.parts.systems import Keys, Systems
-
-EXPECTED = "expected {query, pos: [texts of keys]} or {query, pos_index: [their ids]}"
+from stages.sources.data_files import rows_of
 
 
 def evaluate_rows(
@@ -25,9 +23,8 @@ def evaluate_rows(
 ) -> dict:
     """{task: figures as in retriever.json} of the rows of a file, of all systems or of those named.
 
-    Of `ask` there is no use: no system is a teacher.
-
-    Raises UserError for a row that cannot be read, or whose right key the task has not.
+    Of `ask` there is no use: no system is a teacher. Raises UserError for a row that cannot be read, or whose
+    right key the task has not.
     """
     stage = "evaluate_retriever"
     knobs = valid(EvaluateRetrieverKnobs, blocks[stage].get(dataset, {}), f"params.yaml, {stage}.{dataset}")
@@ -36,18 +33,17 @@ def evaluate_rows(
     if not tasks:
         raise UserError(f"{folder}: has no tasks; `make {dataset}` makes them")
     keys = {task: Keys(task, read_keys(folder / task)) for task in tasks}
-    rows: dict[str, list[Row]] = {task: [] for task in tasks}
-    for number, values in records(file):
-        task = values.get("task") or tasks[0]
+    rows: dict[str, list[Row]] = {}
+    for number, (where, fields) in enumerate(rows_of([file])):
+        row = input_row(where, fields)
+        task = row.task or tasks[0]
         if task not in keys:
-            raise UserError(f"{file}, row {number}: field 'task': {task!r} is none of {', '.join(tasks)}")
-        rows[task].append(row_of(f"{file}, row {number}", number, values, keys[task]))
-    if not any(rows.values()):
-        raise UserError(f"{file}: no row; {EXPECTED}")
+            raise UserError(f"{where}: field 'task': {task!r} is none of {', '.join(tasks)}")
+        rows.setdefault(task, []).append(resolved(where, number, row, keys[task]))
+    if not rows:
+        raise UserError(f"{file}: no row; expected {{query, pos}} or {{query, pos_index}}")
     models, made = Systems(dataset, knobs), {}
     for task, own in rows.items():
-        if not own:
-            continue
         hits = models.rank(keys[task], own)
         names = list(hits) if systems is None else systems
         if unknown := [name for name in names if name not in hits]:
@@ -57,42 +53,34 @@ def evaluate_rows(
     return made
 
 
-def row_of(where: str, number: int, values: dict, keys: Keys) -> Row:
-    """A row as the stages have it, grouped with those of its first right key. Raises UserError."""
-    query, right = values.get("query"), []
-    if not isinstance(query, str) or not query.strip():
-        raise UserError(f"{where}: field 'query': {EXPECTED}, found {kind_of(query)}")
-    for field, known in (("pos_index", keys.by_id), ("pos", keys.by_text)):
-        for value in listed(values.get(field)):
-            name = known.get((as_text(value) or "").strip())
-            if name is None:
-                raise UserError(f"{where}: field '{field}': no key of {keys.task} is {str(value)[:80]!r}")
-            right.append(name)
-        if right:
-            break
-    if not right:
-        raise UserError(f"{where}: has no right key; {EXPECTED}")
-    row: Row = {"id": str(number), "query": query, "pos": sorted(set(right)), "group": right[0]}
-    for field in ("answers", "among"):
-        if field in values:
-            row[field] = list(map(str, listed(values[field])))  # type: ignore[literal-required]  # both are texts
-    if unknown := [key for key in row.get("among", ()) if key not in keys.number]:
-        raise UserError(f"{where}: field 'among': no key of {keys.task} is {unknown[0]!r}")
-    return row
-
-
-def listed(value: object) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def resolved(where: str, number: int, row: InputRow, keys: Keys) -> Row:
+    """The row with ids of keys, grouped with those of its first right one. Raises UserError."""
+    field, named, known = "pos", row.pos, keys.by_text
+    if row.pos_index:
+        field, named, known = "pos_index", list(map(str, row.pos_index)), keys.by_id
+    if unknown := [name for name in named if name not in known]:
+        raise UserError(f"{where}: field '{field}': no key of {keys.task} is {unknown[0][:80]!r}")
+    if not named:
+        raise UserError(f"{where}: has no right key; give pos (texts of keys) or pos_index (their ids)")
+    right = [known[name] for name in named]
+    made: Row = {
+        "id": str(number),
+        "query": row.query,
+        "pos": right,
+        "answers": row.answers,
+        "group": right[0],
+    }
+    return {**made, "last": row.last} if row.last else made
 
 
 def table(scores: dict) -> str:
-    """The means of a table, a line for each task and system."""
+    """The means, a line for each task and system."""
     lines = []
     for task, own in scores.items():
-        measures = next(list(figures) for name, figures in own.items() if name not in ("rows", "differences"))
+        systems = {name: figures for name, figures in own.items() if name not in ("rows", "differences")}
+        measures = list(next(iter(systems.values())))
         lines.append(f"{task + ', ' + str(own['rows']) + ' rows':24}" + "".join(f"{m:>12}" for m in measures))
-        for system, figures in own.items():
-            if system not in ("rows", "differences"):
-                means = ("–" if value is None else f"{value['mean']:.3f}" for value in figures.values())
-                lines.append(f"{system:24}" + "".join(f"{mean:>12}" for mean in means))
+        for system, figures in systems.items():
+            means = ("–" if value is None else f"{value['mean']:.3f}" for value in figures.values())
+            lines.append(f"{system:24}" + "".join(f"{mean:>12}" for mean in means))
     return "\n".join(lines)
