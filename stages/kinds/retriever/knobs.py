@@ -3,10 +3,11 @@
 docs/kinds/retriever.md has the table of LLM-Embedder's flags and these knobs.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from stages.core.servers import address, variable
 from stages.core.stage import Knobs, Stage
 from stages.retrieval.knobs import Search
 
@@ -36,37 +37,70 @@ class TasksEmbeddedKnobs(TasksSyntheticKnobs):
 class MineKnobs(Search):
     tasks: list[TaskName] = Field(["qa", "convsearch", "icl", "tool"], description="others keep their own")
     by: Literal["dense", "bm25", "hybrid"] = Field("hybrid", description="what ranks the keys")
-    encoder: str = Field(description="dense: sentence-transformers directory, like models/base/minilm")
+    encoder: str = Field(
+        description="dense, hybrid: sentence-transformers directory, like models/base/minilm; "
+        "bm25: models/shipped/none"
+    )
     max_length: int = Field(128, gt=0, description="dense: tokens of a text")
     hits: int = Field(200, gt=0, description="keys looked at for each query")
     negatives: int = Field(16, gt=0, description="negatives kept, best first")
     rank_from: int = Field(0, ge=0, description="first rank, from 0, that may be a negative")
     rank_to: int = Field(0, ge=0, description="rank after the last one; 0: `hits`")
-    margin_absolute: float = Field(0, ge=0, description="a negative scores at most the positive's less this")
-    margin_relative: float = Field(0, ge=0, lt=1, description="…at most this share below the positive's")
-    max_score: float | None = Field(None, description="a negative scores at most this")
+    margin_absolute: float | None = Field(
+        None, ge=0, description="a negative's score is at most the best positive's less this"
+    )
+    margin_relative: float | None = Field(
+        None, ge=0, lt=1, description="…at most this share below the best positive's"
+    )
+    max_score: float | None = Field(None, description="a negative's score is at most this")
     filter_answers: bool = Field(True, description="leave out keys that hold one of the answers")
-    reranker: str = Field("", description="CrossEncoder directory whose scores the margins are about")
+    reranker: str = Field(
+        "models/shipped/none",
+        description="CrossEncoder directory whose scores margins and max_score are about, in place of the "
+        "cosine (bm25: BM25's score); then a negative never scores more than the best positive",
+    )
     k1: float = Field(0.82, gt=0, description="bm25")
     b: float = Field(0.68, ge=0, le=1, description="bm25")
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        if self.rank_from >= (self.rank_to or self.hits) or self.rank_to > self.hits:
+            raise ValueError("expected rank_from < rank_to, and rank_to no more than hits")
+        return self
 
 
 class ScoreKnobs(Knobs):
     tasks: list[TaskName] = Field(["qa", "chat", "lrlm", "icl"], description="others pass unscored")
     base: str = Field(description="name of a causal model of models/base")
     base_url: str = Field(
-        "", description="in its place, a server that gives the log-probabilities of prompts"
+        "", description="a server of that model which scores in its place (OpenAI's completions with echo)"
     )
     model: str = Field("", description="base_url: the model's name there")
+    api_key_env: str = Field("", description="base_url: variable (or line in .env) with the key; empty: none")
     keys: int = Field(8, gt=0, description="candidates scored a row: positives first, then negatives")
     max_length: int = Field(
-        512, gt=0, description="tokens of a prompt with its answer; the key is cut to fit"
+        512, gt=1, description="tokens of a prompt with its answer; the key is cut to fit"
     )
     key_max_length: int = Field(96, gt=0, description="tokens of a key")
     answer_max_length: int = Field(64, gt=0, description="tokens of an answer")
     tokens_per_batch: int = Field(4096, gt=0)
     precision: Literal["32-true", "bf16-true"] = Field("bf16-true")
     seed: int = Field(1, ge=0, description="which of several answers a row is scored by")
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_secrets(cls, url: str) -> str:
+        return url and address(url)
+
+    _name_not_key = field_validator("api_key_env")(variable)
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.answer_max_length >= self.max_length:
+            raise ValueError("expected answer_max_length to be less than max_length")
+        if self.base_url and not self.model:
+            raise ValueError("base_url needs model, the model's name there")
+        return self
 
 
 class TrainRetrieverKnobs(Knobs):

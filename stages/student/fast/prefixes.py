@@ -2,8 +2,8 @@
 
 A segment is a run of tokens that goes on from another one, its parent, or from nothing. Attention is causal,
 so what a parent's tokens are computed to does not depend on what follows. The numbers of a segment do not
-depend on the others of a pass either, where passes have the same number of tokens: every product with a weight
-then has one shape, and the shapes of attention follow from the lengths of a segment and its parent.
+depend on the others of a pass either, where passes have the same number of tokens: every product with a
+weight then has one shape, and the shapes of attention follow from the lengths of a segment and its parent.
 """
 
 from collections import defaultdict
@@ -65,9 +65,7 @@ class Prefixes(NamedTuple):
         ids, position = (torch.from_numpy(part).to(device) for part in (ids, position))
         return cls(ids, position, starts, blocks)
 
-    def attend(
-        self, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads
-    ) -> torch.Tensor:
+    def attend(self, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> torch.Tensor:
         """Qkv (T, width), query heads first, cos and sin (T, rotary) -> (T, groups · share · size)."""
         groups, share, size, rotary, scale = heads
         queries, length = groups * share, len(qkv)
@@ -81,8 +79,12 @@ class Prefixes(NamedTuple):
             q = turned[own, :queries].transpose(1, 2).reshape(count, groups, share * width, size)
             k, v = turned[seen, queries:].transpose(1, 2), by_head[seen, queries + groups :].transpose(1, 2)
             scores = (q @ k.transpose(2, 3)).mul_(scale).view(count, groups, share, width, -1)
-            weights = scores.masked_fill_(hidden[:, None, None], -torch.inf).softmax(-1).view(*q.shape[:3], -1)
-            values = (weights @ v).view(count, queries, width, size).transpose(1, 2).reshape(-1, queries * size)
+            weights = (
+                scores.masked_fill_(hidden[:, None, None], -torch.inf).softmax(-1).view(*q.shape[:3], -1)
+            )
+            values = (
+                (weights @ v).view(count, queries, width, size).transpose(1, 2).reshape(-1, queries * size)
+            )
             mixed[own.flatten()[back]] = values[back]
         return mixed
 

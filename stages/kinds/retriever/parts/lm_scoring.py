@@ -1,7 +1,7 @@
 """How likely a language model finds an answer after a prompt: the reward that a retriever learns from.
 
     model = LanguageModel(Path("models/base/smol"))
-    score_prompts(model, [("Knowledge: Paris …\n\nQuestion: …\n\nAnswer: ", "Paris")])  # mean log-probabilities
+    score_prompts(model, [("The capital of France is", " Paris")])  # [the mean log-probability]
 
 The score of LLM-Embedder (Zhang et al. 2023, arXiv 2310.07554): the mean log-probability of the answer's
 tokens. Prompt and answer are tokenised apart and joined. A prompt's score depends on the prompt alone
@@ -239,7 +239,7 @@ class EchoedPrompt(BaseModel):
 
 
 class Server:
-    """A server of OpenAI's completions that says how likely the prompt's own tokens are (`echo`), as vLLM does.
+    """A server of OpenAI's completions that says how likely the tokens of a prompt are (`echo`), like vLLM.
 
     base: the directory of models/base whose tokenizer the server's model has. Token ids are sent, not text.
     """

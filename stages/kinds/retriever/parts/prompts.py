@@ -1,0 +1,64 @@
+"""What a language model reads when it scores a key for a row, by task; the wording is LLM-Embedder's.
+
+Tool retrieval has no reward there; its wording is of the same make.
+"""
+
+from collections.abc import Sequence
+
+from stages.core.hashing import stable_integer
+from stages.core.tokenizer import TextCodec
+from stages.kinds.retriever.knobs import ScoreKnobs
+from stages.kinds.retriever.parts.lm_scoring import Prompt, answer_ids, text_prompt
+from stages.kinds.retriever.parts.rows import Row
+
+KNOWLEDGE = "Knowledge: {key}\n\nQuestion: {query}\n\nAnswer: "
+TEMPLATES = {
+    "qa": KNOWLEDGE,
+    "convsearch": KNOWLEDGE,
+    "chat": "{key}\nSpeaker 1: {query}\nSpeaker 2: ",
+    "icl": "{key}\n{query}\n",
+    "tool": "Tool: {key}\n\nRequest: {query}\n\nCall: ",
+    "lrlm": "{key}{context}{query}",
+}
+
+
+def answer_of(row: Row, seed: int) -> str | None:
+    """One of the answers that are not blank, drawn by a hash of the row's id; None where there is none."""
+    answers = [answer for answer in row.get("answers", []) if answer.strip()]
+    return answers[stable_integer("answer", seed, row["id"]) % len(answers)] if answers else None
+
+
+def candidates(row: Row, keys: int) -> tuple[list[str], list[str]]:
+    """(positives, negatives) that are scored: all positives, and the first negatives up to `keys` in all."""
+    return row["pos"], row.get("neg", [])[: max(keys - len(row["pos"]), 1)]
+
+
+class Prompts:
+    """The prompts of a task's rows. `cut` counts those whose key is longer than the knobs allow."""
+
+    def __init__(self, task: str, codec: TextCodec, knobs: ScoreKnobs):
+        self.task, self.codec, self.knobs, self.cut = task, codec, knobs, 0
+
+    def of(self, row: Row, keys: Sequence[str], answer: str) -> list[Prompt]:
+        """One for each text of `keys`: the key is cut to fit, and only then what stands at the beginning."""
+        knobs, strip = self.knobs, (lambda text: text) if self.task == "lrlm" else str.strip
+        target = answer_ids(self.codec, strip(answer))[: knobs.answer_max_length]
+        room = knobs.max_length - len(target)
+        texts = {"query": strip(row["query"]), "context": row.get("context", "")}
+        prompts = []
+        for key in map(strip, keys):
+            ends = [end for _, end in self.codec.tokenizer.encode(key, add_special_tokens=False).offsets]
+            size = min(len(ends), knobs.key_max_length)
+            prompt = self._made(key[: ends[size - 1]] if size else "", texts)
+            while size and len(prompt.before) > room:
+                size = max(0, size - (len(prompt.before) - room))
+                prompt = self._made(key[: ends[size - 1]] if size else "", texts)
+            self.cut += size < len(ends)
+            if len(prompt.before) > room:
+                prompt = Prompt((), prompt.before[-room:], ())
+            prompts.append(prompt._replace(answer=target))
+        return prompts
+
+    def _made(self, key: str, texts: dict[str, str]) -> Prompt:
+        head, tail = TEMPLATES[self.task].split("{key}")
+        return text_prompt(self.codec, head + key + tail.format(**texts), "", len(head + key))
