@@ -127,9 +127,10 @@ def headline(dataset: str) -> str:
     """The report's path and the figures to look at first, as text."""
     folder = layout.figures(dataset)
     figures = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    scores = figures.get("metrics")
+    scores, more = figures.get("metrics"), [line for kind in KINDS for line in kind.summary(figures)]
+    page = f"report: {layout.reports(dataset) / 'report.html'}"
     if not scores:
-        return f"{dataset} is built"
+        return "\n".join([*more, page]) if more else f"{dataset} is built"
     shown = [name for kind in KINDS for name in kind.headline if any(name in own for own in scores.values())]
     widths = [max(20, len(name) + 2) for name in shown]
     lines = [f"{'':16}" + "".join(f"{name:>{width}}" for name, width in zip(shown, widths, strict=True))]
@@ -138,8 +139,7 @@ def headline(dataset: str) -> str:
         texts = ("–" if mean is None else f"{mean:.3f}" for mean in means)
         cells = (f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))
         lines.append(f"{system:16}" + "".join(cells))
-    more = [line for kind in KINDS for line in kind.summary(figures)]
-    return "\n".join([*lines, *more, f"report: {layout.reports(dataset) / 'report.html'}"])
+    return "\n".join([*lines, *more, page])
 
 
 @click.command(help=__doc__)

@@ -11,6 +11,7 @@ Every query with a right key counts: one that finds none scores 0. For a query w
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
@@ -69,16 +70,17 @@ def graded_ndcg(gains: Sequence[float]) -> float:
     return float(gains @ weights) / ideal if ideal else np.nan
 
 
+@lru_cache(maxsize=1 << 14)  # a key is found by many queries
 def answer_tokens(text: str) -> str:
     """The tokens of a text, in lower case and decomposed, each between two line feeds."""
     return "\n" + "\n".join(TOKEN.findall(normalize("NFD", text).lower())) + "\n"
 
 
 def answer_rank(texts: Iterable[str], answers: Sequence[str]) -> list[int]:
-    """The rank of the first of `texts` (their `answer_tokens`) that has an answer, in a list; [] for none."""
+    """The rank of the first text that has one of the answers, in a list; [] for none."""
     wanted = [tokens for tokens in map(answer_tokens, answers) if tokens.strip()]
-    ranks = (rank for rank, text in enumerate(texts, start=1) if any(tokens in text for tokens in wanted))
-    return list(ranks)[:1]
+    read = enumerate(map(answer_tokens, texts), start=1)
+    return next(([rank] for rank, text in read if any(tokens in text for tokens in wanted)), [])
 
 
 # Tables

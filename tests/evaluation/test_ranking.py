@@ -9,7 +9,6 @@ import pytest
 from stages.evaluation.bootstrap import grouped_intervals, intervals
 from stages.evaluation.ranking import (
     answer_rank,
-    answer_tokens,
     graded_ndcg,
     measured,
     ranks_of,
@@ -65,7 +64,7 @@ def test_of_near_duplicates_the_first_counts_and_only_once():
     ],
 )
 def test_an_answer_is_a_run_of_tokens(text, answer, contains):
-    assert answer_rank([answer_tokens("nothing"), answer_tokens(text)], [answer]) == ([2] if contains else [])
+    assert answer_rank(["nothing", text], [answer]) == ([2] if contains else [])
 
 
 def test_gains_of_any_size():

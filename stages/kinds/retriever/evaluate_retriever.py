@@ -9,7 +9,7 @@ All systems choose from the same keys: those of the task, or of the row where it
 training has, too, ends the stage. docs/kinds/retriever.md defines the measures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from stages.core import layout
@@ -23,6 +23,7 @@ from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts import rows as task_rows
 from stages.kinds.retriever.parts.comparing import (
     EDGES,
+    Training,
     check_leaks,
     compared,
     compared_by_kind,
@@ -34,7 +35,6 @@ from stages.kinds.retriever.parts.rows import Row, read_keys
 from stages.kinds.retriever.parts.systems import Keys, Systems
 
 PEOPLE, PAGES = "people", "qa"
-Training = Mapping[str, tuple[Sequence[Row], Mapping[str, str]]]
 
 
 class Asked(PageQuery):
@@ -63,26 +63,18 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
         for task, rows in rows_of.items():
             keys = keys_of[task]
             right = [place for place, row in enumerate(rows) if row["pos"]]
+            labelled = [rows[place] for place in right]
             hits = systems.rank(keys, rows) if rows else {}
-            labelled, own = (
-                [rows[place] for place in right],
-                {name: found.only(right) for name, found in hits.items()},
-            )
+            own = {name: found.only(right) for name, found in hits.items()}
             figures[task] = compared(keys, labelled, own, knobs) if labelled else {}
             if hits:
                 merge(figures[task], rewarded(keys, rows, hits, knobs))
             if hits and task in READ:
                 merge(figures[task], reader.read(task, keys, rows, hits))
             missed[task] = misses(keys, labelled, own)
-            told[task] = {
-                "rows": len(rows),
-                "labelled": len(labelled),
-                "keys": len(keys.ids),
-                "leaks": leaks[task],
-            }
-            told[task]["cosines"] = {
-                name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if own
-            }
+            told[task] = {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
+            shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if own}
+            told[task] |= {"leaks": leaks[task], "cosines": shown}
             write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
             for system, found in hits.items():
                 ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
@@ -139,12 +131,8 @@ def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Train
 
 
 def row_of(number: int, asked: Asked) -> Row:
-    row: Row = {
-        "id": f"{number:05}",
-        "query": asked.query,
-        "pos": asked.pos_index,
-        "group": asked.pos_index[0],
-    }
+    right = asked.pos_index
+    row: Row = {"id": f"{number:05}", "query": asked.query, "pos": right, "group": right[0]}
     return {**row, "last": asked.last} if asked.last else row
 
 

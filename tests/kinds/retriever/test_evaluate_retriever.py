@@ -1,6 +1,7 @@
 """Systems over one set of keys, on tiny models: figures, runs, leaks, people's queries, rows of any file."""
 
 import json
+import re
 import shutil
 from contextlib import chdir
 from pathlib import Path
@@ -8,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sentence_transformers import CrossEncoder
 
+from stages import report
 from stages.base import import_model
-from stages.commands import evaluate_rows
+from stages.commands import build, evaluate_rows
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_json, write_text
 from stages.kinds.retriever.evaluate_retriever import run
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from tests.helpers.cli import invoke
 from tests.helpers.retrieval_rows import edit_rows, scored_rows, tiny_encoder
 from tests.helpers.tiny import tiny_model
+from tests.helpers.workspace import OF_RETRIEVERS, ROOT
 
 NONE = "models/shipped/none"
 SYSTEMS = {"base", "trained", "bm25", "hybrid", "hybrid_trained"}
@@ -109,6 +114,16 @@ def test_a_row_with_its_own_candidates_chooses_from_those(project):
     assert "recent" in figures()["qa"]
 
 
+def test_a_reranker_reads_the_first_keys(project):
+    CrossEncoder("models/base/tiny", num_labels=1, device="cpu").save_pretrained("models/d/reranker")
+    scored_rows("d")
+    evaluated(reranker="models/d/reranker", rerank=5)
+    made = figures()["qa"]
+    assert {"reranked", "hybrid_reranked"} <= made.keys()
+    assert made["reranked"]["recall@5"] == made["trained"]["recall@5"]  # the same five in another order
+    assert {"reranked-trained", "hybrid_reranked-hybrid_trained"} <= made["differences"].keys()
+
+
 def test_the_last_turn_alone_is_compared(project):
     folder = scored_rows("d", "convsearch")
     edit_rows(folder, "convsearch", lambda row: row.update(last=row["query"].split()[-1]), "test")
@@ -121,7 +136,7 @@ def test_answers_in_texts(project):
     edit_rows(folder, "qa", lambda row: row.update(answers=[row["query"].rsplit(" ", 1)[0]]), "test")
     evaluated(metrics=["answer_recall", "mrr"], cutoffs=[1, 40])
     made = figures()["qa"]["base"]
-    assert list(made) == ["answer_recall@1", "answer_recall@40", "mrr@1", "mrr@40", "reward_ndcg"]
+    assert list(made) == ["mrr@1", "mrr@40", "answer_recall@1", "answer_recall@40", "reward_ndcg"]
     assert made["answer_recall@40"]["mean"] == 1
 
 
@@ -286,3 +301,54 @@ def test_examples_before_a_request(project):
     made = figures()["icl"]
     assert {"mrr@10", "reward_ndcg", "perplexity", "gap_closed", "accuracy"} <= made["trained"].keys()
     assert 0 <= made["random"]["accuracy"]["mean"] <= 1 and "recent" not in made
+
+
+# What is told
+
+
+@pytest.fixture
+def built(project):
+    """The figures of a dataset with two tasks, people's queries, a curve and hostile texts."""
+    folder = scored_rows("d", "qa", "chat")
+    edit_rows(folder, "chat", with_answers, "test")
+    edit_rows(folder, "qa", lambda row: row.update(query=f"<script>{row['id']}</script>"), "test")
+    people({"query": "sort an array", "pos_index": ["k003"], "kind": 1})
+    evaluated()
+    told = evaluated(lm_rows=3)
+    write_json(Path("reports/d/figures/evaluate_retriever.json"), told)
+    curve = [{"step": 1, "train_loss": 2.0}, {"step": 2, "train_loss": 1.5, "val_loss": 1.7}]
+    write_json(Path("reports/d/figures/retriever_curve.json"), curve)
+    shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
+    graph = re.sub(r"(?m)^  - prompts/.*\n", "", Path("dvc.yaml").read_text())
+    write_text(Path("dvc.yaml"), graph)
+    write_text(
+        Path("params.yaml"), "".join(f"{name}:\n  d: {{}}\n" for name in (*OF_RETRIEVERS[3:], "report"))
+    )
+
+
+def test_the_page_of_a_retriever(built):
+    assert invoke(report, ["d"]).exit_code == 0
+    page = Path("reports/d/report.html").read_text()
+    headings = ["What is found", "Training", "Leaks", "What it took", "Where it comes from"]
+    assert sorted(re.findall("<h2>(.*?)</h2>", page)) == sorted(headings[:3] + headings[4:])
+    assert re.findall("<h3[^>]*>(Questions|Earlier turns|In people’s wording)</h3>", page)
+    assert "A retriever, and what it finds." in page and "distilled" not in page
+    assert "hardest misses of Questions, side by side" in page and "not found" in page
+    assert "<script" not in page and "&lt;script&gt;" in page
+    for text in (
+        "trained hybrid",
+        "trained-base",
+        "share of the gap",
+        "Cosine of the best right key, trained",
+    ):
+        assert text in page
+    assert "how-to (1): trained" in page and "queries nearly in training" in page
+    assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", page)
+
+
+def test_what_a_build_prints(built):
+    lines = build.headline("d").splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == ["qa", "chat", "people"]
+    assert re.search(r"qa: mrr@10 of bm25 \S+, base \S+, trained \S+, hybrid", lines[0])
+    assert "(trained - base " in lines[0] and "perplexity of random" in lines[1]
+    assert lines[-2].startswith("The rows that ship") and lines[-1] == "report: reports/d/report.html"

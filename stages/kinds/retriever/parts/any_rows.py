@@ -55,14 +55,13 @@ def evaluate_rows(
 
 def resolved(where: str, number: int, row: InputRow, keys: Keys) -> Row:
     """The row with ids of keys, grouped with those of its first right one. Raises UserError."""
-    field, named, known = "pos", row.pos, keys.by_text
-    if row.pos_index:
-        field, named, known = "pos_index", list(map(str, row.pos_index)), keys.by_id
-    if unknown := [name for name in named if name not in known]:
-        raise UserError(f"{where}: field '{field}': no key of {keys.task} is {unknown[0][:80]!r}")
-    if not named:
+    field, named = ("pos_index", list(map(str, row.pos_index))) if row.pos_index else ("pos", row.pos)
+    right = [keys.by_text.get(name, "") if field == "pos" else name for name in named]
+    for name, key in zip(named, right, strict=True):
+        if key not in keys.number:
+            raise UserError(f"{where}: field '{field}': no key of {keys.task} is {name[:80]!r}")
+    if not right:
         raise UserError(f"{where}: has no right key; give pos (texts of keys) or pos_index (their ids)")
-    right = [known[name] for name in named]
     made: Row = {
         "id": str(number),
         "query": row.query,

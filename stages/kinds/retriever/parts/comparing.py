@@ -7,16 +7,19 @@ import numpy as np
 
 from stages.core.errors import UserError
 from stages.evaluation.people import KINDS, one_spelling
-from stages.evaluation.ranking import answer_rank, answer_tokens, measured, ranks_of, table
+from stages.evaluation.ranking import answer_rank, measured, ranks_of, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.systems import PAIRS, Keys
 from stages.retrieval.ranking import Hits
 from stages.sources.near import near_duplicate_groups, nearest
 
+ANSWERS = "answer_recall"
 MISSES, SHOWN = 15, 400  # rows that are listed of a task; characters of a text
 NEAR = 0.5  # similarity of two queries (stages/sources/near.py) from which one nearly repeats the other
 EDGES = np.linspace(-1, 1, 41)  # of the histogram of cosines
+# task -> (rows of train and val, texts of keys)
+Training = Mapping[str, tuple[Sequence[Row], Mapping[str, str]]]
 
 
 def compared(
@@ -30,30 +33,22 @@ def compared(
 
     Right keys are `pos`; with `same` these name groups of keys, of which one is as good as any.
     """
-    names = [f"{measure}@{cutoff}" for measure in knobs.metrics for cutoff in knobs.cutoffs]
-    tokens: dict[str, str] = {}
+    plain, cutoffs = [name for name in knobs.metrics if name != ANSWERS], knobs.cutoffs
+    read = [ANSWERS] if ANSWERS in knobs.metrics else []
 
     def values(row: Row, ranking: list[str]) -> list[float]:
-        ranks, right = ranks_of(ranking, set(row["pos"]), same), len(set(row["pos"]))
-        found: list[float] = []
-        for measure in knobs.metrics:
-            if measure != "answer_recall":
-                found += measured(ranks, right, [measure], knobs.cutoffs)
-            elif answers := row.get("answers"):
-                read = ranking[: max(knobs.cutoffs)]
-                for key in read:
-                    tokens.setdefault(key, "") or tokens.update({key: answer_tokens(keys.text(key))})
-                found += measured(
-                    answer_rank((tokens[key] for key in read), answers), 1, ["hit"], knobs.cutoffs
-                )
-            else:
-                found += [np.nan] * len(knobs.cutoffs)
-        return found
+        right = set(row["pos"])
+        own = measured(ranks_of(ranking, right, same), len(right), plain, cutoffs)
+        if read and row.get("answers"):
+            texts = map(keys.text, ranking[: max(cutoffs)])
+            return own + measured(answer_rank(texts, row["answers"]), 1, ["hit"], cutoffs)
+        return own + [np.nan] * len(cutoffs) * len(read)
 
     by_system = {
         system: np.array([values(row, keys.found(own, place)) for place, row in enumerate(rows)])
         for system, own in hits.items()
     }
+    names = [f"{measure}@{cutoff}" for measure in (*plain, *read) for cutoff in cutoffs]
     groups = [row["group"] for row in rows]
     return table(by_system, names, PAIRS, groups, knobs.bootstrap, knobs.seed)
 
@@ -109,13 +104,8 @@ def cosines(keys: Keys, rows: Sequence[Row], hits: Hits) -> dict[str, list[int]]
 # Leaks
 
 
-def check_leaks(
-    where: Path,
-    keys: Keys,
-    rows: Sequence[Row],
-    training: Mapping[str, tuple[Sequence[Row], Mapping[str, str]]],
-) -> dict[str, int]:
-    """How much of the test rows `training` ({task: (rows, keys)}) knows: right keys, nearly equal queries.
+def check_leaks(where: Path, keys: Keys, rows: Sequence[Row], training: Training) -> dict[str, int]:
+    """How much of the test rows training knows: right keys, nearly equal queries.
 
     Raises UserError for a query that is in both: in one task, or in two with the same right text.
     """
@@ -134,12 +124,9 @@ def check_leaks(
     own, texts = training.get(keys.task, ((), {}))
     known = {texts[key] for row in own for key in row["pos"]}
     alike = nearest([row["query"] for row in rows], [row["query"] for row in own])
-    return {
-        "right keys that training has": sum(
-            any(keys.text(key) in known for key in row["pos"]) for row in rows
-        ),
-        "queries nearly in training": sum(similarity >= NEAR for similarity, _ in alike),
-    }
+    shared = sum(any(keys.text(key) in known for key in row["pos"]) for row in rows)
+    near = sum(similarity >= NEAR for similarity, _ in alike)
+    return {"right keys that training has": shared, "queries nearly in training": near}
 
 
 def marks(task: str, row: Row, text_of: Callable[[str], str]) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ oracle's). accuracy (icl): how often the right answer is likelier than OTHERS ot
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from random import Random
 
 import numpy as np
 
@@ -31,10 +32,8 @@ Orders = Mapping[str, Sequence[Sequence[str]]]  # for each system and row the id
 def orders(keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits], seed: int) -> Orders:
     """Also of `random`; `recent`, last first, where rows have own keys; `oracle` where all have scores."""
     made = {name: [keys.found(hits[name], row) for row in range(len(rows))] for name in SYSTEMS}
-    made["random"] = [
-        sorted(row.get("among", keys.ids), key=lambda key: stable_integer(seed, row["id"], key))
-        for row in rows
-    ]
+    chosen = [(Random(f"{seed} {row['id']}"), row.get("among", keys.ids)) for row in rows]
+    made["random"] = [random.sample(own, len(own)) for random, own in chosen]
     if all("among" in row for row in rows):
         made["recent"] = [row["among"][::-1] for row in rows]
     if all("teacher_scores" in row for row in rows):
@@ -96,23 +95,18 @@ class Reader:
         answers = [answer_of(row, self.limits.seed) or "" for row in rows]
         wrong = [others(row, answers) if task == "icl" else [] for row in rows]
         shown = knobs.shots if task == "icl" else knobs.keys
-        whole = self.limits.model_copy(
-            update=dict.fromkeys(("max_length", "key_max_length"), self.model.context)
-        )
-        prompts = Prompts(task, self.model.codec, whole)
+        context = dict.fromkeys(("max_length", "key_max_length"), self.model.context)
+        prompts = Prompts(task, self.model.codec, self.limits.model_copy(update=context))
         asked = []
         for row, answer, more, *own in zip(rows, answers, wrong, *made.values(), strict=True):
             # of each system the best key stands last, next to the query
-            texts = [
-                "\n\n".join(self.cut(keys.text(key)) for key in reversed(order[:shown])) for order in own
-            ]
+            texts = ["\n\n".join(self.cut(keys.text(k)) for k in reversed(order[:shown])) for order in own]
             asked.append([prompts.of(row, texts, choice) for choice in (answer, *more)])
         kept = layout.SCRATCH / f"read-{self.model.fingerprint[:16]}.txt"
         flat = [prompt for row in asked for choice in row for prompt in choice]
         scores = iter(score_prompts(self.model, flat, kept))
-        told = [
-            np.array([[next(scores) for _ in choice] for choice in row]) for row in asked
-        ]  # choices, systems
+        # of each row (answers, systems)
+        told = [np.array([[next(scores) for _ in choice] for choice in row]) for row in asked]
         values = {
             system: np.array([[-own[0, place], (own[0, place] > own[1:, place]).all()] for own in told])
             for place, system in enumerate(made)

@@ -7,7 +7,6 @@ trained_last_turn: trained, given the last turn of a conversation alone.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,23 +31,15 @@ PAIRS = (
 )
 
 
-class Side(NamedTuple):
-    """What is encoded with one prompt, and to how many tokens a text is cut."""
-
-    prompt: str  # "query" or "document"
-    max_length: int
-
-
 class Keys:
     """The keys of a task, by number in the order of their ids, with what is computed of them once."""
 
     def __init__(self, task: str, texts: Mapping[str, str]):
         self.task, self.ids, self.texts = task, list(texts), list(texts.values())
         self.number = {name: number for number, name in enumerate(self.ids)}
-        self.by_id = {name: name for name in self.ids}
         self.by_text = {
             text.strip(): name for name, text in reversed(texts.items())
-        }  # the first of equal ones
+        }  # of equal ones the first
         self.index = Bm25(self.texts)
 
     def text(self, key: str) -> str:
@@ -78,17 +69,14 @@ class Systems:
         if any("among" in row for row in rows):
             among = [[keys.number[key] for key in row["among"]] if "among" in row else None for row in rows]
         search = Search(**self.knobs.model_dump(include=set(Search.model_fields)))
-        sides = Side("query", self.knobs.query_max_length), Side("document", self.knobs.key_max_length)
         found: dict[str, Hits] = {"bm25": by_bm25(keys.index, queries, count, among)}
         for name, hybrid in (("base", "hybrid"), ("trained", "hybrid_trained")):
-            own, theirs = (
-                self.vectors(name, keys.task, *part)
-                for part in zip(sides, (queries, keys.texts), strict=True)
-            )
+            own = self.vectors(name, keys.task, "query", queries)
+            theirs = self.vectors(name, keys.task, "document", keys.texts)
             found[name] = by_dense(own, theirs, count, among, search)
             found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among)
         if all("last" in row for row in rows):
-            last = self.vectors("trained", keys.task, sides[0], [row["last"] for row in rows])
+            last = self.vectors("trained", keys.task, "query", [row["last"] for row in rows])
             found["trained_last_turn"] = by_dense(last, theirs, count, among, search)
         if self.reranker:
             both = [found["trained"], found["hybrid_trained"]]  # in one call: most pairs are in both
@@ -98,12 +86,11 @@ class Systems:
                 found[name] = Hits(*(np.split(part, 2)[half] for part in again))
         return found
 
-    def vectors(self, encoder: str, task: str, side: Side, texts: Sequence[str]) -> np.ndarray:
-        """float16 unit rows of the texts, with the prompt that the encoder has for that side of the task."""
-        folder = self.encoders[encoder]
-        knobs = Encoder(
-            encoder=folder, max_length=side.max_length, observed_prompt=prompt(folder, task, side)
-        )
+    def vectors(self, encoder: str, task: str, side: str, texts: Sequence[str]) -> np.ndarray:
+        """float16 unit rows of the texts of a side, query or document, with the encoder's prompt for it."""
+        folder, lengths = self.encoders[encoder], (self.knobs.query_max_length, self.knobs.key_max_length)
+        length, before = lengths[side == "document"], prompt(folder, task, side)
+        knobs = Encoder(encoder=folder, max_length=length, observed_prompt=before)
         path = layout.SCRATCH / "vectors" / f"{sha256_json([fingerprint(knobs), texts])}.npy"
         made = finished(path)
         return embeddings(load(knobs, ()), texts, "observed", path) if made is None else made
@@ -114,8 +101,8 @@ def is_model(folder: str) -> bool:
     return not (Path(folder) / METHOD_FILE).is_file()
 
 
-def prompt(folder: str, task: str, side: Side) -> str:
+def prompt(folder: str, task: str, side: str) -> str:
     """Of the prompts of a sentence-transformers directory the task's own, else that of the side."""
     config = Path(folder) / "config_sentence_transformers.json"
     known = (read_object(config) if config.is_file() else {}).get("prompts") or {}
-    return known.get(f"{task}_{side.prompt}") or known.get(side.prompt) or ""
+    return known.get(f"{task}_{side}") or known.get(side) or ""
