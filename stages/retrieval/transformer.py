@@ -16,6 +16,8 @@ from stages.retrieval.knobs import Encoder
 
 TRIAL = ["a text", "another text, which is longer"]  # of two lengths: some tokenizers cannot pad
 
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
 
 class Transformer:
     def __init__(self, knobs: Encoder):
@@ -57,6 +59,10 @@ def open_model(directory: str, knob: str) -> SentenceTransformer:
         raise UserError(
             f"{knob}: {directory}: holds no modules.json; expected a sentence-transformers directory, like "
             "models/base/minilm"
+        )
+    if not any(found for name in VOCABULARIES for found in Path(directory).rglob(name)):
+        raise UserError(  # transformers would make a tokenizer that knows no word
+            f"{knob}: {directory}: holds no tokenizer ({', '.join(VOCABULARIES)}); copy its files there"
         )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a warning for each weight that pooling has no use for

@@ -59,8 +59,10 @@ def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
         )
     model.max_seq_length = max(longest, min(model.max_seq_length, positions or model.max_seq_length))
     model.tokenizer.truncation_side = knobs.truncation_side
+    pooling = [part for part in model if isinstance(part, Pooling)]
+    for part in pooling:
+        part.include_prompt = True  # a step has texts with prompts of several lengths
     if knobs.pooling != "auto":
-        pooling = [part for part in model if isinstance(part, Pooling)]
         if not pooling:
             raise UserError(
                 f"pooling: {knobs.base} has no pooling layer to be set to {knobs.pooling}; use auto"

@@ -67,7 +67,7 @@ class Reranking:
     def __init__(self, fabric, model: CrossEncoder, files: list[TaskRows], knobs: TrainRerankerKnobs):
         self.files, self.knobs = files, knobs
         self.size = knobs.batch_size * fabric.world_size
-        self.texts = Texts(model.tokenizer)
+        self.texts = Texts(model)
         names, sizes = [file.name for file in files], [len(file.train) for file in files]
         self.batches = Batches(names, sizes, self.size, "epoch", "one_batch", knobs.seed)
         self.encoding = Encoding(fabric, model, self.texts, "scores", 1, sub_batch=0)

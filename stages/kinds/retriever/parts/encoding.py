@@ -1,4 +1,4 @@
-"""The texts of a training as token ids, and a step's forward and backward pass over the distinct ones.
+"""The texts of a training as tokens, and a step's forward and backward pass over the distinct ones.
 
 A text that comes in many groups of a step is encoded once. The texts of a step are sorted by length and cut
 into parts, so that next to nothing is padding; several processes share the parts. The loss is computed from
@@ -7,7 +7,7 @@ number of processes, and any size of the parts, gives the gradient of the whole 
 graph is kept between the two passes: GradCache (Gao et al. 2021).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from stages.student.data import micro_batches
 from stages.student.formats.litgpt import Fabric
 
 PART = 32  # texts of a forward pass where memory sets no limit
-BLOCK = 4096  # texts that are tokenised at once
+BLOCK = 256  # texts that are tokenised at once
 
 
 def prepare(model: torch.nn.Module, checkpoint: bool = False) -> None:
@@ -33,61 +33,62 @@ def prepare(model: torch.nn.Module, checkpoint: bool = False) -> None:
 
 
 class Texts:
-    """Distinct texts, each under a number, and their token ids.
+    """Distinct texts, each under a number, and their tokens, as the model itself makes them.
 
-    tokenizer: transformers', which also cuts. A text is a string, or a pair of strings.
+    model: of sentence-transformers. A text is a string; of a cross-encoder, a pair of strings.
     """
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, model):
+        self.model = model
+        self.padding = {"input_ids": (model.tokenizer and model.tokenizer.pad_token_id) or 0}
         self.numbers: dict[tuple, int] = {}
-        self.ids: list[np.ndarray] = []
-        self.types: list[np.ndarray] = []  # which of a pair a token is of
+        self.features_of: list[dict[str, np.ndarray]] = []  # of each text: its ids, its attention mask, …
         self.cut = 0  # texts that were longer than their limit
 
-    def add(self, texts: Sequence, limit: int) -> list[int]:
-        """The numbers of `texts`, each of `limit` tokens at most; new ones are tokenised."""
-        new = [text for text in dict.fromkeys(texts) if (text, limit) not in self.numbers]
+    def add(self, texts: Sequence, limit: int, prompt: str = "") -> list[int]:
+        """The numbers of `texts` behind `prompt`, `limit` tokens of each; new ones are tokenised."""
+        new = [text for text in dict.fromkeys(texts) if (prompt, text, limit) not in self.numbers]
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
-            first, second = zip(*block, strict=True) if isinstance(block[0], tuple) else (block, None)
-            made = self.tokenizer(
-                list(first),
-                None if second is None else list(second),
-                truncation=True,
-                max_length=limit,
-                return_token_type_ids=second is not None,
-            )
+            made = self.model.preprocess(block, prompt=prompt or None, max_length=limit)
+            self.cut += sum(bool(encoding.overflowing) for encoding in getattr(made, "encodings", None) or [])
+            real = made["attention_mask"].bool()
+            by_token = {
+                name: value.numpy()
+                for name, value in made.items()
+                if isinstance(value, torch.Tensor) and value.shape == real.shape
+            }
             for place, text in enumerate(block):
-                self.numbers[text, limit] = len(self.ids)
-                self.ids.append(np.asarray(made["input_ids"][place], dtype=np.int32))
-                if second is not None:
-                    self.types.append(np.asarray(made["token_type_ids"][place], dtype=np.int8))
-            self.cut += sum(bool(encoding.overflowing) for encoding in made.encodings or [])
-        return [self.numbers[text, limit] for text in texts]
+                self.numbers[prompt, text, limit] = len(self.features_of)
+                kept = real[place].numpy()
+                row = {name: value[place][kept].astype(np.int32) for name, value in by_token.items()}
+                self.features_of.append(row)
+        return [self.numbers[prompt, text, limit] for text in texts]
+
+    def length(self, number: int) -> int:
+        return len(self.features_of[number]["input_ids"])
 
     def by_length(self, numbers: np.ndarray) -> np.ndarray:
         """The distinct ones of `numbers`, shortest first."""
         distinct = np.unique(numbers)
-        return distinct[np.argsort([len(self.ids[n]) for n in distinct], kind="stable")]
+        return distinct[np.argsort([self.length(number) for number in distinct], kind="stable")]
 
-    def tokens(self, numbers: np.ndarray) -> int:
-        return sum(len(self.ids[number]) for number in numbers)
+    def tokens(self, numbers: Iterable[int]) -> int:
+        return sum(map(self.length, numbers))
 
-    def features(self, numbers: np.ndarray, device: torch.device) -> dict[str, torch.Tensor]:
-        """What a sentence-transformers model takes, padded to the longest text."""
-        chosen = [self.ids[number] for number in numbers]
-        width = max(map(len, chosen))
-        ids = np.full((len(chosen), width), self.tokenizer.pad_token_id or 0, dtype=np.int64)
-        made = {"input_ids": ids, "attention_mask": np.zeros_like(ids)}
-        if self.types:
-            made["token_type_ids"] = np.zeros_like(ids)
-        for place, (number, row) in enumerate(zip(numbers, chosen, strict=True)):
-            ids[place, : len(row)] = row
-            made["attention_mask"][place, : len(row)] = 1
-            if self.types:
-                made["token_type_ids"][place, : len(row)] = self.types[number]
-        return {name: torch.from_numpy(array).to(device) for name, array in made.items()}
+    def features(self, numbers: Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
+        """What the model takes, padded at the end to the longest text."""
+        rows, width, made = (
+            [self.features_of[number] for number in numbers],
+            max(map(self.length, numbers)),
+            {},
+        )
+        for name in rows[0]:
+            array = np.full((len(rows), width), self.padding.get(name, 0), dtype=np.int64)
+            for place, row in enumerate(rows):
+                array[place, : len(row[name])] = row[name]
+            made[name] = torch.from_numpy(array).to(device)
+        return made
 
 
 class Encoding:

@@ -106,14 +106,16 @@ class Training:
 
     def __init__(self, fabric, model: SentenceTransformer, files: list[TaskRows], knobs: TrainRetrieverKnobs):
         self.fabric, self.files, self.knobs = fabric, files, knobs
-        self.texts = Texts(model.tokenizer)
+        self.texts = Texts(model)
         for file in {id(file): file for file in files}.values():
             before_query, before_key = INSTRUCTIONS[knobs.instructions][file.name]
             rows = [*file.train, *file.val]
             named = list(dict.fromkeys(key for row in rows for key in [*row["pos"], *row.get("neg", [])]))
-            numbers = self.texts.add([before_key + file.keys[key] for key in named], knobs.key_max_length)
+            texts = [file.keys[key] for key in named]
+            numbers = self.texts.add(texts, knobs.key_max_length, before_key)
             file.numbers = dict(zip(named, numbers, strict=True))
-            numbers = self.texts.add([before_query + row["query"] for row in rows], knobs.query_max_length)
+            texts = [row["query"] for row in rows]
+            numbers = self.texts.add(texts, knobs.query_max_length, before_query)
             file.queries = dict(zip([row["id"] for row in rows], numbers, strict=True))
         self.batches = Batches(
             [file.name for file in files],
