@@ -48,6 +48,12 @@ def shard_of(document_id: str, shards: int) -> int:
     return stable_integer("shard", document_id) % shards
 
 
+def sha256_folder(folder: Path) -> str:
+    """Of the names and contents of all files in a folder."""
+    files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+    return sha256_json([(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files])
+
+
 def model_fingerprint(directory: Path) -> str:
     """A hash of the weights, configuration and tokenizer of a Hugging Face directory."""
     parts = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "*.jinja")

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from stages.core import text
 from stages.core.errors import UserError
 from stages.core.files import reserve, write_text
-from stages.core.hashing import sha256_file, sha256_json
+from stages.core.hashing import sha256_file, sha256_folder, sha256_json
 from stages.core.progress import Progress
 from stages.core.text import tokens
 from stages.retrieval.knobs import Encoder
@@ -105,9 +105,7 @@ def fingerprint(knobs: Encoder) -> str:
     import torch  # as above
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = Path(knobs.encoder)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    contents = [(file.relative_to(folder).as_posix(), sha256_file(file)) for file in files]
+    contents = sha256_folder(Path(knobs.encoder))
     weights = sha256_file(_existing(knobs.weights)) if knobs.weights else None
     versions = [version(name) for name in ("sentence-transformers", "transformers", "torch")]
     shaping = knobs.model_dump(include=set(Encoder.model_fields) - {"dims", "weights"})

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
+from transformers.utils import logging as transformers_logging
 
 from stages.core.errors import UserError, reason
 from stages.core.messages import say
 from stages.retrieval.knobs import Encoder
 
 TRIAL = ["a text", "another text, which is longer"]  # of two lengths: some tokenizers cannot pad
+
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 class Transformer:
@@ -22,13 +25,7 @@ class Transformer:
 
         Raises UserError if it or its weights cannot be loaded, or texts would be longer than it can read.
         """
-        try:
-            self.model = SentenceTransformer(knobs.encoder, trust_remote_code=False, local_files_only=True)
-            self.model.encode(TRIAL, show_progress_bar=False)
-        except Exception as error:  # of many kinds, for files that could be anything
-            raise UserError(
-                f"encoder: {knobs.encoder!r} is no sentence-transformers model ({reason(error)})"
-            ) from None
+        self.model = open_model(knobs.encoder, "encoder")
         config = getattr(self.model[0], "config", None)  # a static embedding has none, and no positions
         positions = getattr(config, "max_position_embeddings", None)
         if positions and knobs.max_length > positions:
@@ -51,6 +48,32 @@ class Transformer:
             normalize_embeddings=True,
             show_progress_bar=False,
         )
+
+
+def open_model(directory: str, knob: str) -> SentenceTransformer:
+    """The sentence-transformers model in a directory, which has encoded a trial.
+
+    Raises UserError, naming the knob, if there is none, or its files do not make one.
+    """
+    if not (Path(directory) / "modules.json").is_file():
+        raise UserError(
+            f"{knob}: {directory}: holds no modules.json; expected a sentence-transformers directory, like "
+            "models/base/minilm"
+        )
+    if not any(found for name in VOCABULARIES for found in Path(directory).rglob(name)):
+        raise UserError(  # transformers would make a tokenizer that knows no word
+            f"{knob}: {directory}: holds no tokenizer ({', '.join(VOCABULARIES)}); copy its files there"
+        )
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a warning for each weight that pooling has no use for
+    try:
+        model = SentenceTransformer(directory, trust_remote_code=False, local_files_only=True)
+        model.encode(TRIAL, show_progress_bar=False)
+    except Exception as error:  # of many kinds, for files that could be anything
+        raise UserError(
+            f"{knob}: {directory!r} is no sentence-transformers model ({reason(error)})"
+        ) from None
+    return model
 
 
 def load_weights(model: SentenceTransformer, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a finetuning runs: its processes, their devices and how they share the work (Lightning Fabric).
+"""Where a training runs: its processes, their devices and how they share the work (Lightning Fabric).
 
 Processes come from torchrun, from srun, by hand (MASTER_ADDR, MASTER_PORT, RANK, LOCAL_RANK, WORLD_SIZE), or
 from this one, which starts the others of its node where `devices` is more than one.
@@ -22,7 +22,7 @@ from stages.student.formats.litgpt import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from stages.student.recipe import Recipe
+from stages.student.recipe import Recipe, Training
 
 TIMEOUT = timedelta(minutes=10)  # a process that waits longer for another one ends with an error
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -36,7 +36,7 @@ class Launch(NamedTuple):
     started: bool
 
 
-def launch_of(recipe: Recipe) -> Launch:
+def launch_of(recipe: Recipe | Training) -> Launch:
     """What the launcher's variables say; without a launcher, what the recipe says.
 
     The launcher wins: the same parameters run under torchrun with any number of processes.
@@ -71,17 +71,17 @@ def adopt_slurm() -> None:
         os.environ.setdefault(name, value)
 
 
-def check(recipe: Recipe, launch: Launch) -> None:
+def check(recipe: Recipe | Training, launch: Launch) -> None:
     """Raises UserError for what cannot run here."""
     cuda = torch.cuda.is_available()
     available = torch.accelerator.device_count() or len(os.sched_getaffinity(0))
     if launch.devices > available:
         kind = "devices" if torch.accelerator.is_available() else "CPU cores"
-        raise UserError(f"finetune: devices {launch.devices}, but this process may use {available} {kind}")
-    if recipe.strategy == "fsdp" and recipe.quantize != "none":
-        raise UserError("finetune: fsdp cannot split nf4 weights; use strategy ddp, or quantize none")
+        raise UserError(f"devices {launch.devices}, but this process may use {available} {kind}")
+    if isinstance(recipe, Recipe) and recipe.strategy == "fsdp" and recipe.quantize != "none":
+        raise UserError("fsdp cannot split nf4 weights; use strategy ddp, or quantize none")
     if recipe.precision == "16-mixed" and (not cuda or recipe.strategy == "fsdp"):
-        raise UserError("finetune: precision 16-mixed needs CUDA and no fsdp; use bf16-mixed")
+        raise UserError("precision 16-mixed needs CUDA and no fsdp; use bf16-mixed")
 
 
 def share_cores(launch: Launch) -> None:
@@ -94,7 +94,7 @@ def share_cores(launch: Launch) -> None:
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(share))))
 
 
-def make_fabric(recipe: Recipe) -> Fabric:
+def make_fabric(recipe: Recipe | Training) -> Fabric:
     """The launched Fabric; code after this call runs in every process."""
     launch = launch_of(recipe)
     check(recipe, launch)
@@ -115,7 +115,7 @@ def make_fabric(recipe: Recipe) -> Fabric:
     return fabric
 
 
-def strategy_of(recipe: Recipe, launch: Launch):
+def strategy_of(recipe: Recipe | Training, launch: Launch):
     """Lightning's strategy: "auto" for one process, else ddp (each has the model) or fsdp (each has a part).
 
     fsdp is FSDP2 (`fully_shard`): Fabric refuses FSDP1 without CUDA.

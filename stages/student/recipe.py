@@ -1,4 +1,4 @@
-"""Every knob of a LoRA finetuning. Light: stage scripts import it for `--help`."""
+"""Every knob of a training: of whole models, and of LoRA finetunings. Light: imported for `--help`."""
 
 from typing import Literal
 
@@ -7,6 +7,26 @@ from pydantic import Field
 from stages.core.stage import Knobs
 
 TARGETS = ("query", "key", "value", "projection", "mlp", "head")
+
+
+class Training(Knobs):
+    """Of models that are trained whole (encoders)."""
+
+    epochs: int = Field(1, gt=0, description="passes over the training rows")
+    lr: float = Field(2e-5, gt=0, description="peak learning rate")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="of the rate after that")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="weights stay float32")
+    eval_interval: int = Field(100, gt=0, description="steps between losses on the validation rows")
+    save_interval: int = Field(
+        50, gt=0, description="steps between saved states; a killed run goes on from there"
+    )
+    seed: int = Field(1, ge=0)
+    devices: int = Field(1, gt=0, description="devices per node; torchrun and srun set it themselves")
+    num_nodes: int = Field(1, gt=0, description="nodes; torchrun and srun set it themselves")
+    strategy: Literal["auto", "ddp"] = Field("auto", description="several devices: each has the model")
 
 
 class Recipe(Knobs):

@@ -1,8 +1,8 @@
-"""The saved state of a finetuning: one file, written by the first process, from which a killed run goes on.
+"""The saved state of a training: one file, written by the first process, from which a killed run goes on.
 
-Tensors are gathered before they are written, and saved by name. What is trained is small (the LoRA matrices
-and AdamW's two moments of each), so a file for every process would save nothing, and one whole file can be
-continued by any number of processes under any strategy. It is replaced as a whole or not at all.
+Tensors are gathered before they are written, and saved by name. What is trained is small (LoRA matrices or an
+encoder, and AdamW's two moments of each), so a file for every process would save nothing, and one whole file
+can be continued by any number of processes under any strategy. It is replaced as a whole or not at all.
 """
 
 import math
@@ -54,12 +54,12 @@ def placed(value: torch.Tensor, like: torch.nn.Parameter) -> torch.Tensor:
 
 
 def adapter_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The LoRA tensors, whole and on the CPU."""
+    """The tensors that are trained (LoRA's, where it is that), whole and on the CPU."""
     return {name: whole(value) for name, value in trained(model).items()}
 
 
 def save(file: Path, fabric: Fabric, model, optimizer, **rest) -> None:
-    """Write adapter, optimizer, loss scale and `rest` (tensors, plain values). Every process calls this."""
+    """Write what is trained, optimizer, loss scale and `rest` (tensors, plain values), in every process."""
     moments = {
         name: {key: whole(value) for key, value in optimizer.state[parameter].items()}
         for name, parameter in trained(model).items()

@@ -11,8 +11,11 @@ from tests.helpers.tiny import WORDS, tiny_tokenizer
 SIZES = {"train": 24, "val": 6, "test": 6}
 
 
-def tiny_encoder(directory: Path, seed: int = 0, pooling: str = "mean", dims: int = 32) -> Path:
-    """Save a sentence-transformers directory with a seeded random BERT of two layers; returns it."""
+def tiny_encoder(directory: Path, seed: int = 0, dims: int = 32, chat: bool = False) -> Path:
+    """Save a sentence-transformers directory with a seeded random BERT of two layers; returns it.
+
+    chat: with a chat template, which its texts then go through.
+    """
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -34,8 +37,10 @@ def tiny_encoder(directory: Path, seed: int = 0, pooling: str = "mean", dims: in
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = 64
+    if not chat:
+        tokenizer.chat_template = None
     tokenizer.save_pretrained(plain)
-    parts = [Transformer(str(plain)), Pooling(dims, pooling), Normalize()]
+    parts = [Transformer(str(plain)), Pooling(dims), Normalize()]
     SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(directory), create_model_card=False)
     return Path(directory)
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from stages.core.servers import address, variable
 from stages.core.stage import Knobs, Stage
 from stages.retrieval.knobs import Search
+from stages.student.recipe import Training
 
 TaskName = Literal["qa", "convsearch", "chat", "lrlm", "icl", "tool"]
 Instructions = Literal["none", "llm_embedder", "bge", "e5", "instructor"]
@@ -103,7 +104,7 @@ class ScoreKnobs(Knobs):
         return self
 
 
-class TrainRetrieverKnobs(Knobs):
+class TrainRetrieverKnobs(Training):
     rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
     train: list[TaskName] = Field(
         [], description="tasks, one listed twice counts twice; default: all there are"
@@ -114,7 +115,7 @@ class TrainRetrieverKnobs(Knobs):
     pooling: Literal["auto", "cls", "mean", "last"] = Field("auto", description="auto: the base's own")
     query_max_length: int = Field(64, gt=0, description="tokens, instruction included")
     key_max_length: int = Field(128, gt=0, description="tokens, instruction included")
-    truncation_side: Literal["right", "left"] = Field("right", description="which end of a query is cut")
+    truncation_side: Literal["right", "left"] = Field("right", description="which end of a long text is cut")
     max_rows: int = Field(0, ge=0, description="rows of each task, lowest hash first; 0: all")
     # One training group: a positive and negatives of one query
     group: int = Field(8, gt=1, description="keys of a query: one positive, the others negatives")
@@ -142,25 +143,11 @@ class TrainRetrieverKnobs(Knobs):
     )
     matryoshka: list[int] = Field([], description="dimensions whose prefixes are trained, too")
     truncate_dim: int = Field(0, ge=0, description="dimensions of the exported vectors; 0: all")
-    # Optimisation
-    epochs: int = Field(1, gt=0)
     max_steps: int = Field(0, ge=0, description="in place of epochs; 0: epochs count")
-    lr: float = Field(2e-5, gt=0)
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
-    weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear")
-    grad_clip: float = Field(1.0, ge=0, description="0: none")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true")
     checkpoint: bool = Field(False, description="gradient checkpointing: less memory, more time")
-    eval_interval: int = Field(100, gt=0, description="steps between losses on the validation rows")
-    save_interval: int = Field(50, gt=0, description="steps between saved states")
-    seed: int = Field(1, ge=0)
-    devices: int = Field(1, gt=0)
-    num_nodes: int = Field(1, gt=0)
-    strategy: Literal["auto", "ddp"] = Field("auto")
 
 
-class TrainRerankerKnobs(Knobs):
+class TrainRerankerKnobs(Training):
     rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
     train: list[TaskName] = Field(["qa"], description="tasks")
     base: str = Field(description="directory of an encoder, like models/base/minilm")
@@ -170,14 +157,8 @@ class TrainRerankerKnobs(Knobs):
     group: int = Field(8, gt=1)
     max_length: int = Field(192, gt=0, description="tokens of query and key together")
     max_rows: int = Field(0, ge=0)
-    batch_size: int = Field(8, gt=0)
-    epochs: int = Field(1, gt=0)
+    batch_size: int = Field(8, gt=0, description="queries of a step")
     lr: float = Field(5e-5, gt=0)
-    warmup: float = Field(0.1, ge=0, le=1)
-    weight_decay: float = Field(0.01, ge=0)
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true")
-    save_interval: int = Field(50, gt=0)
-    seed: int = Field(1, ge=0)
 
 
 class EvaluateRetrieverKnobs(Search):

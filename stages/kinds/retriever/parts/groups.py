@@ -1,0 +1,157 @@
+"""Training groups: of one row, a positive and negatives, drawn anew in each epoch.
+
+A draw depends on the seed, the epoch and the row's id alone. What makes a row unusable depends on none of
+them, so rows are counted once, and every epoch has the same ones.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.core.errors import UserError
+from stages.core.hashing import stable_integer, stable_unit
+from stages.kinds.retriever.knobs import TrainRetrieverKnobs
+from stages.kinds.retriever.parts.rows import Row
+
+# What LLM-Embedder trains each task with (its use_train_config). Keys of chat and lrlm are of one dialogue
+# or text, so there other rows' keys are no negatives worth learning from.
+_ONE_DIALOGUE = {
+    "positive": "teacher",
+    "negative": "random",
+    "contrastive_weight": 0.0,
+    "distill": "kl",
+    "teacher_temperature": 0.1,
+}
+_UNSCORED = {"positive": "first", "negative": "random", "distill_weight": 0.0}
+_SCORED = {"negative": "random", "contrastive_weight": 0.0, "distill": "stable"}
+RECIPE: dict[str, dict] = {
+    "qa": {**_SCORED, "positive": "first"},
+    "icl": {**_SCORED, "positive": "random"},
+    "chat": _ONE_DIALOGUE,
+    "lrlm": {**_ONE_DIALOGUE, "scores_margin": 0.1, "max_rows": 10_000},
+    "convsearch": _UNSCORED,
+    "tool": _UNSCORED,
+}
+
+
+class Group(NamedTuple):
+    """Ids of keys, the positive first; their scores, where the row has some; ids of all that is right."""
+
+    keys: list[str]
+    scores: list[float] | None
+    right: list[str]
+
+
+def of_task(knobs: TrainRetrieverKnobs, task: str) -> TrainRetrieverKnobs:
+    """The knobs for a task: the recipe's, where one is asked for."""
+    return knobs.model_copy(update=RECIPE[task] if knobs.recipe == "llm_embedder" else {})
+
+
+def check(row: Row, keys: Mapping[str, str], where: Path) -> None:
+    """Raises UserError for a row that names keys that are not there, or whose scores are not theirs."""
+    named = [*row["pos"], *row.get("neg", [])]
+    for key in named:
+        if key not in keys:
+            raise UserError(f"{where}, row {row['id']!r}: key {key!r} is not in {where.parent}/keys.jsonl")
+    scores = row.get("teacher_scores")
+    if scores is None:
+        return
+    if len(scores) != len(named):
+        raise UserError(
+            f"{where}, row {row['id']!r}: teacher_scores: {len(scores)} numbers, but pos and neg are "
+            f"{len(named)} keys; there has to be one of each, those of pos first"
+        )
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        raise UserError(f"{where}, row {row['id']!r}: teacher_scores: not all are finite numbers")
+
+
+def sampled(rows: list[Row], limit: int) -> list[Row]:
+    """At most `limit` rows (0: all), those with the lowest hash, in their order."""
+    if not limit or len(rows) <= limit:
+        return rows
+    lowest = {row["id"] for row in sorted(rows, key=lambda row: stable_unit("max_rows", row["id"]))[:limit]}
+    return [row for row in rows if row["id"] in lowest]
+
+
+def usable(
+    rows: Sequence[Row], keys: Mapping[str, str], knobs: TrainRetrieverKnobs, where: Path
+) -> tuple[list[Row], Counter]:
+    """The rows that give a group, and how many do not, by reason; the two add up to all rows.
+
+    Raises UserError as `check` does, and where a knob asks for scores and no row has any.
+    """
+    for row in rows:
+        check(row, keys, where)
+    if rows and not any("teacher_scores" in row for row in rows):
+        for knob in ("positive", "negative"):
+            if getattr(knobs, knob).startswith("teacher"):
+                raise UserError(
+                    f"{where}: {knob} is {getattr(knobs, knob)!r}, but no row has teacher_scores; run the "
+                    "stage score for this task, or choose first or random"
+                )
+    distils = knobs.distill != "none" and knobs.distill_weight > 0
+    scored = any("teacher_scores" in row for row in rows) and distils
+    good, drops = [], Counter()
+    for row in rows:
+        drawn = draw(row, keys, knobs, epoch=0)
+        if isinstance(drawn, Group) and scored and drawn.scores is None:
+            drawn = "no_scores"  # of a task that is distilled
+        if isinstance(drawn, Group):
+            good.append(row)
+        else:
+            drops[drawn] += 1
+    return good, drops
+
+
+def draw(row: Row, keys: Mapping[str, str], knobs: TrainRetrieverKnobs, epoch: int) -> Group | str:
+    """The row's group of an epoch, or why there is none. `keys` are the texts by id."""
+    chance = random.Random(stable_integer(knobs.seed, epoch, row["id"]))
+    positives, negatives = list(row["pos"]), list(row.get("neg", []))
+    scores = row.get("teacher_scores")
+    # 1. rows whose scores say too little
+    if scores and knobs.scores_min is not None and max(scores) < knobs.scores_min:
+        return "scores_below_min"
+    if scores and max(scores) - min(scores) < knobs.scores_margin:
+        return "scores_within_margin"
+    if scores is None and "teacher" in knobs.positive + knobs.negative:
+        return "no_scores"
+    # 2. the positive; the other ones are no negatives
+    named = positives + negatives
+    known = scores or [0.0] * len(named)
+    candidates = range(len(named) if knobs.positive == "teacher" else len(positives))
+    if not candidates:
+        return "no_positive"
+    if knobs.positive == "random":
+        chosen = chance.randrange(len(candidates))
+    elif knobs.positive == "first":
+        chosen = 0
+    else:
+        chosen = max(candidates, key=known.__getitem__)
+    positive, positive_score = named[chosen], known[chosen]
+    right = list(dict.fromkeys([*positives, positive]))
+    texts = {keys[key] for key in right}
+    pool = [
+        (key, score)
+        for key, score in zip(negatives, known[len(positives) :], strict=True)
+        if keys[key] not in texts  # the positive itself, and a text that is right under another id
+    ]
+    # 3. and 4. enough negatives
+    if not pool:
+        return "no_negative"
+    wanted = knobs.group - 1
+    if len(pool) < wanted:
+        pool *= -(-wanted // len(pool))
+    # 5. the negatives
+    if knobs.negative == "random":
+        pool = chance.sample(pool, wanted)
+    elif knobs.negative.startswith("teacher"):
+        pool.sort(key=lambda pair: pair[1], reverse=knobs.negative == "teacher+")
+    pool = pool[:wanted]
+    # 6. instructions are put before the texts, 7. the best negative comes first
+    if scores and knobs.distill == "stable":
+        pool.sort(key=lambda pair: -pair[1])
+    drawn = [positive, *(key for key, _ in pool)]
+    return Group(drawn, [positive_score, *(score for _, score in pool)] if scores else None, right)

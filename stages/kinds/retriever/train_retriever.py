@@ -1,0 +1,80 @@
+"""Training of a retriever on the rows of one task or several.
+
+Reads data/ROWS/scored/ and the encoder BASE. Writes models/DATASET/retriever/, a sentence-transformers
+directory with the prompts of its tasks, and the losses in reports/DATASET/figures/retriever_curve.json. A
+killed run goes on where its last state was saved, and ends bit-equal on a CPU to one that was not killed.
+Several devices: set devices, or start `-m stages train_retriever` with torchrun or srun.
+"""
+
+import shutil
+import time
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, write_json
+from stages.kinds.retriever import places
+from stages.kinds.retriever.knobs import TrainRetrieverKnobs
+from stages.kinds.retriever.parts.instructions import prompts
+from stages.kinds.retriever.parts.trainer import chosen_tasks, fingerprint, read_tasks, task_figures, train
+from stages.retrieval.transformer import open_model
+from stages.student.loop import losses_of, scratch
+
+POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
+
+
+def run(dataset: str, knobs: TrainRetrieverKnobs) -> tuple[dict, dict]:
+    folder = places.scored(knobs.rows)
+    names = chosen_tasks(folder, list(knobs.train))
+    model = encoder(knobs)
+    mark = fingerprint(folder, knobs)
+    tasks = read_tasks(folder, names, knobs)
+    work, started = scratch("train_retriever", dataset, mark), time.monotonic()
+    state, figures, tokens = train(model, [tasks[name] for name in names], knobs, work)
+    seconds = time.monotonic() - started
+    model.prompts = prompts(knobs.instructions, list(tasks))
+    model.similarity_fn_name = SIMILARITY[knobs.metric]
+    model.truncate_dim = knobs.truncate_dim or None
+    with atomic_directory(layout.model(dataset, "retriever"), producer="train_retriever") as directory:
+        model.cpu().save_pretrained(str(directory), create_model_card=False)
+    write_json(layout.figures(dataset) / "retriever_curve.json", state.curve)
+    shutil.rmtree(work, ignore_errors=True)
+    metrics = {**figures, **losses_of(state.curve), "tasks": task_figures(tasks.values())}
+    return metrics, {"tokens_per_second": round(tokens / seconds, 1)}
+
+
+def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
+    """The base, set up as the knobs say. Raises UserError for one that cannot be trained so."""
+    model = open_model(knobs.base, "base")
+    if not isinstance(model[0], Transformer) or model.tokenizer is None:
+        raise UserError(f"base: {knobs.base}: its first part is no transformer with a tokenizer")
+    longest = max(knobs.query_max_length, knobs.key_max_length)
+    positions = getattr(model[0].config, "max_position_embeddings", None)
+    if positions and longest > positions:
+        raise UserError(
+            f"query_max_length, key_max_length: {longest} is more than the {positions} tokens of {knobs.base}"
+        )
+    model.max_seq_length = max(longest, min(model.max_seq_length, positions or model.max_seq_length))
+    model.tokenizer.truncation_side = knobs.truncation_side
+    pooling = [part for part in model if isinstance(part, Pooling)]
+    for part in pooling:
+        part.include_prompt = True  # a step has texts with prompts of several lengths
+    if knobs.pooling != "auto":
+        if not pooling:
+            raise UserError(
+                f"pooling: {knobs.base} has no pooling layer to be set to {knobs.pooling}; use auto"
+            )
+        pooling[0].pooling_mode = POOLING[knobs.pooling]
+    dims = model.get_embedding_dimension()
+    for knob, value in (
+        ("truncate_dim", knobs.truncate_dim),
+        ("matryoshka", max(knobs.matryoshka, default=0)),
+    ):
+        if value > dims:
+            raise UserError(f"{knob}: {value} is more than the {dims} dimensions of {knobs.base}")
+    if any(dims < 1 for dims in knobs.matryoshka):
+        raise UserError(f"matryoshka: dimensions have to be at least 1, found {min(knobs.matryoshka)}")
+    return model
