@@ -223,6 +223,7 @@ def test_no_query_meets_its_own_output(sources):
         ("np.norm(f(x))", "norm"),
         ("print(sorted(f(x)))", "f"),
         ("x = f(1)", None),
+        ("print(x)", None),
     ],
 )
 def test_what_an_example_calls(code, name):

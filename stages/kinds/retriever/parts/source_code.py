@@ -33,8 +33,6 @@ EXAMPLE = re.compile(
     r"^[ \t]*>>> (\S.{0,79})\n[ \t]*(?!>>>|\.\.\. )(\S.{0,59})(?=\n[ \t]*(?:>>>|\n|\Z)|\Z)", re.M
 )
 CALL = re.compile(r"(?>(?:(?:print|len|list|sorted)\()*)(?:\w+\.)*(\w+)\(")  # print(np.linalg.norm(x)) → norm
-    r"(?:(?:print|list|sorted)\()*(?:\w+\.)*(\w+)\("
-)  # what `print(np.linalg.norm(x))` is about: norm
 
 Example = tuple[str, str, str, str]  # docstring (file and place), line of code, output, function called
 
