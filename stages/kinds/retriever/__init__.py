@@ -1,13 +1,12 @@
 """The kind retriever: a model that finds passages, turns, examples or tools, trained on one's own rows."""
 
-from collections.abc import Iterator
-
 from stages.kinds.kind import COMPOSED, Blocks, Kind
 from stages.kinds.retriever.knobs import STAGES
 
 SHOWN = ("mrr@10", "perplexity", "reward_ndcg")
 SYSTEMS = ("random", "bm25", "base", "trained", "hybrid", "hybrid_trained", "hybrid_reranked", "oracle")
 MAKERS = ("tasks", "tasks_synthetic", "tasks_embedded")
+ROWS = ("rows", "trained_on")  # knobs that name a dataset whose rows are read
 READERS = ("train_retriever", "train_reranker", "evaluate_retriever")
 # What makes documents, and a student's queries about them, in order.
 WRITTEN_BY = "corpus corpus_xc prompt collect convert tokenize finetune merge export generate".split()
@@ -15,14 +14,11 @@ WRITTEN_BY = "corpus corpus_xc prompt collect convert tokenize finetune merge ex
 
 def before(dataset: str, blocks: Blocks) -> list[str]:
     """The documents and queries that its rows are made of; and these rows, where another dataset has them."""
-    targets = [
-        f"{stage}@{source}"
-        for source in sorted(set(named(dataset, "of", MAKERS, blocks)))
-        for stage in WRITTEN_BY
-        if source in blocks[stage]
-    ]
-    others = [*named(dataset, "rows", READERS, blocks), *named(dataset, "trained_on", READERS, blocks)]
-    for other in sorted(set(others) - {dataset}):
+    targets = []
+    for source in sorted({name for _, name in named(dataset, "of", MAKERS, blocks)}):
+        targets += [f"{stage}@{source}" for stage in WRITTEN_BY if source in blocks[stage]]
+    others = {name for knob in ROWS for _, name in named(dataset, knob, READERS, blocks)}
+    for other in sorted(others - {dataset}):
         rows = [f"{stage}@{other}" for stage in (*MAKERS, "mine", "score") if other in blocks[stage]]
         targets += [*before(other, blocks), *rows]
     return targets
@@ -30,30 +26,24 @@ def before(dataset: str, blocks: Blocks) -> list[str]:
 
 def problem(blocks: Blocks) -> str | None:
     """What a block names that no other block makes."""
-    rows = {dataset for stage in MAKERS for dataset in blocks[stage]}
-    for stages, knob, makers, made in (
-        (
-            READERS,
-            "rows",
-            "tasks, tasks_synthetic or tasks_embedded, and score",
-            rows & blocks["score"].keys(),
-        ),
-        (READERS, "trained_on", "score", blocks["score"].keys()),
-        (MAKERS, "of", "generate", blocks["generate"].keys()),
-    ):
-        for stage in stages:
-            for dataset in blocks[stage]:
-                for name in named(dataset, knob, (stage,), blocks):
-                    if name not in made:
-                        return f"{stage}.{dataset}.{knob}: {makers} must have a block '{name}'"
+    for dataset in sorted({dataset for stage in (*MAKERS, *READERS) for dataset in blocks[stage]}):
+        for stage, name in named(dataset, "of", MAKERS, blocks):
+            if name not in blocks["generate"]:
+                return f"{stage}.{dataset}.of: generate has no block '{name}'"
+        for knob, (stage, name) in (
+            (knob, own) for knob in ROWS for own in named(dataset, knob, READERS, blocks)
+        ):
+            if name not in blocks["score"] or not any(name in blocks[maker] for maker in MAKERS):
+                return (
+                    f"{stage}.{dataset}.{knob}: score, or each of {', '.join(MAKERS)}, has no block '{name}'"
+                )
     return None
 
 
-def named(dataset: str, knob: str, stages: tuple[str, ...], blocks: Blocks) -> Iterator[str]:
-    """The datasets that this one's blocks of `stages` name in a knob."""
-    for stage in stages:
-        if knob in blocks[stage].get(dataset, {}):
-            yield str(blocks[stage][dataset][knob])
+def named(dataset: str, knob: str, stages: tuple[str, ...], blocks: Blocks) -> list[tuple[str, str]]:
+    """(stage, the dataset that its block names in `knob`) of those of a dataset's stages that have it."""
+    own = ((stage, blocks[stage].get(dataset, {})) for stage in stages)
+    return [(stage, str(knobs[knob])) for stage, knobs in own if knob in knobs]
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
