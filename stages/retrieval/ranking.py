@@ -20,7 +20,7 @@ from stages.core.errors import UserError, reason
 from stages.core.files import read_object
 from stages.core.progress import Progress
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.knobs import Search
+from stages.retrieval.knobs import METHOD_FILE, Search, method_of
 from stages.retrieval.neighbours import nearest
 
 CELLS = 1 << 24  # scores of one block of queries, of each system
@@ -127,8 +127,14 @@ def first(scores: np.ndarray, hits: int, above: float = -np.inf) -> np.ndarray:
     return places[np.argsort(-scores[places], kind="stable")[:hits]]
 
 
-def load_reranker(directory: str, knob: str = "reranker") -> CrossEncoder:
-    """The cross-encoder of a directory. Raises UserError, which names the `knob`, where it is none."""
+def load_reranker(directory: str, knob: str = "reranker") -> CrossEncoder | None:
+    """The cross-encoder of a directory, None of models/shipped/none.
+
+    Raises UserError, which names the `knob`, for any other directory.
+    """
+    if (Path(directory) / METHOD_FILE).is_file():
+        method_of(directory, knob, ("none",))
+        return None
     config = Path(directory) / "config.json"
     # An encoder would be loaded, too, with a head of random weights.
     heads = read_object(config).get("architectures") if config.is_file() else None

@@ -100,3 +100,8 @@ def test_a_damaged_cross_encoder_is_told(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
     with pytest.raises(UserError, match="no cross-encoder that can be read"):
         ranking.load_reranker(str(tmp_path))
+
+
+def test_the_directory_that_stands_for_none_is_none(tmp_path):
+    (tmp_path / "retriever.json").write_text('{"type": "none"}')
+    assert ranking.load_reranker(str(tmp_path)) is None

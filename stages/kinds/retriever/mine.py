@@ -87,8 +87,7 @@ def scores_of(
     keys: Keys, queries: list[str], vectors: list[np.ndarray], index: Bm25 | None, knobs: MineKnobs
 ) -> Scores | None:
     """What margins and max_score are about; None where there are neither these nor a reranker."""
-    if method_of(knobs.reranker, "reranker", ("none",)) == MODEL:
-        model = load_reranker(knobs.reranker)
+    if (model := load_reranker(knobs.reranker)) is not None:
 
         def by_reranker(numbers: list[list[int]]) -> list[np.ndarray]:
             pairs = [(queries[row], keys.texts[n]) for row, own in enumerate(numbers) for n in own]
