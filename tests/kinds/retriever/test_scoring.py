@@ -320,9 +320,8 @@ def echoing(reply):
 
 def test_a_server_scores_by_the_log_probabilities_of_the_prompt(bases, llama):
     # the specification's oracle: log-probabilities of -1 and -3 make a score of -2
-    prompt = text_prompt(llama.codec, "a prompt", " sort values")
+    prompt = Prompt((), text_prompt(llama.codec, "a prompt", "").own, (7, 8))
     size = len(prompt.before)
-    assert len(prompt.answer) == 2
     with echoing(lambda body: [None, *[-9.0] * (size - 1), -1.0, -3.0, -9.0]) as (url, asked):
         assert score_prompts(Server(bases["llama"], url, "m"), [prompt]) == [-2.0]
     assert asked[0]["prompt"] == [*prompt.before, *prompt.answer]
