@@ -22,7 +22,7 @@ from stages.kinds.registry import KINDS
 from stages.knobs import SPINE, ConvertKnobs
 from stages.teacher.prices import NO_PRICES
 from tests.helpers.cli import invoke
-from tests.helpers.workspace import OF_SKILLS, ROOT
+from tests.helpers.workspace import ROOT
 
 PYDOC = "prompts/pydoc/params.yaml"
 
@@ -221,7 +221,8 @@ def test_scaffolding_lists_one_file_and_keeps_every_line(project, dataset):
     assert Path("params.yaml").read_text() == shared
     blocks = params.check()
     chain = {stage.name for stage in params.stages_of(dataset, blocks)}
-    assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus_xc", *OF_SKILLS}
+    of_others = {stage.name for kind in KINDS if kind.name != "xc" for stage in kind.stages}
+    assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus_xc", *of_others}
     assert blocks["corpus"][dataset]["path"] == str(project)
     own = Path(file).read_text()
     assert new.scaffold(dataset, str(project)) == []

@@ -120,7 +120,8 @@ def sources(monkeypatch):
         Path(f"lib/{package}/tests").mkdir(parents=True)
         Path(f"lib/{package}/tests/x.py").write_text("broken(")
         for n in range(6):
-            text = f"{CODE.replace('{n}', str(n))}\n" + "".join(f"{package}{n} = {m}\n" for m in range(1500))
+            code = CODE.replace("run({n})", f"run('{package}', {n})").replace("{n}", str(n))
+            text = f"{code}\n" + "".join(f"{package}{n} = {m}\n" for m in range(1500))
             Path(f"lib/{package}/m{n}.py").write_text(text)
     for service in ("s3", "ec2"):
         folder = Path(f"lib/botocore/data/{service}/2020-01-01")
@@ -211,16 +212,28 @@ def test_no_query_meets_its_own_output(sources):
     rows = [row for split in SPLITS for row in task.rows[split]]
     assert rows and not inputs & {row["query"] for row in rows}
     for row in rows:
-        calls = {source_code.called(task.keys[name].split("\n")[0]) for name in row["pos"]}
-        assert calls == {source_code.called(row["query"])}
+        calls = {source_code.CALL.match(task.keys[name])[1] for name in row["pos"]}  # type: ignore[index]
+        assert calls == {source_code.CALL.match(row["query"])[1]}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     "code, name",
-    [("np.a.norm(x)[0]", None), ("np.a.norm(f(x))", "norm"), ("print(sorted(f(x)))", "f"), ("x = 1", None)],
+    [
+        ("np.a.norm(x)[0]", "norm"),
+        ("np.norm(f(x))", "norm"),
+        ("print(sorted(f(x)))", "f"),
+        ("x = f(1)", None),
+        ("print(x)", None),
+    ],
 )
 def test_what_an_example_calls(code, name):
-    assert source_code.called(code) == name
+    found = source_code.CALL.match(code)
+    assert (found and found[1]) == name
+
+
+def test_an_example_is_one_line_with_a_short_output():
+    text = ">>> a(1)\n2\n>>> b = 3\n>>> c(4)\n5\n6\n\n    >>> d(7)\n    8\n\n>>> e(\n... 1)\n2\n>>> f(9)\n0"
+    assert source_code.EXAMPLE.findall(text) == [("a(1)", "2"), ("d(7)", "8"), ("f(9)", "0")]
 
 
 def test_examples_that_say_which_operation_they_are_of_are_left_out(sources):
@@ -261,12 +274,12 @@ def test_one_task_is_built_upon_the_rows_of_all_and_these_upon_a_students_querie
 @pytest.mark.parametrize(
     "file, before, after, message",
     [
-        ("recall", "of: pydoc", "of: faire", "tasks_embedded.recall.of: generate must have a block 'faire'"),
+        ("recall", "of: pydoc", "of: faire", "tasks_embedded.recall.of: generate has no block 'faire'"),
         (
             "recall_qa",
             "rows: recall,",
             "rows: recal,",
-            "train_retriever.recall_qa.rows: tasks, tasks_synthetic or",
+            "train_retriever.recall_qa.rows: score, or each",
         ),
     ],
 )

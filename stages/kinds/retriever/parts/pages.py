@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from stages.core import layout
 from stages.core.errors import UserError
@@ -51,15 +51,16 @@ class Pages:
             return "test"
         return "val" if stable_unit("val", query_id) < VAL_SHARE else "train"
 
+    def row(self, name: str, query: str, documents: Iterable[str], group: str) -> Row:
+        pos = sorted(set(documents))
+        return {"id": name, "query": query, "pos": pos, "answers": [self.answer(pos[0])], "group": group}
+
     def observed(self) -> Splits:
         """The observed queries as rows. A pair that is hidden from other stages is a positive here, too."""
         splits: Splits = {split: [] for split in SPLITS}
         for name, query in self.queries.items():
-            pos = sorted(set(self.about[name]) & self.documents.keys())
-            if pos:
-                answers = [self.answer(pos[0])]
-                row: Row = {"id": name, "query": query["text"], "pos": pos, "answers": answers, "group": name}
-                splits[self.split_of(name)].append(row)
+            if self.about[name]:
+                splits[self.split_of(name)].append(self.row(name, query["text"], self.about[name], name))
         return splits
 
     def synthetic(self) -> Splits:
@@ -71,27 +72,19 @@ class Pages:
         """
         known = {letters(query["text"]) for query in self.queries.values()}
         asked: dict[str, tuple[str, list[str]]] = {}
-        for row in iter_generated(layout.generated(self.dataset)):
-            if "queries" not in row:
+        for written in iter_generated(layout.generated(self.dataset)):
+            if "queries" not in written:
                 raise UserError(
-                    f"{layout.generated(self.dataset)}: its student writes no queries; name a dataset with "
-                    "`task: queries` in `of`"
+                    f"{layout.generated(self.dataset)}: no queries; name a dataset of queries in `of`"
                 )
-            for query in row["queries"]:
-                if row["document_id"] in self.documents and letters(query) and letters(query) not in known:
-                    asked.setdefault(same_query(query), (query, []))[1].append(row["document_id"])
+            for query in written["queries"]:
+                if letters(query) and letters(query) not in known:
+                    asked.setdefault(same_query(query), (query, []))[1].append(written["document_id"])
         splits: Splits = {split: [] for split in SPLITS}
         for query, names in asked.values():
-            pos = sorted(set(names))
-            group = min(self.documents[name]["metadata"].get("group", name) for name in pos)
-            made: Row = {
-                "id": f"s-{key_id(query)}",
-                "query": query,
-                "pos": pos,
-                "answers": [self.answer(pos[0])],
-                "group": group,
-            }
-            splits[max((self.documents[name]["split"] for name in pos), key=SPLITS.index)].append(made)
+            group = min(self.documents[name]["metadata"].get("group", name) for name in names)
+            split = max((self.documents[name]["split"] for name in names), key=SPLITS.index)
+            splits[split].append(self.row(f"s-{key_id(query)}", query, names, group))
         return splits
 
     def following(self, links: Iterable[tuple[str, str, str]]) -> Splits:
@@ -100,21 +93,15 @@ class Pages:
         A description's split is that of the same query in `observed`, so that no task trains on what another
         is measured with.
         """
-        ids: Mapping[str, str] = {same_query(query["text"]): name for name, query in self.queries.items()}
+        ids = {same_query(query["text"]): name for name, query in self.queries.items()}
         targets: dict[tuple[str, str], set[str]] = defaultdict(set)
         for source, text, target in links:
             if {source, target} <= self.documents.keys() and same_query(text) in ids:
                 targets[source, ids[same_query(text)]].add(target)
         splits: Splits = {split: [] for split in SPLITS}
         for (source, name), found in sorted(targets.items()):
-            last, pos = self.queries[name]["text"], sorted(found)
-            row: Row = {
-                "id": key_id(f"{source} {name}"),
-                "query": f"{self.documents[source]['title']}: {self.answer(source)}\n{last}",
-                "pos": pos,
-                "answers": [self.answer(pos[0])],
-                "last": last,
-                "group": name,
-            }
-            splits[self.split_of(name)].append(row)
+            last = self.queries[name]["text"]
+            query = f"{self.documents[source]['title']}: {self.answer(source)}\n{last}"
+            row = self.row(key_id(f"{source} {name}"), query, found, name)
+            splits[self.split_of(name)].append({**row, "last": last})
         return splits

@@ -12,8 +12,8 @@ from typing import Literal, NotRequired, TypedDict
 from stages.core.files import iter_jsonl, write_jsonl
 
 TASKS = ("qa", "convsearch", "chat", "lrlm", "icl", "tool")
-SPLITS = ("train", "val", "test")
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Key(TypedDict):
@@ -27,7 +27,7 @@ class Row(TypedDict):
     """A query and the keys it should find, by id.
 
     `pos` may be empty where only scores say what is good (chat, lrlm). `among`: its own candidates, which it
-    chooses from in place of all keys of the task; for chat and lrlm they are also its negatives. `neg` is
+    chooses from in place of all keys of the task; for chat and lrlm they are also in `neg`. `neg` is
     there after `mine` (or where the source brought it). `teacher_scores` are those of pos, then of neg, and
     exactly as many. `group`: rows of one group are never in two splits, and are resampled together.
     """

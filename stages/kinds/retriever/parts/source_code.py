@@ -1,7 +1,5 @@
 """lrlm and icl: what stands in the files of installed packages. They are read as text, never imported."""
 
-import ast
-import doctest
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,9 +29,12 @@ PIECE = re.compile(r"\s*(?:\w+|[^\w\s])")  # about one and a half tokens of a la
 CHUNK, TARGET, EARLIER = 64, 24, 16  # pieces of a chunk and of the text that is to be guessed; chunks before
 POOL_SHARE = 0.6  # of the docstrings: their examples are keys, those of the others are queries
 MOST_POSITIVES = 8
-SHOWN_BY = ("print", "list", "sorted")  # stand around the call that an example is about
+EXAMPLE = re.compile(
+    r"^[ \t]*>>> (\S.{0,79})\n[ \t]*(?!>>>|\.\.\. )(\S.{0,59})(?=\n[ \t]*(?:>>>|\n|\Z)|\Z)", re.M
+)
+CALL = re.compile(r"(?>(?:(?:print|len|list|sorted)\()*)(?:\w+\.)*(\w+)\(")  # print(np.linalg.norm(x)) → norm
 
-Example = tuple[str, str, str, str]  # docstring (file and name), line of code, output, function called
+Example = tuple[str, str, str, str]  # docstring (file and place), line of code, output, function called
 
 
 def lrlm_task(rows: int) -> Task:
@@ -79,48 +80,26 @@ def icl_task(rows: int) -> Task:
     for number, (docstring, code, output, call) in enumerate(asked):
         if by_call[call] and same_query(code) not in known:
             alike = sorted(by_call[call], key=lambda key: stable_integer(code, key))[:MOST_POSITIVES]
-            name = f"{docstring}-{number:05d}"
-            row: Row = {
-                "id": name,
-                "query": code,
-                "pos": sorted(alike),
-                "answers": [output],
-                "group": docstring,
-            }
-            found.append(row)
+            found.append(
+                {
+                    "id": f"{docstring}-{number:05d}",
+                    "query": code,
+                    "pos": sorted(alike),
+                    "answers": [output],
+                    "group": docstring,
+                }
+            )
     return Task(keys, sampled(keys, split_rows(distinct(found), 0.1, 0.3), rows).rows)
 
 
 def package_examples(package: str) -> Iterator[Example]:
-    """The calls in one line, with a short output, that the docstrings of a package's files show."""
+    """The calls in one line, with an output in one line, that the docstrings of a package's files show."""
     for file, path in source_files(package):
-        text = path.read_text("utf-8", "replace")
-        for node in ast.walk(ast.parse(text)) if ">>>" in text else ():
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
-                continue
-            try:
-                shown = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
-            except ValueError:  # not as doctest has it
-                continue
-            for code, output in ((one.source.strip(), one.want.strip()) for one in shown):
-                one_line = "\n" not in code + output and len(code) <= 80 and 0 < len(output) <= 60
+        for number, docstring in enumerate(path.read_text("utf-8", "replace").split('"""')):
+            for code, output in EXAMPLE.findall(docstring):
                 # `...` stands for any text, and an address differs in every process
-                if one_line and "..." not in output and " at 0x" not in output and (call := called(code)):
-                    yield f"{file}:{node.name}", code, output, call
-
-
-def called(code: str) -> str | None:
-    """The name of the function that an expression calls, its last part: `np.linalg.norm(x)` → norm."""
-    try:
-        node = ast.parse(code, mode="eval").body
-    except SyntaxError:
-        return None
-    while isinstance(node, ast.Call):
-        name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
-        if name not in SHOWN_BY or not node.args:
-            return name
-        node = node.args[0]
-    return None
+                if (call := CALL.match(code)) and "..." not in output and " at 0x" not in output:
+                    yield f"{file}:{number:04d}", code.strip(), output.strip(), call[1]
 
 
 def source_files(package: str) -> list[tuple[str, Path]]:
