@@ -158,6 +158,14 @@ def test_files_say_what_is_held_out_and_the_rest_is_by_hash():
     assert 2 <= list(split_of.values()).count("val") <= 14
 
 
+def test_rows_to_measure_with_may_have_answers_alone():
+    """As upstream's of PopQA: found is what holds an answer."""
+    write("corpus.jsonl", {"title": "T", "text": "t"})
+    write("eval.json", {"query": "who", "answers": ["t"], "key": ["T t"], "key_index": [0]})
+    assert run()["tasks"]["qa"] == {"keys": 1, "train": 0, "val": 0, "test": 1, "groups": 1, "scored": 0}
+    assert rows_of("qa")["0"]["pos"] == [] and "among" not in rows_of("qa")["0"]
+
+
 def test_a_query_in_two_files_is_an_error_and_in_one_file_stays_in_one_split():
     write("train.jsonl", {"query": "Where  IS it", "pos": "p"}, {"query": "other", "pos": "r"})
     write("test.jsonl", {"query": "where is it", "pos": "s"})

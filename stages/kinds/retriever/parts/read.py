@@ -14,11 +14,16 @@ from stages.core.rows import as_text, ending
 from stages.kinds.retriever.knobs import TasksKnobs
 from stages.kinds.retriever.parts.input_rows import InputRow, input_row
 from stages.kinds.retriever.parts.made import Splits, Task, key_id, split_rows
-from stages.kinds.retriever.parts.rows import TASKS, Row
+from stages.kinds.retriever.parts.rows import TASKS, Row, Split
 from stages.sources.data_files import READERS, data_files, rows_of
 
 PREFIX = "llm-embedder:"  # of upstream's paths, for its --data_root
-SPLIT_NAMES = dict.fromkeys(("val", "dev", "valid", "validation"), "val") | {"train": "train", "test": "test"}
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "test": "test",
+    "eval": "test",
+    **dict.fromkeys(("val", "dev", "valid", "validation"), "val"),
+}
 TASK_NAMES = {name: name for name in TASKS} | {"conversation": "convsearch"}  # as upstream's scripts call it
 BY_SCORES = ("chat", "lrlm")  # tasks whose rows need no pos: a language model's scores say what is good
 
@@ -89,21 +94,23 @@ class Reader:
                 raise UserError(
                     f"{where}: the id {name!r} is that of a row above, too; give each row its own"
                 )
-            rows[name] = {"id": name, **self.resolved(where, task, row, corpus)}
+            labelled = self.resolved(where, task, row, corpus)
+            measured = bool(row.answers) and split_of(inside) != "train"  # by the answers in what is found
+            if not labelled["pos"] and "among" not in labelled and not measured:
+                raise UserError(
+                    f"{where}: field 'pos' is missing; expected what the query should find: pos (texts), "
+                    "pos_index (rows of a corpus), or a history"
+                )
+            rows[name] = {"id": name, **labelled}
         if not rows:
             raise UserError(f"{file}: zero rows; put rows there or delete the file")
         self.rows[task][inside] = list(rows.values())
         self.keys[task] |= corpus.texts if corpus else {}
 
     def resolved(self, where: str, task: str, row: InputRow, corpus: Corpus | None) -> dict:
-        """The row with ids of keys in place of texts. Raises UserError where nothing says what is good."""
+        """The row with ids of keys in place of texts; with `among` where only scores say what is good."""
         pos = self.named(where, task, "pos", row.pos, row.pos_index, corpus)
         neg = self.named(where, task, "neg", row.neg or row.history, row.neg_index, corpus)
-        if not pos and not (neg and (row.history or row.teacher_scores or task in BY_SCORES)):
-            raise UserError(
-                f"{where}: field 'pos' is missing; expected what the query should find: pos (texts), "
-                "pos_index (rows of a corpus), or a history"
-            )
         unique = dict.fromkeys([*pos, *neg])  # a key that stands twice counts where it comes first
         self.found["keys named twice in a row, or in pos and neg: the first counts"] += len(pos + neg) - len(
             unique
@@ -114,15 +121,16 @@ class Reader:
             score = dict(reversed(list(zip(pos + neg, row.teacher_scores, strict=True))))
             made["teacher_scores"] = [score[name] for name in unique]
             self.found["rows whose teacher_scores are all equal"] += len(set(row.teacher_scores)) == 1
+        by_scores = row.history or row.teacher_scores or task in BY_SCORES
         optional = {
-            "among": [] if pos else negatives,
+            "among": negatives if not pos and by_scores else [],
             "neg": negatives,
             "answers": [answer.strip() for answer in row.answers if answer.strip()],
             "context": row.context,
             "last": row.last,
         }
         made |= {name: value for name, value in optional.items() if value}
-        return made | {"group": row.group or (positives or negatives)[0]}
+        return made | {"group": row.group or (positives or negatives or [row.query])[0]}
 
     def named(
         self, where: str, task: str, field: str, texts: list[str], places: list, corpus: Corpus | None
@@ -160,17 +168,21 @@ def read_tasks(knobs: TasksKnobs) -> tuple[dict[str, Task], Counter]:
     return tasks, reader.found
 
 
+def split_of(file: Path) -> Split:
+    """The split that a file's name says, as `nq-test.json`."""
+    words = re.split(r"[._-]", file.name.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
+
+
 def placed(task: str, files: dict[Path, list[Row]], knobs: TasksKnobs) -> Splits:
     """The rows of each split; where a task has several files, their ids begin with its name.
 
     Raises UserError where none is left to train on.
     """
-    given: dict[str, list[Row]] = defaultdict(list)
+    given: dict[Split, list[Row]] = defaultdict(list)
     for inside, rows in files.items():
-        words = re.split(r"[._-]", inside.name.lower())
-        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
         before = f"{inside.as_posix().removesuffix(ending(inside))}/" if len(files) > 1 else ""
-        given[split] += [{**row, "id": before + row["id"]} for row in rows]
+        given[split_of(inside)] += [{**row, "id": before + row["id"]} for row in rows]
     val_share, test_share = (
         (0 if "val" in given else knobs.val_share),
         (0 if "test" in given else knobs.test_share),
