@@ -19,7 +19,11 @@ class TasksKnobs(Knobs):
     files: list[str] = Field([], description="files of the folder; default: all. `llm-embedder:` may precede")
     task: TaskName = Field("qa", description="task of rows that do not name theirs")
     corpus: str | None = Field(None, description="file of keys in the folder; default: corpus.*, documents.*")
-    key_template: str = Field("{title} {text}", description="a key's text from the columns of the corpus")
+    key_template: str = Field(
+        "{title} {text}",
+        pattern=r"^([^{}]*\{[^{}!:.\[\]\d][^{}!:.\[\]]*\})+[^{}]*$",
+        description="a key's text from the columns of the corpus",
+    )
     val_share: float = Field(0.1, ge=0, lt=0.5, description="where no file is called val")
     test_share: float = Field(0.15, ge=0, lt=0.5, description="where no file is called test")
 

@@ -118,7 +118,7 @@ def test_places_are_looked_up_in_the_corpus_which_counts():
         {"query": "t", "pos": "u"},
     )
     figures = run("--key_template", "{title} {content}", *TRAIN)
-    assert figures["found"] == {"texts of neg that are not the corpus's own at neg_index, which counts": 1}
+    assert figures["found"] == {"texts of neg unlike the corpus's at neg_index, which counts": 1}
     rows = rows_of("qa")
     assert rows["qa/0"]["pos"] == ["1"] and rows["qa/0"]["neg"] == ["3"]
     assert rows["more/0"]["pos"] == ["2"] and rows["more/1"]["pos"] == ["3"]
@@ -126,12 +126,12 @@ def test_places_are_looked_up_in_the_corpus_which_counts():
 
 
 def test_documents_and_questions():
-    write("documents.jsonl", *({"id": f"d{n}", "title": "", "text": f"text {n}"} for n in range(20)))
-    asked = [{"question": f"about {n}?", "document_id": f"d{n}", "answer": f"{n}"} for n in range(20)]
+    write("documents.jsonl", *({"id": 100 - n, "title": "", "text": f"text {n}"} for n in range(20)))
+    asked = [{"question": f"about {n}?", "document_id": 100 - n, "answer": f"{n}"} for n in range(20)]
     write("questions.jsonl", *asked)
     figures = run()["tasks"]["qa"]
     assert figures["keys"] == 20 and min(figures[split] for split in SPLITS) >= 1
-    assert rows_of("qa")["4"]["pos"] == ["d4"] and rows_of("qa")["4"]["answers"] == ["4"]
+    assert rows_of("qa")["4"]["pos"] == ["96"] and rows_of("qa")["4"]["answers"] == ["4"]
     check_whole("qa")
 
 
@@ -188,7 +188,7 @@ def test_the_first_place_of_a_key_counts():
     row, keys = rows_of("qa")["0"], read_keys(MADE / "qa")
     assert [keys[name] for name in row["pos"] + row["neg"]] == ["a", "b", "c"]
     assert row["teacher_scores"] == [6, 5, 3]
-    assert figures["found"] == {"keys named twice in a row, or in pos and neg: the first counts": 3}
+    assert figures["found"] == {"keys that a row names again": 3}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_the_first_place_of_a_key_counts():
         ({**ONE, "query_id": [0]}, "row 2: field 'query_id': Input should be a valid string, found '[0]'"),
         (
             {"query": "q", "pos_index": [0]},
-            "row 2: field 'pos_index' names rows of a corpus",
+            "row 2: names 0 of a corpus as pos, and there is none; put it",
         ),
         ({"query": "q", "pos_index": [0.5]}, "row 2: field 'pos_index': Input should be a valid integer"),
         ({**ONE, "pos_index": [0, 1]}, "row 2: 1 texts in pos, 2 places in pos_index; give as many"),
@@ -259,15 +259,22 @@ def test_a_file_that_cannot_be_read_is_one_line(raw, message):
         (
             [{"title": "", "text": "a"}],
             {"query": "q", "pos_index": 1},
-            "names 1, which is not in rows/",
+            "row 1: 1, named as pos, is not in rows/corpus.jsonl",
         ),
-        ([{"title": "", "text": "a"}], {"query": "q", "pos_index": "x"}, "names 'x', which is not in"),
+        ([{"title": "", "text": "a"}], {"query": "q", "pos_index": "x"}, "'x', named as pos, is not in"),
     ],
 )
 def test_a_corpus_that_cannot_be_used_is_one_line(rows, row, message):
     write("corpus.jsonl", *rows)
     write("qa.json", row)
     assert message in refused()
+
+
+@pytest.mark.parametrize("template", ["{", "{}", "{0}", "{text!r}", "{text:9}", "{text.x}", "text"])
+def test_a_template_that_is_none_is_one_line(template):
+    write("corpus.jsonl", {"text": "a"})
+    write("qa.json", ONE)
+    assert "params.yaml, tasks.d: key_template: String should match" in refused("--key_template", template)
 
 
 def test_folders_and_files_that_are_not_there():

@@ -39,6 +39,7 @@ def _several(value: Any) -> Any:
 Word = Annotated[str, BeforeValidator(_written)]
 Text = Annotated[Word, AfterValidator(_with_letters)]
 Texts = Annotated[list[Text], BeforeValidator(_several)]
+Words = Annotated[list[Word], BeforeValidator(_several)]
 Places = Annotated[list[StrictInt | StrictStr], BeforeValidator(_several)]
 
 
@@ -53,18 +54,13 @@ class InputRow(BaseModel):
     pos: Texts = Field([], description="texts that the query should find")
     neg: Texts = Field([], description="texts that it should not find")
     history: Texts = Field([], description="earlier exchanges that it chooses from")
-    pos_index: Places = Field(
-        [],
-        validation_alias=AliasChoices("pos_index", "document_id"),
-        description="rows of the corpus, or ids",
-    )
+    pos_index: Places = Field([], description="rows of the corpus from 0, or its ids")
+    document_id: Words = Field([], description="ids of the corpus, also numbers; stands for pos_index")
     neg_index: Places = Field([], description="rows of the corpus from 0, or its ids")
     teacher_scores: Annotated[list[FiniteFloat], BeforeValidator(_several)] = Field(
         [], description="a number for each text of pos, then of neg or history"
     )
-    answers: Annotated[list[Word], BeforeValidator(_several)] = Field(
-        [], validation_alias=AliasChoices("answers", "answer"), description="texts"
-    )
+    answers: Words = Field([], validation_alias=AliasChoices("answers", "answer"), description="texts")
     context: str = Field("", description="text between a key and the query")
     last: str = Field("", description="the last turn of the query alone")
     group: Word = Field("", description="the same for rows that are held out together")
@@ -82,6 +78,7 @@ def input_row(where: str, fields: dict) -> InputRow:
         )
         expected = InputRow.model_fields[name if name in InputRow.model_fields else "query"].description
         raise UserError(f"{where}: field '{name}': {why}; expected {expected}: correct the row") from None
+    row.pos_index = row.pos_index or [*row.document_id]
     if row.history and (row.pos or row.neg):
         raise UserError(f"{where}: has `history` beside pos or neg, which it stands for; delete one of them")
     for name in ("pos", "neg"):

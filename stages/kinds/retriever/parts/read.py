@@ -51,9 +51,7 @@ class Corpus:
                 )
             self.texts.setdefault(before + given, text)
             if len(self.texts) <= number:
-                raise UserError(
-                    f"{where}: the id {given!r} is that of a row above, too; give each row its own"
-                )
+                raise UserError(f"{where}: the id {given!r} is that of a row above, too; change one of them")
         self.ids = list(self.texts)
         self.by_text = {text: name for name, text in reversed(self.texts.items())}
 
@@ -64,8 +62,8 @@ class Corpus:
             name = self.ids[place]
         if name not in self.texts:
             raise UserError(
-                f"{where}: field '{field}' names {place!r}, which is not in {self.file}; give the number "
-                f"of one of its {len(self.ids):,} rows, from 0, or an id"
+                f"{where}: {place!r}, named as {field}, is not in {self.file}; give an id of it, or a "
+                f"number of its {len(self.ids):,} rows, from 0"
             )
         return name
 
@@ -91,9 +89,7 @@ class Reader:
                 )
             task, name = row.task or task, row.query_id or str(number)
             if name in rows:
-                raise UserError(
-                    f"{where}: the id {name!r} is that of a row above, too; give each row its own"
-                )
+                raise UserError(f"{where}: the id {name!r} is that of a row above, too; change one of them")
             labelled = self.resolved(where, task, row, corpus)
             measured = bool(row.answers) and split_of(inside) != "train"  # by the answers in what is found
             if not labelled["pos"] and "among" not in labelled and not measured:
@@ -112,9 +108,7 @@ class Reader:
         pos = self.named(where, task, "pos", row.pos, row.pos_index, corpus)
         neg = self.named(where, task, "neg", row.neg or row.history, row.neg_index, corpus)
         unique = dict.fromkeys([*pos, *neg])  # a key that stands twice counts where it comes first
-        self.found["keys named twice in a row, or in pos and neg: the first counts"] += len(pos + neg) - len(
-            unique
-        )
+        self.found["keys that a row names again"] += len(pos + neg) - len(unique)
         positives, negatives = list(dict.fromkeys(pos)), [name for name in unique if name not in set(pos)]
         made: dict = {"query": row.query, "pos": positives}
         if row.teacher_scores:
@@ -137,15 +131,13 @@ class Reader:
     ) -> list[str]:
         """Ids of keys: by their places where there is a corpus, else by their texts."""
         if corpus and places:
-            ids = [corpus.resolve(where, f"{field}_index", place) for place in places]
+            ids = [corpus.resolve(where, field, place) for place in places]
             differ = sum(corpus.texts[name] != text for name, text in zip(ids, texts, strict=False))
-            self.found[f"texts of {field} that are not the corpus's own at {field}_index, which counts"] += (
-                differ
-            )
+            self.found[f"texts of {field} unlike the corpus's at {field}_index, which counts"] += differ
             return ids
         if places and not texts:
             raise UserError(
-                f"{where}: field '{field}_index' names rows of a corpus, and there is none; put it into the "
+                f"{where}: names {places[0]!r} of a corpus as {field}, and there is none; put it into the "
                 f"folder as corpus.jsonl, or give texts as {field}"
             )
         ids = [(corpus.by_text.get(text) if corpus else None) or key_id(text) for text in texts]
