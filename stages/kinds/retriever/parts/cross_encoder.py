@@ -44,7 +44,8 @@ def open_cross_encoder(knobs: TrainRerankerKnobs) -> CrossEncoder:
     if not (Path(knobs.base) / "config.json").is_file():
         raise UserError(f"base: {knobs.base}: holds no config.json; expected the directory of an encoder")
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # a warning that the head is fresh
+    for chatty in ("transformers", "sentence_transformers"):  # they warn that the head is fresh
+        logging.get_logger(chatty).setLevel(logging.ERROR)
     torch.manual_seed(knobs.seed)  # of a fresh head
     try:
         model = CrossEncoder(

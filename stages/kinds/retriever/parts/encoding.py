@@ -69,9 +69,12 @@ class Texts:
         return len(self.features_of[number]["input_ids"])
 
     def by_length(self, numbers: np.ndarray) -> np.ndarray:
-        """The distinct ones of `numbers`, shortest first."""
-        distinct = np.unique(numbers)
-        return distinct[np.argsort([self.length(number) for number in distinct], kind="stable")]
+        """The distinct ones of `numbers`, shortest first, those of one length as they come.
+
+        Not by number, which depends on what steps before this one have seen: a continued run would add in
+        another order.
+        """
+        return np.array(sorted(dict.fromkeys(numbers.reshape(-1).tolist()), key=self.length))
 
     def tokens(self, numbers: Iterable[int]) -> int:
         return sum(map(self.length, numbers))
