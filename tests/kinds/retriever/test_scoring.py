@@ -150,6 +150,13 @@ def test_a_key_is_cut_first_and_then_the_beginning(llama):
         assert llama.codec.tokenizer.decode(prompt.before).endswith(f"{query[-30:]}\n\nAnswer: ")
 
 
+def test_a_key_of_a_megabyte_is_not_read_whole(llama):
+    started = time.monotonic()
+    before, _, cut = made(llama, "icl", {}, WORDS * 2000)
+    assert (cut, before.startswith(WORDS[:100]), before.endswith("\nq\n")) == (1, True, True)
+    assert time.monotonic() - started < 0.5
+
+
 def test_one_answer_a_row_and_blank_ones_are_none():
     row = {"id": "r", "answers": ["", " ", "one", "two"]}
     assert {answer_of(row | {"id": str(n)}, 1) for n in range(20)} == {"one", "two"}
