@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts import encoding, trainer
 from stages.kinds.retriever.parts.losses import retriever_loss
 from stages.kinds.retriever.train_retriever import run
