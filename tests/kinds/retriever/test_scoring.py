@@ -150,6 +150,13 @@ def test_a_key_is_cut_first_and_then_the_beginning(llama):
         assert llama.codec.tokenizer.decode(prompt.before).endswith(f"{query[-30:]}\n\nAnswer: ")
 
 
+def test_a_key_of_a_megabyte_is_not_read_whole(llama):
+    started = time.monotonic()
+    before, _, cut = made(llama, "icl", {}, WORDS * 2000)
+    assert (cut, before.startswith(WORDS[:100]), before.endswith("\nq\n")) == (1, True, True)
+    assert time.monotonic() - started < 0.5
+
+
 def test_one_answer_a_row_and_blank_ones_are_none():
     row = {"id": "r", "answers": ["", " ", "one", "two"]}
     assert {answer_of(row | {"id": str(n)}, 1) for n in range(20)} == {"one", "two"}
@@ -320,9 +327,8 @@ def echoing(reply):
 
 def test_a_server_scores_by_the_log_probabilities_of_the_prompt(bases, llama):
     # the specification's oracle: log-probabilities of -1 and -3 make a score of -2
-    prompt = text_prompt(llama.codec, "a prompt", " sort values")
+    prompt = Prompt((), text_prompt(llama.codec, "a prompt", "").own, (7, 8))
     size = len(prompt.before)
-    assert len(prompt.answer) == 2
     with echoing(lambda body: [None, *[-9.0] * (size - 1), -1.0, -3.0, -9.0]) as (url, asked):
         assert score_prompts(Server(bases["llama"], url, "m"), [prompt]) == [-2.0]
     assert asked[0]["prompt"] == [*prompt.before, *prompt.answer]

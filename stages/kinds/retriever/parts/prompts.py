@@ -12,6 +12,7 @@ from stages.kinds.retriever.parts.lm_scoring import Prompt, answer_ids, text_pro
 from stages.kinds.retriever.parts.rows import Row
 
 KNOWLEDGE = "Knowledge: {key}\n\nQuestion: {query}\n\nAnswer: "
+TOKEN_CHARACTERS = 100  # no more of a token are looked at: a key may be a MB, of which 96 tokens are read
 TEMPLATES = {
     "qa": KNOWLEDGE,
     "convsearch": KNOWLEDGE,
@@ -46,14 +47,16 @@ class Prompts:
         room = knobs.max_length - len(target)
         texts = {"query": strip(row["query"]), "context": row.get("context", "")}
         prompts = []
-        for key in map(strip, keys):
+        longest = TOKEN_CHARACTERS * knobs.key_max_length
+        for whole in map(strip, keys):
+            key = whole[:longest]
             ends = [end for _, end in self.codec.tokenizer.encode(key, add_special_tokens=False).offsets]
             size = min(len(ends), knobs.key_max_length)
             prompt = self._made(key[: ends[size - 1]] if size else "", texts)
             while size and len(prompt.before) > room:
                 size = max(0, size - (len(prompt.before) - room))
                 prompt = self._made(key[: ends[size - 1]] if size else "", texts)
-            self.cut += size < len(ends)
+            self.cut += size < len(ends) or len(key) < len(whole)
             if len(prompt.before) > room:
                 prompt = Prompt((), prompt.before[-room:], ())
             prompts.append(prompt._replace(answer=target))
