@@ -30,13 +30,11 @@ def problem(blocks: Blocks) -> str | None:
         for stage, name in named(dataset, "of", MAKERS, blocks):
             if name not in blocks["generate"]:
                 return f"{stage}.{dataset}.of: generate has no block '{name}'"
-        for knob, (stage, name) in (
-            (knob, own) for knob in ROWS for own in named(dataset, knob, READERS, blocks)
-        ):
-            if name not in blocks["score"] or not any(name in blocks[maker] for maker in MAKERS):
-                return (
-                    f"{stage}.{dataset}.{knob}: score, or each of {', '.join(MAKERS)}, has no block '{name}'"
-                )
+        for knob in ROWS:
+            for stage, name in named(dataset, knob, READERS, blocks):
+                if name not in blocks["score"] or not any(name in blocks[maker] for maker in MAKERS):
+                    lacks = f"score, or each of {', '.join(MAKERS)}, has no block '{name}'"
+                    return f"{stage}.{dataset}.{knob}: {lacks}"
     return None
 
 

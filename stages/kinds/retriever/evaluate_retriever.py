@@ -73,7 +73,7 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
                 merge(figures[task], reader.read(task, keys, rows, hits))
             missed[task] = misses(keys, labelled, own)
             told[task] = {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
-            shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if own}
+            shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if labelled}
             told[task] |= {"leaks": leaks[task], "cosines": shown}
             write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
             for system, found in hits.items():

@@ -17,7 +17,7 @@ from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, score_prompts
-from stages.kinds.retriever.parts.prompts import Prompts, answer_of
+from stages.kinds.retriever.parts.prompts import TOKEN_CHARACTERS, Prompts, answer_of
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.systems import Keys
 from stages.retrieval.ranking import Hits
@@ -128,8 +128,10 @@ class Reader:
 
     def cut(self, text: str) -> str:
         """As long as a key may be where it is scored."""
+        limit = self.limits.key_max_length
+        text = text[: TOKEN_CHARACTERS * limit]
         ends = [end for _, end in self.model.codec.tokenizer.encode(text, add_special_tokens=False).offsets]
-        return text[: ends[: self.limits.key_max_length][-1]] if ends else ""
+        return text[: ends[:limit][-1]] if ends else ""
 
 
 def others(row: Row, answers: Sequence[str]) -> list[str]:
