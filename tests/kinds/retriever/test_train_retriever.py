@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel, AutoTokenizer
 
 from stages.core import layout
@@ -379,3 +380,19 @@ def test_a_loss_that_is_no_number_is_told(place, monkeypatch):
     monkeypatch.setattr(trainer, "retriever_loss", lambda queries, *_: queries.sum() * float("nan"))
     with pytest.raises(UserError, match="the loss is not finite at step 1; lower lr"):
         run("d", knobs(train=["qa"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("named", [False, True])
+def test_attention_under_autocast_is_in_float32(dtype, named):
+    """Bit-equal to float32 of the same inputs, rounded at the end; masks stay what they are."""
+    given = [torch.randn(2, 4, 8, 16).to(dtype) for _ in range(3)]
+    mask = torch.ones(2, 1, 8, 8, dtype=torch.bool).tril()
+    wanted = scaled_dot_product_attention(*(each.float() for each in given), attn_mask=mask).to(dtype)
+    inputs = dict(zip(("query", "key", "value"), given, strict=True))
+    with torch.autocast("cpu", torch.bfloat16), encoding.Float32Attention():
+        found = scaled_dot_product_attention(
+            *() if named else given, **inputs if named else {}, attn_mask=mask
+        )
+        assert (given[0].flatten(2) @ given[1].flatten(2).transpose(1, 2)).dtype == torch.bfloat16
+    assert found.dtype == dtype and torch.equal(found, wanted)

@@ -8,9 +8,12 @@ graph is kept between the two passes: GradCache (Gao et al. 2021).
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from stages.student.data import micro_batches
 from stages.student.formats.litgpt import Fabric
@@ -94,6 +97,24 @@ class Texts:
         return made
 
 
+class Float32Attention(TorchFunctionMode):
+    """Attention in float32 where autocast computes in bfloat16, for the sake of CPUs.
+
+    PyTorch's bfloat16 kernel goes back in 113 ms where float32's takes 33 (32 texts of 100 tokens, 12 heads
+    of 32, one thread of an AMD EPYC); all else is faster in bfloat16.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        given = [*args, *kwargs.values()]
+        wide = [each.float() if getattr(each, "dtype", None) == torch.bfloat16 else each for each in given]
+        with torch.autocast("cpu", enabled=False):
+            made = func(*wide[: len(args)], **dict(zip(kwargs, wide[len(args) :], strict=True)))
+        return made.to(given[0].dtype)
+
+
 class Encoding:
     """The model's outputs for texts, float32 (texts, dims), and the way back.
 
@@ -131,7 +152,8 @@ class Encoding:
         return [part for part in parts if len(part)]
 
     def _forward(self, numbers: np.ndarray, model) -> torch.Tensor:
-        with self.fabric.autocast():
+        cpu = self.fabric.device.type == "cpu"
+        with self.fabric.autocast(), Float32Attention() if cpu else nullcontext():
             made = model(self.texts.features(numbers, self.fabric.device))[self.output]
         return made.float().view(len(numbers), -1)
 
