@@ -104,7 +104,9 @@ def fingerprint(knobs: Encoder) -> str:
         return sha256_json(["tfidf", knobs.dims, BLOCK, code, versions])
     import torch  # as above
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    from stages.retrieval.neighbours import coarse_type
+
+    device = "cuda" if torch.cuda.is_available() else str(coarse_type())
     contents = sha256_folder(Path(knobs.encoder))
     weights = sha256_file(_existing(knobs.weights)) if knobs.weights else None
     versions = [version(name) for name in ("sentence-transformers", "transformers", "torch")]

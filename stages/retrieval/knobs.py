@@ -42,7 +42,7 @@ class Encoder(Knobs):
     max_length: int = Field(0, ge=0, description="tokens a model cuts a text to; 0: its own limit")
     synthetic_prompt: str = Field("", description="put before each text written by the student, for a model")
     observed_prompt: str = Field("", description="put before each text to compare with, for a model")
-    batch_size: int = Field(128, gt=0, description="texts that a model encodes at once")
+    batch_size: int = Field(16, gt=0, description="texts that a model encodes at once")
     weights: str = Field("", description="checkpoint (.pt) of an NGAME-style wrapper around the model")
 
     @property
