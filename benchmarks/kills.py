@@ -313,6 +313,7 @@ def main() -> None:
             busy = (number + chosen[:number].count(target)) % 2 == 1
             if project := killer.kill(pristine, target, seconds[target], busy):
                 killer.compare(project, pristine, target)
+            print(f"{number + 1} kills: {killer.counts}", file=sys.stderr, flush=True)
         found = {"stages": len({target.split("@")[0] for target in chosen}), "moments": killer.moments}
         found |= killer.counts
         found["bf16"] = in_bf16(killer, pristine, max(given.kills // 10, 1), seconds["generate@alpha"])
