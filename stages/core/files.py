@@ -266,15 +266,21 @@ def atomic_directory(
     dicts may be filled inside the block.
     """
     path = Path(path)
+    with temporary_directory(path) as temporary, disk_errors(path, temporary):
+        yield temporary
+        _seal(temporary, producer, rows or {}, hashed)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        fsync(path.parent)
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `path`. It is removed at the end, by the next process if this is killed."""
     temporary = _sibling(path)
     temporary.mkdir()
     try:
-        with disk_errors(path, temporary):
-            yield temporary
-            _seal(temporary, producer, rows or {}, hashed)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-            fsync(path.parent)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
