@@ -1,13 +1,13 @@
-"""kill -9 a build at random moments in every stage: does the same command go on, and to the same bytes?
+"""kill -9 a build at random moments in every stage: does the next one go on, and to the same bytes?
 
 A project with tiny datasets is built once, undisturbed: `alpha` takes part in the spine and in the kind xc,
 `beta` in corpus_xc, `otto` in the kind skills. The teacher is a local server. For each kill, a copy in which
-one stage has never run is built again (`python -m stages build`), and its whole process group gets SIGKILL in
-that stage: half of the kills at any moment that it took undisturbed, half after the first trace that it left
-in the tree. The same command is given again and has to end well.
+one stage has never run makes it, by the command of a build, and the whole process group gets SIGKILL: half of
+the kills at any moment that the stage took undisturbed, half after the first trace that it left in the tree.
+Then the dataset is built (`python -m stages build`), to the end.
 
 - moments: where the kills struck. After its record in dvc.lock a stage is finished.
-- refused: kills after which the same command failed.
+- refused: kills after which the build failed.
 - mismatches: kills after which some file of a declared output was another than in the undisturbed project.
   Figures of time are left out, and so is the report, which shows them, unless the report itself was killed.
 - left_over: files in the tree that the undisturbed project has not.
@@ -48,6 +48,7 @@ from tests.helpers.workspace import ROOT, Workspace, tiny_params
 from tests.helpers.xc_fixture import orcas
 
 DATASETS = ("alpha", "beta", "otto")
+REPRO = ("stages.core.dvc", "--wait-for-lock", "repro", "-s")  # as a build calls it
 MONEY = ("requests", "asked_again", "in_flight")
 SHORT_S, TIME_LIMIT_S = 0.3, 600
 UNTIMED = {"latency_requests": 0}  # latencies are figures of time
@@ -100,14 +101,13 @@ def make_project(directory: Path, url: str) -> Workspace:
     return project
 
 
-def build(project: Workspace, dataset: str, log: Path) -> subprocess.Popen:
-    """Start a build in a process group of its own; what it prints goes to `log`."""
+def start(project: Workspace, log: Path, *command: str) -> subprocess.Popen:
+    """Start a module in a process group of its own; what it prints goes to `log`."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "RETORT_TRACKING": "off"}
-    command = [sys.executable, "-m", "stages", "build", dataset]
     with open(log, "w") as stream:
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", *command],
             cwd=project.directory,
             env=environment,
             stdout=stream,
@@ -126,7 +126,7 @@ def wait(process: subprocess.Popen, until: Callable[[], object]) -> bool:
     while not until():
         if process.poll() is not None:
             return False
-        time.sleep(0.002)
+        time.sleep(0.005)
     return True
 
 
@@ -134,7 +134,7 @@ def undisturbed(project: Workspace, log: Path) -> dict[str, float]:
     """Build everything; returns the seconds of every stage, what DVC does after it included."""
     seconds: dict[str, float] = {}
     for dataset in DATASETS:
-        process, begun = build(project, dataset, log), {}
+        process, begun = start(project, log, "stages", "build", dataset), {}
         while process.poll() is None:
             for target in running(log):
                 begun.setdefault(target, time.monotonic())
@@ -224,14 +224,14 @@ class Killer:
         self.counts = dict.fromkeys(("refused", "mismatches", "left_over", *MONEY), 0)
 
     def kill(self, pristine: Workspace, target: str, seconds: float, busy: bool) -> Workspace | None:
-        """Kill a build in `target` and give the command again; returns the project, None if it is refused."""
+        """Kill `target` and build the dataset; returns the project, None if that is refused."""
         place, log = self.folder / "killed", self.folder / "log"
         shutil.rmtree(place, ignore_errors=True)
         project = Workspace(Path(shutil.copytree(pristine.directory, place, symlinks=True)))
         outs = [out["path"] for out in project.lock()[target]["outs"]]
         undo(project, target)
         self.teacher.seen.clear()
-        before, process = traces(project, outs), build(project, dataset_of(target), log)
+        before, process = traces(project, outs), start(project, log, *REPRO, target)
         wait(process, lambda: target in running(log))
         began = time.monotonic()
         if busy:
@@ -245,7 +245,7 @@ class Killer:
         print(f"{target}: killed {moment}", file=sys.stderr, flush=True)
         time.sleep(SHORT_S)  # the server ends with what is in flight
         kept, calls = stored(project), self.teacher.calls
-        ended = build(project, dataset_of(target), log).wait(TIME_LIMIT_S)
+        ended = start(project, log, "stages", "build", dataset_of(target)).wait(TIME_LIMIT_S)
         self.count_money(calls, kept if target.startswith("collect@") else None)
         if not ended:
             return project
@@ -285,7 +285,7 @@ def in_bf16(killer: Killer, pristine: Workspace, kills: int, seconds: float) -> 
     blocks = pristine.params()
     blocks["generate"]["alpha"] |= BF16
     pristine.write_params(blocks)
-    if build(pristine, "alpha", killer.folder / "log").wait():
+    if start(pristine, killer.folder / "log", "stages", "build", "alpha").wait():
         sys.exit((killer.folder / "log").read_text())
     expected, changed, missing = texts(pristine), 0, 0
     for number in range(kills):
