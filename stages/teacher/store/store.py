@@ -9,7 +9,7 @@ import errno
 import fcntl
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl
+from stages.core.files import atomic_path, iter_jsonl
 from stages.core.hashing import canonical_json, sha256_json
 from stages.core.records import KeyedRequest, RequestKeys
 from stages.core.stage import explain
@@ -84,6 +84,9 @@ class Store:
                 raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_FILE.format(path=self.path)}")
             connection = None
             try:
+                if not self.path.exists():  # renamed when it has its tables: a kill leaves no empty file
+                    with atomic_path(self.path) as new, closing(sqlite3.connect(new)) as made:
+                        made.executescript("".join(("BEGIN;", *MIGRATIONS, "COMMIT;")))
                 connection = sqlite3.connect(
                     self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None
                 )
