@@ -224,7 +224,7 @@ class Store:
         firsts = (rows[0] for rows in new.values())
         self.append(
             (Attempt(key, IMPORT, raw=imported(rows), mode="import") for key, rows in new.items()),
-            keys=(cast(RequestKeys, row) for row in firsts if "question_key" in row),
+            keys=(cast(RequestKeys, {"token_limit": None, **row}) for row in firsts if "question_key" in row),
         )
         return len(new)
 
