@@ -3,10 +3,8 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # what sys.argv is while `python -m stages.corpus d` looks for the module
-    module = sys.orig_argv[-len(sys.argv)]
-    if module.startswith("stages.") and not module.startswith(
-        ("stages.core.", "stages.sources.", "stages.__")
-    ):
-        # It would only define its functions, and say nothing.
-        print(f"error: use `python -m stages {module.rpartition('.')[2]}`", file=sys.stderr)
+    package, *module = sys.orig_argv[-len(sys.argv)].split(".")
+    # Those of a command only define functions: they would do nothing, and say nothing.
+    if package == "stages" and module and module[0] not in ("core", "sources", "__main__"):
+        print(f"error: use `python -m stages {module[-1]}`", file=sys.stderr)
         raise SystemExit(2)

@@ -147,16 +147,17 @@ def repair(path: Path) -> None:
         with Store(path) as store:
             with snapshot(store) as connection:
                 damage = verify(connection)
-            copy = remove(store, damage) if damage and not damage.file else None
+            if damage.file:
+                raise Damaged
+            copy = remove(store, damage) if damage else None
     except Damaged:
-        damage = Damage(file=["it cannot be opened"])
-    if damage.file:
         print(_how_to_go_on(path, rescue(path)))
-    elif damage:
-        counts = f"{len(damage.attempts):,} damaged attempts and {len(damage.requests):,} damaged requests"
-        print(f"{path}: removed {counts}; {copy} is the file as it was")
-    else:
+        return
+    if not damage:
         print(f"{path}: nothing is damaged")
+        return
+    counts = f"{len(damage.attempts):,} damaged attempts and {len(damage.requests):,} damaged requests"
+    print(f"{path}: removed {counts}; {copy} is the file as it was")
 
 
 def _how_to_go_on(path: Path, rescued: Rescued) -> str:

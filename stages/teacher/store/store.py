@@ -31,10 +31,6 @@ from stages.teacher.store.schema import MIGRATIONS, VERSION
 WAIT_S = 120
 IMPORT = "import"  # the source of what was taken over
 SHOWN = 10  # rows that a message names
-FIX_LOST = (
-    "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
-    "the answers in responses.jsonl"
-)
 ANSWER = ("response", "usage", "model")
 FIX_ROWS = (
     "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies the file and "
@@ -43,6 +39,10 @@ FIX_ROWS = (
 FIX_FILE = (
     "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies what can be "
     "read to {path}.salvaged and says how to go on with that"
+)
+FIX_LOST = (
+    "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
+    "the answers in responses.jsonl"
 )
 FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
