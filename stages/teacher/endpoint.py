@@ -22,7 +22,7 @@ BLOCK = 1 << 20  # bytes of a file in memory
 COMPLETIONS = "chat/completions"
 # By what an error's code or message says; some servers send it with 400 or 429.
 WORDS_OF = {
-    402: r"insufficient_\w*(quota|balance|fund|credit)|billing_(hard_limit|not_active)|credit balance is too low",
+    402: r"insufficient_\w*(quota|balance|fund|credit)|billing_(hard_limit|not_active)|credit balance is",
     401: r"api.?key (is )?(not valid|invalid|expired)|(invalid|incorrect|expired).api.?key",
 }
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
