@@ -37,7 +37,8 @@ def read_responses(path: Path) -> Iterator[Response]:
         try:
             _Row.model_validate(row)
         except ValidationError as error:
-            raise UserError(f"{explain(error, f'{path}, row {number}')}; run `collect` again") from None
+            told = explain(error, f"{path}, row {number}")[:300]
+            raise UserError(f"{told}; run `collect` again") from None
         yield row
 
 
