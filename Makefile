@@ -62,8 +62,8 @@ ui: $(LOCK) ## open MLflow on the runs so far; PORT=5001 for another port
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
 	@python -m stages register "$${DATASET:-pydoc}"
 
-store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damaged rows, after a copy
-	@python -m stages store $${SALVAGE:+--salvage}
+store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damage, DISOWN=KEY a wrong answer
+	@python -m stages store $${SALVAGE:+--salvage} $${DISOWN:+--disown "$$DISOWN"}
 
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \

@@ -349,3 +349,11 @@ def test_answers_of_another_machine_are_checked_before_any_is_taken_over(tmp_pat
         with pytest.raises(UserError, match=r"responses\.jsonl, row 3: "):
             store.refill(layout.responses("d"))
         assert store.reader.execute("SELECT count(*) FROM attempts").fetchone() == (0,)
+
+
+def test_an_answer_of_which_no_limit_is_told_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {**request(), "question_key": "0" * 64, "outcome": "ok", "response": "hi", "usage": None}
+    write_jsonl(Path("responses.jsonl"), [row])
+    with Store(layout.STORE) as store:
+        assert store.refill(Path("responses.jsonl")) == 1 and answer(store, request()) == "hi"
