@@ -39,14 +39,15 @@ def scaffold(dataset: str, folder: str | None = None, like: str | None = None) -
     prompts = PROMPTS / dataset
     if prompts.exists():
         return join(dataset, folder)
-    copy_example(prompts, like)
-    try:
-        done = join(dataset, folder)
-        if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
-            done += guess_columns(dataset, Path(folder))
-    except BaseException:
-        shutil.rmtree(prompts)
-        raise
+    with restored_on_error(DVC):
+        copy_example(prompts, like)
+        try:
+            done = join(dataset, folder)
+            if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
+                done += guess_columns(dataset, Path(folder))
+        except BaseException:
+            shutil.rmtree(prompts)
+            raise
     return [f"made {prompts}/: edit params.yaml, teacher.md and student.md", *done]
 
 

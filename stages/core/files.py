@@ -197,7 +197,10 @@ def not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
     """The error to raise for bytes that are not UTF-8; `where` is the file and the line or row."""
     if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return UserError(f"{where}: is UTF-16, which some programs call Unicode; save the file as UTF-8")
-    return UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")
+    return UserError(
+        f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8 (one of "
+        "Windows: iconv -f cp1252 -t utf-8 OLD > NEW)"
+    )
 
 
 def read_json(path: Path) -> Any:
