@@ -55,7 +55,7 @@ push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md), and say whi
 	@python -m stages push
 
 pull: $(LOCK) ## fetch outputs from the remote
-	@dvc pull
+	@python -m stages params && dvc pull
 
 ui: $(LOCK) ## open MLflow on the runs so far; PORT=5001 for another port
 	@python -m stages ui $${PORT:+--port "$$PORT"}
@@ -63,8 +63,8 @@ ui: $(LOCK) ## open MLflow on the runs so far; PORT=5001 for another port
 register: $(LOCK) ## make the exported student an MLflow model version: make register DATASET=pydoc
 	@python -m stages register "$${DATASET:-pydoc}"
 
-store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damaged rows, after a copy
-	@python -m stages store $${SALVAGE:+--salvage}
+store: $(LOCK) ## show and check the answer store; SALVAGE=1 removes damage, DISOWN=KEY a wrong answer
+	@python -m stages store $${SALVAGE:+--salvage} $${DISOWN:+--disown "$$DISOWN"}
 
 bench: $(LOCK) ## run the benchmarks; each ends with a line of JSON
 	@for name in $(notdir $(basename $(wildcard benchmarks/*.py))); do \

@@ -20,12 +20,11 @@ from stages.core.messages import say
 from stages.core.prompts import Template, render
 from stages.core.records import Document, Response
 from stages.kinds import registry
-from stages.kinds.answers import answer_of, document_of
+from stages.kinds.answers import answer_of, document_of, read_responses
 from stages.kinds.kind import Task
 from stages.knobs import ConvertKnobs
 
 SPLITS = ("train", "val", "test")
-FIELDS = ("id", "accepted", "outcome", "response")
 
 
 class Verdict(NamedTuple):
@@ -68,11 +67,11 @@ def joined(responses: Path, corpus: Path) -> Iterator[tuple[Response, Document |
     Both files are read side by side. A document is held until the last response about it: in their usual
     order, by id, that is one at a time, and neither file need fit into memory.
     """
-    left = Counter(document_of(row) for row in iter_jsonl(responses, FIELDS))
+    left = Counter(document_of(row) for row in read_responses(responses))
     held: dict[str, Document] = {}
     rows = iter_jsonl(corpus, ("id", "title", "text", "metadata", "split"))
     rest = (row for row in rows if row["id"] in left and row["split"] in SPLITS)
-    for response in iter_jsonl(responses, FIELDS):
+    for response in read_responses(responses):
         name = document_of(response)
         while name not in held and (row := next(rest, None)):
             held[row["id"]] = row

@@ -48,14 +48,15 @@ def scaffold(
     if prompts.exists():
         return join(dataset, folder)
     words = {"DATASET": dataset, **({"SOURCE": of} if of else {}), **({like: dataset} if like else {})}
-    copy_example(prompts, PROMPTS / like if like else example_of(kind, of), words)
-    try:
-        done = join(dataset, folder)
-        if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
-            done += guess_columns(dataset, Path(folder))
-    except BaseException:
-        shutil.rmtree(prompts)
-        raise
+    with restored_on_error(DVC):
+        copy_example(prompts, PROMPTS / like if like else example_of(kind, of), words)
+        try:
+            done = join(dataset, folder)
+            if folder is not None and source_stage(dataset, params.blocks()) == "corpus":
+                done += guess_columns(dataset, Path(folder))
+        except BaseException:
+            shutil.rmtree(prompts)
+            raise
     made = ", ".join(sorted(path.name for path in prompts.iterdir() if path.suffix in (".md", ".yaml")))
     return [f"made {prompts}/: edit {made}", *done]
 

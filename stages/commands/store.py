@@ -1,10 +1,13 @@
 """Show the answer store and check it.
 
 What data/teacher/store.sqlite holds, what it cost, and whether all of it is as it was written; exit code 2
-where it is not. With --salvage, damaged rows are removed, after a copy of the file was made beside it.
+where it is not. With --salvage, damaged rows are removed, after a copy of the file was made beside it; where
+sqlite cannot read the file itself, what it can read is copied to a new one beside it. With --disown, an
+answer that is wrong counts no longer: the next `collect` asks again.
 """
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -14,8 +17,9 @@ from stages.core.errors import UserError
 from stages.core.messages import printable
 from stages.core.stage import main
 from stages.teacher.audit.account import account
-from stages.teacher.audit.verify import Damage, salvage, snapshot, verify
-from stages.teacher.store.store import Store
+from stages.teacher.audit.rescue import Rescued, rescue
+from stages.teacher.audit.verify import Damage, remove, snapshot, verify
+from stages.teacher.store.store import Damaged, Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 COLUMNS = ("dataset", "mode", "attempts", "answers", "failures", *TOKENS, "dollars", "unknown_cost")
@@ -66,6 +70,8 @@ def _contents(figures: dict) -> str:
     what += f"{figures['attempts']:,} attempts with {figures['answers']:,} answers"
     if figures["taken_over"]:
         what += f" ({figures['taken_over']:,} of them taken over from responses.jsonl)"
+    if figures["disowned"]:
+        what += f", of which {figures['disowned']:,} are disowned"
     return f"{what}\noldest attempt: {figures['oldest'] or 'none'}, newest: {figures['newest'] or 'none'}"
 
 
@@ -131,11 +137,22 @@ def _age(seconds: int) -> str:
 
 
 def repair(path: Path) -> None:
-    """Remove damaged rows from the store at `path`, after a copy of the file, and say what was removed."""
+    """Remove damaged rows from the store at `path`, after a copy of the file, and say what was removed.
+
+    Where the file itself is damaged, it stays, and what can be read is copied.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: there is nothing to salvage")
-    with Store(path) as store:
-        damage, copy = salvage(store)
+    try:
+        with Store(path) as store:
+            with snapshot(store) as connection:
+                damage = verify(connection)
+            if damage.file:
+                raise Damaged
+            copy = remove(store, damage) if damage else None
+    except Damaged:
+        print(_how_to_go_on(path, rescue(path)))
+        return
     if not damage:
         print(f"{path}: nothing is damaged")
         return
@@ -143,12 +160,54 @@ def repair(path: Path) -> None:
     print(f"{path}: removed {counts}; {copy} is the file as it was")
 
 
+def _how_to_go_on(path: Path, rescued: Rescued) -> str:
+    kept = ", ".join(f"{count:,} {table}" for table, count in rescued.rows.items())
+    least = "at least " if rescued.broken else ""
+    lines = [
+        f"{rescued.path} has what could be read of {path}: {kept}",
+        f"lost: {least}{rescued.lost:,} attempts",
+    ]
+    if rescued.broken:
+        lines += [f"tables that could not be read in full: {', '.join(sorted(rescued.broken))}"]
+    if rescued.batches:
+        lines += [
+            f"open batches of which requests are lost: {', '.join(rescued.batches)}; give them up once the "
+            "file is in place: `python -m stages collect DATASET --forget`"
+        ]
+    lines += [
+        "To put it in place, while nothing uses the store:",
+        f"  mv {path} {path}.damaged && rm -f {path}-wal {path}-shm && mv {rescued.path} {path}",
+        "`collect` then takes over what responses.jsonl has of the lost answers, and asks again for the rest",
+    ]
+    return "\n".join(lines)
+
+
+def give_up(path: Path, name: str) -> None:
+    """Let an answer in the store at `path` count no longer; `name` as for `Store.disown`."""
+    if not re.fullmatch(r"[0-9a-f]{64}|\d{1,18}", name):
+        raise UserError(
+            f"--disown {name}: expected the question_key of a row of responses.jsonl (64 characters), its "
+            "request_key, or the number of an attempt in the store"
+        )
+    with Store(path) as store:
+        count = store.disown(name)
+    if not count:
+        raise UserError(f"{path}: no answer that counts is of {name}; was it disowned before?")
+    print(
+        f"{path}: answers disowned: {count:,}; what they cost stays spent. To ask again: "
+        "`dvc repro -f -s collect@DATASET`"
+    )
+
+
 @click.command(help=__doc__)
 @click.option("--salvage", "salvaging", is_flag=True, help="remove what is damaged, after a copy of the file")
+@click.option("--disown", metavar="KEY", help="the question_key of a row of responses.jsonl; see the guide")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as one JSON object")
 @main
-def cli(salvaging: bool, as_json: bool) -> None:
+def cli(salvaging: bool, disown: str | None, as_json: bool) -> None:
     if salvaging:
         repair(layout.STORE)
+    elif disown is not None:
+        give_up(layout.STORE, disown)
     else:
         show(layout.STORE, as_json)

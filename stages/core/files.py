@@ -43,8 +43,7 @@ def reserve(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; fsync and rename it over `path` if the block succeeds."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _sibling(path)
     try:
         with disk_errors(path, temporary):
             yield temporary
@@ -198,7 +197,10 @@ def not_utf8(where: str, error: UnicodeDecodeError) -> UserError:
     """The error to raise for bytes that are not UTF-8; `where` is the file and the line or row."""
     if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return UserError(f"{where}: is UTF-16, which some programs call Unicode; save the file as UTF-8")
-    return UserError(f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")
+    return UserError(
+        f"{where}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8 (one of "
+        "Windows: iconv -f cp1252 -t utf-8 OLD > NEW)"
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -264,25 +266,37 @@ def atomic_directory(
 
     The manifest lists the sha256 and size of every file, the row counts in `rows` (file name → rows) and the
     `producer` (a stage name). `hashed` has the sha256 of files that were hashed as they were written. Both
-    dicts may be filled inside the block. What processes left that were killed on the way is removed.
+    dicts may be filled inside the block.
     """
     path = Path(path)
+    with temporary_directory(path) as temporary, disk_errors(path, temporary):
+        yield temporary
+        _seal(temporary, producer, rows or {}, hashed)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        fsync(path.parent)
+
+
+@contextmanager
+def temporary_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `path`. It is removed at the end, by the next process if this is killed."""
+    temporary = _sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    """Where to write what is to become `path`. What processes left there that were killed is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         process = left.name.split(".")[-2]
         if left == temporary or (process.isdecimal() and not _is_running(int(process))):
-            shutil.rmtree(left)
-    temporary.mkdir()
-    try:
-        with disk_errors(path, temporary):
-            yield temporary
-            _seal(temporary, producer, rows or {}, hashed)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-            fsync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return temporary
 
 
 def _is_running(process: int) -> bool:

@@ -1,9 +1,45 @@
 """The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.core.errors import UserError
+from stages.core.files import iter_jsonl
 from stages.core.records import Response
+from stages.core.stage import explain
 from stages.kinds.kind import Task
+
+FIELDS = ("id", "accepted", "outcome", "response")
+
+
+class _Row(BaseModel):
+    """What the stages after `collect` read of a row."""
+
+    model_config = ConfigDict(strict=True)
+    id: str
+    document_id: str = ""
+    sample: int = 0
+    choice: int = 0
+    form: str = ""
+    accepted: bool
+    outcome: str
+    response: str | None
+    problem: str = ""
+    model: str = ""
+
+
+def read_responses(path: Path) -> Iterator[Response]:
+    """The rows of a `responses.jsonl`. Raises UserError for one that no `collect` wrote."""
+    for number, row in enumerate(iter_jsonl(path, FIELDS), start=1):
+        try:
+            _Row.model_validate(row)
+        except ValidationError as error:
+            told = explain(error, f"{path}, row {number}")[:300]
+            raise UserError(f"{told}; run `collect` again") from None
+        yield row
 
 
 def document_of(row: Response) -> str:

@@ -30,7 +30,10 @@ def rows_of(files: list[Path]) -> Iterator[tuple[str, dict]]:
     for file in files:
         reader = READERS.get(ending(file))
         if reader is None:
-            raise UserError(f"{file}: cannot read this kind of file; save it as one of {', '.join(READERS)}")
+            raise UserError(
+                f"{file}: cannot read this kind of file; save it as one of {', '.join(READERS)} (a "
+                "spreadsheet as CSV UTF-8)"
+            )
         for number, row in reader(file):
             yield f"{file}, row {number}", row
 

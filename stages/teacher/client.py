@@ -6,10 +6,8 @@ as a separate task.
 
 import asyncio
 import heapq
-import re
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
@@ -28,8 +26,6 @@ from stages.teacher.store.costs import NEVER_SENT
 from stages.teacher.store.store import Attempt, Store
 from stages.teacher.tally import Tally
 
-# What differs between two messages about the same fault: numbers, ids, what they quote.
-VARYING = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|[\w-]*\d[\w-]*""")
 WAITING = 256  # requests that may wait for their retry before no new ones are begun
 
 
@@ -79,7 +75,6 @@ class _Run:
         self.end: BaseException | None = None  # what ends the run: nothing new is sent
         self.interrupted = self.was_answered = False
         self.answered_at = time.monotonic()
-        self.rejected: Counter[str] = Counter()  # requests that the server finds wrong, by what it says
         self.unsaved: list[tuple[Attempt, Request]] = []
         self.writing = asyncio.Lock()
 
@@ -313,7 +308,7 @@ class _Run:
             return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
-            return self._rejected_all(failure)
+            return self.tally.reject(failure, self.endpoint.breaker)
         if failure.status in OVERLOADED:
             self.pacer.refused(failure.retry_after)
         unreachable = failure.kind == NEVER_SENT  # no request's fault, so that each attempt at one counts
@@ -323,14 +318,6 @@ class _Run:
         if count < ((most + 1) // 2 if unreachable else most):
             return None
         return f"{count} requests failed in a row; raise `breaker` if the server works for others"
-
-    def _rejected_all(self, failure: Failure) -> str | None:
-        """Why it is useless to send more requests, where all are found wrong in the same words."""
-        words = VARYING.sub("", failure.message)
-        self.rejected[words] += 1
-        if self.tally.is_answered or (count := self.rejected[words]) < self.endpoint.breaker:
-            return None
-        return f"{count} requests got this answer and none another; raise `breaker` to send more"
 
 
 def token_cost(request: Request) -> float:

@@ -20,6 +20,11 @@ OVERLOADED = {503, 529}
 CONNECT_S = 10
 BLOCK = 1 << 20  # bytes of a file in memory
 COMPLETIONS = "chat/completions"
+# By what an error's code or message says; some servers send it with 400 or 429.
+WORDS_OF = {
+    402: r"insufficient_\w*(quota|balance|fund|credit)|billing_(hard_limit|not_active)|credit balance is",
+    401: r"api.?key (is )?(not valid|invalid|expired)|(invalid|incorrect|expired).api.?key",
+}
 TOO_LARGE = ("request too large", "must be reduced")  # in a 429 that waiting does not help
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # The status that an error stands for, by what its code or type contains, letters only; the first that fits.
@@ -175,19 +180,19 @@ def judge_reply(
     """What an HTTP status other than 200 means for its request and for the run; `text` is the body."""
     error, url, stop = error_in(text), endpoint.base_url, None
     message, code = error.message, error.code
-    text = f"{url} answered {status}: {short(message, endpoint)}"
-    if status in (401, 403):  # the server's text is not shown: it may hold a part of the key
+    kind, text = f"{status} {code}".strip(), f"{url} answered {status}: {short(message, endpoint)}"
+    # The server's text is not shown here: it may hold a part of the key.
+    if status in (401, 403) or (status == 400 and error.status == 401):
         stop = f"{url} answered {status}: it refuses {endpoint.key_name} for model '{model}'; set a valid one"
-    elif "insufficient_quota" in code or status == 402:
-        stop = (
-            f"{url} answered {status} (insufficient_quota): the account has no funds; nothing more was sent"
-        )
+    elif 402 in (status, error.status):
+        why = short(message, endpoint)
+        stop = f"{url} answered {kind}: {why}; the account has no funds, nothing more was sent"
     elif status == 404 or 300 <= status < 400:
         stop = f"{text}; check base_url (it usually ends in /v1) and the model name '{model}'"
     too_large = status == 429 and any(words in message.lower() for words in TOO_LARGE)
     retry = stop is None and not too_large and (status in RETRIED or status >= 500)
     return Failure(
-        kind=f"{status} {code}".strip(),
+        kind=kind,
         message=stop or text,
         status=status,
         retry=retry,
@@ -222,7 +227,9 @@ def error_in(text: str) -> ErrorBody:
     names = (body.get(name) for name in ("code", "type", "status"))
     told = [sound(name)[:80] for name in names if name and isinstance(name, str | int)]
     code = next((name for name in told if not name.isdecimal()), "")
-    return ErrorBody(sound(message) or text, code, _status_of(told or [message]))
+    said = " ".join((*told, message)).lower()
+    status = next((status for status, words in WORDS_OF.items() if re.search(words, said)), None)
+    return ErrorBody(sound(message) or text, code, status or _status_of(told or [message]))
 
 
 def _status_of(names: list[str]) -> int | None:

@@ -51,7 +51,8 @@ class Projection:
 
     def _count_failure(self, request: Request, answer: Answer) -> None:
         text = answer.response and answer.response[:SHOWN]
-        example = {"id": request["id"], "problem": answer.problem, "response": text}
+        key = question_key(request)  # by which `store --disown` knows it
+        example = {"id": request["id"], "question_key": key, "problem": answer.problem, "response": text}
         count_failure(self.failures, answer.outcome, example)
 
     def summary(self) -> str:

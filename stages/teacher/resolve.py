@@ -1,7 +1,7 @@
 """What the store knows about a request, and what is still worth asking: pure functions of stored bodies.
 
 The best stored answer counts: the first that is ok, else the first. So an answer once used is never replaced
-by another, and asking again can only turn a failure into a success.
+by another until somebody disowns it, and asking again can only turn a failure into a success.
 """
 
 from dataclasses import dataclass

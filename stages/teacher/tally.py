@@ -1,5 +1,6 @@
 """What a run of the collector did."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from stages.teacher.identity import choices_of
 from stages.teacher.outcomes import OUTCOMES
 
 EXAMPLES = 3
+# What differs between two messages about the same fault: numbers, ids, what they quote.
+VARYING = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|[\w-]*\d[\w-]*""")
 
 
 # By class of failure: {"count": how often it occurred, "examples": the first three}.
@@ -29,7 +32,8 @@ def count_failure(failures: Failures, kind: str, example: Mapping[str, Any]) -> 
 class Tally:
     """`refused` counts 429s. `given_up` has the keys of requests that failed for good, `failures` why.
 
-    `known` requests of the dataset had an answer before the run.
+    `known` requests of the dataset had an answer before the run. `rejected` counts requests that the server
+    found wrong, by what it said.
     """
 
     known: int = 0
@@ -40,6 +44,7 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
+    rejected: Counter[str] = field(default_factory=Counter)
 
     def give_up(self, request: KeyedRequest, row_id: str, failure: Failure) -> None:
         """Count a request that failed for good."""
@@ -47,10 +52,18 @@ class Tally:
         self.given_up.add(request["request_key"])
         count_failure(self.failures, failure.kind, {"id": row_id, "message": failure.message})
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether the dataset has an answer to any request."""
-        return self.known > 0 or any(self.outcomes[name] for name in OUTCOMES if name != "error")
+    def reject(self, failure: Failure, most: int) -> str | None:
+        """Count a request that the server finds wrong.
+
+        Returns why it is useless to ask more, where `most` were found wrong in the same words and the dataset
+        has no answer.
+        """
+        words = VARYING.sub("", failure.message)
+        self.rejected[words] += 1
+        is_answered = self.known > 0 or any(self.outcomes[name] for name in OUTCOMES if name != "error")
+        if is_answered or (count := self.rejected[words]) < most:
+            return None
+        return f"{count} requests got this answer and none another; raise `breaker` to send more"
 
     def note(self, priced: bool) -> str:
         """For the progress display."""

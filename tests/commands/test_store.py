@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from contextlib import closing
+import subprocess
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from stages.collect import run as run_collect
 from stages.commands.store import cli
 from stages.core import layout, pacing
 from stages.core.errors import UserError
+from stages.core.files import read_json, read_jsonl, write_jsonl
 from stages.teacher.batch.store import insert_event, insert_row
+from stages.teacher.identity import key_of
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget
 from stages.teacher.prices import price_of
 from stages.teacher.store.schema import ONE, VERSION
 from stages.teacher.store.store import Attempt, Store
-from tests.helpers.teacher_server import Teacher, failure, make_requests, word_of
+from tests.helpers.teacher_server import Teacher, completion, failure, make_requests, word_of
 
 PRICES = {"version": "2024-05", "models": {"embedded": {"input": 1000, "output": 2000}}}
 COPY = Path("data/teacher/store.sqlite.damaged")
@@ -142,6 +145,84 @@ def test_money_held_by_a_killed_run_and_open_batches_are_told():
     assert "open batch b1 of d: 7 rows, submitted, " in shown and " days old" in shown
 
 
+# Wrong answers
+
+
+@pytest.mark.parametrize("by", ["question_key", "request_key", "number"])
+def test_an_answer_that_is_disowned_is_asked_for_again(collected, by):
+    wrong = read_jsonl(layout.responses("d"))[3]
+    number = rows_of(f"attempts WHERE request_key = '{wrong['request_key']}'")[0][0]
+    spent = figures()["spent_here"]
+    assert "answers disowned: 1; what they cost stays spent" in done("--disown", wrong.get(by) or number)
+    assert "no answer that counts is of" in refused("--disown", wrong.get(by) or number)
+    assert "10 answers, of which 1 are disowned" in done() and figures()["spent_here"] == spent
+    teacher = Teacher(answer=lambda messages: "better")
+    with teacher.running() as url:
+        for _ in range(2):
+            assert collect(url)["outcomes"] == {"ok": 10}
+    assert teacher.calls == 1  # and responses.jsonl, which has the wrong answer, was not believed
+    texts = [row["response"] for row in read_jsonl(layout.responses("d"))]
+    assert texts[3] == "better" and texts.count("better") == 1
+    assert figures()["attempts"] == 11
+
+
+def test_an_answer_under_another_limit_is_disowned_by_its_question(collected):
+    """The row's own request was never asked."""
+    rows = read_jsonl(layout.requests("d"))
+    for row in rows:
+        row["params"]["max_tokens"] += 1
+    write_jsonl(layout.requests("d"), [{**row, "request_key": key_of(row)} for row in rows])
+    teacher = Teacher(answer=lambda messages: "better")
+    with teacher.running() as url:
+        collect(url)
+        assert teacher.calls == 0
+        wrong = read_jsonl(layout.responses("d"))[3]
+        done("--disown", wrong["question_key"])
+        collect(url)
+    assert teacher.calls == 1 and read_jsonl(layout.responses("d"))[3]["response"] == "better"
+
+
+def test_an_answer_that_was_taken_over_can_be_disowned(collected):
+    layout.STORE.unlink()
+    teacher = Teacher(answer=lambda messages: "better")
+    with teacher.running() as url:
+        collect(url)
+        done("--disown", read_jsonl(layout.responses("d"))[3]["question_key"])
+        collect(url)
+    assert teacher.calls == 1 and read_jsonl(layout.responses("d"))[3]["response"] == "better"
+
+
+def test_what_was_not_accepted_is_named_by_the_key_that_disowns_it():
+    make_requests("d", 10)
+    no = completion(None, refusal="I will not")
+    with Teacher(lambda body, seen: no if word_of(body) == "word3" else None).running() as url:
+        collect(url)
+        shown = read_json(layout.figures("d") / "failures.json")["refusal"]["examples"][0]["question_key"]
+        done("--disown", shown)
+    teacher = Teacher()
+    with teacher.running() as url:
+        assert collect(url)["outcomes"] == {"ok": 10}
+    assert teacher.calls == 1
+
+
+@pytest.mark.parametrize("name", ["p003", "", "1e1", "0" * 63, "-1", "' OR 1"])
+def test_what_is_no_key_disowns_nothing(collected, name):
+    assert "expected the question_key of a row of responses.jsonl" in refused("--disown", name)
+    assert figures()["disowned"] == 0
+
+
+def test_an_attempt_that_takes_the_number_of_a_removed_one_is_not_disowned(collected):
+    done("--disown", "10")
+    with closing(sqlite3.connect(layout.STORE)) as connection:
+        connection.execute("DROP TRIGGER no_update")
+        connection.execute("UPDATE attempts SET raw = 'x' WHERE id = 10")
+        connection.commit()
+    done("--salvage")
+    with Store(layout.STORE) as store:
+        store.append([Attempt("k", "u", raw="{}")])
+        assert rows_of("attempts")[-1][0] == 10 and store.knows("k") == 1
+
+
 # Damage
 
 
@@ -227,10 +308,88 @@ def test_a_file_that_sqlite_cannot_read_is_told(collected):
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     content[(page - 1) * size : page * size] = b"\xff" * size
     layout.STORE.write_bytes(content)
-    assert "sqlite says (" in refused() and figures()["damage"]["file"]
-    assert "is damaged. sqlite says" in refused("--salvage") and not COPY.exists()
+    told = refused()
+    assert "sqlite says (" in told and "SALVAGE=1" in told and figures()["damage"]["file"]
+    with Teacher().running() as url, pytest.raises(UserError, match=r"is damaged: .*SALVAGE=1"):
+        collect(url)
     layout.STORE.write_text("no database at all" * 1000)
-    assert "cannot be opened" in refused()
+    assert "cannot be opened" in refused() and "cannot be opened" in refused("--salvage")
+
+
+@pytest.fixture
+def large():
+    """A store of many pages, of answers that fill one or two each; returns its requests."""
+    rows = make_requests("d", 200)
+    Path("params.yaml").write_text(json.dumps({"prices": PRICES}))
+    with Teacher(answer=lambda messages: f"{messages[-1]['content']}\n" + "how-to-" * 150).running() as url:
+        collect(url, max_dollars=1000)
+    return rows
+
+
+def overwrite_pages(marker: str, value: int = 0xFF) -> None:
+    """What a disk can do to the pages of the store that hold `marker`."""
+    content, size = bytearray(layout.STORE.read_bytes()), 4096
+    for place in range(size, len(content), size):
+        if marker.encode() in content[place : place + size]:
+            content[place : place + size] = bytes([value]) * size
+    layout.STORE.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [(1,), (100,), (200,), (1, 100, 200)], ids=str)
+@pytest.mark.parametrize("value", [0, 0xFF])
+def test_what_can_be_read_of_a_broken_file_is_copied(large, damaged, value):
+    before, (cap,) = figures(), figures()["caps"]
+    keys = dict(rows_of("(SELECT id, raw FROM attempts)"))
+    for number in damaged:
+        overwrite_pages(keys[number][:200], value)
+    assert "SALVAGE=1" in refused()
+    readable = 0
+    with closing(sqlite3.connect(layout.STORE)) as connection:
+        for number in keys:
+            with suppress(sqlite3.DatabaseError):
+                readable += len(connection.execute(f"SELECT * FROM attempts WHERE id = {number}").fetchall())
+
+    told = done("--salvage").splitlines()
+    assert "store.sqlite.salvaged exists: move it away" in refused("--salvage")
+    lost = int(told[1].removeprefix("lost: at least ").removesuffix(" attempts"))
+    assert len(damaged) <= lost == 200 - readable
+    assert f"200 requests, {200 - lost} attempts, 0 disowned" in told[0]
+    assert told[2] == "tables that could not be read in full: attempts"
+
+    subprocess.run(next(line for line in told if line.startswith("  mv ")), shell=True, check=True)
+    assert "every attempt has its checksum" in done()
+    assert dict(rows_of("(SELECT id, raw FROM attempts)")).items() < keys.items()
+    assert figures()["caps"][0]["committed"] == cap["committed"]
+    assert figures()["spent_here"]["dollars"] < before["spent_here"]["dollars"]
+    teacher = Teacher()
+    with teacher.running() as url:
+        assert collect(url, max_dollars=1000)["outcomes"] == {"ok": 200}
+    assert teacher.calls == 0  # responses.jsonl had the others
+
+
+def test_a_file_that_was_cut_off_or_is_of_an_earlier_version_is_read_as_far_as_it_goes(large):
+    with closing(sqlite3.connect(layout.STORE)) as connection:
+        connection.executescript("DROP TABLE disowned; DROP TABLE costs; PRAGMA user_version = 2")
+    content = layout.STORE.read_bytes()
+    layout.STORE.write_bytes(content[: len(content) // 2 // 4096 * 4096])
+    assert "SALVAGE=1" in refused()
+    told = done("--salvage").splitlines()
+    kept = int(told[0].split(" attempts")[0].split()[-1])
+    assert 50 < kept < 200 and told[1] == "lost: at least 0 attempts"
+    Path(f"{layout.STORE}.salvaged").replace(layout.STORE)
+    assert f"{kept} attempts with {kept} answers" in done()
+
+
+def test_open_batches_of_which_requests_are_lost_are_named(large):
+    detail = {"source": "http://h/v1", "dataset": "d", "model": "m", "price": None, "rows": 1}
+    with Store(layout.STORE) as store, store.transaction() as writer:
+        insert_event(writer, "b1", "intended", detail)
+        insert_row(writer, "b1", large[4]["request_key"])
+    (content,) = rows_of(f"(SELECT request FROM requests WHERE request_key = '{large[4]['request_key']}')")[0]
+    overwrite_pages(content[:200])
+    told = done("--salvage")
+    assert "lost: at least 0 attempts\ntables that could not be read in full: requests\n" in told
+    assert "open batches of which requests are lost: b1; give them up" in told
 
 
 def test_a_store_from_before_checksums_can_be_checked():

@@ -1,6 +1,7 @@
 """stages.core.dvc: DVC itself, and the same files."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -44,3 +45,39 @@ def test_files_are_those_that_dvc_writes(tmp_path):
 def test_only_lock_files_are_read_without_comments(name, quick):
     found = dvc.parse("a: 1  # one\n", f"/somewhere/{name}")
     assert found == {"a": 1} and (type(found) is dict) is quick
+
+
+KILLED = """
+import json, os, runpy, sys
+from dvc import rwlock
+from dvc.utils.serialize import _yaml
+written, dump_yaml = sys.argv.pop(1), _yaml._dump
+def dump(data, stream):
+    if written not in stream.name:  # the record of the run cache
+        return dump_yaml(data, stream)
+    stream.write("stages: {")
+    stream.flush()
+    os.kill(os.getpid(), 9)
+if written == "rwlock":
+    rwlock.json.dump = dump
+else:
+    _yaml._dump = dump
+runpy.run_module("stages.core.dvc", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("written", ["dvc.lock", "rwlock"])
+def test_a_kill_while_a_file_is_written_leaves_the_one_before(tmp_path, written):
+    repeated(tmp_path / "d", "stages.core.dvc")
+    lock = (tmp_path / "d/dvc.lock").read_bytes()
+    (tmp_path / "d/given").write_text("changed")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    repro = {"cwd": tmp_path / "d", "env": env}
+    killed = subprocess.run([sys.executable, "-c", KILLED, written, "repro", "-q"], **repro)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "d/dvc.lock").read_bytes() == lock
+    subprocess.run(
+        [sys.executable, "-m", "stages.core.dvc", "repro", "-q"], cwd=tmp_path / "d", env=env, check=True
+    )
+    assert (tmp_path / "d/dvc.lock").read_bytes() != lock
+    assert not [path for path in (tmp_path / "d").rglob("*.tmp") if path.is_file()]

@@ -213,18 +213,30 @@ def test_numbers_that_are_added_have_the_bytes_of_those_saved_at_once(tmp_path, 
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_what_a_killed_process_left_of_a_directory_is_removed_and_no_other(tmp_path):
+def write_directory(path):
+    with files.atomic_directory(path, "test"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("write", "leave"),
+    [
+        (write_directory, lambda left: (left / "below").mkdir(parents=True)),
+        (lambda path: files.write_text(path, "text"), lambda left: left.write_text("te")),
+    ],
+    ids=["directory", "file"],
+)
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, write, leave):
     ended = subprocess.Popen(["true"])
     ended.wait()
     mine, alive = tmp_path / f".hf.{ended.pid}.tmp", tmp_path / f".hf.{os.getppid()}.tmp"
     others = [tmp_path / name for name in (f".peft.{ended.pid}.tmp", ".hf.mine.tmp", f"hf.{ended.pid}.tmp")]
     huge = tmp_path / f".hf.{10**30}.tmp"
-    for directory in (mine, alive, huge, *others):
-        (directory / "below").mkdir(parents=True)
-    with files.atomic_directory(tmp_path / "hf", "test"):
-        pass
+    for left in (mine, alive, huge, *others):
+        leave(left)
+    write(tmp_path / "hf")
     assert not mine.exists() and not huge.exists()
-    assert all(directory.is_dir() for directory in (alive, *others))
+    assert all(left.exists() for left in (alive, *others))
 
 
 def test_all_files_of_a_directory_have_the_permissions_of_any_other(tmp_path):

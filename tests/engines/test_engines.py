@@ -1,6 +1,7 @@
 """Engines: one protocol, equal answers; rows of the reference engine do not depend on their neighbours."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -304,6 +305,24 @@ def test_samples_of_a_prompt_follow_the_first_into_the_cache(models, monkeypatch
     found = list(engine.generate(prompts, sampling, [*range(18)]))
     assert sorted(answer.index for answer in found) == [*range(18)]
     assert len(pipeline.computed) == 3 and pipeline.most == engine.in_flight
+
+
+def test_openvino_keeps_few_kernels_of_the_shapes_that_it_met(models, tmp_path, monkeypatch):
+    """Its own limits let memory grow by 90 MiB here, and go on."""
+    monkeypatch.chdir(tmp_path)
+    sampling = Decoding(engine="openvino", precision="f32", batch_size=8, max_new_tokens=24)
+    prepare(models["llama"], sampling)
+    engine, draw, prompts = open_engine(models["llama"], sampling), random.Random(1), some_prompts(200)
+
+    def resident_mib_after(batches: int) -> float:
+        for _ in range(batches):
+            batch = draw.sample(prompts, draw.randint(1, 8))
+            list(engine.generate(batch, sampling, [0] * len(batch)))
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    before = resident_mib_after(60)
+    assert resident_mib_after(150) - before < 30
 
 
 def test_openvino_conversion_is_kept_and_old_ones_go(tmp_path, monkeypatch):

@@ -69,6 +69,14 @@ def test_an_unknown_command_gets_a_suggestion():
     )
 
 
+@pytest.mark.parametrize("module", ["corpus", "filter", "kinds.xc.filter", "commands.store"])
+def test_the_module_of_a_command_is_no_command(module):
+    command = [sys.executable, "-m", f"stages.{module}", "d"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: use `python -m stages {module.rpartition('.')[2]}`\n"
+
+
 def test_garbage_is_looked_for_seldom_and_not_at_the_end():
     """A look through torch, transformers and PEFT takes a second."""
     script = (

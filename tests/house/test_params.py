@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -400,6 +401,28 @@ def test_no_key_of_params_is_part_of_a_line_for_the_shell():
     for name, stage in params.graph()["stages"].items():
         entry = stage.get("do", stage)
         assert "${key}" not in entry["cmd"] and ('"$DVC_STAGE"' in entry["cmd"]) is (name != "code")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"../../elsewhere": {"source": "folder", "path": "sources"}},
+        {"shop": {"path": "sources", "text_field": "x", "$(touch ran)": "y"}},
+    ],
+)
+def test_a_clone_refuses_names_before_dvc_deletes_what_is_there_or_asks_a_shell(project, block):
+    shutil.copytree(ROOT / "stages", "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "sources").mkdir()
+    (precious := project.parent / "elsewhere/corpus/file").parent.mkdir(parents=True, exist_ok=True)
+    precious.write_text("precious")
+    with open("params.yaml", "a") as stream:
+        stream.write(f"corpus: {json.dumps(block)}\n")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for arguments in (["init", "--no-scm", "-q"], ["repro"]):
+        command = [sys.executable, "-m", "dvc", *arguments]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode and "error: params.yaml, corpus" in ended.stderr, ended.stderr
+    assert precious.read_text() == "precious" and not Path("ran").exists()
 
 
 def test_no_dataset_can_have_the_name_of_a_make_target():

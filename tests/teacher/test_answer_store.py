@@ -212,6 +212,17 @@ def test_a_migration_that_fails_changes_nothing(old, monkeypatch):
     test_a_store_of_version_1_keeps_all_its_answers(old)
 
 
+def test_a_store_that_was_killed_while_it_was_made_is_not_there(tmp_path, monkeypatch):
+    """An empty file would be one that is damaged."""
+    monkeypatch.chdir(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", DIES], env=env)
+    assert killed.returncode == -9 and not Path("s.sqlite").exists()
+    with Store(Path("s.sqlite")) as store:
+        assert not store.knows("0" * 64)
+    assert not list(Path().glob(".*.tmp"))
+
+
 def test_a_migration_that_is_killed_changes_nothing(old):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", DIES], cwd=old.parent, env=environment).returncode == -9
@@ -338,3 +349,11 @@ def test_answers_of_another_machine_are_checked_before_any_is_taken_over(tmp_pat
         with pytest.raises(UserError, match=r"responses\.jsonl, row 3: "):
             store.refill(layout.responses("d"))
         assert store.reader.execute("SELECT count(*) FROM attempts").fetchone() == (0,)
+
+
+def test_an_answer_of_which_no_limit_is_told_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {**request(), "question_key": "0" * 64, "outcome": "ok", "response": "hi", "usage": None}
+    write_jsonl(Path("responses.jsonl"), [row])
+    with Store(layout.STORE) as store:
+        assert store.refill(Path("responses.jsonl")) == 1 and answer(store, request()) == "hi"

@@ -165,6 +165,23 @@ def test_nothing_accepted_names_the_reasons_and_leaves_earlier_work():
         convert("d", ConvertKnobs())
 
 
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(("document_id", [[]]), ("id", None), ("accepted", "yes"), ("outcome", []), ("problem", 3)),
+        *(("response", {"a": 1}), ("response", "\ud800"), ("sample", "1"), ("form", [])),
+    ],
+)
+def test_a_row_that_no_collect_wrote_is_named(field, value):
+    documents = write_corpus("d", 3)
+    write_prompts("d")
+    rows = [answer(document) for document in documents]
+    lines = [json.dumps(row) for row in (rows[0], rows[1] | {field: value})]
+    layout.responses("d").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"responses\.jsonl, row 2: "):
+        convert("d", ConvertKnobs())
+
+
 def test_several_answers_about_a_page_are_several_rows():
     documents = write_corpus("d", 10)
     write_prompts("d")

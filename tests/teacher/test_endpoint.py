@@ -90,9 +90,17 @@ def test_a_5xx_inside_a_200_is_free_and_uses_a_retry(body):
     assert {dollars for status, dollars in ledger("status, dollars") if status != 200} == {0.0}
 
 
-@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("status", [200, 400, 429])
 @pytest.mark.parametrize(
-    "named", [{"code": "insufficient_quota"}, {"code": 429, "type": "insufficient_quota"}]
+    "named",
+    [
+        {"code": "insufficient_quota"},
+        {"code": 429, "type": "insufficient_quota"},
+        {"code": "billing_hard_limit_reached"},
+        {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."},
+        {"code": "insufficient_user_quota"},
+    ],
+    ids=str,
 )
 def test_no_funds_are_no_want_of_capacity(status, named):
     make_requests("d", 20)
@@ -100,6 +108,37 @@ def test_no_funds_are_no_want_of_capacity(status, named):
     with teacher.running() as url, pytest.raises(UserError, match="no funds"):
         run(url)
     assert teacher.calls < 20
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {
+            "code": 400,
+            "message": "API key not valid. Please pass a valid API key.",
+            "status": "INVALID_ARGUMENT",
+        },
+        {"code": 400, "message": "API key expired. Please renew the API key.", "status": "INVALID_ARGUMENT"},
+        {"code": "invalid_api_key", "message": "no"},
+    ],
+    ids=str,
+)
+def test_a_key_that_is_refused_with_400_stops_a_run_that_was_answered(status, error):
+    make_requests("d", 60)
+    refused = Reply(json.dumps({"error": error}), status)
+    teacher = Teacher(lambda sent, seen: refused if teacher.calls > 20 else None)
+    with teacher.running() as url, pytest.raises(UserError, match="it refuses"):
+        run(url, concurrency=4)
+    assert teacher.calls < 30
+
+
+def test_a_rate_limit_that_speaks_of_billing_is_one():
+    words = "Rate limit reached. Add a payment method at https://platform.openai.com/account/billing."
+    make_requests("d", 10)
+    no = failure(429, words, "rate_limit_exceeded")
+    with Teacher(lambda sent, seen: no if seen < 2 else None).running() as url:
+        assert run(url)[0]["outcomes"] == {"ok": 10}
 
 
 # The same refusal for all

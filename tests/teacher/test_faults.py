@@ -528,10 +528,10 @@ def test_policies_keep_drop_and_retry():
         faults.pop("word3")
         run(url, on_blank="retry", outcome_retries=3, min_accept=0.5)
     assert teacher.calls == 27 and by_word()["word3"]["outcome"] == "ok"
-    report = read_json(layout.figures("d") / "failures.json")
+    report, key = read_json(layout.figures("d") / "failures.json"), by_word()["word1"]["question_key"]
     assert report["refusal"] == {
         "count": 1,
-        "examples": [{"id": "p001", "problem": None, "response": "I will not"}],
+        "examples": [{"id": "p001", "question_key": key, "problem": None, "response": "I will not"}],
     }
 
 

@@ -1,4 +1,9 @@
-"""One engine, one thread: requests wait in a queue, and those that are sampled alike go to it together."""
+"""One engine, one thread: requests wait in a queue, and those that are sampled alike go to it together.
+
+A batch ends with its longest request, and the next one waits for that. So long prompts are in no batch with
+short ones but take turns with them, have no more tokens together than a batch of short ones may, and only a
+part of the places.
+"""
 
 import asyncio
 import math
@@ -7,12 +12,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple
 
 from stages.core.errors import UserError
 from stages.engines.protocol import Decoding, Engine, Generation
 
 LEAST_PLACES, BATCHES = 64, 16  # requests that may be in progress: so many, or so many batches
+LONG = 1024  # tokens: a prompt that has more
+LONG_PLACES = 4  # one place in so many is for long prompts that wait
 LONGEST_WAIT_S = 60  # that a refused client is asked to wait
 FRESH_S = 5  # an answer is taken for a sign of life so long
 ALIVE_S = 30  # for the engine to answer when it is asked whether it lives
@@ -21,18 +29,23 @@ FAILURES = 3  # in a row, of an engine that was loaded anew before each
 
 
 class PendingRequest(NamedTuple):
-    """A request in the queue, and the future that its answer goes to."""
+    """A request in the queue, and the future that its answer goes to. `tokens` are those of its prompt."""
 
     prompt: str
+    tokens: int
     sampling: Decoding
     seed: int
     grammar: str | None
     answer: asyncio.Future
 
     @property
-    def manner(self) -> tuple[Decoding, str | None]:
+    def is_long(self) -> bool:
+        return self.tokens > LONG
+
+    @property
+    def manner(self) -> tuple[Decoding, str | None, bool]:
         """What requests of one batch must have in common."""
-        return self.sampling, self.grammar
+        return self.sampling, self.grammar, self.is_long
 
 
 class Full(Exception):
@@ -56,6 +69,7 @@ class EngineQueue:
         self.places = max(LEAST_PLACES, BATCHES * most)
         self.taken = self.failures = 0
         self.waiting: list[PendingRequest] = []
+        self.was_long = False  # the last batch
         self.arrived = asyncio.Event()
         self.answered_at = time.monotonic()
         self.began_at: float | None = None  # of the batch that the engine is at
@@ -65,18 +79,30 @@ class EngineQueue:
     def place(self) -> Iterator[None]:
         """A place in the queue as long as the block lasts. Raises Full."""
         if self.taken >= self.places:
-            wait_s = math.ceil(self.batch_s * self.taken / self.most)
-            raise Full(min(max(wait_s, 1), LONGEST_WAIT_S))
+            raise self.full()
         self.taken += 1
         try:
             yield
         finally:
             self.taken -= 1
 
-    async def answer(self, prompt: str, sampling: Decoding, seed: int, grammar: str | None) -> Generation:
-        """The engine's answer. A task that is cancelled while it waits takes its request out of the queue."""
+    def full(self) -> Full:
+        """What to raise where there is no place."""
+        wait_s = math.ceil(self.batch_s * self.taken / self.most)
+        return Full(min(max(wait_s, 1), LONGEST_WAIT_S))
+
+    async def answer(
+        self, prompt: str, tokens: int, sampling: Decoding, seed: int, grammar: str | None
+    ) -> Generation:
+        """The engine's answer. A task that is cancelled while it waits takes its request out of the queue.
+
+        `tokens` are those of the prompt. Raises Full for a long one where too many such wait.
+        """
         future = asyncio.get_running_loop().create_future()
-        self.waiting.append(PendingRequest(prompt, sampling, seed, grammar, future))
+        request = PendingRequest(prompt, tokens, sampling, seed, grammar, future)
+        if request.is_long and LONG_PLACES * sum(one.is_long for one in self.waiting) >= self.places:
+            raise self.full()
+        self.waiting.append(request)
         self.arrived.set()
         return await future
 
@@ -89,7 +115,7 @@ class EngineQueue:
             return True
         try:
             async with asyncio.timeout(ALIVE_S):
-                await self.answer(prompt, sampling, 0, None)
+                await self.answer(prompt, 1, sampling, 0, None)
         except Exception:
             return False
         return True
@@ -107,10 +133,15 @@ class EngineQueue:
                 self.arrived.clear()
 
     def _next(self) -> list[PendingRequest]:
-        """The first of the queue and those behind it that can be generated with it."""
+        """The first of the queue whose turn it is, and those behind it that can be generated with it."""
         self.waiting = [request for request in self.waiting if not request.answer.done()]
-        alike = [request for request in self.waiting if request.manner == self.waiting[0].manner]
-        batch = alike[: self.most]
+        if not self.waiting:
+            return []
+        turn = [request for request in self.waiting if request.is_long != self.was_long] or self.waiting
+        alike = [request for request in turn if request.manner == turn[0].manner][: self.most]
+        totals = accumulate(request.tokens for request in alike)
+        fitting = sum(tokens <= LONG * self.most for tokens in totals)
+        batch, self.was_long = alike[: max(fitting, 1)], turn[0].is_long
         self.waiting = [request for request in self.waiting if request not in batch]
         return batch
 
@@ -132,10 +163,11 @@ class EngineQueue:
     ) -> tuple[list[PendingRequest], Exception | None]:
         """(the requests that got no answer, why); an engine that failed is gone then."""
         left = dict(enumerate(batch))
-        (sampling, grammar), prompts = batch[0].manner, [request.prompt for request in batch]
+        first, prompts = batch[0], [request.prompt for request in batch]
+        seeds = [request.seed for request in batch]
         try:
             self.engine = self.engine or self.load()
-            for answer in self.engine.generate(prompts, sampling, [one.seed for one in batch], grammar):
+            for answer in self.engine.generate(prompts, first.sampling, seeds, first.grammar):
                 loop.call_soon_threadsafe(_settle, left.pop(answer.index).answer, answer, None)
             if left:
                 raise RuntimeError("the engine left requests without an answer")

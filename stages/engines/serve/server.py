@@ -58,6 +58,7 @@ class Question(NamedTuple):
 
     body: Body
     prompt: str
+    prompt_tokens: int
     sampling: Decoding
     grammar: str | None
 
@@ -120,7 +121,7 @@ class Api:
             raise too_long(student.context, f"{len(prompt):,} characters")
         tokens = len(student.codec.prompts([prompt])[0])
         sampling = body.sampling(student.sampling, tokens, student.context)
-        return Question(body, prompt, sampling, _grammar(body, student))
+        return Question(body, prompt, tokens, sampling, _grammar(body, student))
 
     async def answered(self, kind: type[Body], request: web.Request) -> tuple[Body, str, str, dict]:
         """(the body, what the student wrote, why it ended, the tokens used). Raises Full, and as `read`."""
@@ -131,8 +132,10 @@ class Api:
                 asked = self.read(*given)
             else:  # one at a time, so that neither short ones nor the engine wait for them
                 asked = await asyncio.get_running_loop().run_in_executor(self.reader, self.read, *given)
-            body = asked.body
-            answer = await self.queue.answer(asked.prompt, asked.sampling, body.drawn_seed(), asked.grammar)
+            body, seed = asked.body, asked.body.drawn_seed()
+            answer = await self.queue.answer(
+                asked.prompt, asked.prompt_tokens, asked.sampling, seed, asked.grammar
+            )
         text, stopped = body.stopped(answer.text)
         return body, text, "stop" if stopped else answer.finish_reason, _usage(answer)
 

@@ -22,7 +22,7 @@ from stages.core.files import iter_jsonl, verify_manifest, write_json, write_tex
 from stages.core.hashing import stable_integer
 from stages.core.messages import say
 from stages.evaluation.people import check_unseen
-from stages.kinds.answers import document_of, is_first, lines_of
+from stages.kinds.answers import document_of, is_first, lines_of, read_responses
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
@@ -108,8 +108,8 @@ def score_people(
 def taught(dataset: str) -> tuple[dict[str, str], Counter]:
     """(the teacher's call for each document that it was asked about, how often each model answered)."""
     labels, teachers = {}, Counter()
-    for row in iter_jsonl(layout.responses(dataset), ("id", "accepted", "outcome", "response", "model")):
-        teachers[row["model"]] += 1
+    for row in read_responses(layout.responses(dataset)):
+        teachers[row.get("model", "unknown")] += 1
         if is_first(row):
             labels[document_of(row)] = label(row)
     return labels, teachers

@@ -111,7 +111,6 @@ def inconsistent(dataset: str, knobs: FilterKnobs, written: Texts, left: np.ndar
     targets = [page_of[written.documents[written.places[number]]] for number in left]
     if method_of(knobs.round_trip_by, "round_trip_by", ("bm25", "tfidf")) == "bm25":
         return filters.lost_by_bm25(texts, targets, searched, knobs.round_trip)
-    layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     return filters.lost_by_vectors(texts, targets, searched, knobs.round_trip, knobs.round_trip_by)
 
 

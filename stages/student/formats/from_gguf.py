@@ -5,7 +5,10 @@ makes one with five tokens too many. So the tokenizer is built here from the fil
 documented as "tokenizer.ggml.*" (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGUFReader
@@ -13,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import write_json, write_text
 from stages.student.formats.card import CARD
 from stages.student.formats.hf_folder import refuse_pointer
@@ -60,9 +63,10 @@ def unpack(file: Path, target: Path) -> None:
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{file}: GGUF architecture {architecture!r} is not supported; use one of {known}")
-    write_tokenizer(fields, target, str(file))
+    with _telling(f"{file}: its tokenizer cannot be read"):
+        write_tokenizer(fields, target, str(file))
     logging.disable_progress_bar()
-    try:
+    with _telling(f"{file}: its weights cannot be read"):
         model, report = AutoModelForCausalLM.from_pretrained(
             file.parent.resolve(),
             gguf_file=file.name,
@@ -70,8 +74,6 @@ def unpack(file: Path, target: Path) -> None:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{file}: its weights cannot be read ({error}); fetch the file again") from None
     if report["missing_keys"]:  # transformers draws them at random, with a warning
         raise UserError(f"{file}: has no weights {', '.join(sorted(report['missing_keys'])[:5])}")
     # special tokens are the tokenizer's business, and transformers reads them wrongly
@@ -85,6 +87,15 @@ def unpack(file: Path, target: Path) -> None:
     write_text(target / CARD, f"{header}The weights of {file.name}, dequantised to float32.\n")
 
 
+class _Reader(GGUFReader):
+    """Of a damaged count the package's own reader makes that many empty values, for minutes and gigabytes."""
+
+    def _get(self, offset: int, *arguments: Any, **options: Any) -> Any:
+        if offset >= len(self.data):
+            raise ValueError("it ends too early")
+        return super()._get(offset, *arguments, **options)
+
+
 def read_fields(file: Path) -> dict:
     """The metadata of a GGUF file by key. Raises UserError for another file, and a torn one."""
     with open(file, "rb") as stream:
@@ -92,11 +103,23 @@ def read_fields(file: Path) -> dict:
     if head != MAGIC:
         refuse_pointer(file)
         raise UserError(f"{file}: no GGUF file")
-    try:
-        reader = GGUFReader(file)
+    with _telling(f"{file}: not a whole GGUF file"):
+        reader = _Reader(file)
         return {name: field.contents() for name, field in reader.fields.items()}
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UserError(f"{file}: not a whole GGUF file ({error}); fetch it again") from None
+
+
+@contextmanager
+def _telling(problem: str) -> Iterator[None]:
+    """Whatever another package says of a file in the block, as a UserError: damage can lead to any error.
+
+    tokenizers raises bare Exceptions. Errors of a disk are left to the command line.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or getattr(error, "errno", None):
+            raise
+        raise UserError(f"{problem} ({reason(error)}); fetch the file again") from None
 
 
 def special_tokens(fields: dict) -> dict[str, int]:

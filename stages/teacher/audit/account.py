@@ -8,6 +8,7 @@ CONTENTS = """
 SELECT (SELECT user_version FROM pragma_user_version) AS schema_version,
     (SELECT count(*) FROM requests) AS requests, count(*) AS attempts, count(raw) AS answers,
     coalesce(sum(source = 'import'), 0) AS taken_over,  -- from responses.jsonl: in no ledger
+    (SELECT count(*) FROM disowned) AS disowned,
     min(at) AS oldest, max(at) AS newest
 FROM attempts
 """

@@ -14,7 +14,7 @@ from typing import Any
 from stages.core.errors import UserError
 from stages.teacher.identity import key_of, limit_of, question_key
 from stages.teacher.store.schema import NO_DELETE
-from stages.teacher.store.store import ATTEMPT, FIX_FILE, FIX_ROWS, SHOWN, Store, is_sound
+from stages.teacher.store.store import ATTEMPT, FIX_FILE, FIX_ROWS, SHOWN, Store, is_damage, is_sound
 
 REQUEST = ("request_key", "question_key", "token_limit", "model", "request")
 
@@ -64,10 +64,6 @@ def snapshot(store: Store) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
 def verify(connection: sqlite3.Connection) -> Damage:
     """The damage of the file, the attempts and the requests that a `snapshot` sees."""
     damage = Damage()
@@ -79,9 +75,9 @@ def verify(connection: sqlite3.Connection) -> Damage:
             if not is_sound(attempt):
                 damage.attempts.append({name: attempt[name] for name in ("id", "request_key")})
         requests = _rows(connection, "requests", REQUEST)
-        damage.requests = [row["request_key"] for row in requests if not _has_its_keys(row)]
+        damage.requests = [row["request_key"] for row in requests if not has_its_keys(row)]
     except sqlite3.DatabaseError as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
         damage.file.append(str(error))
     return damage
@@ -93,7 +89,7 @@ def _rows(connection: sqlite3.Connection, table: str, columns: tuple[str, ...]) 
         yield dict(zip(columns, row, strict=True))
 
 
-def _has_its_keys(row: dict[str, Any]) -> bool:
+def has_its_keys(row: dict[str, Any]) -> bool:
     """Whether a request has the keys that stand beside it. True for one of which only the keys are known."""
     if row["request"] is None:
         return True
@@ -105,20 +101,13 @@ def _has_its_keys(row: dict[str, Any]) -> bool:
     return expected == tuple(row[name] for name in REQUEST[:4])
 
 
-def salvage(store: Store) -> tuple[Damage, Path]:
-    """Remove the damaged rows from the store in one transaction; other processes may go on using it.
+def remove(store: Store, damage: Damage) -> Path:
+    """Remove damaged rows from the store in one transaction; other processes may go on using it.
 
-    Returns what was removed, and the copy of the whole file that was written before, beside the store. What
-    counts against caps stays. Raises UserError where sqlite cannot read the file, where the copy exists
-    already, or where a damaged request waits in an open batch.
+    Returns the copy of the whole file that was written before, beside the store. What counts against caps
+    stays. Raises UserError where the copy exists already, or where a damaged request waits in an open batch.
     """
     copy = store.path.with_name(f"{store.path.name}.damaged")
-    with snapshot(store) as connection:
-        damage = verify(connection)
-    if damage.file:
-        raise UserError(damage.message(store.path))
-    if not damage:
-        return damage, copy
     # Bytes, because a damaged key may be text that sqlite does not take as a parameter.
     keys = [(key.encode("utf-8", "surrogateescape"),) for key in damage.requests]
     in_batches = (
@@ -139,4 +128,4 @@ def salvage(store: Store) -> tuple[Damage, Path]:
         writer.executemany("DELETE FROM attempts WHERE id = ?", [(row["id"],) for row in damage.attempts])
         writer.executemany("DELETE FROM requests WHERE CAST(request_key AS BLOB) = ?", keys)
         writer.execute(NO_DELETE)
-    return damage, copy
+    return copy

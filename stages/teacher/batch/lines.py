@@ -96,11 +96,16 @@ def _dict(value: object) -> dict[str, Any]:
 
 
 def judge_result(result: Result, endpoint: Endpoint, model: str) -> Failure:
-    """What a result that is no answer means for its request and for the run."""
-    code, message = (sound(result.error.get(name) or "") for name in ("code", "message"))
-    error = {"code": code or "no answer", "message": message or "no reason given"}
-    if result.status is None:
-        text = f"{endpoint.base_url}, in a batch: {error['code']}: {short(error['message'], endpoint)}"
-        return Failure(error["code"], text, retry=True)
-    text = json.dumps({"error": {**error, "code": code}})
-    return judge_reply(endpoint, model, status=result.status, text=text)
+    """What a result that is no answer means for its request and for the run.
+
+    Where no HTTP status tells, the error's code may: `invalid_api_key` stops a run as 401 does.
+    """
+    text = json.dumps(
+        {"error": {**result.error, "message": result.error.get("message") or "no reason given"}}
+    )
+    error = error_in(text)
+    if status := result.status or error.status:
+        return judge_reply(endpoint, model, status=status, text=text)
+    code = error.code or "no answer"
+    told = f"{endpoint.base_url}, in a batch: {code}: {short(error.message, endpoint)}"
+    return Failure(code, told, retry=True)

@@ -304,13 +304,12 @@ class _Run:
                 self.tally.outcomes.update(answer.outcome for answer in answers)
         self._unfollow(batch.name, len(collected.answered))
         failed = {key: failure for key, failure in collected.failures.items() if key in self.rows}
-        for key, failure in failed.items():
-            self._failed(key, failure)
-        if stop := next((failure.stop for failure in failed.values() if failure.stop), None):
+        stops = [self._failed(key, failure) for key, failure in failed.items()]
+        if stop := next(filter(None, stops), None):
             raise UserError(stop)
 
-    def _failed(self, key: str, failure: Failure) -> None:
-        """Ask again in another batch, or give the request up."""
+    def _failed(self, key: str, failure: Failure) -> str | None:
+        """Ask again in another batch, or give the request up. Returns why no request would fare better."""
         row = self.rows[key]
         row.failures += 1
         row.known += failure.status == 200  # its body is in the store too, though it answers nothing
@@ -318,8 +317,10 @@ class _Run:
         if failure.retry and row.failures <= self.endpoint.retries:
             self.tally.retried += 1
             self.back.append(key)
-        else:
-            self._give_up(self.batches.request(key), failure)
+            return None
+        self._give_up(self.batches.request(key), failure)
+        why = None if failure.retry else self.tally.reject(failure, self.endpoint.breaker)
+        return failure.stop or (why and f"{failure.message} ({why})")
 
     def _give_up(self, request: KeyedRequest, failure: Failure) -> None:
         self.tally.give_up(request, self.rows.pop(request["request_key"]).id, failure)

@@ -1,6 +1,6 @@
 """The tables of the answer store, as the scripts that lead from each version to the next."""
 
-# A trigger that `audit.verify.salvage` takes away while it removes damaged rows.
+# A trigger that `audit.verify.remove` takes away while it removes damaged rows.
 NO_DELETE = """CREATE TRIGGER no_delete BEFORE DELETE ON attempts
 BEGIN SELECT RAISE(ABORT, 'append-only'); END"""
 
@@ -121,5 +121,13 @@ FROM attempts LEFT JOIN costs ON attempt = id WHERE source != 'import';
 PRAGMA user_version = 3;
 """
 
-MIGRATIONS = (ONE, TWO, THREE)
+# Answers that count no longer, though they were paid for.
+FOUR = """
+CREATE TABLE disowned (attempt INTEGER PRIMARY KEY, at TEXT NOT NULL);
+CREATE TRIGGER disowned_goes_too AFTER DELETE ON attempts
+BEGIN DELETE FROM disowned WHERE attempt = OLD.id; END;  -- its id may be given again
+PRAGMA user_version = 4;
+"""
+
+MIGRATIONS = (ONE, TWO, THREE, FOUR)
 VERSION = len(MIGRATIONS)

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl
+from stages.core.files import atomic_path, iter_jsonl
 from stages.core.hashing import canonical_json, sha256_json
 from stages.core.records import KeyedRequest, RequestKeys
 from stages.core.stage import explain
@@ -37,13 +37,22 @@ FIX_ROWS = (
     "removes the damaged rows; `collect` takes what they held over from responses.jsonl, or asks again"
 )
 FIX_FILE = (
+    "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies what can be "
+    "read to {path}.salvaged and says how to go on with that"
+)
+FIX_LOST = (
     "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
-    "the answers in responses.jsonl; `sqlite3 {path} .recover` may bring back more"
+    "the answers in responses.jsonl"
 )
 FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
 ATTEMPT = (*FIELDS, "checksum")
+COUNTS = "raw IS NOT NULL AND attempts.id NOT IN (SELECT attempt FROM disowned)"  # it may be an answer
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
+
+
+class Damaged(UserError):
+    """The file of a store is one that sqlite cannot read in full."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,12 @@ class Store:
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.path.is_file() and not self.path.stat().st_size:
-                raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_FILE.format(path=self.path)}")
+                raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_LOST.format(path=self.path)}")
             connection = None
             try:
+                if not self.path.exists():  # renamed when it has its tables: a kill leaves no empty file
+                    with atomic_path(self.path) as new, closing(sqlite3.connect(new)) as made:
+                        made.executescript("".join(("BEGIN;", *MIGRATIONS, "COMMIT;")))
                 connection = sqlite3.connect(
                     self.path, timeout=WAIT_S, check_same_thread=False, isolation_level=None
                 )
@@ -103,6 +115,8 @@ class Store:
             except sqlite3.DatabaseError as error:
                 if connection:  # a traceback would keep it, and with it the lock of a failed migration
                     connection.close()
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+                    raise self._damaged(error) from None
                 raise UserError(
                     f"{self.path}: cannot be opened ({error}); if it is damaged, move it away: "
                     "it is filled again from responses.jsonl"
@@ -113,15 +127,17 @@ class Store:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file. Raises UserError where sqlite found it damaged in the block.
+        """Close the file. Raises Damaged where sqlite found it damaged in the block.
 
         Of other failures of sqlite, such as a lock or a disk, `core.errors.message_about` tells.
         """
         self.writer.close()
         self.reader.close()
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what makes it more precise
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise UserError(f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}") from None
+        if is_damage(error):
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: BaseException | None) -> Damaged:
+        return Damaged(f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -150,7 +166,7 @@ class Store:
             insert_attempts(writer, attempts)
 
     def bodies(self, request: KeyedRequest) -> list[str]:
-        """The raw body of each stored answer to `request` itself, oldest first.
+        """The raw body of each stored answer to `request` itself, oldest first, but for those disowned.
 
         Raises UserError for one that is not as it was written, as do the next two.
         """
@@ -172,7 +188,7 @@ class Store:
         """The attempts that brought a body, oldest first, each checked before it is used."""
         query = (
             f"SELECT attempts.id, {', '.join(ATTEMPT)}, token_limit FROM attempts "
-            f"LEFT JOIN requests USING (request_key) WHERE {where} AND raw IS NOT NULL ORDER BY attempts.id"
+            f"LEFT JOIN requests USING (request_key) WHERE {where} AND {COUNTS} ORDER BY attempts.id"
         )
         for row in self.reader.execute(query, values):
             attempt = dict(zip(("id", *ATTEMPT, "token_limit"), row, strict=True))
@@ -182,9 +198,32 @@ class Store:
             yield attempt
 
     def knows(self, key: str) -> int:
-        """How many bodies are stored for a request key."""
-        query = "SELECT count(*) FROM attempts WHERE request_key = ? AND raw IS NOT NULL"
+        """How many bodies are stored for a request key, but for those that were disowned."""
+        query = f"SELECT count(*) FROM attempts WHERE request_key = ? AND {COUNTS}"
         return self.reader.execute(query, (key,)).fetchone()[0]
+
+    def disown(self, name: str) -> int:
+        """Let answers count no longer, so that `collect` asks again; what they cost stays spent.
+
+        `name` is the question_key of a row of `responses.jsonl`, for all answers to that question under any
+        limit on tokens, its request_key, or the number of an attempt. Returns how many answers it names.
+        """
+        query = (
+            f"SELECT attempts.id FROM attempts LEFT JOIN requests USING (request_key) WHERE {COUNTS} "
+            "AND (question_key = ? OR request_key = ? OR attempts.id = ?)"
+        )
+        with self.transaction() as writer:
+            ids = writer.execute(query, (name, name, name)).fetchall()
+            writer.executemany("INSERT INTO disowned VALUES (?, ?)", ((id_, utc_now()) for (id_,) in ids))
+        return len(ids)
+
+    def _is_disowned(self, row: "_RowKeys") -> bool:
+        """Whether an answer to the request, or to its question under another limit, was disowned."""
+        query = (
+            "SELECT 1 FROM disowned JOIN attempts ON attempt = attempts.id "
+            "LEFT JOIN requests USING (request_key) WHERE request_key = ? OR question_key = ?"
+        )
+        return self.reader.execute(query, (row.request_key, row.question_key)).fetchone() is not None
 
     def _is_answered(self, key: str) -> bool:
         """Whether one of the bodies stored for a request key is a completion."""
@@ -208,12 +247,14 @@ class Store:
         problems: dict[int, str] = {}
         for number, row in enumerate(iter_jsonl(responses, ("request_key", "outcome", *ANSWER)), start=1):
             try:
-                key = _RowKeys.model_validate(row).request_key
+                keys = _RowKeys.model_validate(row)
                 outcome = answer_in(row).outcome
             except ValidationError as error:
                 problems[number] = explain(error, f"{responses}, row {number}")[:300]
                 continue
-            if outcome != "error" and not self._is_answered(key):
+            key = keys.request_key
+            # The very answer that was disowned may stand in the file.
+            if outcome != "error" and not self._is_answered(key) and not self._is_disowned(keys):
                 new.setdefault(key, []).append(row)
         if problems:
             rows = ", ".join(map(str, list(problems)[:SHOWN])) + (", …" if len(problems) > SHOWN else "")
@@ -224,7 +265,7 @@ class Store:
         firsts = (rows[0] for rows in new.values())
         self.append(
             (Attempt(key, IMPORT, raw=imported(rows), mode="import") for key, rows in new.items()),
-            keys=(cast(RequestKeys, row) for row in firsts if "question_key" in row),
+            keys=(cast(RequestKeys, {"token_limit": None, **row}) for row in firsts if "question_key" in row),
         )
         return len(new)
 
@@ -270,6 +311,12 @@ def insert_attempts(writer: sqlite3.Connection, attempts: Iterable[Attempt]) -> 
     marks = ", ".join("?" * (len(FIELDS) + 1))
     writer.executemany(f"INSERT INTO attempts ({', '.join(FIELDS)}, checksum) VALUES ({marks})", rows)
     enter_costs(writer)
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether sqlite says by an error that its file is damaged."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what makes it more precise
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def utc_now() -> str:

@@ -196,6 +196,26 @@ def test_a_full_queue_refuses_with_the_time_to_wait(monkeypatch):
     talk(served, engine, scenario)
 
 
+def test_long_prompts_take_turns_with_short_ones_and_have_a_part_of_the_places(monkeypatch):
+    monkeypatch.setattr(queue, "LEAST_PLACES", 20)
+    monkeypatch.setattr(queue, "BATCHES", 1)
+    engine, sizes = Saying(), [8000, 2000, 2000, 2000, 2000, *[100] * 6]
+
+    async def scenario():
+        requests = queue.EngineQueue(lambda: engine, 4)
+        ask = [requests.answer(f"{size}", size, Decoding(), 0, None) for size in (*sizes, 2000)]
+        *kept, refused = map(asyncio.create_task, ask)
+        await asyncio.wait([refused])
+        assert isinstance(refused.exception(), queue.Full)
+        feeding = asyncio.create_task(requests.run())
+        await asyncio.gather(*kept)
+        feeding.cancel()
+
+    asyncio.run(scenario())
+    batches = [prompts for prompts, *_ in engine.asked]
+    assert batches == [["8000"], ["100"] * 4, ["2000"] * 2, ["100"] * 2, ["2000"] * 2]
+
+
 def test_with_a_key_only_who_has_it_is_answered_and_anyone_may_ask_for_health():
     async def scenario(client):
         assert (await asked(client, "lamp")).choices and await health(client) == 200

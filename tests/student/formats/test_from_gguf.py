@@ -178,6 +178,17 @@ def test_what_is_no_gguf_that_can_be_imported_is_refused(tmp_path, tiny):
     for share in (0.001, 0.3, 0.9):
         (tmp_path / "torn.gguf").write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share) + 8])
         refused("not a whole GGUF file|cannot be read", tmp_path / "torn.gguf")
+    merge = " ".join(json.loads(byte_bpe("gpt-2").to_str())["model"]["merges"][0]).encode()
+    length = len(merge).to_bytes(8, "little")
+    for harmed in (merge.replace(b" ", b"_"), merge[:-1] + b"\n"):
+        content = whole.read_bytes().replace(length + merge, length + harmed, 1)
+        (tmp_path / "harmed.gguf").write_bytes(content)
+        refused("its tokenizer cannot be read .*; fetch the file again", tmp_path / "harmed.gguf")
+    content, name = bytearray(whole.read_bytes()), b"tokenizer.ggml.merges"
+    count = content.index(name) + len(name) + 8  # behind the types of the field and of its values
+    content[count : count + 8] = (1 << 40).to_bytes(8, "little")  # nor is it read for minutes
+    (tmp_path / "count.gguf").write_bytes(content)
+    refused("not a whole GGUF file", tmp_path / "count.gguf")
     (tmp_path / "pointer.gguf").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     )

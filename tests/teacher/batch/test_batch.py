@@ -599,6 +599,38 @@ def test_no_funds_in_a_row_stops_the_run_and_keeps_what_came():
     assert sorted(teacher.submitted.values()) == [1] * 9 + [2]
 
 
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        ("invalid_api_key", "answered 401: it refuses"),
+        ("model_not_found", "answered 404: .*check base_url .* and the model name 'embedded'"),
+        ("insufficient_quota", "the account has no funds"),
+        ("billing_hard_limit_reached", "the account has no funds"),
+        (403, "answered 403: it refuses"),
+        (400, r"answered 400: .*\(20 requests got this answer and none another; raise `breaker`"),
+    ],
+)
+def test_what_concerns_every_request_stops_the_run(error, told):
+    """Not asked again in batch after batch, nor failed row by row, whether a status tells it or a code."""
+    make_requests("d", 30)
+    teacher = BatchTeacher(row_error=lambda body: error)
+    with teacher.running() as url:
+        with pytest.raises(UserError, match=told):
+            run(url, breaker=20)
+        assert len(teacher.created) == 1
+        teacher.row_error = None
+        run(url)
+    assert {row["outcome"] for row in responses("d")} == {"ok"}
+
+
+def test_a_bad_row_among_good_ones_stops_nothing():
+    make_requests("d", 30)
+    teacher = BatchTeacher(row_error=lambda body: 400 if word_of(body) > "word1" else None)
+    with teacher.running() as url:
+        run(url, breaker=2, min_accept=0.01)
+    assert len(teacher.created) == 1
+
+
 def test_a_strange_answer_is_kept_and_a_lone_surrogate_is_text():
     make_requests("d", 3)
     broken = completion("\ud83d half")

@@ -9,6 +9,7 @@ from stages.core.files import iter_jsonl
 from stages.core.hashing import sha256_json
 from stages.core.records import Document
 from stages.core.text import letters
+from stages.kinds.answers import document_of, read_responses
 from stages.kinds.skills.parts.calls import parse_call, span, write_call
 from stages.kinds.skills.parts.rows import Candidate, OfferedExample
 from stages.kinds.skills.parts.schema import Skills
@@ -47,8 +48,7 @@ def from_teacher(
 
     Raises UserError for an answer to a brief that is not among `briefs`, which are by id.
     """
-    fields = ("id", "document_id", "accepted", "outcome", "response")
-    for number, row in enumerate(iter_jsonl(responses, fields), start=1):
+    for number, row in enumerate(read_responses(responses), start=1):
         if not row["accepted"]:
             left_out[f"answer: {row['outcome']}"] += 1
             continue
@@ -57,12 +57,12 @@ def from_teacher(
         except ValueError:
             left_out["answer: not in the form that was asked for"] += 1
             continue
-        if row["document_id"] not in briefs:
+        if document_of(row) not in briefs:
             raise UserError(
                 f"{responses}, row {number}: '{row['document_id']}' is none of the briefs there are now; "
                 "run the prompt and collect stages of their dataset again"
             )
-        variety = briefs[row["document_id"]]["metadata"]["variety"]
+        variety = briefs[document_of(row)]["metadata"]["variety"]
         for example in (example for answer in answers for example in answer.examples):
             yield {
                 "user": example.user,

@@ -8,13 +8,13 @@ from itertools import groupby
 from math import nan
 from operator import itemgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zlib import crc32
 
 import numpy as np
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.files import temporary_directory
 from stages.core.progress import progress
 from stages.core.prompts import Template, render
 from stages.core.text import comparable, words_of
@@ -178,8 +178,8 @@ def lost_by_vectors(
     from stages.retrieval.neighbours import nearest
 
     model = load(Encoder(encoder=encoder), searched)
-    with TemporaryDirectory(dir=layout.SCRATCH) as folder:
-        keys = embeddings(model, searched, "observed", Path(folder) / "pages.npy")
-        queries = embeddings(model, texts, "synthetic", Path(folder) / "texts.npy")
+    with temporary_directory(layout.SCRATCH / "filter") as folder:
+        keys = embeddings(model, searched, "observed", folder / "pages.npy")
+        queries = embeddings(model, texts, "synthetic", folder / "texts.npy")
         nearest_pages, _ = nearest(queries, keys, min(rank, len(searched)))
         return (nearest_pages != np.asarray(targets)[:, None]).all(axis=1) | ~queries.any(axis=1)

@@ -203,8 +203,6 @@ def _locked(path: Path) -> Iterator[None]:
     layout.SCRATCH.mkdir(parents=True, exist_ok=True)
     with open(layout.SCRATCH / f".review-{path.resolve().parent.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a save that was killed
-            leftover.unlink()
         yield
 
 
