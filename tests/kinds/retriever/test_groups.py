@@ -126,7 +126,7 @@ def test_the_recipe_is_by_task():
     given = knobs(recipe="llm_embedder", negative="teacher+")
     losses = {}
     for task in TASKS:
-        made = of_task(given, task)
+        made = of_task(given, task, scored=True)
         losses[task] = (made.positive, made.distill, made.contrastive_weight > 0, made.distill_weight > 0)
         assert made.negative == "random"
     assert losses == {
@@ -137,9 +137,11 @@ def test_the_recipe_is_by_task():
         "icl": ("random", "stable", False, True),
         "tool": ("first", "kl", True, False),
     }
-    lrlm = of_task(given, "lrlm")
+    lrlm = of_task(given, "lrlm", scored=True)
     assert (lrlm.teacher_temperature, lrlm.scores_margin, lrlm.max_rows) == (0.1, 0.1, 10_000)
-    assert of_task(knobs(), "qa") == knobs()
+    assert of_task(knobs(), "qa", scored=True) == knobs()
+    unscored = of_task(given, "qa", scored=False)  # learned from its pairs alone
+    assert (unscored.positive, unscored.contrastive_weight > 0, unscored.distill_weight) == ("first", True, 0)
 
 
 def test_a_sample_of_rows_is_by_hash_and_nested():

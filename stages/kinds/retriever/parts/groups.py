@@ -45,9 +45,15 @@ class Group(NamedTuple):
     right: list[str]
 
 
-def of_task(knobs: TrainRetrieverKnobs, task: str) -> TrainRetrieverKnobs:
-    """The knobs for a task: the recipe's, where one is asked for."""
-    return knobs.model_copy(update=RECIPE[task] if knobs.recipe == "llm_embedder" else {})
+def of_task(knobs: TrainRetrieverKnobs, task: str, scored: bool) -> TrainRetrieverKnobs:
+    """The knobs for a task: the recipe's, where one is asked for.
+
+    qa and icl are distilled where their rows are `scored`, and learn from their pairs alone otherwise.
+    """
+    if knobs.recipe == "none":
+        return knobs
+    own = RECIPE[task]
+    return knobs.model_copy(update=own if scored or own.get("distill") != "stable" else _UNSCORED)
 
 
 def check(row: Row, keys: Mapping[str, str], where: Path) -> None:

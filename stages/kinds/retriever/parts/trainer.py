@@ -60,8 +60,9 @@ def chosen_tasks(folder: Path, wanted: list[str]) -> list[str]:
 
 def read_task(folder: Path, name: str, knobs: TrainRetrieverKnobs) -> TaskRows:
     """A task's usable rows. Raises UserError for rows that cannot be, or that nothing is learned from."""
-    knobs, keys = of_task(knobs, name), read_keys(folder / name)
+    keys = read_keys(folder / name)
     splits = {split: read_rows(folder / name, split) for split in ("train", "val")}
+    knobs = of_task(knobs, name, any("teacher_scores" in row for row in splits["train"]))
     rows = sampled(splits["train"], knobs.max_rows)
     train, drops = usable(rows, keys, knobs, folder / name / "train.jsonl")
     val, _ = usable(splits["val"], keys, knobs, folder / name / "val.jsonl")
