@@ -10,7 +10,7 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_jsonl
 from stages.core.hashing import sha256_text, stable_integer
 from stages.core.messages import say
-from stages.core.text import comparable
+from stages.evaluation.people import one_spelling
 from stages.kinds.retriever import places
 from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, write_rows
 from stages.sources.splits import split_groups
@@ -31,8 +31,8 @@ def key_id(text: str) -> str:
 
 
 def same_query(query: str) -> str:
-    """What queries have in common that people would call the same."""
-    return " ".join(comparable(query).split())
+    """What queries have in common that people would call the same: letters, digits, operators in one case."""
+    return one_spelling(query) or query
 
 
 def split_rows(rows: Iterable[Row], val_share: float, test_share: float) -> Splits:

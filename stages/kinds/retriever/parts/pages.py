@@ -32,6 +32,12 @@ class Pages:
         self.about: dict[str, list[str]] = defaultdict(list)  # a query's documents
         for pair in iter_jsonl(folder / "pairs.jsonl"):
             self.about[pair["query_id"]].append(pair["document_id"])
+        self.splits: dict[str, Split] = {}
+        for name, query in self.queries.items():
+            own: Split = "val" if stable_unit("val", name) < VAL_SHARE else "train"
+            own = "test" if query["split"] == "test" else own
+            spelling = same_query(query["text"])
+            self.splits[spelling] = max(own, self.splits.get(spelling, own), key=SPLITS.index)
 
     def keys(self, words: int) -> dict[str, str]:
         """Each document's title and first words, once where it begins with its title."""
@@ -46,10 +52,8 @@ class Pages:
         return clip_words(SENTENCE.split(self.documents[name]["text"].strip(), maxsplit=1)[0], ANSWER_WORDS)
 
     def split_of(self, query_id: str) -> Split:
-        """The corpus's own, less a part of train for validation."""
-        if self.queries[query_id]["split"] == "test":
-            return "test"
-        return "val" if stable_unit("val", query_id) < VAL_SHARE else "train"
+        """The corpus's own, less a part of train for validation; one spelling is in one split."""
+        return self.splits[same_query(self.queries[query_id]["text"])]
 
     def row(self, name: str, query: str, documents: Iterable[str], group: str) -> Row:
         pos = sorted(set(documents))
