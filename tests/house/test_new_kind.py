@@ -128,7 +128,7 @@ def project(tmp_path_factory) -> Workspace:
             "KINDS: ",
             "from stages.kinds.titles import KIND as TITLES",
         )
-        replace(made.directory / "stages/kinds/registry.py", "(XC, SKILLS)", "(XC, SKILLS, TITLES)")
+        replace(made.directory / "stages/kinds/registry.py", "(XC, SKILLS", "(XC, TITLES, SKILLS")
         insert(made.directory / "dvc.yaml", "  # Spine: one page", STAGES.rstrip())
         replace(made.directory / "dvc.yaml", "report: {}}", "report: {}, measure_titles: {}}")
         shares = {"val_share": 0.2, "test_share": 0.2}
