@@ -55,7 +55,7 @@ push: $(LOCK) ## send outputs to the remote (docs/guide/remotes.md), and say whi
 	@python -m stages push
 
 pull: $(LOCK) ## fetch outputs from the remote
-	@python -m stages params && dvc pull
+	@dvc pull
 
 ui: $(LOCK) ## open MLflow on the runs so far; PORT=5001 for another port
 	@python -m stages ui $${PORT:+--port "$$PORT"}

@@ -246,7 +246,7 @@ def test_a_checkpoint_with_a_projection(models, tmp_path, capsys):
     plain = SentenceTransformer(str(models["two"]), device="cpu").encode(TEXTS[:3])  # not of length 1
     expected = plain @ weight.numpy().T + bias.numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(given, expected, atol=1e-5)
+    np.testing.assert_allclose(given, expected, atol=1e-2)  # in bfloat16 where the processor has it
     assert load(Encoder(encoder=str(models["one"]), weights=file), []).dims == 8
     assert "1 tensors are none of the encoder's: classifier.weight" in capsys.readouterr().err
 
@@ -293,7 +293,7 @@ def test_directories_that_are_no_encoder(tmp_path):
         with pytest.raises(UserError, match=f"encoder: .*{message}"):
             load(Encoder(encoder=path), TEXTS)
     (stray / "modules.json").write_text("[]")
-    with pytest.raises(UserError, match="stray' is no sentence-transformers model"):
+    with pytest.raises(UserError, match="stray: holds no tokenizer"):
         load(Encoder(encoder=str(stray)), TEXTS)
 
 
