@@ -60,7 +60,6 @@ class MineKnobs(Search):
     max_score: float | None = Field(None, description="a negative's score is at most this")
     filter_answers: bool = Field(True, description="leave out keys that hold one of the answers")
     reranker: str = Field(
-        "models/shipped/none",
         description="CrossEncoder directory whose scores margins and max_score are about, in place of the "
         "cosine (bm25: BM25's score); then a negative never scores more than the best positive",
     )
