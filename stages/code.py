@@ -83,7 +83,8 @@ def module_file(name: str) -> Path:
 def file_of(name: str) -> Path | None:
     """The file of a module, by its dotted name, or of a template or a list of words, by its file name."""
     if name.endswith(RESOURCES):
-        return next(Path("stages").rglob(name), None)
+        # What `make new` copies from an example has names that code gives to other files: params.yaml.
+        return next((p for p in Path("stages").rglob(name) if not p.parent.name.startswith("example")), None)
     path = Path(*name.split("."))
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
 

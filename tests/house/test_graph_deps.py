@@ -101,6 +101,10 @@ def test_every_file_that_a_stage_prompts_for_a_task_is_its_code():
     assert "stages/kinds/xc/samples.html.j2" in record(params.STAGES["report"])
 
 
+def test_the_example_of_a_kind_is_code_of_no_stage():
+    assert not [file for stage in params.STAGES.values() for file in record(stage) if "/example" in file]
+
+
 def test_a_default_of_a_knob_is_code_of_its_stage_alone():
     class Before(Knobs):
         top: int = 3
