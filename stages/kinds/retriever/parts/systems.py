@@ -6,6 +6,7 @@ trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,9 @@ class Systems:
         self.knobs = knobs
         self.encoders = {"base": knobs.base, "trained": layout.model(dataset, "retriever").as_posix()}
         self.reranker = load_reranker(knobs.reranker) if is_model(knobs.reranker) else None
+        # Every task asks for the same four: two encoders, each with the length and the prompt of a side.
+        self.fingerprint = lru_cache(maxsize=4)(fingerprint)
+        self.load = lru_cache(maxsize=4)(partial(load, fit=()))
 
     def rank(self, keys: Keys, rows: Sequence[Row]) -> dict[str, Hits]:
         """Each system's hits for each row, whose own candidates, where it has some, are all that count."""
@@ -91,9 +95,9 @@ class Systems:
         folder, lengths = self.encoders[encoder], (self.knobs.query_max_length, self.knobs.key_max_length)
         length, before = lengths[side == "document"], prompt(folder, task, side)
         knobs = Encoder(encoder=folder, max_length=length, observed_prompt=before)
-        path = layout.SCRATCH / "vectors" / f"{sha256_json([fingerprint(knobs), texts])}.npy"
+        path = layout.SCRATCH / "vectors" / f"{sha256_json([self.fingerprint(knobs), texts])}.npy"
         made = finished(path)
-        return embeddings(load(knobs, ()), texts, "observed", path) if made is None else made
+        return embeddings(self.load(knobs), texts, "observed", path) if made is None else made
 
 
 def is_model(folder: str) -> bool:
