@@ -135,6 +135,12 @@ class Loop:
             curve.append({"step": self.state.step, **known})
 
 
+def mean_loss(losses: list[tuple[float, int]]) -> float | None:
+    """The mean over all rows, from (mean loss, rows) of each batch; None without rows."""
+    count = sum(rows for _, rows in losses)
+    return sum(loss * rows for loss, rows in losses) / count if count else None
+
+
 def losses_of(curve: list[dict]) -> dict:
     """What a stage's figures say of its curve; None for what was not measured."""
     trained = [row["train_loss"] for row in curve if "train_loss" in row]

@@ -15,13 +15,13 @@ from transformers.utils import logging
 from stages.core.errors import UserError, reason
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.batches import Batches
-from stages.kinds.retriever.parts.encoding import Encoding, Texts, prepare
+from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
 from stages.kinds.retriever.parts.groups import draw
 from stages.kinds.retriever.parts.losses import distilled
 from stages.kinds.retriever.parts.rows import Row
-from stages.kinds.retriever.parts.trainer import TaskRows
+from stages.kinds.retriever.parts.trainer import TaskRows, loop_over
 from stages.student.fabric import make_fabric
-from stages.student.loop import Loop
+from stages.student.loop import Loop, mean_loss
 from stages.student.state import State
 
 
@@ -84,14 +84,14 @@ class Reranking:
     @torch.no_grad()
     def validate(self) -> float | None:
         """The mean loss of the validation rows' groups; None without rows."""
-        total, count = 0.0, 0
+        losses = []
         for task in self.files:
             for start in range(0, len(task.val), self.size):
                 pairs, scores = self._drawn(task, task.val[start : start + self.size], 0)
                 order = self.texts.by_length(pairs)
                 loss = self._loss(self.encoding.outputs(order), order, pairs, scores).item()
-                total, count = total + loss * len(pairs), count + len(pairs)
-        return total / count if count else None
+                losses.append((loss, len(pairs)))
+        return mean_loss(losses)
 
     def _drawn(self, task: TaskRows, rows: list[Row], epoch: int) -> tuple[np.ndarray, list]:
         """Numbers of the pairs (B, N), and the teacher's scores of them."""
@@ -105,9 +105,7 @@ class Reranking:
         return np.array(numbers).reshape(len(rows), -1), [group.scores for group in groups]
 
     def _loss(self, logits, order, pairs, scores) -> torch.Tensor:
-        place = {number: at for at, number in enumerate(order.tolist())}
-        at = torch.tensor([[place[n] for n in row] for row in pairs.tolist()], device=logits.device)
-        own = logits[:, 0][at]
+        own = logits[:, 0][places_in(order, pairs).to(logits.device)]
         if self.knobs.loss == "kl":
             return distilled(own, torch.tensor(scores, device=own.device))
         return cross_entropy(own, torch.zeros(len(own), dtype=torch.long, device=own.device))
@@ -122,7 +120,4 @@ def train(
     training = Reranking(fabric, model, files, knobs)
     steps = knobs.epochs * training.batches.per_epoch
     loop = Loop("train_reranker", fabric, model, knobs, steps, work)
-    before = loop.state.tokens
-    state = loop.run(training.gradients, training.validate)
-    figures = {"steps": steps, "tokens": state.tokens, "texts_cut": training.texts.cut}
-    return state, figures, state.tokens - before
+    return loop_over(loop, training)

@@ -115,6 +115,12 @@ class Float32Attention(TorchFunctionMode):
         return made.to(given[0].dtype)
 
 
+def places_in(order: np.ndarray, numbers: np.ndarray) -> torch.Tensor:
+    """Where each of `numbers`, of any shape, stands in `order`; int64 in the same shape."""
+    place = {number: at for at, number in enumerate(order.tolist())}
+    return torch.tensor([place[number] for number in numbers.ravel().tolist()]).view(*numbers.shape)
+
+
 class Encoding:
     """The model's outputs for texts, float32 (texts, dims), and the way back.
 

@@ -17,7 +17,7 @@ from stages.core.hashing import sha256_folder, sha256_json
 from stages.core.messages import say
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.batches import Batch, Batches, of_rank
-from stages.kinds.retriever.parts.encoding import Encoding, Texts, prepare
+from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
 from stages.kinds.retriever.parts.groups import draw, of_task, sampled, usable
 from stages.kinds.retriever.parts.instructions import INSTRUCTIONS
 from stages.kinds.retriever.parts.losses import (
@@ -28,7 +28,7 @@ from stages.kinds.retriever.parts.losses import (
 )
 from stages.kinds.retriever.parts.rows import Row, read_keys, read_rows, tasks_in
 from stages.student.fabric import launch_of, make_fabric
-from stages.student.loop import Loop
+from stages.student.loop import Loop, mean_loss
 from stages.student.state import State
 
 
@@ -141,15 +141,15 @@ class Training:
     @torch.no_grad()
     def validate(self) -> float | None:
         """The mean loss of the validation rows' groups, in batches of one task; None without rows."""
-        total, count, size = 0.0, 0, self.knobs.batch_size * self.fabric.world_size
+        losses, size = [], self.knobs.batch_size * self.fabric.world_size
         for task in {id(file): file for file in self.files}.values():
             for start in range(0, len(task.val), size):
                 examples = [self._example(task, row, 0) for row in task.val[start : start + size]]
                 order = self._order(examples)
                 vectors = self.encoding.outputs(order)
                 loss = self._loss(task, examples, order, self._masked(examples, order), vectors)
-                total, count = total + loss.item() * len(examples), count + len(examples)
-        return total / count if count else None
+                losses.append((loss.item(), len(examples)))
+        return mean_loss(losses)
 
     def _examples(self, batch: Batch, epoch: int) -> tuple[TaskRows, list[Example]]:
         drawn = [
@@ -168,11 +168,9 @@ class Training:
 
     def _places(self, examples: list[Example], order: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the queries, and all their keys, are in `order`."""
-        place = {number: at for at, number in enumerate(order.tolist())}
-        queries = [place[each.query] for each in examples]
-        keys = [place[key] for each in examples for key in each.keys]
-        device = self.fabric.device
-        return torch.tensor(queries, device=device), torch.tensor(keys, device=device)
+        queries = np.array([each.query for each in examples])
+        keys = np.array([key for each in examples for key in each.keys])
+        return tuple(places_in(order, part).to(self.fabric.device) for part in (queries, keys))
 
     def _masked(self, examples: list[Example], order: np.ndarray) -> torch.Tensor:
         """Keys that are no negatives of a query: right ones, the guide's better ones, another device's."""
@@ -208,10 +206,15 @@ def train(
     training = Training(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
     loop = Loop("train_retriever", fabric, model, knobs, steps, work)
+    state, figures, tokens = loop_over(loop, training)
+    return state, {**figures, "left_over_an_epoch": training.batches.left_over}, tokens
+
+
+def loop_over(loop: Loop, training) -> tuple[State, dict, int]:
+    """Run a loop on the steps of a training, of either kind of model; returns what `train` does."""
     before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    figures = {"steps": steps, "tokens": state.tokens, "texts_cut": training.texts.cut}
-    figures["left_over_an_epoch"] = training.batches.left_over
+    figures = {"steps": loop.steps, "tokens": state.tokens, "texts_cut": training.texts.cut}
     return state, figures, state.tokens - before
 
 
