@@ -15,7 +15,6 @@ from pathlib import Path
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest, write_json
-from stages.core.hashing import stable_integer
 from stages.evaluation.people import PageQuery, Text, check_unseen, read_rows, right_places
 from stages.evaluation.ranking import write_qrels, write_run
 from stages.kinds.retriever import places
@@ -31,7 +30,7 @@ from stages.kinds.retriever.parts.comparing import (
     misses,
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.rows import Row, read_keys
+from stages.kinds.retriever.parts.rows import Row, lowest, read_keys
 from stages.kinds.retriever.parts.systems import Keys, Systems
 
 PEOPLE, PAGES = "people", "qa"
@@ -47,7 +46,9 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
     tasks, training = tasks_of(folder, knobs), training_of(places.scored(knobs.trained_on))
     keys_of = {task: Keys(task, read_keys(folder / task)) for task in tasks}
-    rows_of = {task: chosen(folder / task, knobs.max_rows) for task in tasks}
+    rows_of = {
+        task: lowest(task_rows.read_rows(folder / task, "test"), knobs.max_rows, "evaluate") for task in tasks
+    }
     leaks = {
         task: check_leaks(folder / task / "test.jsonl", keys, rows_of[task], training)
         for task, keys in keys_of.items()
@@ -87,13 +88,6 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     write_json(layout.figures(dataset) / "retriever.json", figures)
     write_json(layout.figures(dataset) / "retriever_misses.json", missed)
     return {"tasks": told, "edges": EDGES.round(2).tolist(), PEOPLE: {"rows": len(asked), "task": about}}
-
-
-def chosen(task: Path, limit: int) -> list[Row]:
-    """The test rows of a task, at most `limit` (0: all), lowest hash first; in order of ids."""
-    rows = task_rows.read_rows(task, "test")
-    kept = sorted(rows, key=lambda row: stable_integer("evaluate", row["id"]))[: limit or None]
-    return sorted(kept, key=lambda row: row["id"])
 
 
 def tasks_of(folder: Path, knobs: EvaluateRetrieverKnobs) -> list[str]:

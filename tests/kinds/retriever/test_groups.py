@@ -7,9 +7,9 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.groups import Group, draw, of_task, sampled, usable
+from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
 from stages.kinds.retriever.parts.instructions import INSTRUCTIONS, prompts
-from stages.kinds.retriever.parts.rows import TASKS
+from stages.kinds.retriever.parts.rows import TASKS, lowest
 
 WHERE = Path("data/d/scored/qa/train.jsonl")
 KEYS = {name: f"text of {name}" for name in "abcdefgh"}
@@ -146,8 +146,10 @@ def test_the_recipe_is_by_task():
 
 def test_a_sample_of_rows_is_by_hash_and_nested():
     rows = [row(name=str(number)) for number in range(50)]
-    few, more = ({each["id"] for each in sampled(rows, limit)} for limit in (10, 20))
-    assert len(few) == 10 and few < more and sampled(rows, 0) == rows == sampled(rows, 99)
+    few, more = ({each["id"] for each in lowest(rows, limit, "max_rows")} for limit in (10, 20))
+    assert (
+        len(few) == 10 and few < more and lowest(rows, 0, "max_rows") == rows == lowest(rows, 99, "max_rows")
+    )
 
 
 def test_instructions_and_prompts():

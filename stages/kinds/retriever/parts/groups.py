@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stages.core.errors import UserError
-from stages.core.hashing import stable_integer, stable_unit
+from stages.core.hashing import stable_integer
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.rows import Row
 
@@ -72,14 +72,6 @@ def check(row: Row, keys: Mapping[str, str], where: Path) -> None:
         )
     if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
         raise UserError(f"{where}, row {row['id']!r}: teacher_scores: not all are finite numbers")
-
-
-def sampled(rows: list[Row], limit: int) -> list[Row]:
-    """At most `limit` rows (0: all), those with the lowest hash, in their order."""
-    if not limit or len(rows) <= limit:
-        return rows
-    lowest = {row["id"] for row in sorted(rows, key=lambda row: stable_unit("max_rows", row["id"]))[:limit]}
-    return [row for row in rows if row["id"] in lowest]
 
 
 def usable(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
 from stages.core.files import iter_jsonl, write_jsonl
+from stages.core.hashing import stable_integer
 
 TASKS = ("qa", "convsearch", "chat", "lrlm", "icl", "tool")
 Split = Literal["train", "val", "test"]
@@ -57,6 +58,13 @@ def read_rows(task: Path, split: Split) -> list[Row]:
 def tasks_in(folder: Path) -> list[str]:
     """The tasks that a folder of rows has, in the order of TASKS."""
     return [task for task in TASKS if (folder / task).is_dir()]
+
+
+def lowest(rows: list[Row], limit: int, purpose: str) -> list[Row]:
+    """At most `limit` rows (0: all), those with the lowest hash for this purpose, in their order."""
+    ranked = sorted(rows, key=lambda row: stable_integer(purpose, row["id"]))
+    names = {row["id"] for row in ranked[: limit or None]}
+    return [row for row in rows if row["id"] in names]
 
 
 def write_rows(task: Path, split: Split, rows: Iterable[Row]) -> None:

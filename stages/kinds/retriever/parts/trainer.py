@@ -18,7 +18,7 @@ from stages.core.messages import say
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.batches import Batch, Batches, of_rank
 from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import draw, of_task, sampled, usable
+from stages.kinds.retriever.parts.groups import draw, of_task, usable
 from stages.kinds.retriever.parts.instructions import INSTRUCTIONS
 from stages.kinds.retriever.parts.losses import (
     false_negatives,
@@ -26,7 +26,7 @@ from stages.kinds.retriever.parts.losses import (
     retriever_loss,
     weights,
 )
-from stages.kinds.retriever.parts.rows import Row, read_keys, read_rows, tasks_in
+from stages.kinds.retriever.parts.rows import Row, lowest, read_keys, read_rows, tasks_in
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, mean_loss
 from stages.student.state import State
@@ -63,7 +63,7 @@ def read_task(folder: Path, name: str, knobs: TrainRetrieverKnobs) -> TaskRows:
     keys = read_keys(folder / name)
     splits = {split: read_rows(folder / name, split) for split in ("train", "val")}
     knobs = of_task(knobs, name, any("teacher_scores" in row for row in splits["train"]))
-    rows = sampled(splits["train"], knobs.max_rows)
+    rows = lowest(splits["train"], knobs.max_rows, "max_rows")
     train, drops = usable(rows, keys, knobs, folder / name / "train.jsonl")
     val, _ = usable(splits["val"], keys, knobs, folder / name / "val.jsonl")
     if len(rows) < len(splits["train"]):
