@@ -17,8 +17,8 @@ WORDS = "sort values along axis of an array plot line histogram with colors read
 class Completions:
     """Answers (prompt, seed) with two lines that are a hash of both; counts how often each was asked."""
 
-    def __init__(self, url: str):
-        self.url, self.asked, self.delay = url, Counter(), 0.0
+    def __init__(self):
+        self.url, self.asked, self.delay = "", Counter(), 0.0
 
     def reply(self, body: dict) -> dict:
         self.asked[body["prompt"], body["seed"]] += 1
@@ -33,11 +33,13 @@ class Completions:
 
 
 @contextmanager
-def completions():
+def answering(reply):
+    """The base URL of a local server which answers each posted JSON body with `reply(body)`."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            content = json.dumps(student.reply(body)).encode()
+            content = json.dumps(reply(body)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -48,10 +50,16 @@ def completions():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    student = Completions(f"http://127.0.0.1:{server.server_address[1]}/v1")
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield student
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     server.shutdown()
+
+
+@contextmanager
+def completions():
+    student = Completions()
+    with answering(student.reply) as student.url:
+        yield student
 
 
 def decoding(student: Completions) -> dict:

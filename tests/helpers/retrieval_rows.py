@@ -2,6 +2,8 @@
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from stages.core.files import atomic_directory, write_jsonl
@@ -100,3 +102,12 @@ def edit_rows(folder: Path, task: str, change, split: str = "train") -> None:
         change(row)
     write_jsonl(file, rows)
     write_manifest(folder, "test", {})
+
+
+@contextmanager
+def place_to_train(directory: Path) -> Iterator[Path]:
+    """`directory` as the working directory, with the encoder models/base/t and the rows of dataset `d`."""
+    with chdir(directory):
+        tiny_encoder(Path("models/base/t"))
+        scored_rows("d", "qa", "chat", "tool")
+        yield directory

@@ -1,15 +1,12 @@
 """Scoring: the formula against plain transformers, prompts cut to fit, scores that are kept, a server."""
 
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from stages.kinds.retriever.knobs import ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Prompt, Server, score_prompts, text_prompt
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
 from stages.student.formats import from_hf
+from tests.helpers.completions import answering
 from tests.helpers.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).parents[3]
@@ -304,25 +302,13 @@ def echoing(reply):
     """An OpenAI-compatible server: `reply(body)` gives the log-probabilities of a prompt's tokens."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            choice = {"text": "", "finish_reason": "length", "logprobs": {"token_logprobs": reply(body)}}
-            content = json.dumps({"choices": [choice]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(body: dict) -> dict:
+        asked.append(body)
+        choice = {"text": "", "finish_reason": "length", "logprobs": {"token_logprobs": reply(body)}}
+        return {"choices": [choice]}
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
-    server.shutdown()
+    with answering(answer) as url:
+        yield url, asked
 
 
 def test_a_server_scores_by_the_log_probabilities_of_the_prompt(bases, llama):

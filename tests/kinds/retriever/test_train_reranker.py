@@ -1,7 +1,6 @@
 """Training a cross-encoder: its losses, resume, the exported directory, what cannot be trained on."""
 
 import shutil
-from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,12 @@ from stages.kinds.retriever.parts.groups import draw
 from stages.kinds.retriever.parts.trainer import read_tasks
 from stages.kinds.retriever.train_reranker import run
 from stages.student.fabric import make_fabric
-from tests.helpers.retrieval_rows import scored_rows, tiny_encoder
+from tests.helpers.retrieval_rows import place_to_train
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("reranker")
-    with chdir(directory):
-        tiny_encoder(Path("models/base/t"))
-        scored_rows("d", "qa", "chat", "tool")
+    with place_to_train(tmp_path_factory.mktemp("reranker")) as directory:
         yield directory
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from stages.retrieval.knobs import Encoder
 from stages.retrieval.transformer import Transformer
 from stages.student.loop import Loop, rate
 from tests.helpers.retrieval_group import gradients, knobs, training
-from tests.helpers.retrieval_rows import edit_rows, scored_rows, tiny_encoder
+from tests.helpers.retrieval_rows import edit_rows, place_to_train, scored_rows, tiny_encoder
 from tests.helpers.workspace import ROOT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RETORT_TRACKING": "off"}
@@ -36,11 +35,7 @@ several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working directory with the encoder models/base/t and the rows of dataset `d`."""
-    directory = tmp_path_factory.mktemp("retriever")
-    with chdir(directory):
-        tiny_encoder(Path("models/base/t"))
-        scored_rows("d", "qa", "chat", "tool")
+    with place_to_train(tmp_path_factory.mktemp("retriever")) as directory:
         yield directory
 
 
