@@ -74,12 +74,15 @@ def by_hybrid(
     texts: Sequence[str],
     hits: int,
     among: Among = None,
+    weight: float = 1,
 ) -> Hits:
     """By the sum of both scores, each less its mean and by its deviation over the keys to choose from.
 
     `queries` and `keys` as in `by_dense`; `texts` are the queries' own, `index` is of the keys' texts.
+    BM25 has the `weight`, the inner product 1.
     """
-    return _best([_products(queries, keys), _words(index, texts)], len(queries), len(keys), hits, among)
+    parts = [_products(queries, keys), _words(index, texts)]
+    return _best(parts, len(queries), len(keys), hits, among, weights=(1, weight))
 
 
 def _products(queries: np.ndarray, keys: np.ndarray) -> Scores:
@@ -92,9 +95,15 @@ def _words(index: Bm25, texts: Sequence[str]) -> Scores:
 
 
 def _best(
-    parts: list[Scores], count: int, keys: int, hits: int, among: Among, above: float = -np.inf
+    parts: list[Scores],
+    count: int,
+    keys: int,
+    hits: int,
+    among: Among,
+    above: float = -np.inf,
+    weights: Sequence[float] = (),
 ) -> Hits:
-    """The best keys of `count` queries, by the sum of what `parts` give where there is more than one."""
+    """The best keys of `count` queries, by the weighted sum of what `parts` give where there are several."""
     width = min(hits, keys)
     found = Hits(np.full((count, width), -1, dtype=np.int32), np.full((count, width), -np.inf))
     step = max(1, CELLS // max(1, keys))
@@ -103,7 +112,7 @@ def _best(
         for row, own in enumerate(zip(*(part(rows) for part in parts), strict=True), start):
             chosen = None if among is None or among[row] is None else np.unique(among[row])
             scores = own if chosen is None else [part[chosen.astype(int)] for part in own]
-            joint = scores[0] if len(parts) == 1 else sum(map(standard, scores))
+            joint = scores[0] if len(parts) == 1 else np.dot(weights, [standard(own) for own in scores])
             order = first(joint, width, above)
             found.keys[row, : len(order)] = order if chosen is None else chosen[order]
             found.scores[row, : len(order)] = joint[order]

@@ -50,10 +50,11 @@ def test_equal_scores_are_in_the_order_of_keys():
 def test_hybrid_is_the_sum_of_both_less_their_means_by_their_deviations(index, monkeypatch):
     monkeypatch.setattr(ranking, "CELLS", 6)  # a query a block
     queries, keys = vectors(4, 0), vectors(6, 1)
-    hits = ranking.by_hybrid(queries, keys, index, QUERIES, 4)
+    hits = ranking.by_hybrid(queries, keys, index, QUERIES, 4, weight=0.3)
     for row, query in enumerate(QUERIES):
         parts = (keys.astype(float) @ queries[row].astype(float), index.scores(query))
-        expected = sum((part - part.mean()) / (part.std() or 1) for part in parts)
+        cosines, words = ((part - part.mean()) / (part.std() or 1) for part in parts)
+        expected = cosines + 0.3 * words
         order = np.argsort(-expected, kind="stable")[:4]
         assert hits.keys[row].tolist() == order.tolist()
         np.testing.assert_allclose(hits.scores[row], expected[order], rtol=1e-4)

@@ -12,6 +12,7 @@ from stages.core.stage import Knobs, Stage
 from stages.retrieval.knobs import Search
 from stages.student.recipe import Training
 
+BM25_WEIGHT = Field(0.5, ge=0, description="hybrids: weight of BM25's score beside the cosine's 1")
 TaskName = Literal["qa", "convsearch", "chat", "lrlm", "icl", "tool"]
 Instructions = Literal["none", "llm_embedder", "bge", "e5", "instructor"]
 
@@ -32,7 +33,11 @@ class TasksKnobs(Knobs):
 
 class TasksSyntheticKnobs(Knobs):
     of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
-    words: int = Field(120, gt=0, description="words of a document that are read, after its title")
+    words: int = Field(
+        400,
+        gt=0,
+        description="of a document, after its title: BM25 reads all, encoders the first",
+    )
 
 
 class TasksEmbeddedKnobs(TasksSyntheticKnobs):
@@ -63,6 +68,7 @@ class MineKnobs(Search):
         description="CrossEncoder directory whose scores margins and max_score are about, in place of the "
         "cosine (bm25: BM25's score); then a negative never scores more than the best positive",
     )
+    bm25_weight: float = BM25_WEIGHT
     k1: float = Field(0.82, gt=0, description="bm25")
     b: float = Field(0.68, ge=0, le=1, description="bm25")
 
@@ -172,6 +178,7 @@ class EvaluateRetrieverKnobs(Search):
     lm: str = Field(description="name of a causal model of models/base, for chat, lrlm and icl")
     lm_rows: int = Field(60, gt=0, description="test rows of a task that it reads, lowest hash first")
     reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
+    bm25_weight: float = BM25_WEIGHT
     rerank: int = Field(20, gt=0, description="keys of the trained retriever that the reranker reads")
     query_max_length: int = Field(64, gt=0)
     key_max_length: int = Field(256, gt=0)

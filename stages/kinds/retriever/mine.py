@@ -2,28 +2,24 @@
 
 Reads data/DATASET/tasks/, ENCODER and RERANKER. Writes data/DATASET/mined/: the same rows and keys, and
 `neg`, best first. Rows that bring `neg` keep theirs; rows with candidates of their own (`among`) get those
-that are no positives; rows of tasks that are not in `tasks` pass as they are. Vectors are kept in scratch
-under a fingerprint of encoder and texts: a stopped run goes on where it was.
+that are no positives; rows of tasks that are not in `tasks` pass as they are.
 """
 
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
-from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, prune, verify_manifest
-from stages.core.hashing import sha256_json
+from stages.core.files import atomic_directory, verify_manifest
 from stages.core.messages import say
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import MineKnobs
 from stages.kinds.retriever.parts.mining import Keys, Scores, mine, own_candidates
 from stages.kinds.retriever.parts.rows import SPLITS, Row, read_keys, read_rows, tasks_in, write_rows
+from stages.kinds.retriever.parts.vectors import Vectors
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.encoders import embeddings, fingerprint, load
-from stages.retrieval.knobs import MODEL, Encoder, method_of
+from stages.retrieval.knobs import MODEL, method_of
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, pair_scores
 
 
@@ -34,23 +30,21 @@ def run(dataset: str, knobs: MineKnobs) -> dict:
     methods = (MODEL,) if knobs.by != "bm25" else (MODEL, "none")
     if method_of(knobs.encoder, "encoder", ("none",)) not in methods:
         raise UserError(f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory")
-    scratch = layout.SCRATCH / f"mine-{dataset}-{sha256_json(['mine', encoder_basis(knobs)])[:16]}"
-    figures, counts = {}, {}
+    figures, counts, vectors = {}, {}, Vectors()
     with atomic_directory(places.mined(dataset), "mine", counts) as temporary:
         for task in tasks:
             keys = Keys(read_keys(source / task))
             rows = {split: read_rows(source / task, split) for split in SPLITS}
-            figures[task] = mined(task, keys, [row for own in rows.values() for row in own], knobs, scratch)
+            figures[task] = mined(task, keys, [row for own in rows.values() for row in own], knobs, vectors)
             (temporary / task).mkdir()
             for split, own in rows.items():
                 write_rows(temporary / task, split, own)
                 counts[f"{task}/{split}.jsonl"] = len(own)
             shutil.copyfile(source / task / "keys.jsonl", temporary / task / "keys.jsonl")
-    prune(scratch)
     return {"tasks": figures}
 
 
-def mined(task: str, keys: Keys, rows: list[Row], knobs: MineKnobs, scratch: Path) -> dict:
+def mined(task: str, keys: Keys, rows: list[Row], knobs: MineKnobs, vectors: Vectors) -> dict:
     """Give the rows of a task their negatives; returns what was counted."""
     counts = Counter(rows=len(rows), brought=sum("neg" in row for row in rows))
     for row in rows:
@@ -59,7 +53,7 @@ def mined(task: str, keys: Keys, rows: list[Row], knobs: MineKnobs, scratch: Pat
             counts["own_candidates"] += 1
     todo = [row for row in rows if "neg" not in row] if task in knobs.tasks else []
     if todo:
-        hits, scores = ranked(keys, todo, knobs, scratch)
+        hits, scores = ranked(keys, todo, knobs, vectors)
         counts += mine(todo, keys, rows, hits, knobs, scores)
         if counts["too_few"]:
             say(
@@ -69,17 +63,18 @@ def mined(task: str, keys: Keys, rows: list[Row], knobs: MineKnobs, scratch: Pat
     return dict(counts)
 
 
-def ranked(keys: Keys, rows: list[Row], knobs: MineKnobs, scratch: Path) -> tuple[Hits, Scores | None]:
+def ranked(keys: Keys, rows: list[Row], knobs: MineKnobs, kept: Vectors) -> tuple[Hits, Scores | None]:
     """The hits of the rows' queries, and what margins are about."""
     queries = [row["query"] for row in rows]
     index = Bm25(keys.texts, knobs.k1, knobs.b) if knobs.by != "dense" else None
-    vectors = [] if knobs.by == "bm25" else vectors_of([queries, keys.texts], knobs, scratch)
+    texts = [] if knobs.by == "bm25" else [queries, keys.texts]
+    vectors = [kept.of(part, knobs.encoder, knobs.max_length) for part in texts]
     if index is None:
         hits = by_dense(*vectors, knobs.hits, search=knobs)
     elif not vectors:
         hits = by_bm25(index, queries, knobs.hits)
     else:
-        hits = by_hybrid(*vectors, index, queries, knobs.hits)
+        hits = by_hybrid(*vectors, index, queries, knobs.hits, weight=knobs.bm25_weight)
     return hits, scores_of(keys, queries, vectors, index, knobs)
 
 
@@ -104,17 +99,3 @@ def scores_of(
         return vectors[1][own].astype(np.float64) @ vectors[0][row].astype(np.float64)
 
     return lambda numbers: [of_row(row, own) for row, own in enumerate(numbers)]
-
-
-def encoder_basis(knobs: MineKnobs) -> str:
-    return fingerprint(encoder_knobs(knobs)) if knobs.by != "bm25" else "none"
-
-
-def encoder_knobs(knobs: MineKnobs) -> Encoder:
-    return Encoder(encoder=knobs.encoder, max_length=knobs.max_length)
-
-
-def vectors_of(texts: list[list[str]], knobs: MineKnobs, scratch: Path) -> list[np.ndarray]:
-    """Of each list of texts the vectors, kept in scratch under a hash of the list."""
-    model = load(encoder_knobs(knobs), ())
-    return [embeddings(model, part, "observed", scratch / f"{sha256_json(part)[:16]}.npy") for part in texts]

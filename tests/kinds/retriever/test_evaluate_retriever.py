@@ -242,7 +242,7 @@ def test_rows_of_any_file_are_scored_by_text_or_id(params):
     result = scored_file("".join(json.dumps(row) + "\n" for row in rows))
     assert result.exit_code == 0, result.output
     made = read_json(Path("scores.json"))
-    assert made["qa"]["rows"] == 2 and made["tool"]["rows"] == 1
+    assert made["qa"]["queries"] == 2 and made["tool"]["queries"] == 1
     assert made["qa"]["bm25"]["mrr@10"]["mean"] == made["qa"]["base"]["recall@1"]["mean"] == 1
     assert "hybrid_trained" in result.output and "mrr@10" in result.output
 

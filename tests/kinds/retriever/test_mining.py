@@ -10,6 +10,7 @@ from stages.core.files import atomic_directory, read_jsonl, write_jsonl
 from stages.core.stage import valid
 from stages.kinds.retriever import mine as stage
 from stages.kinds.retriever.knobs import MineKnobs
+from stages.kinds.retriever.parts import vectors
 from stages.kinds.retriever.parts.mining import Keys, limit, mine
 from stages.retrieval.ranking import Hits
 
@@ -155,8 +156,8 @@ def test_vectors_rank_too(tmp_path, monkeypatch, by):
             counts = np.array([[text.count(w) for w in ("sort", "array", "file")] for text in texts], float)
             return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
 
-    monkeypatch.setattr(stage, "load", lambda knobs, fit: Words())
-    monkeypatch.setattr(stage, "encoder_basis", lambda knobs: "words")
+    monkeypatch.setattr(vectors, "load", lambda knobs, fit: Words())
+    monkeypatch.setattr(vectors, "fingerprint", lambda knobs: "words")
     monkeypatch.setattr(
         stage, "method_of", lambda directory, knob, methods: "none" if "none" in directory else "model"
     )

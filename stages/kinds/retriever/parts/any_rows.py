@@ -11,7 +11,7 @@ from stages.core.stage import valid
 from stages.kinds.kind import Blocks
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts.comparing import compared
+from stages.kinds.retriever.parts.comparing import compared_pages
 from stages.kinds.retriever.parts.input_rows import InputRow, input_row
 from stages.kinds.retriever.parts.rows import Row, read_keys, tasks_in
 from stages.kinds.retriever.parts.systems import Keys, Systems
@@ -49,7 +49,7 @@ def evaluate_rows(
         if unknown := [name for name in names if name not in hits]:
             raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {', '.join(hits)}")
         chosen = {name: hits[name] for name in names}
-        made[task] = {"rows": len(own), **compared(keys[task], own, chosen, knobs)}
+        made[task] = compared_pages(keys[task], own, chosen, knobs)
     return made
 
 
@@ -76,9 +76,11 @@ def table(scores: dict) -> str:
     """The means, a line for each task and system."""
     lines = []
     for task, own in scores.items():
-        systems = {name: figures for name, figures in own.items() if name not in ("rows", "differences")}
+        systems = {name: figures for name, figures in own.items() if name not in ("queries", "differences")}
         measures = list(next(iter(systems.values())))
-        lines.append(f"{task + ', ' + str(own['rows']) + ' rows':24}" + "".join(f"{m:>12}" for m in measures))
+        lines.append(
+            f"{task + ', ' + str(own['queries']) + ' rows':24}" + "".join(f"{m:>12}" for m in measures)
+        )
         for system, figures in systems.items():
             means = ("–" if value is None else f"{value['mean']:.3f}" for value in figures.values())
             lines.append(f"{system:24}" + "".join(f"{mean:>12}" for mean in means))

@@ -12,7 +12,7 @@ from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.systems import PAIRS, Keys
 from stages.retrieval.ranking import Hits
-from stages.sources.near import near_duplicate_groups, nearest
+from stages.sources.near import nearest
 
 ANSWERS = "answer_recall"
 MISSES, SHOWN = 15, 400  # rows that are listed of a task; characters of a text
@@ -53,6 +53,14 @@ def compared(
     return table(by_system, names, PAIRS, groups, knobs.bootstrap, knobs.seed)
 
 
+def compared_pages(
+    keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits], knobs: EvaluateRetrieverKnobs
+) -> dict:
+    """`compared` for queries of people and the like: a near-duplicate of a right key is as good as it."""
+    grouped: list[Row] = [{**row, "pos": sorted({keys.same[key] for key in row["pos"]})} for row in rows]
+    return {"queries": len(rows), **compared(keys, grouped, hits, knobs, keys.same)}
+
+
 def compared_by_kind(
     keys: Keys,
     rows: Sequence[Row],
@@ -60,18 +68,15 @@ def compared_by_kind(
     hits: Mapping[str, Hits],
     knobs: EvaluateRetrieverKnobs,
 ) -> dict:
-    """`compared` for queries of people and, under `kinds`, for each kind; near-duplicates are one page."""
-    documents = [{"id": name, "text": keys.text(name), "metadata": {}} for name in keys.ids]
-    same = dict(zip(keys.ids, near_duplicate_groups(documents), strict=True))
-    grouped: list[Row] = [{**row, "pos": sorted({same[page] for page in row["pos"]})} for row in rows]
+    """`compared_pages` of all rows and, under `kinds`, of each kind of query."""
 
     def part(places: list[int]) -> dict:
         own = {system: found.only(places) for system, found in hits.items()}
-        return {"queries": len(places), **compared(keys, [grouped[n] for n in places], own, knobs, same)}
+        return compared_pages(keys, [rows[place] for place in places], own, knobs)
 
     by_kind = {name: [n for n, other in enumerate(kinds) if other == kind] for kind, name in enumerate(KINDS)}
     return {
-        **part(list(range(len(rows)))),
+        **compared_pages(keys, rows, hits, knobs),
         "kinds": {name: part(places) for name, places in by_kind.items() if places},
     }
 

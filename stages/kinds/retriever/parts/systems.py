@@ -6,20 +6,20 @@ trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from stages.core import layout
 from stages.core.files import read_object
-from stages.core.hashing import sha256_json
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.vectors import Vectors
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.encoders import embeddings, fingerprint, finished, load
-from stages.retrieval.knobs import METHOD_FILE, Encoder, Search
+from stages.retrieval.knobs import METHOD_FILE, Search
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
+from stages.sources.near import near_duplicate_groups
 
 PAIRS = (
     ("trained", "base"),
@@ -43,6 +43,15 @@ class Keys:
         }  # of equal ones the first
         self.index = Bm25(self.texts)
 
+    @cached_property
+    def same(self) -> dict[str, str]:
+        """For each key the name of its group of near-duplicates."""
+        documents = [
+            {"id": name, "text": text, "metadata": {}}
+            for name, text in zip(self.ids, self.texts, strict=True)
+        ]
+        return dict(zip(self.ids, near_duplicate_groups(documents), strict=True))
+
     def text(self, key: str) -> str:
         return self.texts[self.number[key]]
 
@@ -56,15 +65,13 @@ class Keys:
 
 
 class Systems:
-    """Loads each model when it is first needed; vectors are kept in the scratch folder, by content."""
+    """Loads each model when it is first needed."""
 
     def __init__(self, dataset: str, knobs: EvaluateRetrieverKnobs):
         self.knobs = knobs
         self.encoders = {"base": knobs.base, "trained": layout.model(dataset, "retriever").as_posix()}
         self.reranker = load_reranker(knobs.reranker) if is_model(knobs.reranker) else None
-        # Every task asks for the same four: two encoders, each with the length and the prompt of a side.
-        self.fingerprint = lru_cache(maxsize=4)(fingerprint)
-        self.load = lru_cache(maxsize=4)(partial(load, fit=()))
+        self.kept = Vectors()
 
     def rank(self, keys: Keys, rows: Sequence[Row]) -> dict[str, Hits]:
         """Each system's hits for each row, whose own candidates, where it has some, are all that count."""
@@ -72,13 +79,14 @@ class Systems:
         among = None
         if any("among" in row for row in rows):
             among = [[keys.number[key] for key in row["among"]] if "among" in row else None for row in rows]
+        weight = self.knobs.bm25_weight
         search = Search(**self.knobs.model_dump(include=set(Search.model_fields)))
         found: dict[str, Hits] = {"bm25": by_bm25(keys.index, queries, count, among)}
         for name, hybrid in (("base", "hybrid"), ("trained", "hybrid_trained")):
             own = self.vectors(name, keys.task, "query", queries)
             theirs = self.vectors(name, keys.task, "document", keys.texts)
             found[name] = by_dense(own, theirs, count, among, search)
-            found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among)
+            found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among, weight)
         if all("last" in row for row in rows):
             last = self.vectors("trained", keys.task, "query", [row["last"] for row in rows])
             found["trained_last_turn"] = by_dense(last, theirs, count, among, search)
@@ -93,11 +101,8 @@ class Systems:
     def vectors(self, encoder: str, task: str, side: str, texts: Sequence[str]) -> np.ndarray:
         """float16 unit rows of the texts of a side, query or document, with the encoder's prompt for it."""
         folder, lengths = self.encoders[encoder], (self.knobs.query_max_length, self.knobs.key_max_length)
-        length, before = lengths[side == "document"], prompt(folder, task, side)
-        knobs = Encoder(encoder=folder, max_length=length, observed_prompt=before)
-        path = layout.SCRATCH / "vectors" / f"{sha256_json([self.fingerprint(knobs), texts])}.npy"
-        made = finished(path)
-        return embeddings(self.load(knobs), texts, "observed", path) if made is None else made
+        length = lengths[side == "document"]
+        return self.kept.of(texts, folder, length, prompt(folder, task, side))
 
 
 def is_model(folder: str) -> bool:
