@@ -12,7 +12,7 @@ import torch
 
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.encoding import prepare
-from stages.kinds.retriever.parts.trainer import Training, read_tasks
+from stages.kinds.retriever.parts.trainer import Retrieving, training_rows
 from stages.kinds.retriever.train_retriever import encoder
 from stages.student.fabric import make_fabric
 from stages.student.loop import Loop
@@ -24,13 +24,13 @@ def knobs(**changes) -> TrainRetrieverKnobs:
     return TrainRetrieverKnobs(**given | changes)
 
 
-def training(**changes) -> tuple[Training, torch.nn.Module]:
+def training(**changes) -> tuple[Retrieving, torch.nn.Module]:
     """The training of the task qa, and its model."""
     given = knobs(train=["qa"], **changes)
-    tasks, model = read_tasks(Path("data/d/scored"), ["qa"], given), encoder(given)
+    model = encoder(given)
     fabric = make_fabric(given)
     prepare(model, given.checkpoint)
-    return Training(fabric, model, list(tasks.values()), given), model
+    return Retrieving(fabric, model, training_rows(given), given), model
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

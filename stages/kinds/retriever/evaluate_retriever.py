@@ -9,20 +9,17 @@ All systems choose from the same keys: those of the task, or of the row where it
 training has, too, ends the stage. docs/kinds/retriever.md defines the measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.core import layout
-from stages.core.errors import UserError
-from stages.core.files import atomic_directory, verify_manifest, write_json
+from stages.core.files import atomic_directory, write_json
 from stages.evaluation.people import PageQuery, Text, check_unseen, read_rows, right_places
 from stages.evaluation.ranking import write_qrels, write_run
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts import rows as task_rows
 from stages.kinds.retriever.parts.comparing import (
     EDGES,
-    Training,
     check_leaks,
     compared,
     compared_by_kind,
@@ -30,7 +27,7 @@ from stages.kinds.retriever.parts.comparing import (
     misses,
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.rows import Row, lowest, read_keys
+from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
 from stages.kinds.retriever.parts.systems import Keys, Systems
 
 PEOPLE, PAGES = "people", "qa"
@@ -44,17 +41,16 @@ class Asked(PageQuery):
 
 def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
-    tasks, training = tasks_of(folder, knobs), training_of(places.scored(knobs.trained_on))
-    keys_of = {task: Keys(task, read_keys(folder / task)) for task in tasks}
-    rows_of = {
-        task: lowest(task_rows.read_rows(folder / task, "test"), knobs.max_rows, "evaluate") for task in tasks
-    }
+    tasks = read_tasks(folder, knobs.evaluate, "evaluate")
+    training = read_tasks(places.scored(knobs.trained_on))
+    keys_of = {name: Keys(name, task.keys) for name, task in tasks.items()}
+    rows_of = {name: lowest(task.splits["test"], knobs.max_rows, "evaluate") for name, task in tasks.items()}
     leaks = {
         task: check_leaks(folder / task / "test.jsonl", keys, rows_of[task], training)
         for task, keys in keys_of.items()
     }
     asked = read_rows(people, Asked)
-    about = PAGES if PAGES in tasks else tasks[0]
+    about = PAGES if PAGES in tasks else next(iter(tasks))
     check_people(people, asked, keys_of[about], training)
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
@@ -90,35 +86,13 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     return {"tasks": told, "edges": EDGES.round(2).tolist(), PEOPLE: {"rows": len(asked), "task": about}}
 
 
-def tasks_of(folder: Path, knobs: EvaluateRetrieverKnobs) -> list[str]:
-    """The tasks to evaluate. Raises UserError for one that the folder has not, or that has no test rows."""
-    verify_manifest(folder)
-    known = task_rows.tasks_in(folder)
-    for task in knobs.evaluate:
-        if task not in known:
-            raise UserError(f"evaluate: {folder} has no task '{task}'; it has {', '.join(known) or 'none'}")
-    return knobs.evaluate or known
-
-
-def training_of(folder: Path) -> Training:
-    """{task: (rows that were trained on or chosen by, keys)}."""
-    verify_manifest(folder)
-    return {
-        task: (
-            [*task_rows.read_rows(folder / task, "train"), *task_rows.read_rows(folder / task, "val")],
-            read_keys(folder / task),
-        )
-        for task in task_rows.tasks_in(folder)
-    }
-
-
-def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Training) -> None:
+def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Mapping[str, Task]) -> None:
     """Raises UserError for a query whose key is not there, or that was trained on."""
     right_places(path, asked, {key: key for key in keys.ids})
     seen = (
-        (f"task {task}, row {row['id']!r}", text)
-        for task, (rows, _) in training.items()
-        for row in rows
+        (f"task {name}, row {row['id']!r}", text)
+        for name, task in training.items()
+        for row in task.rows("train", "val")
         for text in (row["query"], row.get("last", ""))
     )
     check_unseen(path, [row.query for row in asked], seen)

@@ -5,18 +5,16 @@ Reads data/DATASET/tasks/, ENCODER and RERANKER. Writes data/DATASET/mined/: the
 that are no positives; rows of tasks that are not in `tasks` pass as they are.
 """
 
-import shutil
 from collections import Counter
 
 import numpy as np
 
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, verify_manifest
 from stages.core.messages import say
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import MineKnobs
 from stages.kinds.retriever.parts.mining import Keys, Scores, mine, own_candidates
-from stages.kinds.retriever.parts.rows import SPLITS, Row, read_keys, read_rows, tasks_in, write_rows
+from stages.kinds.retriever.parts.rows import Row, read_tasks, write_tasks
 from stages.kinds.retriever.parts.vectors import Vectors
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import MODEL, method_of
@@ -24,23 +22,12 @@ from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_re
 
 
 def run(dataset: str, knobs: MineKnobs) -> dict:
-    source = places.tasks(dataset)
-    verify_manifest(source)
-    tasks = tasks_in(source)
     methods = (MODEL,) if knobs.by != "bm25" else (MODEL, "none")
     if method_of(knobs.encoder, "encoder", ("none",)) not in methods:
         raise UserError(f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory")
-    figures, counts, vectors = {}, {}, Vectors()
-    with atomic_directory(places.mined(dataset), "mine", counts) as temporary:
-        for task in tasks:
-            keys = Keys(read_keys(source / task))
-            rows = {split: read_rows(source / task, split) for split in SPLITS}
-            figures[task] = mined(task, keys, [row for own in rows.values() for row in own], knobs, vectors)
-            (temporary / task).mkdir()
-            for split, own in rows.items():
-                write_rows(temporary / task, split, own)
-                counts[f"{task}/{split}.jsonl"] = len(own)
-            shutil.copyfile(source / task / "keys.jsonl", temporary / task / "keys.jsonl")
+    tasks, vectors = read_tasks(places.tasks(dataset)), Vectors()
+    figures = {name: mined(name, Keys(own.keys), own.rows(), knobs, vectors) for name, own in tasks.items()}
+    write_tasks(places.mined(dataset), "mine", tasks)
     return {"tasks": figures}
 
 

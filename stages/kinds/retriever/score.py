@@ -7,49 +7,37 @@ negative, of which those beyond `keys` are left out. Rows that bring scores keep
 scratch under a fingerprint of the model: a stopped run goes on where it was, no prompt is scored twice.
 """
 
-import shutil
 from collections import Counter
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, prune, verify_manifest
+from stages.core.files import prune
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Scorer, Server, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
-from stages.kinds.retriever.parts.rows import SPLITS, Row, read_keys, read_rows, tasks_in, write_rows
+from stages.kinds.retriever.parts.rows import Task, read_tasks, write_tasks
 
 
 def run(dataset: str, knobs: ScoreKnobs) -> dict:
-    source = places.mined(dataset)
-    verify_manifest(source)
-    tasks = tasks_in(source)
+    tasks = read_tasks(places.mined(dataset))
     model = opened(knobs)
     if knobs.max_length > model.context:
         raise UserError(
             f"params.yaml, score.{dataset}: max_length {knobs.max_length} is more than the {model.context} "
             f"tokens that {knobs.base} reads; lower it"
         )
-    rows = {(task, split): read_rows(source / task, split) for task in tasks for split in SPLITS}
     figures, wanted = {}, []
-    for task in tasks:
-        if task in knobs.tasks:
-            own = [row for split in SPLITS for row in rows[task, split]]
-            figures[task], asked = asked_of(task, own, read_keys(source / task), model, knobs)
+    for name, task in tasks.items():
+        if name in knobs.tasks:
+            figures[name], asked = asked_of(name, task, model, knobs)
             wanted += asked
     scratch = layout.SCRATCH / f"score-{dataset}-{model.fingerprint[:16]}"
     prompts = [prompt for _, own in wanted for prompt in own]
     scores = iter(score_prompts(model, prompts, scratch / "scores.txt"))
     for row, own in wanted:
         row["teacher_scores"] = [round(next(scores), 6) for _ in own]
-    counts: dict[str, int] = {}
-    with atomic_directory(places.scored(dataset), "score", counts) as temporary:
-        for (task, split), own in rows.items():
-            (temporary / task).mkdir(exist_ok=True)
-            write_rows(temporary / task, split, own)
-            counts[f"{task}/{split}.jsonl"] = len(own)
-        for task in tasks:
-            shutil.copyfile(source / task / "keys.jsonl", temporary / task / "keys.jsonl")
+    write_tasks(places.scored(dataset), "score", tasks)
     prune(scratch)
     return {"tasks": figures, "prompts": len(prompts)}
 
@@ -61,11 +49,10 @@ def opened(knobs: ScoreKnobs) -> Scorer:
     return LanguageModel(base, knobs.precision, knobs.tokens_per_batch)
 
 
-def asked_of(
-    task: str, rows: list[Row], keys: dict[str, str], model: Scorer, knobs: ScoreKnobs
-) -> tuple[dict, list]:
+def asked_of(name: str, task: Task, model: Scorer, knobs: ScoreKnobs) -> tuple[dict, list]:
     """(counts, the rows to score, each with its prompts); negatives that are not scored are taken out."""
-    prompts, counts, asked = Prompts(task, model.codec, knobs), Counter({"rows": len(rows)}), []
+    rows, prompts, asked = task.rows(), Prompts(name, model.codec, knobs), []
+    counts = Counter({"rows": len(rows)})
     for row in rows:
         answer = answer_of(row, knobs.seed)
         if "teacher_scores" in row:
@@ -74,7 +61,7 @@ def asked_of(
             counts["without_answer"] += 1
         else:
             pos, row["neg"] = candidates(row, knobs.keys)
-            if not (texts := [keys[key] for key in (*pos, *row["neg"])]):
+            if not (texts := [task.keys[key] for key in (*pos, *row["neg"])]):
                 counts["without_keys"] += 1
                 continue
             asked.append((row, prompts.of(row, texts, answer)))

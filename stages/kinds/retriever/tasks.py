@@ -8,10 +8,10 @@ Promises the same bytes for the same rows.
 """
 
 from stages.kinds.retriever.knobs import TasksKnobs
-from stages.kinds.retriever.parts.made import write_tasks
+from stages.kinds.retriever.parts.made import finish
 from stages.kinds.retriever.parts.read import read_tasks
 
 
 def run(dataset: str, knobs: TasksKnobs) -> dict:
     made, found = read_tasks(knobs)
-    return write_tasks(dataset, "tasks", made, found)
+    return finish(dataset, "tasks", made, found)

@@ -8,10 +8,11 @@ examples), tool (what is to be done → operation of a service). Promises the sa
 """
 
 from stages.kinds.retriever.knobs import TasksEmbeddedKnobs
-from stages.kinds.retriever.parts.made import Task, write_tasks
+from stages.kinds.retriever.parts.made import finish
 from stages.kinds.retriever.parts.operations import tool_task
 from stages.kinds.retriever.parts.pages import Pages
 from stages.kinds.retriever.parts.plays import PACKAGE, chat_task
+from stages.kinds.retriever.parts.rows import Task
 from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
 from stages.sources.packages import package_file
 from stages.sources.pydoc import read_links
@@ -29,7 +30,7 @@ def run(dataset: str, knobs: TasksEmbeddedKnobs) -> dict:
         "icl": icl_task(knobs.rows),
         "tool": tool_task(knobs.words),
     }
-    return write_tasks(dataset, "tasks_embedded", made, {})
+    return finish(dataset, "tasks_embedded", made, {})
 
 
 def fetch(dataset: str | None, values: dict) -> None:

@@ -8,8 +8,9 @@ the same inputs.
 
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TasksSyntheticKnobs
-from stages.kinds.retriever.parts.made import Task, write_tasks
+from stages.kinds.retriever.parts.made import finish
 from stages.kinds.retriever.parts.pages import Pages
+from stages.kinds.retriever.parts.rows import Task
 
 
 def run(dataset: str, knobs: TasksSyntheticKnobs) -> dict:
@@ -20,4 +21,4 @@ def run(dataset: str, knobs: TasksSyntheticKnobs) -> dict:
             f"data/{knobs.of}/generated: no query about a document of train; raise `share` of "
             f"generate.{knobs.of}"
         )
-    return write_tasks(dataset, "tasks_synthetic", {"qa": Task(pages.keys(knobs.words), rows)}, {})
+    return finish(dataset, "tasks_synthetic", {"qa": Task(pages.keys(knobs.words), rows)}, {})

@@ -7,7 +7,6 @@ Several devices: set devices, or start `-m stages train_retriever` with torchrun
 """
 
 import shutil
-import time
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -15,35 +14,26 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_json
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.instructions import prompts
-from stages.kinds.retriever.parts.trainer import chosen_tasks, fingerprint, read_tasks, task_figures, train
+from stages.kinds.retriever.parts.trainer import Retrieving, train
 from stages.retrieval.transformer import open_model
-from stages.student.loop import losses_of, scratch
 
 POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 
 
 def run(dataset: str, knobs: TrainRetrieverKnobs) -> tuple[dict, dict]:
-    folder = places.scored(knobs.rows)
-    names = chosen_tasks(folder, list(knobs.train))
     model = encoder(knobs)
-    mark = fingerprint(folder, knobs)
-    tasks = read_tasks(folder, names, knobs)
-    work, started = scratch("train_retriever", dataset, mark), time.monotonic()
-    state, figures, tokens = train(model, [tasks[name] for name in names], knobs, work)
-    seconds = time.monotonic() - started
-    model.prompts = prompts(knobs.instructions, list(tasks))
+    trained = train("train_retriever", dataset, model, Retrieving, knobs)
+    model.prompts = prompts(knobs.instructions, trained.tasks)
     model.similarity_fn_name = SIMILARITY[knobs.metric]
     model.truncate_dim = knobs.truncate_dim or None
     with atomic_directory(layout.model(dataset, "retriever"), producer="train_retriever") as directory:
         model.cpu().save_pretrained(str(directory), create_model_card=False)
-    write_json(layout.figures(dataset) / "retriever_curve.json", state.curve)
-    shutil.rmtree(work, ignore_errors=True)
-    metrics = {**figures, **losses_of(state.curve), "tasks": task_figures(tasks.values())}
-    return metrics, {"tokens_per_second": round(tokens / seconds, 1)}
+    write_json(layout.figures(dataset) / "retriever_curve.json", trained.curve)
+    shutil.rmtree(trained.work, ignore_errors=True)
+    return trained.figures, trained.timings
 
 
 def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:

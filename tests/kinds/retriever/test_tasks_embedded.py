@@ -14,8 +14,7 @@ from stages.commands import build, new
 from stages.core.files import atomic_directory, verify_manifest, write_jsonl
 from stages.kinds.retriever import KIND, tasks_embedded
 from stages.kinds.retriever.parts import operations, plays, source_code
-from stages.kinds.retriever.parts.made import Task
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, read_keys, read_rows
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Task, read_keys, read_rows
 from tests.helpers.cli import invoke
 from tests.helpers.shards import write_generated
 from tests.helpers.workspace import ROOT
@@ -76,7 +75,7 @@ def check(task: Task) -> None:
     """Every row finds or chooses from keys that are there; no group is in two splits."""
     split_of: dict[str, str] = {}
     for split in SPLITS:
-        for row in task.rows[split]:
+        for row in task.splits[split]:
             named = [*row["pos"], *row.get("among", ())]
             assert named and set(named) <= task.keys.keys()
             assert split_of.setdefault(row["group"], split) == split
@@ -182,7 +181,7 @@ def test_no_task_trains_on_what_another_is_measured_with(sources):
 
 def test_a_speech_chooses_from_the_exchanges_before_it(sources):
     task = plays.chat_task(Path("plays.tar.gz"), 100)
-    rows = [row for split in SPLITS for row in task.rows[split]]
+    rows = [row for split in SPLITS for row in task.splits[split]]
     assert {row["group"] for row in rows} == {"a", "b", "c"} and len(rows) == 12
     row = next(row for row in rows if row["id"] == "a-1-0009")
     assert row["query"] == "What of the a thing 9, my friend?" and row["answers"] == [
@@ -198,7 +197,7 @@ def test_a_speech_chooses_from_the_exchanges_before_it(sources):
 def test_a_chunk_chooses_from_earlier_ones_of_its_file(sources):
     task = source_code.lrlm_task(100)
     check(task)
-    row = next(row for split in SPLITS for row in task.rows[split])
+    row = next(row for split in SPLITS for row in task.splits[split])
     text = Path("lib", row["id"]).read_text()
     query, answer = text.index(row["query"]), text.index(row["answers"][0])
     assert query + len(row["query"]) <= answer <= query + len(row["query"]) + 2
@@ -209,7 +208,7 @@ def test_no_query_meets_its_own_output(sources):
     task = source_code.icl_task(100)
     check(task)
     inputs = {text.split("\n")[0] for text in task.keys.values()}
-    rows = [row for split in SPLITS for row in task.rows[split]]
+    rows = [row for split in SPLITS for row in task.splits[split]]
     assert rows and not inputs & {row["query"] for row in rows}
     for row in rows:
         calls = {source_code.CALL.match(task.keys[name])[1] for name in row["pos"]}  # type: ignore[index]
@@ -239,7 +238,7 @@ def test_an_example_is_one_line_with_a_short_output():
 def test_examples_that_say_which_operation_they_are_of_are_left_out(sources):
     task = operations.tool_task(4)
     check(task)
-    rows = [row for split in SPLITS for row in task.rows[split]]
+    rows = [row for split in SPLITS for row in task.splits[split]]
     assert len(rows) == 14 and len(task.keys) == 18
     assert task.keys["ec2.Do8"] == "ec2 Do8\npage 8 of the"
     assert {"This example does s3 3 times"} == {row["query"] for row in rows if row["pos"] == ["s3.Do3"]}

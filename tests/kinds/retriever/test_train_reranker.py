@@ -1,7 +1,6 @@
 """Training a cross-encoder: its losses, resume, the exported directory, what cannot be trained on."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRerankerKnobs
 from stages.kinds.retriever.parts import cross_encoder
-from stages.kinds.retriever.parts.cross_encoder import Reranking, groups_of, open_cross_encoder
+from stages.kinds.retriever.parts.cross_encoder import Reranking, as_retriever, open_cross_encoder
 from stages.kinds.retriever.parts.encoding import prepare
 from stages.kinds.retriever.parts.groups import draw
-from stages.kinds.retriever.parts.trainer import read_tasks
+from stages.kinds.retriever.parts.trainer import training_rows
 from stages.kinds.retriever.train_reranker import run
 from stages.student.fabric import make_fabric
 from tests.helpers.retrieval_rows import place_to_train
@@ -41,16 +40,14 @@ def weights() -> bytes:
 def test_the_loss_is_that_of_the_models_own_scores(place, loss):
     """Against CrossEncoder.predict on each pair."""
     given = knobs(loss=loss)
-    tasks, model = read_tasks(Path("data/d/scored"), ["qa"], groups_of(given)), open_cross_encoder(given)
+    (task,), model = training_rows(as_retriever(given)), open_cross_encoder(given)
     prepare(model)
-    made = Reranking(make_fabric(given), model, list(tasks.values()), given)
-    epoch, batch = made.batches.at(0)
-    rows = [tasks["qa"].train[row] for row in batch.rows]
-    groups = [draw(row, tasks["qa"].keys, tasks["qa"].knobs, epoch) for row in rows]
+    made = Reranking(make_fabric(given), model, [task], as_retriever(given))
+    epoch, _, drawn = made.batches.at(0)
+    rows = [task.train[row] for row in drawn]
+    groups = [draw(row, task.keys, task.knobs, epoch) for row in rows]
     pairs = [
-        (row["query"], tasks["qa"].keys[k])
-        for row, group in zip(rows, groups, strict=True)
-        for k in group.keys
+        (row["query"], task.keys[k]) for row, group in zip(rows, groups, strict=True) for k in group.keys
     ]
     scores = torch.tensor(model.predict(pairs, show_progress_bar=False)).view(len(rows), -1)
     wanted = cross_entropy(scores, torch.zeros(len(rows), dtype=torch.long))

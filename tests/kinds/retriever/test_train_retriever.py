@@ -20,6 +20,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts import encoding, trainer
+from stages.kinds.retriever.parts.groups import draw
 from stages.kinds.retriever.parts.losses import retriever_loss
 from stages.kinds.retriever.train_retriever import run
 from stages.retrieval.knobs import Encoder
@@ -43,6 +44,15 @@ def weights(folder="d"):
     return (layout.model(folder, "retriever") / "model.safetensors").read_bytes()
 
 
+def first_groups(made):
+    """(task, groups, numbers of their texts) of the first step."""
+    epoch, file, rows = made.batches.at(0)
+    task = made.files[file]
+    rows = [task.train[row] for row in rows]
+    groups = [draw(row, task.keys, task.knobs, epoch) for row in rows]
+    return task, groups, made.numbers(task, rows, groups)
+
+
 def close(found, wanted, tolerance=1e-5):
     assert found.keys() == wanted.keys() and len(wanted) > 20
     for name, tensor in wanted.items():
@@ -56,20 +66,21 @@ def close(found, wanted, tolerance=1e-5):
 def test_distinct_texts_once_give_the_gradient_of_all_of_them(place, changes):
     """Against every query and key encoded by sentence-transformers itself, one by one with its copies."""
     made, model = training(**changes)
-    _, examples = made._examples(made.batches.at(0)[1], 0)
+    task, groups, numbers = first_groups(made)
     texts = {number: text for (_, text, _), number in made.texts.numbers.items()}
     loss, tokens = made.gradients(0)
     found = gradients(model)
     vectors = [
         torch.cat([model(model.preprocess([texts[n]]))["sentence_embedding"] for n in numbers])
-        for numbers in ([e.query for e in examples], [key for e in examples for key in e.keys])
+        for numbers in (numbers[:, 0], numbers[:, 1:].ravel())
     ]
-    teacher = torch.tensor([each.scores for each in examples])
-    plain = retriever_loss(*vectors, teacher, made._masked(examples, np.array([])), made.knobs)
+    teacher = torch.tensor([each.scores for each in groups])
+    masked = made.masked(task, groups, numbers, np.array([]))
+    plain = retriever_loss(*vectors, teacher, masked, made.knobs)
     assert loss == pytest.approx(plain.item(), abs=1e-5)
     plain.backward()
     close(found, gradients(model))
-    everything = [n for each in examples for n in (each.query, *each.keys)]
+    everything = numbers.ravel().tolist()
     assert tokens == made.texts.tokens(set(everything)) < made.texts.tokens(everything)
 
 
@@ -118,16 +129,15 @@ def test_the_guide_is_the_base_as_it_was(place):
     loop = Loop("t", made.fabric, model, made.knobs, 1, Path("none"))
     loop.run(made.gradients, lambda: None)
     assert all(torch.equal(a, b) for a, b in zip(before, made.guide.parameters(), strict=True))
-    _, examples = made._examples(made.batches.at(0)[1], 0)
-    order = made._order(examples)
-    assert made._masked(examples, order).sum() > training()[0]._masked(examples, order).sum()
+    drawn = first_groups(made)
+    order = made.texts.by_length(drawn[2])
+    assert made.masked(*drawn, order).sum() > training()[0].masked(*drawn, order).sum()
 
 
 def test_other_devices_keys_are_left_out_where_asked(place, monkeypatch):
     made, _ = training(cross_device=False, batch_size=4)
     monkeypatch.setattr(made.fabric.__class__, "world_size", 2)
-    _, examples = made._examples(made.batches.at(0)[1], 0)
-    masked = made._masked(examples, np.array([]))
+    masked = made.masked(*first_groups(made), np.array([]))
     group = made.knobs.group
     half = 2 * group
     assert masked[:2, half:].all() and masked[2:, :half].all() and not masked[0, 1]

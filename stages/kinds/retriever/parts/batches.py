@@ -5,18 +5,11 @@ teach anything. A file that is listed twice counts twice.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
 
 import numpy as np
 
 from stages.core.errors import UserError
-
-
-class Batch(NamedTuple):
-    """Rows (number of the file, number of the row in it) of one optimizer step on all devices."""
-
-    files: np.ndarray
-    rows: np.ndarray
 
 
 class Batches:
@@ -30,40 +23,32 @@ class Batches:
     def __init__(
         self, names: Sequence[str], sizes: Sequence[int], block: int, mode: str, small: str, seed: int
     ):
-        if mode == "none" and len(set(names)) > 1:
-            raise UserError(
-                f"inbatch: none mixes rows, so all have to be of one task, not of {', '.join(names)}; "
-                "use epoch"
-            )
+        self.lengths = sizes
         if mode == "none":
-            names, sizes, self.starts = names[:1], [sum(sizes)], np.cumsum([0, *sizes])
-        else:
-            self.starts = None
-        self.sizes, self.mode, self.seed = list(sizes), mode, seed
+            if len(set(names)) > 1:
+                raise UserError(
+                    f"inbatch: none mixes rows, so all have to be of one task, not of {', '.join(names)}; "
+                    "use epoch"
+                )
+            names, sizes = names[:1], [sum(sizes)]
         for name, size in zip(names, sizes, strict=True):
             if size < block and small == "error":
                 raise UserError(
                     f"train: {name} has {size} rows, fewer than the {block} of a batch on all devices; lower "
                     "batch_size, leave the task out, or set small_files one_batch"
                 )
-        self.blocks = [min(block, size) for size in self.sizes]
-        whole = [size // of if of else 0 for size, of in zip(self.sizes, self.blocks, strict=True)]
-        self.per_epoch = sum(whole)
-        self.left_over = sum(self.sizes) - sum(n * of for n, of in zip(whole, self.blocks, strict=True))
-        self._drawn: tuple[int, list[Batch]] = (-1, [])
+        self.sizes, self.mode, self.seed = sizes, mode, seed
+        self.blocks = [max(1, min(block, size)) for size in sizes]
+        pairs = list(zip(sizes, self.blocks, strict=True))
+        self.per_epoch = sum(size // of for size, of in pairs)
+        self.left_over = sum(size % of for size, of in pairs)
+        self._batches = lru_cache(maxsize=1)(self._epoch)
 
-    def at(self, step: int) -> tuple[int, Batch]:
-        """Epoch and batch of a step, from 0."""
+    def at(self, step: int) -> tuple[int, int, np.ndarray]:
+        """(epoch, number of the file, numbers of its rows) of a step on all devices, from 0."""
         epoch, place = divmod(step, self.per_epoch)
-        if self._drawn[0] != epoch:
-            self._drawn = epoch, [self._named(*pair) for pair in self._epoch(epoch)]
-        return epoch, self._drawn[1][place]
-
-    def _named(self, file: int, rows: np.ndarray) -> Batch:
-        if self.starts is None:
-            return Batch(np.full(len(rows), file), rows)
-        files = np.searchsorted(self.starts, rows, side="right") - 1
-        return Batch(files, rows - self.starts[files])
+        file, rows = self._batches(epoch)[place]
+        return epoch, file, rows % self.lengths[file]
 
     def _epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """(file, rows) of each batch.
@@ -91,7 +76,7 @@ class Batches:
 
     def _cut(self, file: int, random: np.random.Generator) -> list[np.ndarray]:
         order, size = random.permutation(self.sizes[file]), self.blocks[file]
-        return [order[at : at + size] for at in range(0, len(order) - size + 1, size)] if size else []
+        return [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
 
 
 def of_rank(rows: int, ranks: int) -> np.ndarray:

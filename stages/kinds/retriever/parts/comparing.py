@@ -9,7 +9,7 @@ from stages.core.errors import UserError
 from stages.evaluation.people import KINDS, one_spelling
 from stages.evaluation.ranking import answer_rank, measured, ranks_of, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.rows import Row, Task
 from stages.kinds.retriever.parts.systems import PAIRS, Keys
 from stages.retrieval.ranking import Hits
 from stages.sources.near import nearest
@@ -18,8 +18,6 @@ ANSWERS = "answer_recall"
 MISSES, SHOWN = 15, 400  # rows that are listed of a task; characters of a text
 NEAR = 0.5  # similarity of two queries (stages/sources/near.py) from which one nearly repeats the other
 EDGES = np.linspace(-1, 1, 41)  # of the histogram of cosines
-# task -> (rows of train and val, texts of keys)
-Training = Mapping[str, tuple[Sequence[Row], Mapping[str, str]]]
 
 
 def compared(
@@ -109,16 +107,16 @@ def cosines(keys: Keys, rows: Sequence[Row], hits: Hits) -> dict[str, list[int]]
 # Leaks
 
 
-def check_leaks(where: Path, keys: Keys, rows: Sequence[Row], training: Training) -> dict[str, int]:
+def check_leaks(where: Path, keys: Keys, rows: Sequence[Row], training: Mapping[str, Task]) -> dict[str, int]:
     """How much of the test rows training knows: right keys, nearly equal queries.
 
     Raises UserError for a query that is in both: in one task, or in two with the same right text.
     """
     seen = {
         mark: row["id"]
-        for task, (own, texts) in training.items()
-        for row in own
-        for mark in marks(task, row, texts.__getitem__)
+        for name, task in training.items()
+        for row in task.rows("train", "val")
+        for mark in marks(name, row, task.keys.__getitem__)
     }
     for row in rows:
         if other := next((seen[mark] for mark in marks(keys.task, row, keys.text) if mark in seen), None):
@@ -126,8 +124,9 @@ def check_leaks(where: Path, keys: Keys, rows: Sequence[Row], training: Training
                 f"{where}, row {row['id']!r}: the training row {other!r} asks the same "
                 f"({row['query'][-80:]!r}), so it measures nothing; remove one from what `tasks` reads"
             )
-    own, texts = training.get(keys.task, ((), {}))
-    known = {texts[key] for row in own for key in row["pos"]}
+    trained = training.get(keys.task)
+    own = trained.rows("train", "val") if trained else []
+    known = {trained.keys[key] for row in own for key in row["pos"]}
     alike = nearest([row["query"] for row in rows], [row["query"] for row in own])
     shared = sum(any(keys.text(key) in known for key in row["pos"]) for row in rows)
     near = sum(similarity >= NEAR for similarity, _ in alike)

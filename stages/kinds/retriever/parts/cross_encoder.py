@@ -14,22 +14,18 @@ from transformers.utils import logging
 
 from stages.core.errors import UserError, reason
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
-from stages.kinds.retriever.parts.batches import Batches
-from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import draw
+from stages.kinds.retriever.parts.groups import Group
 from stages.kinds.retriever.parts.losses import distilled
 from stages.kinds.retriever.parts.rows import Row
-from stages.kinds.retriever.parts.trainer import TaskRows, loop_over
-from stages.student.fabric import make_fabric
-from stages.student.loop import Loop, mean_loss
-from stages.student.state import State
+from stages.kinds.retriever.parts.trainer import TaskRows, Training
 
 
-def groups_of(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
-    """The knobs that say how groups are drawn and which losses there are."""
+def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
+    """The same as knobs of a retriever, by which rows are chosen, groups drawn and batches cut."""
     kl = knobs.loss == "kl"
     return TrainRetrieverKnobs(
-        **knobs.model_dump(include={"rows", "base", "group", "max_rows", "seed"}),
+        **knobs.model_dump(include=set(TrainRetrieverKnobs.model_fields)),
+        key_max_length=knobs.max_length,
         positive="teacher" if kl else "first",
         distill="kl" if kl else "none",
         contrastive_weight=float(not kl),
@@ -62,62 +58,18 @@ def open_cross_encoder(knobs: TrainRerankerKnobs) -> CrossEncoder:
     return model
 
 
-class Reranking:
-    """What a step is: batches, groups, logits of pairs, loss."""
+class Reranking(Training):
+    """A cross-encoder: a group's texts are its query with each key."""
 
-    def __init__(self, fabric, model: CrossEncoder, files: list[TaskRows], knobs: TrainRerankerKnobs):
-        self.files, self.knobs = files, knobs
-        self.size = knobs.batch_size * fabric.world_size
-        self.texts = Texts(model)
-        names, sizes = [file.name for file in files], [len(file.train) for file in files]
-        self.batches = Batches(names, sizes, self.size, "epoch", "one_batch", knobs.seed)
-        self.encoding = Encoding(fabric, model, self.texts, "scores", 1, sub_batch=0)
+    output = "scores"
 
-    def gradients(self, step: int) -> tuple[float, int]:
-        epoch, batch = self.batches.at(step)
-        task = self.files[batch.files[0]]
-        pairs, scores = self._drawn(task, [task.train[row] for row in batch.rows], epoch)
-        order = self.texts.by_length(pairs)
-        loss = self.encoding.step(order, lambda logits: self._loss(logits, order, pairs, scores))
-        return loss, self.texts.tokens(order)
+    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
+        drawn = zip(rows, groups, strict=True)
+        pairs = [(row["query"], task.keys[key]) for row, group in drawn for key in group.keys]
+        return np.reshape(self.texts.add(pairs, self.knobs.key_max_length), (len(rows), -1))
 
-    @torch.no_grad()
-    def validate(self) -> float | None:
-        """The mean loss of the validation rows' groups; None without rows."""
-        losses = []
-        for task in self.files:
-            for start in range(0, len(task.val), self.size):
-                pairs, scores = self._drawn(task, task.val[start : start + self.size], 0)
-                order = self.texts.by_length(pairs)
-                loss = self._loss(self.encoding.outputs(order), order, pairs, scores).item()
-                losses.append((loss, len(pairs)))
-        return mean_loss(losses)
-
-    def _drawn(self, task: TaskRows, rows: list[Row], epoch: int) -> tuple[np.ndarray, list]:
-        """Numbers of the pairs (B, N), and the teacher's scores of them."""
-        groups = [draw(row, task.keys, task.knobs, epoch) for row in rows]
-        texts = [
-            (row["query"], task.keys[key])
-            for row, group in zip(rows, groups, strict=True)
-            for key in group.keys
-        ]
-        numbers = self.texts.add(texts, self.knobs.max_length)
-        return np.array(numbers).reshape(len(rows), -1), [group.scores for group in groups]
-
-    def _loss(self, logits, order, pairs, scores) -> torch.Tensor:
-        own = logits[:, 0][places_in(order, pairs).to(logits.device)]
-        if self.knobs.loss == "kl":
-            return distilled(own, torch.tensor(scores, device=own.device))
+    def loss(self, task, outputs, teacher, masked) -> torch.Tensor:
+        own = outputs.squeeze(-1)
+        if self.knobs.distill == "kl":
+            return distilled(own, teacher)
         return cross_entropy(own, torch.zeros(len(own), dtype=torch.long, device=own.device))
-
-
-def train(
-    model: CrossEncoder, files: list[TaskRows], knobs: TrainRerankerKnobs, work: Path
-) -> tuple[State, dict, int]:
-    """Train `model` in place; the same as of a retriever."""
-    fabric = make_fabric(knobs)
-    prepare(model.to(fabric.device))
-    training = Reranking(fabric, model, files, knobs)
-    steps = knobs.epochs * training.batches.per_epoch
-    loop = Loop("train_reranker", fabric, model, knobs, steps, work)
-    return loop_over(loop, training)

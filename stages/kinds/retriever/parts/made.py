@@ -2,27 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from scipy.cluster.hierarchy import DisjointSet
 
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, write_jsonl
 from stages.core.hashing import sha256_text, stable_integer
 from stages.core.messages import say
 from stages.evaluation.people import one_spelling
 from stages.kinds.retriever import places
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, write_rows
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, Splits, Task, write_tasks
 from stages.sources.splits import split_groups
-
-Splits = dict[Split, list[Row]]
-
-
-class Task(NamedTuple):
-    """Keys (id to text) and the rows of each split."""
-
-    keys: dict[str, str]
-    rows: Splits
 
 
 def key_id(text: str) -> str:
@@ -90,29 +79,26 @@ def check_leaks(task: str, splits: Splits) -> None:
                 )
 
 
-def write_tasks(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
+def finish(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
     """Write data/DATASET/tasks, and say what it holds and what was `found`; returns the figures.
 
     Raises UserError where a query is in two splits.
     """
+    tasks = {task: made[task] for task in TASKS if task in made}
     figures: dict[str, dict[str, int]] = {}
-    counts: dict[str, int] = {}
-    with atomic_directory(places.tasks(dataset), stage, counts) as directory:
-        for task in (name for name in TASKS if name in made):
-            keys, splits = made[task]
-            check_leaks(task, splits)
-            folder = directory / task
-            folder.mkdir()
-            write_jsonl(folder / "keys.jsonl", ({"id": name, "text": keys[name]} for name in sorted(keys)))
-            for split in SPLITS:
-                write_rows(folder, split, splits[split])
-            sizes = {"keys": len(keys), **{split: len(splits[split]) for split in SPLITS}}
-            counts |= {f"{task}/{name}.jsonl": size for name, size in sizes.items()}
-            say(f"{stage} {dataset}: {task}: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
-            rows = [row for split in SPLITS for row in splits[split]]
-            scored = sum("teacher_scores" in row for row in rows)
-            figures[task] = {**sizes, "groups": len({row["group"] for row in rows}), "scored": scored}
+    for task, own in tasks.items():
+        check_leaks(task, own.splits)
+        rows, sizes = own.rows(), {split: len(own.splits[split]) for split in SPLITS}
+        figures[task] = {
+            "keys": len(own.keys),
+            **sizes,
+            "groups": len({row["group"] for row in rows}),
+            "scored": sum("teacher_scores" in row for row in rows),
+        }
+    write_tasks(places.tasks(dataset), stage, tasks)
     kept = {what: count for what, count in sorted(found.items()) if count}
-    for what, count in kept.items():
-        say(f"{stage} {dataset}: {what}: {count:,}")
+    for what, counts in (*figures.items(), ("found", kept)):
+        if counts:
+            told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            say(f"{stage} {dataset}: {what}: {told}")
     return {"tasks": figures, "found": kept}

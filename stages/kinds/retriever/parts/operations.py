@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.core.text import clip_words, count_words, letters
-from stages.kinds.retriever.parts.made import Task, distinct, split_rows
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.made import distinct, split_rows
+from stages.kinds.retriever.parts.rows import Row, Task
 from stages.sources.markup import without_html
 
 LEAST_WORDS = 5

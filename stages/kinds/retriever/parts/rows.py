@@ -5,23 +5,19 @@ keys.jsonl; rows name keys by id. So a text is stored, encoded and scored once h
 a task whose rows bring their own candidates (chat, lrlm) looks like one over a corpus.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
-from stages.core.files import iter_jsonl, write_jsonl
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
 from stages.core.hashing import stable_integer
 
 TASKS = ("qa", "convsearch", "chat", "lrlm", "icl", "tool")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class Key(TypedDict):
-    """A row of keys.jsonl. `text` is what is encoded: title and text in one, by the task's template."""
-
-    id: str
-    text: str
 
 
 class Row(TypedDict):
@@ -45,8 +41,52 @@ class Row(TypedDict):
     group: str
 
 
+Splits = dict[Split, list[Row]]
+
+
+class Task(NamedTuple):
+    """Keys, {id: text}, and the rows of each split."""
+
+    keys: dict[str, str]
+    splits: Splits
+
+    def rows(self, *splits: Split) -> list[Row]:
+        """Those of some splits, by default of all, one after the other."""
+        return list(chain.from_iterable(self.splits[split] for split in splits or SPLITS))
+
+
+def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict[str, Task]:
+    """The `wanted` tasks of a folder of rows, or else all that it has.
+
+    Raises UserError, which names the `knob`, for a task that the folder has not, and for a folder without
+    any, or whose files are not those of its manifest.
+    """
+    there = tasks_in(folder)
+    for task in wanted:
+        if task not in there:
+            raise UserError(f"{knob}: {folder} has no task '{task}'; it has {', '.join(there) or 'none'}")
+    if not there:
+        raise UserError(f"{folder}: has no task; run the stages tasks, mine and score")
+    verify_manifest(folder)
+    return {
+        task: Task(read_keys(folder / task), {split: read_rows(folder / task, split) for split in SPLITS})
+        for task in dict.fromkeys(wanted or there)
+    }
+
+
+def write_tasks(folder: Path, producer: str, tasks: Mapping[str, Task]) -> None:
+    """Write a folder of rows, by a stage: of each task keys.jsonl and a file a split, sorted by id."""
+    counts: dict[str, int] = {}
+    with atomic_directory(folder, producer, counts) as directory:
+        for task, (keys, splits) in tasks.items():
+            texts = [{"id": name, "text": text} for name, text in keys.items()]
+            for name, rows in {"keys": texts, **splits}.items():
+                path = Path(task, f"{name}.jsonl")
+                counts[path.as_posix()] = write_jsonl(directory / path, sorted(rows, key=itemgetter("id")))
+
+
 def read_keys(task: Path) -> dict[str, str]:
-    """{id: text} of a task's folder, in order of ids."""
+    """{id: text} of a task's folder, in order of ids; `text` is title and text by the task's template."""
     return {key["id"]: key["text"] for key in iter_jsonl(task / "keys.jsonl")}
 
 
@@ -65,8 +105,3 @@ def lowest(rows: list[Row], limit: int, purpose: str) -> list[Row]:
     ranked = sorted(rows, key=lambda row: stable_integer(purpose, row["id"]))
     names = {row["id"] for row in ranked[: limit or None]}
     return [row for row in rows if row["id"] in names]
-
-
-def write_rows(task: Path, split: Split, rows: Iterable[Row]) -> None:
-    """Sorted by id, inside the temporary directory of the caller."""
-    write_jsonl(task / f"{split}.jsonl", sorted(rows, key=lambda row: row["id"]))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from stages.core.hashing import stable_integer, stable_unit
 from stages.kinds.retriever.parts.made import (
-    Task,
     choosing,
     distinct,
     key_id,
@@ -16,7 +15,7 @@ from stages.kinds.retriever.parts.made import (
     sampled,
     split_rows,
 )
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.rows import Row, Task
 
 # Packages that the lock file pins: of long files, none of which has pages of pydoc; and of many examples.
 LONG_FILES = """accelerate aiohttp alembic celery click dulwich dvc fastapi flask fsspec gunicorn httpx
@@ -89,7 +88,7 @@ def icl_task(rows: int) -> Task:
                     "group": docstring,
                 }
             )
-    return Task(keys, sampled(keys, split_rows(distinct(found), 0.1, 0.3), rows).rows)
+    return Task(keys, sampled(keys, split_rows(distinct(found), 0.1, 0.3), rows).splits)
 
 
 def package_examples(package: str) -> Iterator[Example]:

@@ -1,9 +1,10 @@
-"""Training of a bi-encoder on groups of a query, a positive and negatives, of one task or several at once."""
+"""Training of an encoder on groups of a query, a positive and negatives, of one task or several at once."""
 
 import copy
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,26 +15,21 @@ from sentence_transformers import SentenceTransformer
 from stages.core.errors import UserError
 from stages.core.files import verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
-from stages.core.messages import say
-from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
-from stages.kinds.retriever.parts.batches import Batch, Batches, of_rank
+from stages.kinds.retriever import places
+from stages.kinds.retriever.knobs import TrainRetrieverKnobs
+from stages.kinds.retriever.parts.batches import Batches, of_rank
 from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import draw, of_task, usable
+from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
 from stages.kinds.retriever.parts.instructions import INSTRUCTIONS
-from stages.kinds.retriever.parts.losses import (
-    false_negatives,
-    guided,
-    retriever_loss,
-    weights,
-)
-from stages.kinds.retriever.parts.rows import Row, lowest, read_keys, read_rows, tasks_in
+from stages.kinds.retriever.parts.losses import false_negatives, guided, retriever_loss, weights
+from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
 from stages.student.fabric import launch_of, make_fabric
-from stages.student.loop import Loop, mean_loss
-from stages.student.state import State
+from stages.student.loop import Loop, losses_of, mean_loss, scratch
+
+LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
-@dataclass
-class TaskRows:
+class TaskRows(NamedTuple):
     """The rows of a task that give a group, and why others do not. `total`: all of the training split."""
 
     name: str
@@ -43,185 +39,190 @@ class TaskRows:
     val: list[Row]
     total: int
     drops: Counter
-    numbers: dict[str, int] = field(default_factory=dict)  # of keys among the texts, by id
-    queries: dict[str, int] = field(default_factory=dict)  # the same of queries, by row
 
 
-def chosen_tasks(folder: Path, wanted: list[str]) -> list[str]:
-    """The tasks to train on. Raises UserError for one that the folder does not have."""
-    there = tasks_in(folder)
-    for name in wanted or there:
-        if name not in there:
-            raise UserError(f"train: {folder} has no task {name!r}; it has {', '.join(there) or 'none'}")
-    if not there:
-        raise UserError(f"{folder}: has no task; run the stages tasks, mine and score")
-    return wanted or there
+def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
+    """The tasks in `train`, or all that there are; one listed twice counts twice.
 
-
-def read_task(folder: Path, name: str, knobs: TrainRetrieverKnobs) -> TaskRows:
-    """A task's usable rows. Raises UserError for rows that cannot be, or that nothing is learned from."""
-    keys = read_keys(folder / name)
-    splits = {split: read_rows(folder / name, split) for split in ("train", "val")}
-    knobs = of_task(knobs, name, any("teacher_scores" in row for row in splits["train"]))
-    rows = lowest(splits["train"], knobs.max_rows, "max_rows")
-    train, drops = usable(rows, keys, knobs, folder / name / "train.jsonl")
-    val, _ = usable(splits["val"], keys, knobs, folder / name / "val.jsonl")
-    if len(rows) < len(splits["train"]):
-        drops["max_rows"] = len(splits["train"]) - len(rows)
-    scored = any("teacher_scores" in row for row in train)
-    if train and not any(weights(knobs, scored)):
-        raise UserError(
-            f"{folder / name}: there are no teacher_scores to distil and no contrastive loss, so there is "
-            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
-        )
-    if (
-        scored
-        and knobs.distill == "stable"
-        and (knobs.student_temperature, knobs.teacher_temperature) != (1, 1)
-    ):
-        say(f"train_retriever: {name}: stable distillation has no use for the two temperatures")
-    return TaskRows(name, knobs, keys, train, val, len(splits["train"]), drops)
-
-
-def read_tasks(folder: Path, names: list[str], knobs: TrainRetrieverKnobs) -> dict[str, TaskRows]:
-    """`read_task` of each; raises UserError as it does, and where no row of any task can be used."""
-    tasks = {name: read_task(folder, name, knobs) for name in dict.fromkeys(names)}
+    Raises UserError as `usable_rows` does, and where no row of any task can be used.
+    """
+    folder = places.scored(knobs.rows)
+    tasks = {
+        name: usable_rows(folder / name, task, knobs)
+        for name, task in read_tasks(folder, knobs.train, "train").items()
+    }
     if not any(task.train for task in tasks.values()):
         reasons = sum((task.drops for task in tasks.values()), Counter())
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "there are none"
         raise UserError(f"{folder}: no training row of {', '.join(tasks)} gives a group: {told}")
-    return tasks
+    return [tasks[name] for name in knobs.train or tasks]
 
 
-class Example(NamedTuple):
-    """A group as numbers of texts."""
-
-    query: int
-    keys: list[int]
-    scores: list[float] | None
-    right: list[int]
-
-
-class Training:
-    """What a step is: batches, groups, vectors, loss."""
-
-    def __init__(self, fabric, model: SentenceTransformer, files: list[TaskRows], knobs: TrainRetrieverKnobs):
-        self.fabric, self.files, self.knobs = fabric, files, knobs
-        self.texts = Texts(model)
-        for file in {id(file): file for file in files}.values():
-            before_query, before_key = INSTRUCTIONS[knobs.instructions][file.name]
-            rows = [*file.train, *file.val]
-            named = list(dict.fromkeys(key for row in rows for key in [*row["pos"], *row.get("neg", [])]))
-            texts = [file.keys[key] for key in named]
-            numbers = self.texts.add(texts, knobs.key_max_length, before_key)
-            file.numbers = dict(zip(named, numbers, strict=True))
-            texts = [row["query"] for row in rows]
-            numbers = self.texts.add(texts, knobs.query_max_length, before_query)
-            file.queries = dict(zip([row["id"] for row in rows], numbers, strict=True))
-        self.batches = Batches(
-            [file.name for file in files],
-            [len(file.train) for file in files],
-            knobs.batch_size * fabric.world_size,
-            knobs.inbatch,
-            knobs.small_files,
-            knobs.seed,
+def usable_rows(folder: Path, task: Task, knobs: TrainRetrieverKnobs) -> TaskRows:
+    """Of a task in a folder. Raises UserError for rows that cannot be, or that nothing is learned from."""
+    train, val = task.splits["train"], task.splits["val"]
+    knobs = of_task(knobs, folder.name, any("teacher_scores" in row for row in train))
+    rows = lowest(train, knobs.max_rows, "max_rows")
+    good, drops = usable(rows, task.keys, knobs, folder / "train.jsonl")
+    if len(rows) < len(train):
+        drops["max_rows"] = len(train) - len(rows)
+    if good and not any(weights(knobs, any("teacher_scores" in row for row in good))):
+        raise UserError(
+            f"{folder}: there are no teacher_scores to distil and no contrastive loss, so there is "
+            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
         )
-        dims = model.get_embedding_dimension()
-        self.guide = copy.deepcopy(model).requires_grad_(False) if knobs.guide else None
-        self.encoding = Encoding(fabric, model, self.texts, "sentence_embedding", dims, knobs.sub_batch)
+    good_val, _ = usable(val, task.keys, knobs, folder / "val.jsonl")
+    return TaskRows(folder.name, knobs, task.keys, good, good_val, len(train), drops)
+
+
+class Training(ABC):
+    """The steps of a training: groups of a batch, the numbers of their texts, the loss of the outputs.
+
+    files: tasks, one listed twice counts twice. Of several processes each makes its part of a step.
+    """
+
+    output: str  # the name of what the model gives for a text
+
+    def __init__(self, fabric, model, files: list[TaskRows], knobs: TrainRetrieverKnobs, dims: int = 1):
+        self.fabric, self.files, self.knobs = fabric, files, knobs
+        self.size = knobs.batch_size * fabric.world_size
+        names, sizes = [file.name for file in files], [len(file.train) for file in files]
+        self.batches = Batches(names, sizes, self.size, knobs.inbatch, knobs.small_files, knobs.seed)
+        self.texts = Texts(model)
+        self.encoding = Encoding(fabric, model, self.texts, self.output, dims, knobs.sub_batch)
+
+    @property
+    def tasks(self) -> dict[str, TaskRows]:
+        return {file.name: file for file in self.files}
 
     def gradients(self, step: int) -> tuple[float, int]:
-        epoch, batch = self.batches.at(step)
-        task, examples = self._examples(batch, epoch)
-        order = self._order(examples)
-        masked = self._masked(examples, order)
-        loss = self.encoding.step(order, lambda vectors: self._loss(task, examples, order, masked, vectors))
-        return loss, self.texts.tokens(order)
+        epoch, file, rows = self.batches.at(step)
+        task = self.files[file]
+        order, loss_of = self.prepared(task, [task.train[row] for row in rows], epoch)
+        return self.encoding.step(order, loss_of), self.texts.tokens(order)
 
     @torch.no_grad()
     def validate(self) -> float | None:
         """The mean loss of the validation rows' groups, in batches of one task; None without rows."""
-        losses, size = [], self.knobs.batch_size * self.fabric.world_size
-        for task in {id(file): file for file in self.files}.values():
-            for start in range(0, len(task.val), size):
-                examples = [self._example(task, row, 0) for row in task.val[start : start + size]]
-                order = self._order(examples)
-                vectors = self.encoding.outputs(order)
-                loss = self._loss(task, examples, order, self._masked(examples, order), vectors)
-                losses.append((loss.item(), len(examples)))
+        losses = []
+        for task in self.tasks.values():
+            for start in range(0, len(task.val), self.size):
+                rows = task.val[start : start + self.size]
+                order, loss_of = self.prepared(task, rows, 0)
+                losses.append((loss_of(self.encoding.outputs(order)).item(), len(rows)))
         return mean_loss(losses)
 
-    def _examples(self, batch: Batch, epoch: int) -> tuple[TaskRows, list[Example]]:
-        drawn = [
-            self._example(self.files[file], self.files[file].train[row], epoch)
-            for file, row in zip(batch.files, batch.rows, strict=True)
-        ]
-        return self.files[batch.files[0]], drawn
+    def prepared(
+        self, task: TaskRows, rows: list[Row], epoch: int
+    ) -> tuple[np.ndarray, Callable[[torch.Tensor], torch.Tensor]]:
+        """(the distinct texts of the rows' groups, shortest first; their outputs' loss)."""
+        groups = [draw(row, task.keys, task.knobs, epoch) for row in rows]
+        numbers = self.numbers(task, rows, groups)
+        order = self.texts.by_length(numbers)
+        at = places_in(order, numbers).to(self.fabric.device)
+        scores = [group.scores for group in groups]
+        teacher = None if None in scores else torch.tensor(scores, device=self.fabric.device)
+        masked = self.masked(task, groups, numbers, order)
+        return order, lambda outputs: self.loss(task, outputs[at], teacher, masked)
 
-    def _example(self, task: TaskRows, row: Row, epoch: int) -> Example:
-        keys, scores, right = draw(row, task.keys, task.knobs, epoch)
-        keys, right = ([task.numbers[key] for key in part] for part in (keys, right))
-        return Example(task.queries[row["id"]], keys, scores, right)
+    @abstractmethod
+    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
+        """Int (rows, texts of a group)."""
 
-    def _order(self, examples: list[Example]) -> np.ndarray:
-        return self.texts.by_length(np.array([n for each in examples for n in (each.query, *each.keys)]))
+    def masked(
+        self, task: TaskRows, groups: list[Group], numbers: np.ndarray, order: np.ndarray
+    ) -> torch.Tensor | None:
+        return None
 
-    def _places(self, examples: list[Example], order: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the queries, and all their keys, are in `order`."""
-        queries = np.array([each.query for each in examples])
-        keys = np.array([key for each in examples for key in each.keys])
-        return tuple(places_in(order, part).to(self.fabric.device) for part in (queries, keys))
+    @abstractmethod
+    def loss(
+        self, task: TaskRows, outputs: torch.Tensor, teacher: torch.Tensor | None, masked: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Of outputs (rows, texts of a group, dims) and the teacher's scores (rows, keys)."""
 
-    def _masked(self, examples: list[Example], order: np.ndarray) -> torch.Tensor:
+
+class Retrieving(Training):
+    """A bi-encoder: a group's texts are its query and then its keys."""
+
+    output = "sentence_embedding"
+
+    def __init__(self, fabric, model: SentenceTransformer, files: list[TaskRows], knobs: TrainRetrieverKnobs):
+        super().__init__(fabric, model, files, knobs, model.get_embedding_dimension())
+        self.guide = copy.deepcopy(model).requires_grad_(False) if knobs.guide else None
+        for task in self.tasks.values():  # all at once, so that a continued run counts as many cut texts
+            rows = [*task.train, *task.val]
+            self.keys(task, [key for row in rows for key in (*row["pos"], *row.get("neg", []))])
+            self.queries(task, rows)
+
+    def queries(self, task: TaskRows, rows: list[Row]) -> list[int]:
+        before, _ = INSTRUCTIONS[self.knobs.instructions][task.name]
+        return self.texts.add([row["query"] for row in rows], self.knobs.query_max_length, before)
+
+    def keys(self, task: TaskRows, names: list[str]) -> list[int]:
+        _, before = INSTRUCTIONS[self.knobs.instructions][task.name]
+        return self.texts.add([task.keys[name] for name in names], self.knobs.key_max_length, before)
+
+    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
+        keys = [self.keys(task, group.keys) for group in groups]
+        return np.column_stack([self.queries(task, rows), keys])
+
+    def masked(
+        self, task: TaskRows, groups: list[Group], numbers: np.ndarray, order: np.ndarray
+    ) -> torch.Tensor:
         """Keys that are no negatives of a query: right ones, the guide's better ones, another device's."""
-        masked = false_negatives([e.keys for e in examples], [e.right for e in examples])
+        masked = false_negatives(numbers[:, 1:], [self.keys(task, group.right) for group in groups])
         if not self.knobs.cross_device:
-            device = torch.from_numpy(of_rank(len(examples), self.fabric.world_size))
-            group = len(examples[0].keys)
-            masked |= device.unsqueeze(1) != device.repeat_interleave(group)
+            device = torch.from_numpy(of_rank(len(groups), self.fabric.world_size))
+            masked |= device.unsqueeze(1) != device.repeat_interleave(numbers.shape[1] - 1)
         masked = masked.to(self.fabric.device)
         if self.guide is not None:
-            vectors = self.encoding.outputs(order, self.guide)
-            queries, keys = self._places(examples, order)
-            masked |= guided(vectors[queries], vectors[keys])
+            vectors = self.encoding.outputs(order, self.guide)[places_in(order, numbers)]
+            masked |= guided(vectors[:, 0], vectors[:, 1:].flatten(0, 1))
         return masked
 
-    def _loss(self, task, examples, order, masked, vectors) -> torch.Tensor:
-        queries, keys = self._places(examples, order)
-        scores = [each.scores for each in examples]
-        teacher = None if None in scores else torch.tensor(scores, device=self.fabric.device)
-        return retriever_loss(vectors[queries], vectors[keys], teacher, masked, task.knobs)
+    def loss(self, task, outputs, teacher, masked) -> torch.Tensor:
+        return retriever_loss(outputs[:, 0], outputs[:, 1:].flatten(0, 1), teacher, masked, task.knobs)
+
+
+class Trained(NamedTuple):
+    """What a training has made beside the model: its curve, figures, timings, and the scratch directory."""
+
+    curve: list[dict]
+    tasks: list[str]
+    figures: dict
+    timings: dict
+    work: Path
 
 
 def train(
-    model: SentenceTransformer, files: list[TaskRows], knobs: TrainRetrieverKnobs, work: Path
-) -> tuple[State, dict, int]:
-    """Train `model` in place; returns the state with the curve, figures, and the tokens of this run.
+    stage: str, dataset: str, model: torch.nn.Module, kind: type[Training], knobs: TrainRetrieverKnobs
+) -> Trained:
+    """Train `model` in place. Of several processes only the first one returns, the others end.
 
-    files: tasks, one listed twice counts twice. work: the directory of the saved state. Of several processes
-    only the first one returns, the others end.
+    Raises UserError as `training_rows` does, and for a loss that is no number.
     """
-    fabric = make_fabric(knobs)
+    files = training_rows(knobs)
+    work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
+    started, fabric = time.monotonic(), make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
-    training = Training(fabric, model, files, knobs)
+    training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
-    loop = Loop("train_retriever", fabric, model, knobs, steps, work)
-    state, figures, tokens = loop_over(loop, training)
-    return state, {**figures, "left_over_an_epoch": training.batches.left_over}, tokens
-
-
-def loop_over(loop: Loop, training) -> tuple[State, dict, int]:
-    """Run a loop on the steps of a training, of either kind of model; returns what `train` does."""
+    loop = Loop(stage, fabric, model, knobs, steps, work)
     before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    figures = {"steps": loop.steps, "tokens": state.tokens, "texts_cut": training.texts.cut}
-    return state, figures, state.tokens - before
+    figures = {
+        "steps": steps,
+        "tokens": state.tokens,
+        "texts_cut": training.texts.cut,
+        "left_over_an_epoch": training.batches.left_over,
+        **losses_of(state.curve),
+        "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
+    }
+    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
+    return Trained(state.curve, list(training.tasks), figures, {"tokens_per_second": speed}, work)
 
 
-LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
-
-
-def fingerprint(folder: Path, knobs: TrainRetrieverKnobs | TrainRerankerKnobs) -> str:
+def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
     """What a saved state depends on: knobs but LAYOUT, rows, base, and the processes that share a batch."""
     launch = launch_of(knobs)
     rows, base = verify_manifest(folder)["files"], sha256_folder(Path(knobs.base))
@@ -229,13 +230,6 @@ def fingerprint(folder: Path, knobs: TrainRetrieverKnobs | TrainRerankerKnobs) -
     return sha256_json([given, rows, base, launch.devices * launch.nodes])[:16]
 
 
-def task_figures(tasks: Iterable[TaskRows]) -> dict[str, dict]:
-    """Of each task: rows of the training split, groups an epoch, and the rows left out, by reason."""
-    return {
-        task.name: {
-            "rows": task.total,
-            "groups": len(task.train),
-            "dropped": dict(sorted(task.drops.items())),
-        }
-        for task in tasks
-    }
+def task_figures(task: TaskRows) -> dict:
+    """Rows of the training split, groups an epoch, and the rows left out, by reason."""
+    return {"rows": task.total, "groups": len(task.train), "dropped": dict(sorted(task.drops.items()))}
