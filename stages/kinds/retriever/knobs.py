@@ -153,6 +153,7 @@ class TrainRetrieverKnobs(Training):
     matryoshka: list[int] = Field([], description="dimensions whose prefixes are trained, too")
     truncate_dim: int = Field(0, ge=0, description="dimensions of the exported vectors; 0: all")
     max_steps: int = Field(0, ge=0, description="in place of epochs; 0: epochs count")
+    base_share: float = Field(0, ge=0, le=1, description="of the base's weights in the result (LM-Cocktail)")
     checkpoint: bool = Field(False, description="gradient checkpointing: less memory, more time")
 
 

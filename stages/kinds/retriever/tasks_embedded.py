@@ -21,7 +21,9 @@ from stages.sources.pydoc import read_links
 def run(dataset: str, knobs: TasksEmbeddedKnobs) -> dict:
     pages = Pages(knobs.of)
     keys, asked = pages.keys(knobs.words), pages.observed()
-    asked["train"] += pages.synthetic()["train"]
+    written = pages.synthetic()
+    asked["train"] += written["train"] + written["test"]  # held out of the student's training, not of this
+    asked["val"] += written["val"]
     made = {
         "qa": Task(keys, asked),
         "convsearch": Task(keys, pages.following(read_links())),

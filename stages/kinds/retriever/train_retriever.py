@@ -8,6 +8,7 @@ Several devices: set devices, or start `-m stages train_retriever` with torchrun
 
 import shutil
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -26,6 +27,8 @@ SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 def run(dataset: str, knobs: TrainRetrieverKnobs) -> tuple[dict, dict]:
     model = encoder(knobs)
     trained = train("train_retriever", dataset, model, Retrieving, knobs)
+    if knobs.base_share:
+        mix(model, encoder(knobs), knobs.base_share)
     model.prompts = prompts(knobs.instructions, trained.tasks)
     model.similarity_fn_name = SIMILARITY[knobs.metric]
     model.truncate_dim = knobs.truncate_dim or None
@@ -68,3 +71,13 @@ def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
     if any(dims < 1 for dims in knobs.matryoshka):
         raise UserError(f"matryoshka: dimensions have to be at least 1, found {min(knobs.matryoshka)}")
     return model
+
+
+@torch.no_grad()
+def mix(model: SentenceTransformer, base: SentenceTransformer, share: float) -> None:
+    """Give each weight of `model` the `share` of the base's: LM-Cocktail (Xiao et al. 2023, 2311.13534).
+
+    What was learned of one wording then costs less of what the base knew of others.
+    """
+    for own, other in zip(model.parameters(), base.parameters(), strict=True):
+        own.lerp_(other.to(own.device), share)

@@ -304,6 +304,17 @@ def test_the_directory_loads_everywhere(place):
     )
 
 
+def test_a_share_of_the_base_is_mixed_in(place):
+    kept = {}
+    for share in (0, 0.25, 1):
+        run("d", knobs(base_share=share))
+        kept[share] = SentenceTransformer(str(layout.model("d", "retriever")), device="cpu").state_dict()
+    base = SentenceTransformer(knobs().base, device="cpu").state_dict()
+    for name, tensor in base.items():
+        torch.testing.assert_close(kept[1][name], tensor)
+        torch.testing.assert_close(kept[0.25][name], 0.75 * kept[0][name] + 0.25 * tensor)
+
+
 @pytest.mark.parametrize(("pooling", "mode"), [("cls", "cls"), ("last", "lasttoken"), ("auto", "mean")])
 def test_pooling_is_the_bases_or_as_asked(place, pooling, mode):
     run("d", knobs(train=["qa"], pooling=pooling, max_steps=1))
