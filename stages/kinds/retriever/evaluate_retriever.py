@@ -27,8 +27,9 @@ from stages.kinds.retriever.parts.comparing import (
     misses,
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
-from stages.kinds.retriever.parts.systems import Keys, Systems
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.rows import Task, asked_row, lowest, read_tasks
+from stages.kinds.retriever.parts.systems import Systems
 
 PEOPLE, PAGES = "people", "qa"
 
@@ -77,7 +78,8 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
                 ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
                 write_run(runs / f"{task}.{system}.trec", system, ranked)
     if asked:
-        keys, rows = keys_of[about], [row_of(number, row) for number, row in enumerate(asked)]
+        keys = keys_of[about]
+        rows = [asked_row(number, row.query, row.pos_index, row.last) for number, row in enumerate(asked)]
         hits = systems.rank(keys, rows)
         figures[PEOPLE] = compared_by_kind(keys, rows, [row.kind for row in asked], hits, knobs)
         missed[PEOPLE] = misses(keys, rows, hits)
@@ -96,12 +98,6 @@ def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Mappi
         for text in (row["query"], row.get("last", ""))
     )
     check_unseen(path, [row.query for row in asked], seen)
-
-
-def row_of(number: int, asked: Asked) -> Row:
-    right = asked.pos_index
-    row: Row = {"id": f"{number:05}", "query": asked.query, "pos": right, "group": right[0]}
-    return {**row, "last": asked.last} if asked.last else row
 
 
 def merge(figures: dict, more: dict) -> None:

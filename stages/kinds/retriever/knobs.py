@@ -34,9 +34,7 @@ class TasksKnobs(Knobs):
 class TasksSyntheticKnobs(Knobs):
     of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
     words: int = Field(
-        400,
-        gt=0,
-        description="of a document, after its title: BM25 reads all, encoders the first",
+        400, gt=0, description="of a document, after its title: BM25 reads all, encoders the first"
     )
 
 
@@ -66,7 +64,7 @@ class MineKnobs(Search):
     filter_answers: bool = Field(True, description="leave out keys that hold one of the answers")
     reranker: str = Field(
         description="CrossEncoder directory whose scores margins and max_score are about, in place of the "
-        "cosine (bm25: BM25's score); then a negative never scores more than the best positive",
+        "cosine (bm25: BM25's score); then a negative never scores more than the best positive"
     )
     bm25_weight: float = BM25_WEIGHT
     k1: float = Field(0.82, gt=0, description="bm25")

@@ -11,7 +11,8 @@ from stages.core.stage import valid
 from stages.kinds.retriever import mine as stage
 from stages.kinds.retriever.knobs import MineKnobs
 from stages.kinds.retriever.parts import vectors
-from stages.kinds.retriever.parts.mining import Keys, limit, mine
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.mining import limit, mine
 from stages.retrieval.ranking import Hits
 
 TEXTS = ["gold", "Gold ", "the Answer is here", "near", "far", "farther", "farthest"]
@@ -19,7 +20,7 @@ NONE = {"encoder": "models/shipped/none", "reranker": "models/shipped/none"}
 
 
 def keys_of(texts=TEXTS) -> Keys:
-    return Keys({f"k{number}": text for number, text in enumerate(texts)})
+    return Keys("qa", {f"k{number}": text for number, text in enumerate(texts)})
 
 
 def row(**fields) -> dict:

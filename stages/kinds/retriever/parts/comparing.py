@@ -9,8 +9,9 @@ from stages.core.errors import UserError
 from stages.evaluation.people import KINDS, one_spelling
 from stages.evaluation.ranking import answer_rank, measured, ranks_of, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row, Task
-from stages.kinds.retriever.parts.systems import PAIRS, Keys
+from stages.kinds.retriever.parts.systems import PAIRS
 from stages.retrieval.ranking import Hits
 from stages.sources.near import nearest
 

@@ -16,10 +16,10 @@ from stages.core import layout
 from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, score_prompts
-from stages.kinds.retriever.parts.prompts import TOKEN_CHARACTERS, Prompts, answer_of
+from stages.kinds.retriever.parts.prompts import Prompts, answer_of, beginnings
 from stages.kinds.retriever.parts.rows import Row
-from stages.kinds.retriever.parts.systems import Keys
 from stages.retrieval.ranking import Hits
 
 READ = ("chat", "lrlm", "icl")  # tasks whose keys a language model reads
@@ -128,10 +128,7 @@ class Reader:
 
     def cut(self, text: str) -> str:
         """As long as a key may be where it is scored."""
-        limit = self.limits.key_max_length
-        text = text[: TOKEN_CHARACTERS * limit]
-        ends = [end for _, end in self.model.codec.tokenizer.encode(text, add_special_tokens=False).offsets]
-        return text[: ends[:limit][-1]] if ends else ""
+        return beginnings(self.model.codec, text, self.limits.key_max_length)[-1]
 
 
 def others(row: Row, answers: Sequence[str]) -> list[str]:

@@ -100,6 +100,14 @@ def tasks_in(folder: Path) -> list[str]:
     return [task for task in TASKS if (folder / task).is_dir()]
 
 
+def asked_row(
+    number: int, query: str, right: list[str], last: str | None, answers: Sequence[str] = ()
+) -> Row:
+    """A query of people's; those of one first right key are resampled together."""
+    row: Row = {"id": f"{number:05}", "query": query, "pos": right, "group": right[0]}
+    return {**row, "answers": [*answers], **({"last": last} if last else {})}
+
+
 def lowest(rows: list[Row], limit: int, purpose: str) -> list[Row]:
     """At most `limit` rows (0: all), those with the lowest hash for this purpose, in their order."""
     ranked = sorted(rows, key=lambda row: stable_integer(purpose, row["id"]))

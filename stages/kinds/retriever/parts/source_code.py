@@ -7,14 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.core.hashing import stable_integer, stable_unit
-from stages.kinds.retriever.parts.made import (
-    choosing,
-    distinct,
-    key_id,
-    same_query,
-    sampled,
-    split_rows,
-)
+from stages.kinds.retriever.parts.made import choosing, distinct, key_id, same_query, sampled, split_rows
 from stages.kinds.retriever.parts.rows import Row, Task
 
 # Packages that the lock file pins: of long files, none of which has pages of pydoc; and of many examples.

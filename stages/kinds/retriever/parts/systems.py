@@ -5,8 +5,7 @@ reranked and hybrid_reranked: the first keys of trained and of hybrid_trained th
 trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,11 @@ import numpy as np
 from stages.core import layout
 from stages.core.files import read_object
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.vectors import Vectors
-from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import METHOD_FILE, Search
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
-from stages.sources.near import near_duplicate_groups
 
 PAIRS = (
     ("trained", "base"),
@@ -30,38 +28,6 @@ PAIRS = (
     ("hybrid_reranked", "hybrid_trained"),
     ("trained", "trained_last_turn"),
 )
-
-
-class Keys:
-    """The keys of a task, by number in the order of their ids, with what is computed of them once."""
-
-    def __init__(self, task: str, texts: Mapping[str, str]):
-        self.task, self.ids, self.texts = task, list(texts), list(texts.values())
-        self.number = {name: number for number, name in enumerate(self.ids)}
-        self.by_text = {
-            text.strip(): name for name, text in reversed(texts.items())
-        }  # of equal ones the first
-        self.index = Bm25(self.texts)
-
-    @cached_property
-    def same(self) -> dict[str, str]:
-        """For each key the name of its group of near-duplicates."""
-        documents = [
-            {"id": name, "text": text, "metadata": {}}
-            for name, text in zip(self.ids, self.texts, strict=True)
-        ]
-        return dict(zip(self.ids, near_duplicate_groups(documents), strict=True))
-
-    def text(self, key: str) -> str:
-        return self.texts[self.number[key]]
-
-    def found(self, hits: Hits, query: int) -> list[str]:
-        """The ids of the keys that a query found, best first."""
-        return [self.ids[number] for number in hits.of(query)[0]]
-
-    def ranking(self, hits: Hits, query: int) -> list[tuple[str, float]]:
-        """The same with their scores."""
-        return list(zip(self.found(hits, query), map(float, hits.of(query)[1]), strict=True))
 
 
 class Systems:
