@@ -22,7 +22,7 @@ from stages.kinds.retriever.parts.comparing import (
     EDGES,
     check_leaks,
     compared,
-    compared_by_kind,
+    compared_pages,
     cosines,
     misses,
 )
@@ -46,9 +46,9 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     training = read_tasks(places.scored(knobs.trained_on))
     keys_of = {name: Keys(name, task.keys) for name, task in tasks.items()}
     rows_of = {name: lowest(task.splits["test"], knobs.max_rows, "evaluate") for name, task in tasks.items()}
-    leaks = {
-        task: check_leaks(folder / task / "test.jsonl", keys, rows_of[task], training)
-        for task, keys in keys_of.items()
+    told = {
+        task: {"leaks": check_leaks(folder / task / "test.jsonl", keys_of[task], rows, training)}
+        for task, rows in rows_of.items()
     }
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else next(iter(tasks))
@@ -56,7 +56,6 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
     missed: dict[str, list[dict]] = {}
-    told: dict[str, dict] = {}
     with atomic_directory(places.runs(dataset), "evaluate_retriever") as runs:
         for task, rows in rows_of.items():
             keys = keys_of[task]
@@ -70,9 +69,9 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
             if hits and task in READ:
                 merge(figures[task], reader.read(task, keys, rows, hits))
             missed[task] = misses(keys, labelled, own)
-            told[task] = {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
+            told[task] |= {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
             shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if labelled}
-            told[task] |= {"leaks": leaks[task], "cosines": shown}
+            told[task]["cosines"] = shown
             write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
             for system, found in hits.items():
                 ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
@@ -81,7 +80,7 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
         keys = keys_of[about]
         rows = [asked_row(number, row.query, row.pos_index, row.last) for number, row in enumerate(asked)]
         hits = systems.rank(keys, rows)
-        figures[PEOPLE] = compared_by_kind(keys, rows, [row.kind for row in asked], hits, knobs)
+        figures[PEOPLE] = compared_pages(keys, rows, hits, knobs, [row.kind for row in asked])
         missed[PEOPLE] = misses(keys, rows, hits)
     write_json(layout.figures(dataset) / "retriever.json", figures)
     write_json(layout.figures(dataset) / "retriever_misses.json", missed)

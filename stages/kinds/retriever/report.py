@@ -50,7 +50,7 @@ def tiles(found: dict) -> list[dict]:
 
 def shown(task: str, own: dict, told: dict, missed: list[dict]) -> dict:
     """A task: charts of the main measures, a table of all, histograms of cosines, misses."""
-    systems = {name: values for name, values in own.items() if is_system(values) and name != "differences"}
+    systems = systems_of(own)
     measures = list(dict.fromkeys(measure for values in systems.values() for measure in values))
     charts = []
     for measure in [name for name in CHARTS if name in measures]:
@@ -77,8 +77,8 @@ def shown(task: str, own: dict, told: dict, missed: list[dict]) -> dict:
     }
 
 
-def is_system(values: object) -> bool:
-    return isinstance(values, dict) and all(value is None or "mean" in value for value in values.values())
+def systems_of(own: dict) -> dict[str, dict]:
+    return {name: values for name, values in own.items() if name not in ("differences", "queries", "kinds")}
 
 
 def note(task: str, own: dict, counts: dict) -> str:
@@ -97,8 +97,8 @@ def by_kind(kinds: dict, measures: list[str]) -> list[tuple[str, list]]:
     """The rows of the table for each kind of people's queries."""
     rows = []
     for kind, own in kinds.items():
-        systems = {name: values for name, values in own.items() if is_system(values)}
-        rows += [(f"{kind} ({own['queries']}): {name}", values) for name, values in table(systems, measures)]
+        shown = table(systems_of(own), measures)
+        rows += [(f"{kind} ({own['queries']}): {name}", values) for name, values in shown]
     return rows
 
 

@@ -18,15 +18,9 @@ from stages.kinds.retriever.parts.rows import Row
 
 # What LLM-Embedder trains each task with (its use_train_config). Keys of chat and lrlm are of one dialogue
 # or text, so there other rows' keys are no negatives worth learning from.
-_ONE_DIALOGUE = {
-    "positive": "teacher",
-    "negative": "random",
-    "contrastive_weight": 0.0,
-    "distill": "kl",
-    "teacher_temperature": 0.1,
-}
 _UNSCORED = {"positive": "first", "negative": "random", "distill_weight": 0.0}
 _SCORED = {"negative": "random", "contrastive_weight": 0.0, "distill": "stable"}
+_ONE_DIALOGUE = {**_SCORED, "distill": "kl", "positive": "teacher", "teacher_temperature": 0.1}
 RECIPE: dict[str, dict] = {
     "qa": {**_SCORED, "positive": "first"},
     "icl": {**_SCORED, "positive": "random"},

@@ -16,7 +16,6 @@ from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.vectors import Vectors
-from stages.retrieval.knobs import METHOD_FILE, Search
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
 
 PAIRS = (
@@ -36,7 +35,7 @@ class Systems:
     def __init__(self, dataset: str, knobs: EvaluateRetrieverKnobs):
         self.knobs = knobs
         self.encoders = {"base": knobs.base, "trained": layout.model(dataset, "retriever").as_posix()}
-        self.reranker = load_reranker(knobs.reranker) if is_model(knobs.reranker) else None
+        self.reranker = load_reranker(knobs.reranker)
         self.kept = Vectors()
 
     def rank(self, keys: Keys, rows: Sequence[Row]) -> dict[str, Hits]:
@@ -46,16 +45,15 @@ class Systems:
         if any("among" in row for row in rows):
             among = [[keys.number[key] for key in row["among"]] if "among" in row else None for row in rows]
         weight = self.knobs.bm25_weight
-        search = Search(**self.knobs.model_dump(include=set(Search.model_fields)))
         found: dict[str, Hits] = {"bm25": by_bm25(keys.index, queries, count, among)}
         for name, hybrid in (("base", "hybrid"), ("trained", "hybrid_trained")):
             own = self.vectors(name, keys.task, "query", queries)
             theirs = self.vectors(name, keys.task, "document", keys.texts)
-            found[name] = by_dense(own, theirs, count, among, search)
+            found[name] = by_dense(own, theirs, count, among, self.knobs)
             found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among, weight)
         if all("last" in row for row in rows):
             last = self.vectors("trained", keys.task, "query", [row["last"] for row in rows])
-            found["trained_last_turn"] = by_dense(last, theirs, count, among, search)
+            found["trained_last_turn"] = by_dense(last, theirs, count, among, self.knobs)
         if self.reranker:
             both = [found["trained"], found["hybrid_trained"]]  # in one call: most pairs are in both
             joint = Hits(*(np.concatenate(part) for part in zip(*both, strict=True)))
@@ -66,14 +64,9 @@ class Systems:
 
     def vectors(self, encoder: str, task: str, side: str, texts: Sequence[str]) -> np.ndarray:
         """float16 unit rows of the texts of a side, query or document, with the encoder's prompt for it."""
-        folder, lengths = self.encoders[encoder], (self.knobs.query_max_length, self.knobs.key_max_length)
-        length = lengths[side == "document"]
+        folder = self.encoders[encoder]
+        length = self.knobs.query_max_length if side == "query" else self.knobs.key_max_length
         return self.kept.of(texts, folder, length, prompt(folder, task, side))
-
-
-def is_model(folder: str) -> bool:
-    """Is it a model, and not models/shipped/none, which stands for none?"""
-    return not (Path(folder) / METHOD_FILE).is_file()
 
 
 def prompt(folder: str, task: str, side: str) -> str:
