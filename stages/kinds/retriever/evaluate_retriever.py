@@ -28,7 +28,7 @@ from stages.kinds.retriever.parts.comparing import (
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
 from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Task, asked_row, lowest, read_tasks
+from stages.kinds.retriever.parts.rows import Task, asked_row, read_tasks
 from stages.kinds.retriever.parts.systems import Systems
 
 PEOPLE, PAGES = "people", "qa"
@@ -45,10 +45,10 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     tasks = read_tasks(folder, knobs.evaluate, "evaluate")
     training = read_tasks(places.scored(knobs.trained_on))
     keys_of = {name: Keys(name, task.keys) for name, task in tasks.items()}
-    rows_of = {name: lowest(task.splits["test"], knobs.max_rows, "evaluate") for name, task in tasks.items()}
+    rows_of = {name: task.splits["test"] for name, task in tasks.items()}
     told = {
-        task: {"leaks": check_leaks(folder / task / "test.jsonl", keys_of[task], rows, training)}
-        for task, rows in rows_of.items()
+        name: {"leaks": check_leaks(folder / name / "test.jsonl", keys_of[name], rows, training)}
+        for name, rows in rows_of.items()
     }
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else next(iter(tasks))

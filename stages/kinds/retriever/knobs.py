@@ -166,7 +166,6 @@ class EvaluateRetrieverKnobs(Search):
     )
     cutoffs: list[int] = Field([1, 5, 10, 100])
     hits: int = Field(200, gt=0, description="keys of a query in the run file")
-    max_rows: int = Field(0, ge=0, description="test rows of each task, lowest hash first; 0: all")
     eval_rows: str = Field(description="file of queries in people's wording; empty if there are none")
     shots: int = Field(8, gt=0, description="icl: examples before the request")
     keys: int = Field(1, gt=0, description="chat, lrlm: keys before the query")

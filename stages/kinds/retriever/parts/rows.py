@@ -61,7 +61,7 @@ def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict
     Raises UserError, which names the `knob`, for a task that the folder has not, and for a folder without
     any, or whose files are not those of its manifest.
     """
-    there = tasks_in(folder)
+    there = [task for task in TASKS if (folder / task).is_dir()]
     for task in wanted:
         if task not in there:
             raise UserError(f"{knob}: {folder} has no task '{task}'; it has {', '.join(there) or 'none'}")
@@ -93,11 +93,6 @@ def read_keys(task: Path) -> dict[str, str]:
 def read_rows(task: Path, split: Split) -> list[Row]:
     """The rows of a split of a task's folder, in order of ids; none where the file is empty."""
     return list(iter_jsonl(task / f"{split}.jsonl"))
-
-
-def tasks_in(folder: Path) -> list[str]:
-    """The tasks that a folder of rows has, in the order of TASKS."""
-    return [task for task in TASKS if (folder / task).is_dir()]
 
 
 def asked_row(
