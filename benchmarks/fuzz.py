@@ -361,7 +361,7 @@ def work(name: str, seconds: float, seed: int) -> dict:
     counts, faults, slowest, target = Counter(), Counter(), 0.0, Path("input")
     for chance in inputs(seconds, seed):
         started = time.monotonic()
-        # The first input waits for imports, which a busy machine takes its time for and which are not to be cut.
+        # The first input waits for imports; cut in the middle, as on a busy machine, they leave wrecks.
         signal.alarm(HANG if counts.total() + faults.total() else 0)
         faulthandler.dump_traceback_later(
             3 * HANG, exit=True

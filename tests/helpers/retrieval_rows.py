@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
-from stages.core.files import atomic_directory, write_jsonl
-from stages.kinds.retriever.parts.rows import SPLITS, Row
+from stages.core.files import write_jsonl
+from stages.kinds.retriever.parts.rows import SPLITS, Row, Task, write_tasks
 from tests.helpers.tiny import WORDS, tiny_tokenizer
 
 SIZES = {"train": 24, "val": 6, "test": 6}
@@ -74,21 +74,15 @@ def tiny_rows(task: str, split: str, keys: dict[str, str], count: int, negatives
     return rows
 
 
-def write_task(folder: Path, task: str, keys: dict[str, str], rows: dict[str, list[Row]]) -> None:
-    """A task's folder: its keys and the rows of each split."""
-    write_jsonl(folder / task / "keys.jsonl", [{"id": k, "text": text} for k, text in keys.items()])
-    for split in SPLITS:
-        write_jsonl(folder / task / f"{split}.jsonl", rows.get(split, []))
-
-
 def scored_rows(dataset: str, *tasks: str, sizes: dict[str, int] = SIZES, part: str = "scored") -> Path:
     """Write data/DATASET/PART with rows of these tasks (default: qa) in the working directory."""
-    folder = Path("data") / dataset / part
-    with atomic_directory(folder, producer="test") as directory:
-        for place, task in enumerate(tasks or ("qa",)):
-            keys = tiny_keys(40, seed=place)
-            rows = {split: tiny_rows(task, split, keys, count) for split, count in sizes.items()}
-            write_task(directory, task, keys, rows)
+    folder, made = Path("data") / dataset / part, {}
+    for place, task in enumerate(tasks or ("qa",)):
+        keys = tiny_keys(40, seed=place)
+        made[task] = Task(
+            keys, {split: tiny_rows(task, split, keys, sizes.get(split, 0)) for split in SPLITS}
+        )
+    write_tasks(folder, "test", made)
     return folder
 
 

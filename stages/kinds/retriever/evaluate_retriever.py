@@ -22,13 +22,14 @@ from stages.kinds.retriever.parts.comparing import (
     EDGES,
     check_leaks,
     compared,
-    compared_by_kind,
+    compared_pages,
     cosines,
     misses,
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
-from stages.kinds.retriever.parts.systems import Keys, Systems
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.rows import Task, asked_row, read_tasks
+from stages.kinds.retriever.parts.systems import Systems
 
 PEOPLE, PAGES = "people", "qa"
 
@@ -44,10 +45,10 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     tasks = read_tasks(folder, knobs.evaluate, "evaluate")
     training = read_tasks(places.scored(knobs.trained_on))
     keys_of = {name: Keys(name, task.keys) for name, task in tasks.items()}
-    rows_of = {name: lowest(task.splits["test"], knobs.max_rows, "evaluate") for name, task in tasks.items()}
-    leaks = {
-        task: check_leaks(folder / task / "test.jsonl", keys, rows_of[task], training)
-        for task, keys in keys_of.items()
+    rows_of = {name: task.splits["test"] for name, task in tasks.items()}
+    told = {
+        name: {"leaks": check_leaks(folder / name / "test.jsonl", keys_of[name], rows, training)}
+        for name, rows in rows_of.items()
     }
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else next(iter(tasks))
@@ -55,7 +56,6 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
     missed: dict[str, list[dict]] = {}
-    told: dict[str, dict] = {}
     with atomic_directory(places.runs(dataset), "evaluate_retriever") as runs:
         for task, rows in rows_of.items():
             keys = keys_of[task]
@@ -69,17 +69,18 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
             if hits and task in READ:
                 merge(figures[task], reader.read(task, keys, rows, hits))
             missed[task] = misses(keys, labelled, own)
-            told[task] = {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
+            told[task] |= {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
             shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if labelled}
-            told[task] |= {"leaks": leaks[task], "cosines": shown}
+            told[task]["cosines"] = shown
             write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
             for system, found in hits.items():
                 ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
                 write_run(runs / f"{task}.{system}.trec", system, ranked)
     if asked:
-        keys, rows = keys_of[about], [row_of(number, row) for number, row in enumerate(asked)]
+        keys = keys_of[about]
+        rows = [asked_row(number, row.query, row.pos_index, row.last) for number, row in enumerate(asked)]
         hits = systems.rank(keys, rows)
-        figures[PEOPLE] = compared_by_kind(keys, rows, [row.kind for row in asked], hits, knobs)
+        figures[PEOPLE] = compared_pages(keys, rows, hits, knobs, [row.kind for row in asked])
         missed[PEOPLE] = misses(keys, rows, hits)
     write_json(layout.figures(dataset) / "retriever.json", figures)
     write_json(layout.figures(dataset) / "retriever_misses.json", missed)
@@ -96,12 +97,6 @@ def check_people(path: Path, asked: Sequence[Asked], keys: Keys, training: Mappi
         for text in (row["query"], row.get("last", ""))
     )
     check_unseen(path, [row.query for row in asked], seen)
-
-
-def row_of(number: int, asked: Asked) -> Row:
-    right = asked.pos_index
-    row: Row = {"id": f"{number:05}", "query": asked.query, "pos": right, "group": right[0]}
-    return {**row, "last": asked.last} if asked.last else row
 
 
 def merge(figures: dict, more: dict) -> None:

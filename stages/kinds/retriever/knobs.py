@@ -33,11 +33,7 @@ class TasksKnobs(Knobs):
 
 class TasksSyntheticKnobs(Knobs):
     of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
-    words: int = Field(
-        400,
-        gt=0,
-        description="of a document, after its title: BM25 reads all, encoders the first",
-    )
+    words: int = Field(400, gt=0, description="of a page after its title: encoders read the first alone")
 
 
 class TasksEmbeddedKnobs(TasksSyntheticKnobs):
@@ -47,26 +43,19 @@ class TasksEmbeddedKnobs(TasksSyntheticKnobs):
 class MineKnobs(Search):
     tasks: list[TaskName] = Field(["qa", "convsearch", "icl", "tool"], description="others keep their own")
     by: Literal["dense", "bm25", "hybrid"] = Field("hybrid", description="what ranks the keys")
-    encoder: str = Field(
-        description="dense, hybrid: sentence-transformers directory, like models/base/minilm; "
-        "bm25: models/shipped/none"
-    )
+    encoder: str = Field(description="sentence-transformers directory; by bm25 also models/shipped/none")
     max_length: int = Field(128, gt=0, description="dense: tokens of a text")
     hits: int = Field(200, gt=0, description="keys looked at for each query")
     negatives: int = Field(16, gt=0, description="negatives kept, best first")
     rank_from: int = Field(0, ge=0, description="first rank, from 0, that may be a negative")
     rank_to: int = Field(0, ge=0, description="rank after the last one; 0: `hits`")
-    margin_absolute: float | None = Field(
-        None, ge=0, description="a negative's score is at most the best positive's less this"
-    )
-    margin_relative: float | None = Field(
-        None, ge=0, lt=1, description="…at most this share below the best positive's"
-    )
+    margin_absolute: float | None = Field(None, ge=0, description="least distance below the best positive")
+    margin_relative: float | None = Field(None, ge=0, lt=1, description="the same, as a share of its score")
     max_score: float | None = Field(None, description="a negative's score is at most this")
     filter_answers: bool = Field(True, description="leave out keys that hold one of the answers")
     reranker: str = Field(
         description="CrossEncoder directory whose scores margins and max_score are about, in place of the "
-        "cosine (bm25: BM25's score); then a negative never scores more than the best positive",
+        "cosine (bm25: BM25's score); then a negative never scores more than the best positive"
     )
     bm25_weight: float = BM25_WEIGHT
     k1: float = Field(0.82, gt=0, description="bm25")
@@ -82,15 +71,11 @@ class MineKnobs(Search):
 class ScoreKnobs(Knobs):
     tasks: list[TaskName] = Field(["qa", "chat", "lrlm", "icl"], description="others pass unscored")
     base: str = Field(description="name of a causal model of models/base")
-    base_url: str = Field(
-        "", description="a server of that model which scores in its place (OpenAI's completions with echo)"
-    )
+    base_url: str = Field("", description="a server of that model, which scores: OpenAI's echo of prompts")
     model: str = Field("", description="base_url: the model's name there")
     api_key_env: str = Field("", description="base_url: variable (or line in .env) with the key; empty: none")
     keys: int = Field(8, gt=0, description="candidates scored a row: positives first, then negatives")
-    max_length: int = Field(
-        512, gt=1, description="tokens of a prompt with its answer; the key is cut to fit"
-    )
+    max_length: int = Field(512, gt=1, description="tokens of prompt and answer; the key is cut to fit")
     key_max_length: int = Field(96, gt=0, description="tokens of a key")
     answer_max_length: int = Field(64, gt=0, description="tokens of an answer")
     tokens_per_batch: int = Field(4096, gt=0)
@@ -115,9 +100,7 @@ class ScoreKnobs(Knobs):
 
 class TrainRetrieverKnobs(Training):
     rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
-    train: list[TaskName] = Field(
-        [], description="tasks, one listed twice counts twice; default: all there are"
-    )
+    train: list[TaskName] = Field([], description="tasks, one twice counts twice; default: all there are")
     base: str = Field(description="sentence-transformers directory, like models/base/minilm")
     recipe: Literal["none", "llm_embedder"] = Field("none", description="llm_embedder: its settings by task")
     instructions: Instructions = Field("none", description="whose instructions stand before query and key")
@@ -147,9 +130,7 @@ class TrainRetrieverKnobs(Training):
     student_temperature: float = Field(1.0, gt=0, description="kl")
     teacher_temperature: float = Field(1.0, gt=0, description="kl")
     margin: float = Field(0, ge=0, description="taken from the positive's score, as a cosine")
-    guide: bool = Field(
-        False, description="mask keys that the base finds better than the positive (GISTEmbed)"
-    )
+    guide: bool = Field(False, description="mask keys that the base ranks above the positive (GISTEmbed)")
     matryoshka: list[int] = Field([], description="dimensions whose prefixes are trained, too")
     truncate_dim: int = Field(0, ge=0, description="dimensions of the exported vectors; 0: all")
     max_steps: int = Field(0, ge=0, description="in place of epochs; 0: epochs count")
@@ -161,9 +142,7 @@ class TrainRerankerKnobs(Training):
     rows: str = Field(description="dataset whose data/ROWS/scored is trained on")
     train: list[TaskName] = Field(["qa"], description="tasks")
     base: str = Field(description="directory of an encoder, like models/base/minilm")
-    loss: Literal["ce", "kl"] = Field(
-        "ce", description="ce: the positive among the group; kl: teacher_scores"
-    )
+    loss: Literal["ce", "kl"] = Field("ce", description="the positive among the group, or teacher_scores")
     group: int = Field(8, gt=1)
     max_length: int = Field(192, gt=0, description="tokens of query and key together")
     max_rows: int = Field(0, ge=0)
@@ -188,7 +167,6 @@ class EvaluateRetrieverKnobs(Search):
     )
     cutoffs: list[int] = Field([1, 5, 10, 100])
     hits: int = Field(200, gt=0, description="keys of a query in the run file")
-    max_rows: int = Field(0, ge=0, description="test rows of each task, lowest hash first; 0: all")
     eval_rows: str = Field(description="file of queries in people's wording; empty if there are none")
     shots: int = Field(8, gt=0, description="icl: examples before the request")
     keys: int = Field(1, gt=0, description="chat, lrlm: keys before the query")

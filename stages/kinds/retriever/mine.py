@@ -13,11 +13,13 @@ from stages.core.errors import UserError
 from stages.core.messages import say
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.mining import Keys, Scores, mine, own_candidates
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.mining import Scores, mine, own_candidates
 from stages.kinds.retriever.parts.rows import Row, read_tasks, write_tasks
 from stages.kinds.retriever.parts.vectors import Vectors
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import MODEL, method_of
+from stages.retrieval.neighbours import exact_scores
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, pair_scores
 
 
@@ -26,25 +28,25 @@ def run(dataset: str, knobs: MineKnobs) -> dict:
     if method_of(knobs.encoder, "encoder", ("none",)) not in methods:
         raise UserError(f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory")
     tasks, vectors = read_tasks(places.tasks(dataset)), Vectors()
-    figures = {name: mined(name, Keys(own.keys), own.rows(), knobs, vectors) for name, own in tasks.items()}
+    figures = {name: mined(Keys(name, own.keys), own.rows(), knobs, vectors) for name, own in tasks.items()}
     write_tasks(places.mined(dataset), "mine", tasks)
     return {"tasks": figures}
 
 
-def mined(task: str, keys: Keys, rows: list[Row], knobs: MineKnobs, vectors: Vectors) -> dict:
+def mined(keys: Keys, rows: list[Row], knobs: MineKnobs, vectors: Vectors) -> dict:
     """Give the rows of a task their negatives; returns what was counted."""
     counts = Counter(rows=len(rows), brought=sum("neg" in row for row in rows))
     for row in rows:
         if "among" in row and "neg" not in row:
             row["neg"] = own_candidates(row, keys)
             counts["own_candidates"] += 1
-    todo = [row for row in rows if "neg" not in row] if task in knobs.tasks else []
+    todo = [row for row in rows if "neg" not in row] if keys.task in knobs.tasks else []
     if todo:
         hits, scores = ranked(keys, todo, knobs, vectors)
         counts += mine(todo, keys, rows, hits, knobs, scores)
         if counts["too_few"]:
             say(
-                f"mine: {task}: {counts['too_few']} of {len(todo)} queries found fewer than "
+                f"mine: {keys.task}: {counts['too_few']} of {len(todo)} queries found fewer than "
                 f"{knobs.negatives} negatives, {counts['none']} of them none, among {len(keys.ids)} keys"
             )
     return dict(counts)
@@ -69,20 +71,19 @@ def scores_of(
     keys: Keys, queries: list[str], vectors: list[np.ndarray], index: Bm25 | None, knobs: MineKnobs
 ) -> Scores | None:
     """What margins and max_score are about; None where there are neither these nor a reranker."""
-    if (model := load_reranker(knobs.reranker)) is not None:
-
-        def by_reranker(numbers: list[list[int]]) -> list[np.ndarray]:
-            pairs = [(queries[row], keys.texts[n]) for row, own in enumerate(numbers) for n in own]
-            ends = np.cumsum([len(own) for own in numbers])[:-1]
-            return np.split(pair_scores(model, pairs), ends)
-
-        return by_reranker
-    if (knobs.margin_absolute, knobs.margin_relative, knobs.max_score) == (None, None, None):
+    model = load_reranker(knobs.reranker)
+    bounds = knobs.margin_absolute, knobs.margin_relative, knobs.max_score
+    if model is None and bounds == (None, None, None):
         return None
 
-    def of_row(row: int, own: list[int]) -> np.ndarray:
-        if index is not None and not vectors:
-            return index.scores(queries[row])[own]
-        return vectors[1][own].astype(np.float64) @ vectors[0][row].astype(np.float64)
+    def scores(numbers: list[list[int]]) -> list[np.ndarray]:
+        if model is None and not vectors:
+            return [index.scores(query)[own] for query, own in zip(queries, numbers, strict=True)]
+        pairs = [(row, key) for row, own in enumerate(numbers) for key in own]
+        if model is None:
+            made = exact_scores(*vectors, *np.array(pairs, int).reshape(-1, 2).T)
+        else:
+            made = pair_scores(model, [(queries[row], keys.texts[key]) for row, key in pairs])
+        return np.split(made, np.cumsum([len(own) for own in numbers])[:-1])
 
-    return lambda numbers: [of_row(row, own) for row, own in enumerate(numbers)]
+    return scores

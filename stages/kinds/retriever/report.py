@@ -30,7 +30,8 @@ def report(figures: dict) -> Report:
     own = told.get("tasks") or {}
     leaks = [(TASKS[task], counts["leaks"], counts["rows"]) for task, counts in own.items()]
     curve = loss(figures.get("retriever_curve") or [], figures.get("train_retriever"))
-    places = [Section("kinds/retriever/report.html.j2", {"tasks": tasks, "leaks": leaks})] if tasks else []
+    values = {"tasks": tasks, "leaks": leaks, "names": NAMES}
+    places = [Section("kinds/retriever/report.html.j2", values)] if tasks else []
     training = [Section("reporting/run.html.j2", {"loss": curve, "histograms": []})] if curve else []
     return Report(intro="A retriever, and what it finds.", tiles=tiles(found), results=places, later=training)
 
@@ -50,7 +51,7 @@ def tiles(found: dict) -> list[dict]:
 
 def shown(task: str, own: dict, told: dict, missed: list[dict]) -> dict:
     """A task: charts of the main measures, a table of all, histograms of cosines, misses."""
-    systems = {name: values for name, values in own.items() if is_system(values) and name != "differences"}
+    systems = systems_of(own)
     measures = list(dict.fromkeys(measure for values in systems.values() for measure in values))
     charts = []
     for measure in [name for name in CHARTS if name in measures]:
@@ -58,6 +59,11 @@ def shown(task: str, own: dict, told: dict, missed: list[dict]) -> dict:
         highest = max([value["high"] for _, value in rows if value and measure == "perplexity"], default=1)
         title = TITLES.get(measure, measure)
         charts.append({"title": title, "chart": interval_bars(rows, title, highest, ROOM)})
+    by_kind = [
+        (f"{kind} ({part['queries']}): {name}", values)
+        for kind, part in (own.get("kinds") or {}).items()
+        for name, values in table(systems_of(part), measures)
+    ]
     counts = (told.get("tasks") or {}).get(task) or {}
     return {
         "title": TASKS[task],
@@ -65,20 +71,14 @@ def shown(task: str, own: dict, told: dict, missed: list[dict]) -> dict:
         "charts": charts,
         "cosines": histograms(counts.get("cosines") or {}, told.get("edges") or []),
         "measures": measures,
-        "rows": table(systems, measures) + by_kind(own.get("kinds") or {}, measures),
+        "rows": table(systems, measures) + by_kind,
         "differences": table(own.get("differences") or {}, measures),
-        "misses": [
-            {
-                **row,
-                "systems": [(NAMES.get(n, n), rank, row["firsts"][n]) for n, rank in row["ranks"].items()],
-            }
-            for row in missed
-        ],
+        "misses": missed,
     }
 
 
-def is_system(values: object) -> bool:
-    return isinstance(values, dict) and all(value is None or "mean" in value for value in values.values())
+def systems_of(own: dict) -> dict[str, dict]:
+    return {name: values for name, values in own.items() if name not in ("differences", "queries", "kinds")}
 
 
 def note(task: str, own: dict, counts: dict) -> str:
@@ -91,15 +91,6 @@ def note(task: str, own: dict, counts: dict) -> str:
 
 def table(systems: dict, measures: list[str]) -> list[tuple[str, list]]:
     return [(NAMES.get(name, name), [defined(own, m) for m in measures]) for name, own in systems.items()]
-
-
-def by_kind(kinds: dict, measures: list[str]) -> list[tuple[str, list]]:
-    """The rows of the table for each kind of people's queries."""
-    rows = []
-    for kind, own in kinds.items():
-        systems = {name: values for name, values in own.items() if is_system(values)}
-        rows += [(f"{kind} ({own['queries']}): {name}", values) for name, values in table(systems, measures)]
-    return rows
 
 
 def histograms(cosines: dict, edges: list[float]) -> list[dict]:

@@ -6,37 +6,23 @@ killed run goes on where its last state was saved, and ends bit-equal on a CPU t
 Several devices: set devices, or start `-m stages train_retriever` with torchrun or srun.
 """
 
-import shutil
-
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, write_json
+from stages.core.files import write_json
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.instructions import prompts
 from stages.kinds.retriever.parts.trainer import Retrieving, train
 from stages.retrieval.transformer import open_model
 
 POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
-SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 
 
 def run(dataset: str, knobs: TrainRetrieverKnobs) -> tuple[dict, dict]:
-    model = encoder(knobs)
-    trained = train("train_retriever", dataset, model, Retrieving, knobs)
-    if knobs.base_share:
-        mix(model, encoder(knobs), knobs.base_share)
-    model.prompts = prompts(knobs.instructions, trained.tasks)
-    model.similarity_fn_name = SIMILARITY[knobs.metric]
-    model.truncate_dim = knobs.truncate_dim or None
-    with atomic_directory(layout.model(dataset, "retriever"), producer="train_retriever") as directory:
-        model.cpu().save_pretrained(str(directory), create_model_card=False)
-    write_json(layout.figures(dataset) / "retriever_curve.json", trained.curve)
-    shutil.rmtree(trained.work, ignore_errors=True)
-    return trained.figures, trained.timings
+    curve, figures, timings = train("retriever", dataset, encoder(knobs), Retrieving, knobs)
+    write_json(layout.figures(dataset) / "retriever_curve.json", curve)
+    return figures, timings
 
 
 def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
@@ -55,29 +41,14 @@ def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
     pooling = [part for part in model if isinstance(part, Pooling)]
     for part in pooling:
         part.include_prompt = True  # a step has texts with prompts of several lengths
+    if knobs.pooling != "auto" and not pooling:
+        raise UserError(f"pooling: {knobs.base} has no pooling layer to set to {knobs.pooling}; use auto")
     if knobs.pooling != "auto":
-        if not pooling:
-            raise UserError(
-                f"pooling: {knobs.base} has no pooling layer to be set to {knobs.pooling}; use auto"
-            )
         pooling[0].pooling_mode = POOLING[knobs.pooling]
     dims = model.get_embedding_dimension()
-    for knob, value in (
-        ("truncate_dim", knobs.truncate_dim),
-        ("matryoshka", max(knobs.matryoshka, default=0)),
-    ):
-        if value > dims:
-            raise UserError(f"{knob}: {value} is more than the {dims} dimensions of {knobs.base}")
+    for knob, values in (("truncate_dim", [knobs.truncate_dim]), ("matryoshka", knobs.matryoshka)):
+        if max(values, default=0) > dims:
+            raise UserError(f"{knob}: {max(values)} is more than the {dims} dimensions of {knobs.base}")
     if any(dims < 1 for dims in knobs.matryoshka):
         raise UserError(f"matryoshka: dimensions have to be at least 1, found {min(knobs.matryoshka)}")
     return model
-
-
-@torch.no_grad()
-def mix(model: SentenceTransformer, base: SentenceTransformer, share: float) -> None:
-    """Give each weight of `model` the `share` of the base's: LM-Cocktail (Xiao et al. 2023, 2311.13534).
-
-    What was learned of one wording then costs less of what the base knew of others.
-    """
-    for own, other in zip(model.parameters(), base.parameters(), strict=True):
-        own.lerp_(other.to(own.device), share)

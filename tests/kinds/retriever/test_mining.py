@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, read_jsonl, write_jsonl
+from stages.core.files import read_jsonl
 from stages.core.stage import valid
 from stages.kinds.retriever import mine as stage
 from stages.kinds.retriever.knobs import MineKnobs
 from stages.kinds.retriever.parts import vectors
-from stages.kinds.retriever.parts.mining import Keys, limit, mine
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.mining import limit, mine
+from stages.kinds.retriever.parts.rows import Task, write_tasks
 from stages.retrieval.ranking import Hits
 
 TEXTS = ["gold", "Gold ", "the Answer is here", "near", "far", "farther", "farthest"]
@@ -19,7 +21,7 @@ NONE = {"encoder": "models/shipped/none", "reranker": "models/shipped/none"}
 
 
 def keys_of(texts=TEXTS) -> Keys:
-    return Keys({f"k{number}": text for number, text in enumerate(texts)})
+    return Keys("qa", {f"k{number}": text for number, text in enumerate(texts)})
 
 
 def row(**fields) -> dict:
@@ -95,15 +97,13 @@ def test_ranks_that_cannot_be_are_told(ranks):
 
 def project(keys: dict[str, list[str]], rows: dict[str, list[dict]]) -> None:
     """data/d/tasks in the working directory, all rows for training, and models/shipped/none."""
-    with atomic_directory(Path("data/d/tasks"), "tasks") as directory:
-        for task, texts in keys.items():
-            (directory / task).mkdir()
-            write_jsonl(
-                directory / task / "keys.jsonl",
-                [{"id": f"k{number}", "text": text} for number, text in enumerate(texts)],
-            )
-            for split in ("train", "val", "test"):
-                write_jsonl(directory / task / f"{split}.jsonl", rows[task] if split == "train" else [])
+    made = {
+        task: Task(
+            {f"k{n}": text for n, text in enumerate(texts)}, {"train": rows[task], "val": [], "test": []}
+        )
+        for task, texts in keys.items()
+    }
+    write_tasks(Path("data/d/tasks"), "tasks", made)
     none = Path("models/shipped/none")
     none.mkdir(parents=True)
     (none / "retriever.json").write_text('{"type": "none"}')

@@ -14,12 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, read_jsonl, write_jsonl, write_manifest
+from stages.core.files import read_jsonl, write_manifest
 from stages.core.stage import valid
 from stages.kinds.retriever import score as stage
 from stages.kinds.retriever.knobs import ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Prompt, Server, score_prompts, text_prompt
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
+from stages.kinds.retriever.parts.rows import Task, write_tasks
 from stages.student.formats import from_hf
 from tests.helpers.completions import answering
 from tests.helpers.tiny import WORDS, tiny_model
@@ -175,17 +176,13 @@ def project(bases, rows: list[dict] | None = None) -> None:
     Path("models/base").mkdir(parents=True)
     os.symlink(bases["llama"], "models/base/tiny")
     words = WORDS.split()
-    keys = [{"id": f"k{n}", "text": " ".join(words[n : n + 12])} for n in range(9)]
+    keys = {f"k{n}": " ".join(words[n : n + 12]) for n in range(9)}
     rows = rows or [
         {"id": f"r{n}", "query": words[n], "pos": ["k0"], "neg": [f"k{1 + (n + m) % 8}" for m in range(4)],
          "answers": [words[n + 3]], "group": "g"} for n in range(6)
     ]  # fmt: skip
-    with atomic_directory(Path("data/d/mined"), "mine") as directory:
-        for task in ("qa", "tool"):
-            (directory / task).mkdir()
-            write_jsonl(directory / task / "keys.jsonl", keys)
-            for split in ("train", "val", "test"):
-                write_jsonl(directory / task / f"{split}.jsonl", rows if split == "train" else rows[:1])
+    task = Task(keys, {"train": rows, "val": rows[:1], "test": rows[:1]})
+    write_tasks(Path("data/d/mined"), "mine", {"qa": task, "tool": task})
 
 
 def scored(task: str = "qa", split: str = "train") -> list[dict]:

@@ -124,11 +124,11 @@ def test_a_step_is_padded_by_length(place, monkeypatch):
 
 def test_the_guide_is_the_base_as_it_was(place):
     made, model = training(guide=True)
-    before = [p.clone() for p in made.guide.parameters()]
+    before = [p.clone() for p in made.base.parameters()]
     made.gradients(0)
     loop = Loop("t", made.fabric, model, made.knobs, 1, Path("none"))
     loop.run(made.gradients, lambda: None)
-    assert all(torch.equal(a, b) for a, b in zip(before, made.guide.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, made.base.parameters(), strict=True))
     drawn = first_groups(made)
     order = made.texts.by_length(drawn[2])
     assert made.masked(*drawn, order).sum() > training()[0].masked(*drawn, order).sum()

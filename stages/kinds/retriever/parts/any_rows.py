@@ -13,8 +13,9 @@ from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.comparing import compared_pages
 from stages.kinds.retriever.parts.input_rows import InputRow, input_row
-from stages.kinds.retriever.parts.rows import Row, read_keys, tasks_in
-from stages.kinds.retriever.parts.systems import Keys, Systems
+from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.rows import Row, asked_row, read_tasks
+from stages.kinds.retriever.parts.systems import Systems
 from stages.sources.data_files import rows_of
 
 
@@ -28,17 +29,14 @@ def evaluate_rows(
     """
     stage = "evaluate_retriever"
     knobs = valid(EvaluateRetrieverKnobs, blocks[stage].get(dataset, {}), f"params.yaml, {stage}.{dataset}")
-    folder = places.scored(knobs.rows)
-    tasks = knobs.evaluate or tasks_in(folder)
-    if not tasks:
-        raise UserError(f"{folder}: has no tasks; `make {dataset}` makes them")
-    keys = {task: Keys(task, read_keys(folder / task)) for task in tasks}
+    tasks = read_tasks(places.scored(knobs.rows), knobs.evaluate, "evaluate")
+    keys = {name: Keys(name, task.keys) for name, task in tasks.items()}
     rows: dict[str, list[Row]] = {}
     for number, (where, fields) in enumerate(rows_of([file])):
         row = input_row(where, fields)
-        task = row.task or tasks[0]
+        task = row.task or next(iter(keys))
         if task not in keys:
-            raise UserError(f"{where}: field 'task': {task!r} is none of {', '.join(tasks)}")
+            raise UserError(f"{where}: field 'task': {task!r} is none of {', '.join(keys)}")
         rows.setdefault(task, []).append(resolved(where, number, row, keys[task]))
     if not rows:
         raise UserError(f"{file}: no row; expected {{query, pos}} or {{query, pos_index}}")
@@ -54,7 +52,7 @@ def evaluate_rows(
 
 
 def resolved(where: str, number: int, row: InputRow, keys: Keys) -> Row:
-    """The row with ids of keys, grouped with those of its first right one. Raises UserError."""
+    """The row with ids of keys. Raises UserError."""
     field, named = ("pos_index", list(map(str, row.pos_index))) if row.pos_index else ("pos", row.pos)
     right = [keys.by_text.get(name, "") if field == "pos" else name for name in named]
     for name, key in zip(named, right, strict=True):
@@ -62,14 +60,7 @@ def resolved(where: str, number: int, row: InputRow, keys: Keys) -> Row:
             raise UserError(f"{where}: field '{field}': no key of {keys.task} is {name[:80]!r}")
     if not right:
         raise UserError(f"{where}: has no right key; give pos (texts of keys) or pos_index (their ids)")
-    made: Row = {
-        "id": str(number),
-        "query": row.query,
-        "pos": right,
-        "answers": row.answers,
-        "group": right[0],
-    }
-    return {**made, "last": row.last} if row.last else made
+    return asked_row(number, row.query, right, row.last, row.answers)
 
 
 def table(scores: dict) -> str:

@@ -9,8 +9,9 @@ from stages.core.errors import UserError
 from stages.evaluation.people import KINDS, one_spelling
 from stages.evaluation.ranking import answer_rank, measured, ranks_of, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row, Task
-from stages.kinds.retriever.parts.systems import PAIRS, Keys
+from stages.kinds.retriever.parts.systems import PAIRS
 from stages.retrieval.ranking import Hits
 from stages.sources.near import nearest
 
@@ -52,31 +53,24 @@ def compared(
 
 
 def compared_pages(
-    keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits], knobs: EvaluateRetrieverKnobs
-) -> dict:
-    """`compared` for queries of people and the like: a near-duplicate of a right key is as good as it."""
-    grouped: list[Row] = [{**row, "pos": sorted({keys.same[key] for key in row["pos"]})} for row in rows]
-    return {"queries": len(rows), **compared(keys, grouped, hits, knobs, keys.same)}
-
-
-def compared_by_kind(
     keys: Keys,
     rows: Sequence[Row],
-    kinds: Sequence[int | None],
     hits: Mapping[str, Hits],
     knobs: EvaluateRetrieverKnobs,
+    kinds: Sequence[int | None] = (),
 ) -> dict:
-    """`compared_pages` of all rows and, under `kinds`, of each kind of query."""
+    """`compared` for queries of people and the like: a near-duplicate of a right key is as good as it.
 
-    def part(places: list[int]) -> dict:
-        own = {system: found.only(places) for system, found in hits.items()}
-        return compared_pages(keys, [rows[place] for place in places], own, knobs)
-
-    by_kind = {name: [n for n, other in enumerate(kinds) if other == kind] for kind, name in enumerate(KINDS)}
-    return {
-        **compared_pages(keys, rows, hits, knobs),
-        "kinds": {name: part(places) for name, places in by_kind.items() if places},
-    }
+    And under `kinds` the same of the queries of each kind, which are given by their numbers.
+    """
+    grouped: list[Row] = [{**row, "pos": sorted({keys.same[key] for key in row["pos"]})} for row in rows]
+    made = {"queries": len(rows), **compared(keys, grouped, hits, knobs, keys.same)}
+    for number, name in enumerate(KINDS):
+        if own := [place for place, kind in enumerate(kinds) if kind == number]:
+            found = {system: hit.only(own) for system, hit in hits.items()}
+            part = compared_pages(keys, [rows[place] for place in own], found, knobs)
+            made.setdefault("kinds", {})[name] = part
+    return made
 
 
 def misses(keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits]) -> list[dict]:

@@ -16,10 +16,10 @@ from stages.core import layout
 from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, score_prompts
-from stages.kinds.retriever.parts.prompts import TOKEN_CHARACTERS, Prompts, answer_of
+from stages.kinds.retriever.parts.prompts import Prompts, answer_of, beginnings
 from stages.kinds.retriever.parts.rows import Row
-from stages.kinds.retriever.parts.systems import Keys
 from stages.retrieval.ranking import Hits
 
 READ = ("chat", "lrlm", "icl")  # tasks whose keys a language model reads
@@ -94,19 +94,18 @@ class Reader:
         made = orders(keys, rows, {name: hits[name].only(places) for name in SYSTEMS}, knobs.seed)
         answers = [answer_of(row, self.limits.seed) or "" for row in rows]
         wrong = [others(row, answers) if task == "icl" else [] for row in rows]
+        choices = [[answer, *more] for answer, more in zip(answers, wrong, strict=True)]
         shown = knobs.shots if task == "icl" else knobs.keys
         context = dict.fromkeys(("max_length", "key_max_length"), self.model.context)
-        prompts = Prompts(task, self.model.codec, self.limits.model_copy(update=context))
-        asked = []
-        for row, answer, more, *own in zip(rows, answers, wrong, *made.values(), strict=True):
+        prompts, asked = Prompts(task, self.model.codec, self.limits.model_copy(update=context)), []
+        for row, texts, *own in zip(rows, choices, *made.values(), strict=True):
             # of each system the best key stands last, next to the query
-            texts = ["\n\n".join(self.cut(keys.text(k)) for k in reversed(order[:shown])) for order in own]
-            asked.append([prompts.of(row, texts, choice) for choice in (answer, *more)])
+            before = ["\n\n".join(self.cut(keys.text(k)) for k in reversed(order[:shown])) for order in own]
+            asked += [prompt for text in texts for prompt in prompts.of(row, before, text)]
         kept = layout.SCRATCH / f"read-{self.model.fingerprint[:16]}.txt"
-        flat = [prompt for row in asked for choice in row for prompt in choice]
-        scores = iter(score_prompts(self.model, flat, kept))
+        scores = np.reshape(score_prompts(self.model, asked, kept), (-1, len(made)))
         # of each row (answers, systems)
-        told = [np.array([[next(scores) for _ in choice] for choice in row]) for row in asked]
+        told = np.split(scores, np.cumsum([len(texts) for texts in choices])[:-1])
         values = {
             system: np.array([[-own[0, place], (own[0, place] > own[1:, place]).all()] for own in told])
             for place, system in enumerate(made)
@@ -128,10 +127,7 @@ class Reader:
 
     def cut(self, text: str) -> str:
         """As long as a key may be where it is scored."""
-        limit = self.limits.key_max_length
-        text = text[: TOKEN_CHARACTERS * limit]
-        ends = [end for _, end in self.model.codec.tokenizer.encode(text, add_special_tokens=False).offsets]
-        return text[: ends[:limit][-1]] if ends else ""
+        return beginnings(self.model.codec, text, self.limits.key_max_length)[-1]
 
 
 def others(row: Row, answers: Sequence[str]) -> list[str]:

@@ -14,19 +14,14 @@ from typing import NamedTuple
 from stages.core.errors import UserError
 from stages.core.hashing import stable_integer
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
+from stages.kinds.retriever.parts.losses import weights
 from stages.kinds.retriever.parts.rows import Row
 
 # What LLM-Embedder trains each task with (its use_train_config). Keys of chat and lrlm are of one dialogue
 # or text, so there other rows' keys are no negatives worth learning from.
-_ONE_DIALOGUE = {
-    "positive": "teacher",
-    "negative": "random",
-    "contrastive_weight": 0.0,
-    "distill": "kl",
-    "teacher_temperature": 0.1,
-}
 _UNSCORED = {"positive": "first", "negative": "random", "distill_weight": 0.0}
 _SCORED = {"negative": "random", "contrastive_weight": 0.0, "distill": "stable"}
+_ONE_DIALOGUE = {**_SCORED, "distill": "kl", "positive": "teacher", "teacher_temperature": 0.1}
 RECIPE: dict[str, dict] = {
     "qa": {**_SCORED, "positive": "first"},
     "icl": {**_SCORED, "positive": "random"},
@@ -81,26 +76,24 @@ def usable(
 
     Raises UserError as `check` does, and where a knob asks for scores and no row has any.
     """
-    for row in rows:
-        check(row, keys, where)
-    if rows and not any("teacher_scores" in row for row in rows):
-        for knob in ("positive", "negative"):
-            if getattr(knobs, knob).startswith("teacher"):
-                raise UserError(
-                    f"{where}: {knob} is {getattr(knobs, knob)!r}, but no row has teacher_scores; run the "
-                    "stage score for this task, or choose first or random"
-                )
-    distils = knobs.distill != "none" and knobs.distill_weight > 0
-    scored = any("teacher_scores" in row for row in rows) and distils
+    scored = any("teacher_scores" in row for row in rows)
+    for knob in ("positive", "negative"):
+        if rows and not scored and getattr(knobs, knob).startswith("teacher"):
+            raise UserError(
+                f"{where}: {knob} is {getattr(knobs, knob)!r}, but no row has teacher_scores; run the "
+                "stage score for this task, or choose first or random"
+            )
+    _, distils = weights(knobs, scored)
     good, drops = [], Counter()
     for row in rows:
+        check(row, keys, where)
         drawn = draw(row, keys, knobs, epoch=0)
-        if isinstance(drawn, Group) and scored and drawn.scores is None:
-            drawn = "no_scores"  # of a task that is distilled
-        if isinstance(drawn, Group):
-            good.append(row)
-        else:
+        if isinstance(drawn, str):
             drops[drawn] += 1
+        elif distils and drawn.scores is None:
+            drops["no_scores"] += 1
+        else:
+            good.append(row)
     return good, drops
 
 

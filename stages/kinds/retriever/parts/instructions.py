@@ -5,46 +5,37 @@ In the exported model they are prompts: `qa_query`, `qa_document` and so on.
 
 from stages.kinds.retriever.parts.rows import TASKS
 
-_LLM_EMBEDDER = {
-    "qa": ("Represent this query for retrieving relevant documents", "Represent this document for retrieval"),
-    "convsearch": (
-        "Encode this query and context for searching relevant passages",
-        "Encode this passage for retrieval",
-    ),
-    "chat": (
-        "Embed this dialogue to find useful historical dialogues",
-        "Embed this historical dialogue for retrieval",
-    ),
-    "lrlm": (
-        "Embed this text chunk for finding useful historical chunks",
-        "Embed this historical text chunk for retrieval",
-    ),
-    "icl": (
-        "Convert this example into vector to look for useful examples",
-        "Convert this example into vector for retrieval",
-    ),
-    "tool": (
-        "Transform this user request for fetching helpful tool descriptions",
-        "Transform this tool description for retrieval",
-    ),
-}
-_INSTRUCTOR = {
-    "qa": ("query for retrieving supporting documents", "document"),
-    "convsearch": ("query and context for retrieving supporting passages", "passage"),
-    "chat": ("dialogue for retrieving useful historical dialogues", "historical dialogue"),
-    "lrlm": ("text chunk for retrieving useful historical chunks", "historical text chunk"),
-    "icl": ("example for retrieving duplicate examples", "example"),
-    "tool": ("user request for retrieving duplicate examples", "tool description"),
-}
+# Before a query | before a key, less "for retrieval", in the order of TASKS.
+_LLM_EMBEDDER = """\
+Represent this query for retrieving relevant documents | Represent this document
+Encode this query and context for searching relevant passages | Encode this passage
+Embed this dialogue to find useful historical dialogues | Embed this historical dialogue
+Embed this text chunk for finding useful historical chunks | Embed this historical text chunk
+Convert this example into vector to look for useful examples | Convert this example into vector
+Transform this user request for fetching helpful tool descriptions | Transform this tool description
+"""
+_INSTRUCTOR = """\
+query for retrieving supporting documents | document
+query and context for retrieving supporting passages | passage
+dialogue for retrieving useful historical dialogues | historical dialogue
+text chunk for retrieving useful historical chunks | historical text chunk
+example for retrieving duplicate examples | example
+user request for retrieving duplicate examples | tool description
+"""
+
+
+def _by_task(table: str, before: str = "") -> dict[str, tuple[str, str]]:
+    pairs = (line.split(" | ") for line in table.splitlines())
+    made = ((f"{before}{query}: ", f"{before}{key} for retrieval: ") for query, key in pairs)
+    return dict(zip(TASKS, made, strict=True))
+
+
 INSTRUCTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "none": dict.fromkeys(TASKS, ("", "")),
-    "llm_embedder": {task: (f"{query}: ", f"{key}: ") for task, (query, key) in _LLM_EMBEDDER.items()},
+    "llm_embedder": _by_task(_LLM_EMBEDDER),
     "bge": dict.fromkeys(TASKS, ("Represent this sentence for searching relevant passages: ", "")),
     "e5": dict.fromkeys(TASKS, ("query: ", "passage: ")),
-    "instructor": {
-        task: (f"Represent the {query}: ", f"Represent the {key} for retrieval: ")
-        for task, (query, key) in _INSTRUCTOR.items()
-    },
+    "instructor": _by_task(_INSTRUCTOR, "Represent the "),
 }
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from scipy.cluster.hierarchy import DisjointSet
 
 from stages.core.errors import UserError
-from stages.core.hashing import sha256_text, stable_integer
+from stages.core.hashing import sha256_text
 from stages.core.messages import say
 from stages.evaluation.people import one_spelling
 from stages.kinds.retriever import places
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, Splits, Task, write_tasks
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, Splits, Task, lowest, write_tasks
 from stages.sources.splits import split_groups
 
 
@@ -47,13 +47,14 @@ def choosing(row: Row, earlier: Iterable[str], keys: dict[str, str]) -> Row:
     return {**row, "among": list(texts), "neg": list(texts)}
 
 
-def sampled(keys: Mapping[str, str], splits: Splits, rows: int) -> Task:
-    """At most so many rows of train, a quarter of that of val, half of test; and the keys that they name."""
+def sampled(keys: Mapping[str, str], found: Iterable[Row], val: float, test: float, rows: int) -> Task:
+    """Of rows in splits of these shares, `rows` of train, a quarter of that of val, half of test at most.
+
+    And the keys that they name.
+    """
+    splits = split_rows(distinct(found), val, test)
     sizes: dict[Split, int] = {"train": rows, "val": rows // 4, "test": rows // 2}
-    kept = {
-        split: sorted(splits[split], key=lambda row: stable_integer("row", row["id"]))[: sizes[split]]
-        for split in SPLITS
-    }
+    kept = {split: lowest(splits[split], max(1, size), "row") for split, size in sizes.items()}
     named = {name for own in kept.values() for row in own for name in (*row["pos"], *row.get("among", ()))}
     return Task({name: keys[name] for name in named}, kept)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from stages.kinds.retriever.knobs import MineKnobs
+from stages.kinds.retriever.parts.keys import Keys, folded
 from stages.kinds.retriever.parts.rows import Row
 from stages.retrieval.ranking import Hits
 
@@ -18,28 +19,10 @@ from stages.retrieval.ranking import Hits
 Scores = Callable[[list[list[int]]], list[np.ndarray]]
 
 
-def folded(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-class Keys:
-    """A task's keys by number, in order of ids, and their folded texts, each made once."""
-
-    def __init__(self, texts: dict[str, str]):
-        self.ids, self.texts = list(texts), list(texts.values())
-        self.number = {name: place for place, name in enumerate(self.ids)}
-        self._folded: dict[int, str] = {}
-
-    def folded(self, number: int) -> str:
-        if number not in self._folded:
-            self._folded[number] = folded(self.texts[number])
-        return self._folded[number]
-
-
 def own_candidates(row: Row, keys: Keys) -> list[str]:
     """The row's own candidates less its positives and what reads like one, in their order."""
-    texts = {keys.folded(keys.number[key]) for key in row["pos"]}
-    return [k for k in row["among"] if k not in row["pos"] and keys.folded(keys.number[k]) not in texts]
+    texts = {keys.folded[keys.number[key]] for key in row["pos"]}
+    return [k for k in row["among"] if k not in row["pos"] and keys.folded[keys.number[k]] not in texts]
 
 
 def mine(
@@ -58,15 +41,15 @@ def mine(
     found: list[list[int]] = []
     for number, row in enumerate(rows):
         own.append(sorted(keys.number[key] for key in positives[folded(row["query"])]))
-        equal = {keys.folded(key) for key in own[-1]}
+        equal = {keys.folded[key] for key in own[-1]}
         answers = [folded(answer) for answer in row.get("answers", []) if answer.strip()]
         found.append([])
         for key in hits.of(number)[0][knobs.rank_from : knobs.rank_to or None].tolist():
             if key in own[-1]:
                 counts["known_positives"] += 1
-            elif keys.folded(key) in equal:
+            elif keys.folded[key] in equal:
                 counts["equal_texts"] += 1
-            elif knobs.filter_answers and any(answer in keys.folded(key) for answer in answers):
+            elif knobs.filter_answers and any(answer in keys.folded[key] for answer in answers):
                 counts["with_an_answer"] += 1
             else:
                 found[-1].append(key)

@@ -46,15 +46,8 @@ def services() -> Iterator[tuple[str, dict[str, str], dict[str, list[str]]]]:
             packed = path.with_name("service-2.json.gz").read_bytes()
             operations = json.loads(gzip.decompress(packed))["operations"]
             pages = {name: plain(own.get("documentation", "")) for name, own in operations.items()}
-            yield (
-                service,
-                pages,
-                {
-                    name: [plain(one.get("description", "")) for one in own]
-                    for name, own in shown.items()
-                    if name in pages
-                },
-            )
+            told = {name: [plain(one.get("description", "")) for one in own] for name, own in shown.items()}
+            yield service, pages, {name: own for name, own in told.items() if name in pages}
 
 
 def plain(html: str) -> str:

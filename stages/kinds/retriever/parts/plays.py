@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.text import clip_words, count_words
-from stages.kinds.retriever.parts.made import choosing, distinct, sampled, split_rows
+from stages.kinds.retriever.parts.made import choosing, sampled
 from stages.kinds.retriever.parts.rows import Row, Task
 
 # Public-domain texts of Project Gutenberg in a package under the MIT licence.
@@ -35,7 +35,7 @@ def chat_task(archive: Path, rows: int) -> Task:
                     name = f"{play}-{act}-{place:04d}"
                     row: Row = {"id": name, "query": query, "pos": [], "answers": [reply], "group": play}
                     found.append(choosing(row, texts[max(0, place - MOST) : place], keys))
-    return sampled(keys, split_rows(distinct(found), 0.1, 0.2), rows)
+    return sampled(keys, found, 0.1, 0.2, rows)
 
 
 def plays(archive: Path) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,13 @@ def candidates(row: Row, keys: int) -> tuple[list[str], list[str]]:
     return row["pos"], row.get("neg", [])[: max(keys - len(row["pos"]), 1)]
 
 
+def beginnings(codec: TextCodec, text: str, tokens: int) -> list[str]:
+    """What `text` begins with, from nothing to so many tokens: all of a text that has no more."""
+    read = text[: TOKEN_CHARACTERS * tokens]
+    ends = [end for _, end in codec.tokenizer.encode(read, add_special_tokens=False).offsets]
+    return ["", *(read[:end] for end in ends[:tokens])]
+
+
 class Prompts:
     """The prompts of a task's rows. `cut` counts those whose key is longer than the knobs allow."""
 
@@ -47,16 +54,13 @@ class Prompts:
         room = knobs.max_length - len(target)
         texts = {"query": strip(row["query"]), "context": row.get("context", "")}
         prompts = []
-        longest = TOKEN_CHARACTERS * knobs.key_max_length
-        for whole in map(strip, keys):
-            key = whole[:longest]
-            ends = [end for _, end in self.codec.tokenizer.encode(key, add_special_tokens=False).offsets]
-            size = min(len(ends), knobs.key_max_length)
-            prompt = self._made(key[: ends[size - 1]] if size else "", texts)
-            while size and len(prompt.before) > room:
-                size = max(0, size - (len(prompt.before) - room))
-                prompt = self._made(key[: ends[size - 1]] if size else "", texts)
-            self.cut += size < len(ends) or len(key) < len(whole)
+        for key in map(strip, keys):
+            starts = beginnings(self.codec, key, knobs.key_max_length)
+            prompt = self._made(starts[-1], texts)
+            while starts[1:] and (over := len(prompt.before) - room) > 0:
+                starts = starts[: max(1, len(starts) - over)]
+                prompt = self._made(starts[-1], texts)
+            self.cut += len(starts[-1]) < len(key)
             if len(prompt.before) > room:
                 prompt = Prompt((), prompt.before[-room:], ())
             prompts.append(prompt._replace(answer=target))

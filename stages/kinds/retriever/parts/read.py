@@ -37,13 +37,13 @@ class Corpus:
         self.texts: dict[str, str] = {}
         columns = [name for _, name, _, _ in Formatter().parse(template) if name]
         for number, (where, row) in enumerate(rows_of([file])):
-            for name in columns:
-                if as_text(row.get(name)) is None:
-                    raise UserError(
-                        f"{where}: key_template {template!r} names '{name}', which is no text here; use "
-                        f"columns that the row has ({', '.join(row)}), like '{{text}}'"
-                    )
-            text = template.format_map({name: as_text(row[name]) for name in columns}).strip()
+            cells = {name: as_text(row.get(name)) for name in columns}
+            if missing := [name for name, cell in cells.items() if cell is None]:
+                raise UserError(
+                    f"{where}: key_template {template!r} names '{missing[0]}', which is no text here; use "
+                    f"columns that the row has ({', '.join(row)}), like '{{text}}'"
+                )
+            text = template.format_map(cells).strip()
             given = as_text(next((row[name] for name in ("id", "_id", "docid") if name in row), number))
             if not text or not given:
                 raise UserError(
@@ -107,24 +107,21 @@ class Reader:
         """The row with ids of keys in place of texts; with `among` where only scores say what is good."""
         pos = self.named(where, task, "pos", row.pos, row.pos_index, corpus)
         neg = self.named(where, task, "neg", row.neg or row.history, row.neg_index, corpus)
-        unique = dict.fromkeys([*pos, *neg])  # a key that stands twice counts where it comes first
+        unique = list(dict.fromkeys([*pos, *neg]))  # a key that stands twice counts where it comes first
         self.found["keys that a row names again"] += len(pos + neg) - len(unique)
-        positives, negatives = list(dict.fromkeys(pos)), [name for name in unique if name not in set(pos)]
-        made: dict = {"query": row.query, "pos": positives}
-        if row.teacher_scores:
-            score = dict(reversed(list(zip(pos + neg, row.teacher_scores, strict=True))))
-            made["teacher_scores"] = [score[name] for name in unique]
-            self.found["rows whose teacher_scores are all equal"] += len(set(row.teacher_scores)) == 1
+        positives, negatives = unique[: len(set(pos))], unique[len(set(pos)) :]
+        score = dict(reversed(list(zip(pos + neg, row.teacher_scores, strict=False))))
         by_scores = row.history or row.teacher_scores or task in BY_SCORES
         optional = {
+            "teacher_scores": [score[name] for name in unique] if score else [],
             "among": negatives if not pos and by_scores else [],
             "neg": negatives,
             "answers": [answer.strip() for answer in row.answers if answer.strip()],
             "context": row.context,
             "last": row.last,
         }
-        made |= {name: value for name, value in optional.items() if value}
-        return made | {"group": row.group or (positives or negatives or [row.query])[0]}
+        given = {name: value for name, value in optional.items() if value}
+        return {"query": row.query, "pos": positives, **given, "group": row.group or [*unique, row.query][0]}
 
     def named(
         self, where: str, task: str, field: str, texts: list[str], places: list, corpus: Corpus | None
@@ -175,21 +172,15 @@ def placed(task: str, files: dict[Path, list[Row]], knobs: TasksKnobs) -> Splits
     for inside, rows in files.items():
         before = f"{inside.as_posix().removesuffix(ending(inside))}/" if len(files) > 1 else ""
         given[split_of(inside)] += [{**row, "id": before + row["id"]} for row in rows]
-    val_share, test_share = (
-        (0 if "val" in given else knobs.val_share),
-        (0 if "test" in given else knobs.test_share),
-    )
-    splits = split_rows(given["train"], val_share, test_share)
-    if given["train"] and not splits["train"]:
+    shares = [0 if split in given else getattr(knobs, f"{split}_share") for split in ("val", "test")]
+    others = given.pop("train", [])
+    splits = split_rows(others, *shares)
+    if others and not splits["train"]:
         raise UserError(
-            f"{knobs.path}: no row of {task} is left for train: all {len(given['train']):,} share positives "
+            f"{knobs.path}: no row of {task} is left for train: all {len(others):,} share positives "
             "or queries, and are held out together; add rows, or set val_share and test_share to 0"
         )
-    return {
-        "train": splits["train"],
-        "val": splits["val"] + given["val"],
-        "test": splits["test"] + given["test"],
-    }
+    return {split: own + given[split] for split, own in splits.items()}
 
 
 def source_files(knobs: TasksKnobs) -> tuple[list[Path], dict[Path, Path]]:

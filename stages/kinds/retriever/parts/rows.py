@@ -61,7 +61,7 @@ def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict
     Raises UserError, which names the `knob`, for a task that the folder has not, and for a folder without
     any, or whose files are not those of its manifest.
     """
-    there = tasks_in(folder)
+    there = [task for task in TASKS if (folder / task).is_dir()]
     for task in wanted:
         if task not in there:
             raise UserError(f"{knob}: {folder} has no task '{task}'; it has {', '.join(there) or 'none'}")
@@ -95,9 +95,12 @@ def read_rows(task: Path, split: Split) -> list[Row]:
     return list(iter_jsonl(task / f"{split}.jsonl"))
 
 
-def tasks_in(folder: Path) -> list[str]:
-    """The tasks that a folder of rows has, in the order of TASKS."""
-    return [task for task in TASKS if (folder / task).is_dir()]
+def asked_row(
+    number: int, query: str, right: list[str], last: str | None, answers: Sequence[str] = ()
+) -> Row:
+    """A query of people's; those of one first right key are resampled together."""
+    row: Row = {"id": f"{number:05}", "query": query, "pos": right, "group": right[0]}
+    return {**row, "answers": [*answers], **({"last": last} if last else {})}
 
 
 def lowest(rows: list[Row], limit: int, purpose: str) -> list[Row]:

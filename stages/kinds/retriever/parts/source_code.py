@@ -7,14 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from stages.core.hashing import stable_integer, stable_unit
-from stages.kinds.retriever.parts.made import (
-    choosing,
-    distinct,
-    key_id,
-    same_query,
-    sampled,
-    split_rows,
-)
+from stages.kinds.retriever.parts.made import choosing, key_id, same_query, sampled
 from stages.kinds.retriever.parts.rows import Row, Task
 
 # Packages that the lock file pins: of long files, none of which has pages of pydoc; and of many examples.
@@ -54,7 +47,7 @@ def lrlm_task(rows: int) -> Task:
             answer, query = "".join(pieces[starts[target] :][:TARGET]).strip(), chunks[target - 1]
             row: Row = {"id": name, "query": query, "pos": [], "answers": [answer], "group": package}
             found.append(choosing(row, earlier, keys))
-    return sampled(keys, split_rows(distinct(found), 0.15, 0.2), rows)
+    return sampled(keys, found, 0.15, 0.2, rows)
 
 
 def icl_task(rows: int) -> Task:
@@ -88,7 +81,7 @@ def icl_task(rows: int) -> Task:
                     "group": docstring,
                 }
             )
-    return Task(keys, sampled(keys, split_rows(distinct(found), 0.1, 0.3), rows).splits)
+    return sampled(keys, found, 0.1, 0.3, rows)._replace(keys=keys)
 
 
 def package_examples(package: str) -> Iterator[Example]:

@@ -5,8 +5,7 @@ reranked and hybrid_reranked: the first keys of trained and of hybrid_trained th
 trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,10 @@ import numpy as np
 from stages.core import layout
 from stages.core.files import read_object
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row
 from stages.kinds.retriever.parts.vectors import Vectors
-from stages.retrieval.bm25 import Bm25
-from stages.retrieval.knobs import METHOD_FILE, Search
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
-from stages.sources.near import near_duplicate_groups
 
 PAIRS = (
     ("trained", "base"),
@@ -32,45 +29,13 @@ PAIRS = (
 )
 
 
-class Keys:
-    """The keys of a task, by number in the order of their ids, with what is computed of them once."""
-
-    def __init__(self, task: str, texts: Mapping[str, str]):
-        self.task, self.ids, self.texts = task, list(texts), list(texts.values())
-        self.number = {name: number for number, name in enumerate(self.ids)}
-        self.by_text = {
-            text.strip(): name for name, text in reversed(texts.items())
-        }  # of equal ones the first
-        self.index = Bm25(self.texts)
-
-    @cached_property
-    def same(self) -> dict[str, str]:
-        """For each key the name of its group of near-duplicates."""
-        documents = [
-            {"id": name, "text": text, "metadata": {}}
-            for name, text in zip(self.ids, self.texts, strict=True)
-        ]
-        return dict(zip(self.ids, near_duplicate_groups(documents), strict=True))
-
-    def text(self, key: str) -> str:
-        return self.texts[self.number[key]]
-
-    def found(self, hits: Hits, query: int) -> list[str]:
-        """The ids of the keys that a query found, best first."""
-        return [self.ids[number] for number in hits.of(query)[0]]
-
-    def ranking(self, hits: Hits, query: int) -> list[tuple[str, float]]:
-        """The same with their scores."""
-        return list(zip(self.found(hits, query), map(float, hits.of(query)[1]), strict=True))
-
-
 class Systems:
     """Loads each model when it is first needed."""
 
     def __init__(self, dataset: str, knobs: EvaluateRetrieverKnobs):
         self.knobs = knobs
         self.encoders = {"base": knobs.base, "trained": layout.model(dataset, "retriever").as_posix()}
-        self.reranker = load_reranker(knobs.reranker) if is_model(knobs.reranker) else None
+        self.reranker = load_reranker(knobs.reranker)
         self.kept = Vectors()
 
     def rank(self, keys: Keys, rows: Sequence[Row]) -> dict[str, Hits]:
@@ -80,16 +45,15 @@ class Systems:
         if any("among" in row for row in rows):
             among = [[keys.number[key] for key in row["among"]] if "among" in row else None for row in rows]
         weight = self.knobs.bm25_weight
-        search = Search(**self.knobs.model_dump(include=set(Search.model_fields)))
         found: dict[str, Hits] = {"bm25": by_bm25(keys.index, queries, count, among)}
         for name, hybrid in (("base", "hybrid"), ("trained", "hybrid_trained")):
             own = self.vectors(name, keys.task, "query", queries)
             theirs = self.vectors(name, keys.task, "document", keys.texts)
-            found[name] = by_dense(own, theirs, count, among, search)
+            found[name] = by_dense(own, theirs, count, among, self.knobs)
             found[hybrid] = by_hybrid(own, theirs, keys.index, queries, count, among, weight)
         if all("last" in row for row in rows):
             last = self.vectors("trained", keys.task, "query", [row["last"] for row in rows])
-            found["trained_last_turn"] = by_dense(last, theirs, count, among, search)
+            found["trained_last_turn"] = by_dense(last, theirs, count, among, self.knobs)
         if self.reranker:
             both = [found["trained"], found["hybrid_trained"]]  # in one call: most pairs are in both
             joint = Hits(*(np.concatenate(part) for part in zip(*both, strict=True)))
@@ -100,14 +64,9 @@ class Systems:
 
     def vectors(self, encoder: str, task: str, side: str, texts: Sequence[str]) -> np.ndarray:
         """float16 unit rows of the texts of a side, query or document, with the encoder's prompt for it."""
-        folder, lengths = self.encoders[encoder], (self.knobs.query_max_length, self.knobs.key_max_length)
-        length = lengths[side == "document"]
+        folder = self.encoders[encoder]
+        length = self.knobs.query_max_length if side == "query" else self.knobs.key_max_length
         return self.kept.of(texts, folder, length, prompt(folder, task, side))
-
-
-def is_model(folder: str) -> bool:
-    """Is it a model, and not models/shipped/none, which stands for none?"""
-    return not (Path(folder) / METHOD_FILE).is_file()
 
 
 def prompt(folder: str, task: str, side: str) -> str:

@@ -1,8 +1,8 @@
 """Training of an encoder on groups of a query, a positive and negatives, of one task or several at once."""
 
 import copy
+import shutil
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +12,22 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import verify_manifest
+from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.batches import Batches, of_rank
 from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
 from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
-from stages.kinds.retriever.parts.instructions import INSTRUCTIONS
+from stages.kinds.retriever.parts.instructions import INSTRUCTIONS, prompts
 from stages.kinds.retriever.parts.losses import false_negatives, guided, retriever_loss, weights
 from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
 
+SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
@@ -75,16 +77,19 @@ def usable_rows(folder: Path, task: Task, knobs: TrainRetrieverKnobs) -> TaskRow
     return TaskRows(folder.name, knobs, task.keys, good, good_val, len(train), drops)
 
 
-class Training(ABC):
+class Training:
     """The steps of a training: groups of a batch, the numbers of their texts, the loss of the outputs.
 
     files: tasks, one listed twice counts twice. Of several processes each makes its part of a step.
+    A kind of model has `output`, the name of what it gives for a text; `numbers(task, rows, groups)`, the
+    texts of each group, int (rows, texts); `loss(task, outputs, teacher, masked)`, of outputs (rows, texts,
+    dims), the teacher's scores (rows, keys) and what `masked` gives.
     """
 
-    output: str  # the name of what the model gives for a text
+    output: str
 
     def __init__(self, fabric, model, files: list[TaskRows], knobs: TrainRetrieverKnobs, dims: int = 1):
-        self.fabric, self.files, self.knobs = fabric, files, knobs
+        self.fabric, self.model, self.files, self.knobs = fabric, model, files, knobs
         self.size = knobs.batch_size * fabric.world_size
         names, sizes = [file.name for file in files], [len(file.train) for file in files]
         self.batches = Batches(names, sizes, self.size, knobs.inbatch, knobs.small_files, knobs.seed)
@@ -125,20 +130,11 @@ class Training(ABC):
         masked = self.masked(task, groups, numbers, order)
         return order, lambda outputs: self.loss(task, outputs[at], teacher, masked)
 
-    @abstractmethod
-    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
-        """Int (rows, texts of a group)."""
-
-    def masked(
-        self, task: TaskRows, groups: list[Group], numbers: np.ndarray, order: np.ndarray
-    ) -> torch.Tensor | None:
+    def masked(self, task: TaskRows, groups: list[Group], numbers, order) -> torch.Tensor | None:
         return None
 
-    @abstractmethod
-    def loss(
-        self, task: TaskRows, outputs: torch.Tensor, teacher: torch.Tensor | None, masked: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Of outputs (rows, texts of a group, dims) and the teacher's scores (rows, keys)."""
+    def finish(self) -> None:
+        """Give the trained model what it is used with."""
 
 
 class Retrieving(Training):
@@ -148,7 +144,8 @@ class Retrieving(Training):
 
     def __init__(self, fabric, model: SentenceTransformer, files: list[TaskRows], knobs: TrainRetrieverKnobs):
         super().__init__(fabric, model, files, knobs, model.get_embedding_dimension())
-        self.guide = copy.deepcopy(model).requires_grad_(False) if knobs.guide else None
+        needed = knobs.guide or knobs.base_share
+        self.base = copy.deepcopy(model).requires_grad_(False) if needed else None
         for task in self.tasks.values():  # all at once, so that a continued run counts as many cut texts
             rows = [*task.train, *task.val]
             self.keys(task, [key for row in rows for key in (*row["pos"], *row.get("neg", []))])
@@ -166,42 +163,42 @@ class Retrieving(Training):
         keys = [self.keys(task, group.keys) for group in groups]
         return np.column_stack([self.queries(task, rows), keys])
 
-    def masked(
-        self, task: TaskRows, groups: list[Group], numbers: np.ndarray, order: np.ndarray
-    ) -> torch.Tensor:
+    def masked(self, task: TaskRows, groups: list[Group], numbers, order) -> torch.Tensor:
         """Keys that are no negatives of a query: right ones, the guide's better ones, another device's."""
         masked = false_negatives(numbers[:, 1:], [self.keys(task, group.right) for group in groups])
         if not self.knobs.cross_device:
             device = torch.from_numpy(of_rank(len(groups), self.fabric.world_size))
             masked |= device.unsqueeze(1) != device.repeat_interleave(numbers.shape[1] - 1)
         masked = masked.to(self.fabric.device)
-        if self.guide is not None:
-            vectors = self.encoding.outputs(order, self.guide)[places_in(order, numbers)]
+        if self.knobs.guide:
+            vectors = self.encoding.outputs(order, self.base)[places_in(order, numbers)]
             masked |= guided(vectors[:, 0], vectors[:, 1:].flatten(0, 1))
         return masked
 
     def loss(self, task, outputs, teacher, masked) -> torch.Tensor:
         return retriever_loss(outputs[:, 0], outputs[:, 1:].flatten(0, 1), teacher, masked, task.knobs)
 
-
-class Trained(NamedTuple):
-    """What a training has made beside the model: its curve, figures, timings, and the scratch directory."""
-
-    curve: list[dict]
-    tasks: list[str]
-    figures: dict
-    timings: dict
-    work: Path
+    @torch.no_grad()
+    def finish(self) -> None:
+        if self.knobs.base_share:
+            # LM-Cocktail (Xiao et al. 2023, arXiv 2311.13534): what was learned of one wording then costs
+            # less of what the base knew of others.
+            for own, other in zip(self.model.parameters(), self.base.parameters(), strict=True):
+                own.lerp_(other, self.knobs.base_share)
+        self.model.prompts = prompts(self.knobs.instructions, list(self.tasks))
+        self.model.similarity_fn_name = SIMILARITY[self.knobs.metric]
+        self.model.truncate_dim = self.knobs.truncate_dim or None
 
 
 def train(
-    stage: str, dataset: str, model: torch.nn.Module, kind: type[Training], knobs: TrainRetrieverKnobs
-) -> Trained:
-    """Train `model` in place. Of several processes only the first one returns, the others end.
+    part: str, dataset: str, model: torch.nn.Module, kind: type[Training], knobs: TrainRetrieverKnobs
+) -> tuple[list[dict], dict, dict]:
+    """Train `model` and write it to models/DATASET/PART; returns the curve, figures and timings.
 
-    Raises UserError as `training_rows` does, and for a loss that is no number.
+    Of several processes only the first one returns, the others end. Raises UserError as `training_rows`
+    does, and for a loss that is no number.
     """
-    files = training_rows(knobs)
+    stage, files = f"train_{part}", training_rows(knobs)
     work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
     started, fabric = time.monotonic(), make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
@@ -210,6 +207,11 @@ def train(
     loop = Loop(stage, fabric, model, knobs, steps, work)
     before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
+    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
+    training.finish()
+    with atomic_directory(layout.model(dataset, part), producer=stage) as directory:
+        model.cpu().save_pretrained(str(directory), create_model_card=False)
+    shutil.rmtree(work, ignore_errors=True)
     figures = {
         "steps": steps,
         "tokens": state.tokens,
@@ -218,8 +220,7 @@ def train(
         **losses_of(state.curve),
         "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
     }
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
-    return Trained(state.curve, list(training.tasks), figures, {"tokens_per_second": speed}, work)
+    return state.curve, figures, {"tokens_per_second": speed}
 
 
 def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
