@@ -15,10 +15,11 @@ bm25      our index beside rank_bm25's BM25Okapi over the same tokens, tokenisin
           least SAME_FIRST of the queries have the same first hit.
 
 Rows are real text of pinned packages: operations of botocore, source code, docstrings. Each contestant is a
-process of its own, in turns (`--rounds`); its best round counts. `ratio` is ours over the best peer's, by the
-clock; `cpu_ratio` by the CPU time of what is timed, which other work on the machine disturbs less. Peers get
-an environment at first use (seconds): `.venv-retriever`, or where RETRIEVER_VENV points. It borrows all but
-`datasets` and `rank_bm25` from ours. Where these cannot be had, figures that need them are null.
+process of its own, in turns (`--rounds`); its best round counts. `faster`: how many times as fast as each
+peer ours is, by the clock; `cpu_faster`: by the CPU time of what is timed, which other work on the machine
+disturbs less. Peers get an environment at first use (seconds): `.venv-retriever`, or where RETRIEVER_VENV
+points. It borrows all but `datasets` and `rank_bm25` from ours. Where these cannot be had, the figures of
+those who need them are null.
 
     python -m benchmarks.retriever [--rounds 1] [--only training]
 """
@@ -58,8 +59,9 @@ def tool_rows(part: str) -> dict:
 
     For training, with the pages after the right one as negatives: mostly of the same service.
     """
+    from tokenizers import Tokenizer
+
     from stages.core.hashing import stable_integer
-    from stages.core.tokenizer import TextCodec
     from stages.kinds.retriever.parts.operations import tool_task
 
     keys, splits = tool_task(400)
@@ -71,7 +73,9 @@ def tool_rows(part: str) -> dict:
         others = [name for name in keys if name not in named]
         keys = {name: keys[name] for name in (*sorted(named), *others[: KEYS - len(named)])}
     if part == "training":
-        names, tokenizer = list(keys), TextCodec(MINILM).tokenizer
+        names, tokenizer = list(keys), Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         for row in rows:
             place = names.index(row["pos"][0])
             row["neg"] = [names[(place + step) % len(names)] for step in range(1, GROUP)]
@@ -374,10 +378,12 @@ def compare(part: str, rounds: int, python: str | None) -> dict:
                     found = run(interpreter, part, name, data)
                     ran[name] = max(found, ran.get(name, found), key=rate)
     differences, ours = apart(part, ran), ran["ours"]
-    peers = [found for name, found in ran.items() if not name.startswith("ours")]
-    ratio = round(rate(ours) / max(map(rate, peers)), 2) if peers else None
-    cpu_ratio = round(min(map(cpu, peers)) / cpu(ours), 2) if peers else None
-    ratios = {"ratio": ratio, "cpu_ratio": cpu_ratio, "apart": differences}
+    peers = {name: found for name, found in ran.items() if not name.startswith("ours")}
+    ratios = {
+        "faster": {name: round(rate(ours) / rate(found), 2) for name, found in peers.items()},
+        "cpu_faster": {name: round(cpu(found) / cpu(ours), 2) for name, found in peers.items()},
+        "apart": differences,
+    }
     print(f"{part}: {ratios}", file=sys.stderr, flush=True)
     return {**ratios, **{name: ran.get(name) for name in CONTESTANTS[part]}}
 
