@@ -38,7 +38,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from stages.core.hashing import stable_integer
 from stages.core.processes import leave_idle_cores
+from stages.kinds.retriever.knobs import MineKnobs, ScoreKnobs, TrainRetrieverKnobs
 
 ROOT = Path(__file__).resolve().parent.parent
 MINILM, SMOL = ROOT / "models/base/minilm", ROOT / "models/base/smol"
@@ -51,7 +53,7 @@ LOSS_SPREAD = 0.05  # of our loss: bfloat16, and another order of the rows
 SCORE_SPREAD = 0.03  # nats
 SAME_NEGATIVES, SAME_FIRST = 0.95, 0.9
 
-# What is measured
+Contestant = Callable[[dict, str], None]  # takes rows and its name, which is its style; prints figures
 
 
 def tool_rows(part: str) -> dict:
@@ -59,35 +61,26 @@ def tool_rows(part: str) -> dict:
 
     For training, with the pages after the right one as negatives: mostly of the same service.
     """
-    from tokenizers import Tokenizer
-
-    from stages.core.hashing import stable_integer
     from stages.kinds.retriever.parts.operations import tool_task
 
     keys, splits = tool_task(400)
     rows = [row for own in splits.values() for row in own]
     rows.sort(key=lambda row: stable_integer("benchmark", row["id"]))
-    rows = rows[: {"training": STEPS * BATCH + HELD_OUT, "mining": QUERIES}.get(part)]
     if part == "mining":
-        named = {name for row in rows for name in row["pos"]}
-        others = [name for name in keys if name not in named]
-        keys = {name: keys[name] for name in (*sorted(named), *others[: KEYS - len(named)])}
+        keys = dict(list(keys.items())[:KEYS])
+        rows = [row for row in rows if row["pos"][0] in keys][:QUERIES]
     if part == "training":
-        names, tokenizer = list(keys), Tokenizer.from_file(str(MINILM / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+        rows = rows[: STEPS * BATCH + HELD_OUT]
+        names = list(keys)
         for row in rows:
             place = names.index(row["pos"][0])
             row["neg"] = [names[(place + step) % len(names)] for step in range(1, GROUP)]
-            texts = [row["query"], *(keys[name] for name in (*row["pos"], *row["neg"]))]
-            row["tokens"] = sum(min(len(tokenizer.encode(text).ids), LENGTH) for text in texts)
     return {"keys": keys, "rows": rows}
 
 
 def prompts() -> dict:
     """Token ids [what others may begin with, the rest, the answer] of each prompt."""
     from stages.core.tokenizer import TextCodec
-    from stages.kinds.retriever.knobs import ScoreKnobs
     from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
     from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
 
@@ -114,11 +107,20 @@ class Clock:
         print(json.dumps({**found, "result": result}), flush=True)
 
 
-def meter_of(model, rows: list[dict]):
+def texts_of(row: dict, keys: dict[str, str]) -> list[str]:
+    """The query of a group, its positive and its negatives."""
+    return [row["query"], keys[row["pos"][0]], *(keys[name] for name in row["neg"])]
+
+
+def meter_of(model, rows: list[dict], keys: dict[str, str]):
+    """The clock of a training on groups in this order."""
     from benchmarks.finetune_peers.meter import Meter
 
-    sizes = [row["tokens"] for row in rows]
-    meter = Meter([sum(sizes[at : at + BATCH]) for at in range(0, len(sizes), BATCH)])
+    def tokens(part: list[dict]) -> int:
+        texts = [text for row in part for text in texts_of(row, keys)]
+        return sum(map(len, model.tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]))
+
+    meter = Meter([tokens(rows[at : at + BATCH]) for at in range(0, len(rows), BATCH)])
     meter.watch(model)
     return meter
 
@@ -131,21 +133,17 @@ def held_out_loss(model, given: dict) -> float:
     losses, rows = [], given["rows"][STEPS * BATCH :]
     for start in range(0, len(rows), BATCH):
         part = rows[start : start + BATCH]
-        texts = [row["query"] for row in part]
-        texts += [given["keys"][name] for row in part for name in (*row["pos"][:1], *row["neg"])]
+        texts = [text for row in part for text in texts_of(row, given["keys"])]
         made = model.encode(texts, normalize_embeddings=True, convert_to_tensor=True).float()
-        scores = made[: len(part)] @ made[len(part) :].T / TEMPERATURE
+        queries, keys = made.view(len(part), GROUP + 1, -1).split([1, GROUP], 1)
+        scores = queries.flatten(0, 1) @ keys.flatten(0, 1).T / TEMPERATURE
         losses.append(torch.nn.functional.cross_entropy(scores, torch.arange(len(part)) * GROUP).item())
     return sum(losses) / len(losses)
 
 
-# Contestants
-
-
-def train_ours(given: dict, precision: str) -> None:
+def train_ours(given: dict, name: str) -> None:
     import numpy as np
 
-    from stages.kinds.retriever.knobs import TrainRetrieverKnobs
     from stages.kinds.retriever.parts import trainer
     from stages.kinds.retriever.parts.batches import Batch, Batches
     from stages.retrieval.transformer import open_model
@@ -156,65 +154,67 @@ def train_ours(given: dict, precision: str) -> None:
     trainer.Batches.at = as_they_come
     loss = {"distill": "none", "contrastive_weight": 1, "cos_temperature": TEMPERATURE, "negative": "first"}
     size = {"batch_size": BATCH, "group": GROUP, "query_max_length": LENGTH, "key_max_length": LENGTH}
-    run = {"rows": "bench", "base": str(MINILM), "lr": RATE, "max_steps": STEPS, "precision": precision}
+    run = {"lr": RATE, "max_steps": STEPS, "warmup": 0, "schedule": "constant", "rows": "", "base": ""}
+    run["precision"] = "32-true" if "fp32" in name else "bf16-mixed"
     knobs = TrainRetrieverKnobs.model_validate({**loss, **size, **run})
     model, rows = open_model(str(MINILM), "base"), given["rows"][: STEPS * BATCH]
     model.max_seq_length = LENGTH
-    meter = meter_of(model, rows)
+    meter = meter_of(model, rows, given["keys"])
     task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], len(rows), Counter())
     trainer.train(model, [task], knobs, Path("work"))
     meter.report(held_out_loss(model, given))
 
 
-def train_theirs(given: dict, style: str) -> None:
+def train_theirs(given: dict, name: str) -> None:
     import sentence_transformers as st
     import torch
     from datasets import Dataset
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from torch.utils.data import BatchSampler, SequentialSampler
 
+    from stages.kinds.retriever.parts.encoding import prepare
+
     rows, keys = given["rows"][: STEPS * BATCH], given["keys"]
-    if "sorted" in style:
-        rows = sorted(rows, key=lambda row: row["tokens"])
+    if "sorted" in name:
+        rows = sorted(rows, key=lambda row: sum(map(len, texts_of(row, keys))))
         blocks = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
         rows = [row for place in torch.randperm(len(blocks)).tolist() for row in blocks[place]]
-    columns = {"anchor": [row["query"] for row in rows], "positive": [keys[row["pos"][0]] for row in rows]}
-    columns |= {f"negative_{n}": [keys[row["neg"][n]] for row in rows] for n in range(GROUP - 1)}
+    names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, GROUP))]
+    columns = dict(zip(names, zip(*(texts_of(row, keys) for row in rows), strict=True), strict=True))
     model = st.SentenceTransformer(str(MINILM))
     model.max_seq_length = LENGTH
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    prepare(model)  # no dropout
 
     def as_they_come(data, batch_size: int, **_) -> BatchSampler:
         return BatchSampler(SequentialSampler(data), batch_size, drop_last=True)
 
-    run = {"max_steps": STEPS, "learning_rate": RATE, "warmup_steps": 1, "weight_decay": 0.01}
-    size = {"per_device_train_batch_size": BATCH, "batch_sampler": as_they_come, "bf16": "bf16" in style}
+    run = {"max_steps": STEPS, "learning_rate": RATE, "lr_scheduler_type": "constant", "weight_decay": 0.01}
+    size = {"per_device_train_batch_size": BATCH, "batch_sampler": as_they_come, "bf16": "bf16" in name}
     quiet = {"save_strategy": "no", "logging_strategy": "no", "report_to": "none", "disable_tqdm": True}
     given_to = st.SentenceTransformerTrainingArguments("theirs", use_cpu=True, **run, **size, **quiet)
     loss = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
-    meter, data = meter_of(model, rows), Dataset.from_dict(columns)
+    meter, data = meter_of(model, rows, keys), Dataset.from_dict(columns)
     st.SentenceTransformerTrainer(model, given_to, train_dataset=data, loss=loss).train()
     meter.report(held_out_loss(model, given))
 
 
-def score_ours(given: dict, precision: str) -> None:
+def score_ours(given: dict, _: str) -> None:
     from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Prompt, score_prompts
 
     rows = [Prompt(*map(tuple, parts)) for parts in given["prompts"]]
-    model = LanguageModel(SMOL, precision)
+    model = LanguageModel(SMOL)
     score_prompts(model, rows[:4])
     clock = Clock()
     scores = score_prompts(model, rows)
     clock.report("tokens", sum(len(row.before) + len(row.answer) for row in rows), scores)
 
 
-def score_theirs(given: dict, dtype: str) -> None:
+def score_theirs(given: dict, name: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(SMOL, dtype=getattr(torch, dtype)).eval()
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(SMOL, dtype=dtype).eval()
 
     @torch.inference_mode()
     def score(rows: list) -> list[float]:
@@ -238,7 +238,6 @@ def score_theirs(given: dict, dtype: str) -> None:
 
 
 def mine_ours(given: dict, _: str) -> None:
-    from stages.kinds.retriever.knobs import MineKnobs
     from stages.kinds.retriever.mine import mined
     from stages.kinds.retriever.parts.mining import Keys
     from stages.kinds.retriever.parts.vectors import Vectors
@@ -251,7 +250,7 @@ def mine_ours(given: dict, _: str) -> None:
     clock.report("queries", len(rows), [[keys[key] for key in row["neg"]] for row in rows])
 
 
-def mine_theirs(given: dict, dtype: str) -> None:
+def mine_theirs(given: dict, name: str) -> None:
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
@@ -263,7 +262,7 @@ def mine_theirs(given: dict, dtype: str) -> None:
     clock = Clock()
     model = SentenceTransformer(str(MINILM))
     model.max_seq_length = LENGTH
-    with torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else nullcontext():
+    with torch.autocast("cpu", torch.bfloat16) if name == "bf16" else nullcontext():
         found = mine_hard_negatives(Dataset.from_dict(pairs), model, corpus=list(keys.values()), **wanted)
     chosen = {row["query"]: [row[f"negative_{n}"] for n in range(1, NEGATIVES + 1)] for row in found}
     clock.report("queries", len(rows), [chosen.get(query, []) for query in pairs["query"]])
@@ -296,26 +295,11 @@ def bm25_theirs(given: dict, _: str) -> None:
     clock.report("queries", len(queries), found)
 
 
-# Contestants of each part: what runs, its style, and whether it needs PEERS
-CONTESTANTS: dict[str, dict[str, tuple[Callable[[dict, str], None], str, bool]]] = {
-    "training": {
-        "ours": (train_ours, "bf16-mixed", False),
-        "ours_fp32": (train_ours, "32-true", False),
-        "fp32": (train_theirs, "fp32", True),
-        "bf16": (train_theirs, "bf16", True),
-        "bf16_sorted": (train_theirs, "bf16 sorted", True),
-    },
-    "scoring": {
-        "ours": (score_ours, "bf16-true", False),
-        "bf16": (score_theirs, "bfloat16", False),
-        "fp32": (score_theirs, "float32", False),
-    },
-    "mining": {
-        "ours": (mine_ours, "", False),
-        "fp32": (mine_theirs, "fp32", True),
-        "bf16": (mine_theirs, "bf16", True),
-    },
-    "bm25": {"ours": (bm25_ours, "", False), "rank_bm25": (bm25_theirs, "", True)},
+CONTESTANTS: dict[str, tuple[Contestant, Contestant, str]] = {
+    "training": (train_ours, train_theirs, "ours ours_fp32 fp32 bf16 bf16_sorted"),
+    "scoring": (score_ours, score_theirs, "ours bf16 fp32"),
+    "mining": (mine_ours, mine_theirs, "ours fp32 bf16"),
+    "bm25": (bm25_ours, bm25_theirs, "ours rank_bm25"),
 }
 
 
@@ -369,31 +353,31 @@ def run(python: str, part: str, name: str, data: Path) -> dict:
 
 def compare(part: str, rounds: int, python: str | None) -> dict:
     ran: dict[str, dict] = {}
+    names = CONTESTANTS[part][2].split()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.json"
         data.write_text(json.dumps(prompts() if part == "scoring" else tool_rows(part)), encoding="utf-8")
-        for _ in range(rounds):
-            for name, (_, _, needs_peers) in CONTESTANTS[part].items():
-                if interpreter := python if needs_peers else sys.executable:
-                    found = run(interpreter, part, name, data)
-                    ran[name] = max(found, ran.get(name, found), key=rate)
+        for name in names * rounds:
+            own = name.startswith("ours") or part == "scoring"
+            if interpreter := sys.executable if own else python:
+                found = run(interpreter, part, name, data)
+                if name not in ran or faster(found, ran[name]) > 1:
+                    ran[name] = found
     differences, ours = apart(part, ran), ran["ours"]
-    peers = {name: found for name, found in ran.items() if not name.startswith("ours")}
+    peers = [name for name in ran if not name.startswith("ours")]
     ratios = {
-        "faster": {name: round(rate(ours) / rate(found), 2) for name, found in peers.items()},
-        "cpu_faster": {name: round(cpu(found) / cpu(ours), 2) for name, found in peers.items()},
+        "faster": {name: round(faster(ours, ran[name]), 2) for name in peers},
+        "cpu_faster": {name: round(1 / faster(ours, ran[name], "cpu_ms"), 2) for name in peers},
         "apart": differences,
     }
     print(f"{part}: {ratios}", file=sys.stderr, flush=True)
-    return {**ratios, **{name: ran.get(name) for name in CONTESTANTS[part]}}
+    return {**ratios, **{name: ran.get(name) for name in names}}
 
 
-def rate(found: dict) -> float:
-    return next(value for key, value in found.items() if key.endswith("_per_second"))
-
-
-def cpu(found: dict) -> float:
-    return next(value for key, value in found.items() if key.startswith("cpu_ms"))
+def faster(one: dict, other: dict, unit: str = "_per_second") -> float:
+    """The ratio of a figure of two contestants."""
+    figure = next(name for name in one if unit in name)
+    return one[figure] / other[figure]
 
 
 def main() -> None:
@@ -407,8 +391,8 @@ def main() -> None:
     leave_idle_cores()
     if given.contestant:
         part, name, data = given.contestant
-        contestant, style, _ = CONTESTANTS[part][name]
-        contestant(json.loads(Path(data).read_text(encoding="utf-8")), style)
+        contestant = CONTESTANTS[part][not name.startswith("ours")]
+        contestant(json.loads(Path(data).read_text(encoding="utf-8")), name)
         return
     parts = [given.only] if given.only else list(CONTESTANTS)
     python = peers_python() if parts != ["scoring"] else None
