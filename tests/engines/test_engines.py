@@ -325,6 +325,14 @@ def test_openvino_keeps_few_kernels_of_the_shapes_that_it_met(models, tmp_path, 
     assert resident_mib_after(150) - before < 30
 
 
+def test_openvino_reports_to_nobody():
+    from openvino.tools.ovc import convert_impl, telemetry_utils
+
+    assert {module.tm.__name__ for module in (convert_impl, telemetry_utils)} == {
+        "openvino.tools.ovc.telemetry_stub"
+    }
+
+
 def test_openvino_conversion_is_kept_and_old_ones_go(tmp_path, monkeypatch):
     from stages.engines.openvino_model import converted
 

@@ -169,7 +169,8 @@ class Teacher:
             app.add_routes(self.routes())
             app.middlewares.append(self.middleware)
             app.on_response_prepare.append(self._stamp)
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+            # Nobody waits for answers that come late; 0 would be to wait for them without an end.
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             address.append(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")

@@ -1,9 +1,12 @@
 """Tiny seeded Hugging Face models with a real tokenizer, saved to disk: what tests use in place of a hub."""
 
 import atexit
+import copy
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from contextlib import chdir
+from functools import cache, wraps
 from pathlib import Path
 
 KINDS = ("pythia", "llama", "mistral", "qwen2", "qwen3", "phi3")
@@ -51,6 +54,28 @@ def tokenizer_folder() -> str:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     tiny_tokenizer().save_pretrained(directory)
     return directory
+
+
+def made_once(make: Callable) -> Callable:
+    """Decorates a function that fills the working directory: asked for the same again, its files are copied.
+
+    They must depend on the arguments alone, and hold no absolute paths.
+    """
+    made: dict[str, tuple[str, object]] = {}
+
+    @wraps(make)
+    def copied(*arguments, **options):
+        key = repr((arguments, sorted(options.items())))
+        if key not in made:
+            directory = tempfile.mkdtemp(prefix="made-once-")
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
+            with chdir(directory):
+                made[key] = directory, make(*arguments, **options)
+        directory, result = made[key]
+        shutil.copytree(directory, ".", dirs_exist_ok=True)
+        return copy.deepcopy(result)
+
+    return copied
 
 
 def tiny_config(kind: str, tied: bool = False, vocab: int = 512):

@@ -249,6 +249,16 @@ def dvc(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+def configure(remote: Path, cache: Path) -> None:
+    """What `dvc init`, `dvc remote add` and `dvc cache dir` write."""
+    Path(".dvc").mkdir(exist_ok=True)
+    Path(".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    text = (
+        f"[core]\n    remote = there\n['remote \"there\"']\n    url = {remote}\n[cache]\n    dir = {cache}\n"
+    )
+    Path(".dvc/config").write_text(text)
+
+
 def git(*arguments: str) -> None:
     subprocess.run(
         ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True
@@ -271,9 +281,7 @@ def test_a_pulled_clone_without_network_or_key_reuses_answers_that_dvc_has_delet
     requests = layout.requests("d").read_text().splitlines(keepends=True)
     git("init", "-q")
     Path(".gitignore").write_text("data/teacher\ndata/d/corpus\nreports\n/data/d/responses.jsonl\n")
-    ran(dvc("init", "-q"))
-    ran(dvc("remote", "add", "-q", "-d", "there", str(tmp_path / "remote")))
-    ran(dvc("cache", "dir", str(tmp_path / "first-cache")))
+    configure(tmp_path / "remote", tmp_path / "first-cache")
     with Teacher().running() as url:
         Path("dvc.yaml").write_text(
             f"stages:\n  collect:\n    foreach: {{d: {{}}}}\n    do:\n      cmd: {python} {url}\n"
@@ -289,10 +297,9 @@ def test_a_pulled_clone_without_network_or_key_reuses_answers_that_dvc_has_delet
 
     clone = tmp_path / "clone"
     git("clone", "-q", str(first), str(clone))
-    shutil.copy(first / ".dvc/config", clone / ".dvc/config")
     monkeypatch.chdir(clone)
     monkeypatch.delenv("NO_SUCH_KEY")
-    ran(dvc("cache", "dir", str(tmp_path / "clone-cache")))  # a cache elsewhere is found as well
+    configure(tmp_path / "remote", tmp_path / "clone-cache")  # a cache elsewhere is found as well
     ran(dvc("pull"))
     shutil.rmtree(tmp_path / "remote")
     assert layout.responses("d").read_bytes() == before and not layout.STORE.exists()

@@ -10,10 +10,11 @@ from stages.core.files import read_json, read_jsonl, read_text, write_jsonl
 from tests.helpers.workspace import OF_SKILLS, ROOT, Workspace, ran
 
 pytestmark = pytest.mark.slow
-SMALL = {
+SMALL = {  # and a base of random weights: that of the package learns in test_skim_chain.py
     "corpus_briefs": {"positive": 3, "more": [], "near_miss": 1, "other": 4, "examples": 10},
     "corpus_skills": {"test_templates": 0.3, "test_values": 0.3},
-    "finetune": {"epochs": 1, "warmup_steps": 4},
+    "tokenize": {"max_length": 256},
+    "finetune": {"epochs": 10, "lr": 0.01, "warmup_steps": 4},
     "evaluate_calls": {"bootstrap": 20, "latency_requests": 1, "limit": 16, "max_new_tokens": 32},
 }
 SYSTEMS = ("base", "student", "student_grammar", "teacher")
@@ -22,11 +23,12 @@ SYSTEMS = ("base", "student", "student_grammar", "teacher")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Workspace:
     made = Workspace.create(tmp_path_factory.mktemp("otto") / "project", "embedded")
-    blocks = {stage: {} for stage in params.STAGES} | {"base_package": made.use_packages("smol")}
+    blocks = {stage: {} for stage in params.STAGES} | {"base": {"tiny": {"path": "models/shipped/tiny"}}}
     own = YAML(typ="safe").load(ROOT / "prompts/otto/params.yaml")
     for stage, datasets in own.items():
         for dataset, knobs in datasets.items():
-            blocks[stage][dataset] = knobs | SMALL.get(stage, {})
+            base = {"base": "tiny"} if "base" in knobs else {}
+            blocks[stage][dataset] = knobs | SMALL.get(stage, {}) | base
     made.write_params(blocks)
     rows = made.directory / "prompts/otto/eval_rows.jsonl"
     write_jsonl(rows, read_jsonl(rows)[:10])

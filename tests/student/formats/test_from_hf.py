@@ -18,6 +18,7 @@ from stages.knobs import BaseHubKnobs, BaseKnobs
 from stages.student.formats import from_hf as convert
 from stages.student.formats import parity
 from stages.student.formats import to_hf as export
+from tests.helpers.cli import invoke
 from tests.helpers.tiny import KINDS, tiny_model
 from tests.helpers.workspace import ROOT
 
@@ -403,27 +404,15 @@ def test_a_chat_template_that_fails_is_told_before_anything_is_made(tmp_path):
     base("m", BaseKnobs(path="src", chat=False))
 
 
-def run_stage(*arguments, **environment):
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-m", "stages", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_base_without_tokenizer_is_one_line_and_exit_2(tmp_path):
     source = tiny_model(tmp_path / "src", "pythia")
     (source / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="no tokenizer_config.json"):
         base("m", BaseKnobs(path="src"))
     (source / "tokenizer.json").unlink()
-    done = run_stage("base", "m", "--path", "src")
-    assert done.returncode == 2, done.stderr
-    last = [line for line in done.stderr.splitlines() if line][-1]
-    assert last.startswith("error: ") and "no tokenizer.json" in last and "Traceback" not in done.stderr
+    done = invoke("base", ["m", "--path", "src"])
+    last = done.stderr.splitlines()[-1]
+    assert done.exit_code == 2 and last.startswith("error: ") and "no tokenizer.json" in last
 
 
 def test_import_is_light_and_leaves_no_stub():
@@ -460,17 +449,16 @@ def test_hub_revision_must_be_a_commit():
         base_hub("m", BaseHubKnobs(id="org/tiny", revision="main"))
 
 
-@pytest.mark.slow
-def test_hub_offline_and_from_the_cache(tmp_path):
+def test_hub_offline_and_from_the_cache(tmp_path, monkeypatch):
     """Offline without a cached snapshot is a clear error; with one, the real client finds it."""
     revision, hub = "0123456789abcdef" * 2 + "01234567", tmp_path / "hub"
-    command = ("base_hub", "m", "--id", "org/tiny", "--revision", revision)
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
-    done = run_stage(*command, **environment)
-    assert done.returncode == 2 and "hub cannot be reached" in done.stderr, done.stderr
+    command = ["m", "--id", "org/tiny", "--revision", revision]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    done = invoke("base_hub", command)
+    assert done.exit_code == 2 and "hub cannot be reached" in done.stderr
     snapshot = hub / "models--org--tiny/snapshots" / revision
     shutil.copytree(tiny_model(tmp_path / "src", "qwen3", tied=True), snapshot)
-    done = run_stage(*command, **environment)
-    assert done.returncode == 0, done.stderr
+    done = invoke("base_hub", command)
+    assert done.exit_code == 0, done.stderr
     found = json.loads((tmp_path / "reports/m/figures/base_hub.json").read_text())
     assert found["revision"] == revision and found["family"] == "qwen3"

@@ -27,7 +27,7 @@ from stages.student.formats.card import CARD
 from stages.student.formats.from_hf import load_state
 from stages.tokenize import ARRAYS, encode
 from stages.tokenize import run as tokenize
-from tests.helpers.tiny import BOS, EOS, KINDS, tiny_dataset, tiny_model
+from tests.helpers.tiny import BOS, EOS, KINDS, made_once, tiny_dataset, tiny_model
 
 pytestmark = pytest.mark.slow  # loads models
 
@@ -41,6 +41,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@made_once
 def student(kind="pythia", tied=False, dtype=None, chat=True, **knobs):
     """The chain up to merge; returns merge's metrics."""
     source = tiny_model(layout.SCRATCH.parent / "src", kind, tied)
@@ -318,10 +319,10 @@ def test_wrong_config_is_refused(kind, changes):
 def test_swapped_weights_are_refused(monkeypatch):
     from stages.student.formats import to_hf as module
 
+    student("llama")
     gate, up = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up"))
     names, right = {gate: up, up: gate}, module.hf_weights
     monkeypatch.setattr(module, "hf_weights", lambda *a: {names.get(k, k): v for k, v in right(*a).items()})
-    student("llama")
     with pytest.raises(UserError, match="merged and reloaded logits differ by"):
         export("d", ExportKnobs(base="m"))
 
