@@ -22,6 +22,7 @@ from stages.core.progress import Progress
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import METHOD_FILE, Search, method_of
 from stages.retrieval.neighbours import nearest
+from stages.retrieval.transformer import narrow
 
 CELLS = 1 << 24  # scores of one block of queries, of each system
 PAIRS = 4096  # texts that a cross-encoder reads between two updates of the progress
@@ -163,18 +164,20 @@ def load_reranker(directory: str, knob: str = "reranker") -> CrossEncoder | None
 
 
 def reranked(model: CrossEncoder, queries: Sequence[str], texts: Sequence[str], hits: Hits, top: int) -> Hits:
-    """The first `top` hits of each query by the cross-encoder's scores; the others follow as they were.
+    """The first `top` hits of each query by the sum of their scores and the cross-encoder's; the rest follow.
 
-    `texts` are those of the keys. The others' scores count down from the last one before them.
+    Each score counts less its mean over these hits, by its deviation: one that was trained on few rows then
+    adds to what found them, and need not be better. `texts` are those of the keys. The rest's scores count
+    down from the last one before them.
     """
     result = Hits(hits.keys.copy(), hits.scores.copy())
     wanted = [(row, key) for row in range(len(queries)) for key in hits.of(row)[0][:top]]
-    scores = pair_scores(model, [(queries[row], texts[key]) for row, key in wanted])
+    read = pair_scores(model, [(queries[row], texts[key]) for row, key in wanted])
     start = 0
     for row in range(len(queries)):
-        keys = hits.of(row)[0]
+        keys, scores = hits.of(row)
         count = min(top, len(keys))
-        own = scores[start : start + count]
+        own = standard(scores[:count]) + standard(read[start : start + count])
         order = first(own, count)
         result.keys[row, :count], result.scores[row, :count] = keys[:count][order], own[order]
         least = own.min() if count else 0
@@ -191,7 +194,8 @@ def pair_scores(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> np.nda
     with Progress(len(distinct), "pairs through the reranker", "pair") as shown:
         for start in range(0, len(distinct), PAIRS):
             part = distinct[start : start + PAIRS]
-            scores = model.predict(part, show_progress_bar=False)
+            with narrow(model.device):  # as encoders
+                scores = model.predict(part, show_progress_bar=False)
             if not np.isfinite(scores).all():
                 raise UserError("reranker: gave no number for a pair of texts")
             known.update(zip(part, map(float, scores), strict=True))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from stages.core.errors import UserError
 from stages.retrieval import ranking
@@ -77,16 +78,22 @@ def test_a_row_chooses_among_its_own_candidates(index):
 class ByLength:
     """In place of a cross-encoder: shorter texts are better."""
 
+    device = torch.device("cpu")
+
     def predict(self, pairs, **_):
         return np.array([-float(len(text)) for _, text in pairs])
 
 
-def test_the_first_hits_are_ranked_again_and_the_others_follow(index):
+def test_the_first_hits_are_ranked_by_both_scores_and_the_others_follow(index):
     hits = ranking.Hits(np.array([[0, 3, 5, 1], [4, -1, -1, -1]]), np.array([[9.0, 8, 7, 6], [1, 0, 0, 0]]))
     again = ranking.reranked(ByLength(), QUERIES[:2], TEXTS, hits, 3)
-    assert again.keys.tolist() == [[5, 0, 3, 1], [4, -1, -1, -1]]
+    lengths = np.array([-len(TEXTS[key]) for key in (0, 3, 5)], dtype=float)
+    both = np.array([1, 0, -1]) / np.sqrt(2 / 3) + (lengths - lengths.mean()) / lengths.std()
+    order = np.argsort(-both)
+    assert again.keys.tolist() == [[*np.array([0, 3, 5])[order], 1], [4, -1, -1, -1]]
+    np.testing.assert_allclose(again.scores[0, :3], both[order])
     assert (np.diff(again.scores[0]) < 0).all()
-    assert list(again.of(1)[1]) == [-len(TEXTS[4])]
+    assert list(again.of(1)[1]) == [0]  # alone, it has no deviation
 
 
 @pytest.mark.parametrize("config", [None, "{}", '{"architectures": ["BertModel"]}'])

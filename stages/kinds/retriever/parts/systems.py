@@ -1,7 +1,8 @@
 """The systems that are compared, and how each ranks the keys of a task: all over the same keys.
 
 base and trained: cosines of their vectors; bm25; hybrid: base and bm25, hybrid_trained: trained and bm25;
-reranked and hybrid_reranked: the first keys of trained and of hybrid_trained through the cross-encoder;
+reranked and hybrid_reranked: the first keys of trained and of hybrid_trained by their scores there and the
+cross-encoder's;
 trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
