@@ -21,6 +21,7 @@ from stages.kinds.retriever.knobs import ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Prompt, Server, score_prompts, text_prompt
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
 from stages.kinds.retriever.parts.rows import Task, write_tasks
+from stages.student.fast.prefixes import QUERIES
 from stages.student.formats import from_hf
 from tests.helpers.completions import answering
 from tests.helpers.tiny import WORDS, tiny_model
@@ -68,6 +69,19 @@ def test_the_formula_is_that_of_transformers(bases, kind):
     expected = [plain_score(bases[kind], prompt) for prompt in prompts]
     assert score_prompts(model, prompts) == pytest.approx(expected, abs=1e-5)
     assert score_prompts(model, TEXTS[:6]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_long_prompts_and_beginnings_are_looked_at_part_by_part(bases, llama):
+    words = WORDS.split()[:50]
+    text = " ".join(words)
+    prompts = [
+        text_prompt(llama.codec, f"{text} {' '.join(words[start:])}", " of all", shared=len(text))
+        for start in (0, 10)
+    ]
+    for prompt in prompts:  # more than a part, no multiple of it
+        assert min(len(prompt.shared), len(prompt.own)) > QUERIES and len(prompt.own) % QUERIES
+    expected = [plain_score(bases["llama"], prompt) for prompt in prompts]
+    assert score_prompts(llama, prompts) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
