@@ -2,6 +2,6 @@
 
 import sys
 
-# With this package OpenVINO reports each import and each conversion to its maker, unasked, from a process
-# that is forked for it: a conversion of a small model took 2.8 s of CPU time with it, 0.3 s without.
+# With this package OpenVINO reports each import and each conversion to its maker, unasked, from a forked
+# process: a conversion of a small model took 2.8 s of CPU time with it, 0.3 s without.
 sys.modules.setdefault("openvino_telemetry", None)  # to be found by nobody

@@ -87,14 +87,13 @@ def scratch_files() -> dict[str, int]:
 @pytest.mark.slow
 def test_rows_are_the_same_whatever_the_shards_and_workers(house):
     found, metrics = [], []
-    for shards, workers in ((1, 1), (3, 2), (8, 1)):
+    for shards, workers in ((1, 1), (8, 2)):
         shutil.rmtree("data/.work", ignore_errors=True)
         metrics.append(generate("d", GenerateKnobs(**DECODING, shards=shards, workers=workers)))
         found.append(read_generated(Path("data/d/generated")))
         names = sorted(path.name for path in Path("data/d/generated").glob("*.parquet"))
         assert names == [shard_name(i) for i in range(shards)]
-    assert found[0] == found[1] == found[2]
-    assert metrics[0] == metrics[1] == metrics[2]
+    assert found[0] == found[1] and metrics[0] == metrics[1]
     assert [(row["document_id"], row["sample"]) for row in found[0]] == [
         (f"doc-{i:03d}", sample) for i in range(20) for sample in range(2)
     ]

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 import openai
 import pytest
+from click.testing import CliRunner
 
+from stages.commands import serve
 from stages.core.errors import UserError
 from stages.core.files import read_json
 from stages.kinds.skills.parts.calls import parse_call
@@ -189,33 +191,31 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
 def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
     from aiohttp.web import Application
 
-    from stages.engines.serve.server import reserved, serve
+    from stages.engines.serve import server
 
-    one = reserved("127.0.0.1", 0)
-    with one, reserved("127.0.0.1", one.getsockname()[1]) as other:
+    one = server.reserved("127.0.0.1", 0)
+    with one, server.reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(serve(SimpleNamespace(app=Application), other))
+            asyncio.run(server.serve(SimpleNamespace(app=Application), other))
 
 
-def test_what_cannot_be_served_is_one_line(project, client):
+def test_what_cannot_be_served_is_one_line(project, client, monkeypatch):
+    monkeypatch.chdir(project)
     taken = str(client.base_url.port)
+
+    def refused(*arguments):
+        done = CliRunner().invoke(serve.cli, [*arguments])
+        *before, error = done.stderr.splitlines()
+        assert done.exit_code == 2 and (not before or before[0].startswith("serve: the small server")), before
+        return error
+
     grammar = project / "data/otto/skills/grammar.lark"
     hidden = grammar.rename(project / "hidden")
-    for options, message in ((["--grammar"], "grammar.lark"), (["--engine", "vllm"], "pip install vllm")):
-        process = start(project, *options)
-        assert process.wait(60) == 2 and message in process.stderr.read().strip().splitlines()[-1]
+    assert "grammar.lark" in refused("otto", "--port", "0", "--grammar")
     hidden.rename(grammar)
-    process = start(project, "--engine", "transformers", port=taken)
-    assert process.wait(60) == 2
-    error = process.stderr.read()
-    assert f"port {taken}" in error and "--port" in error and error.count("\n") == 1
-    process = subprocess.run(
-        [sys.executable, "-m", "stages", "serve", "nobody"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 2 and "make nobody" in process.stderr and process.stderr.count("\n") == 1
+    assert "pip install vllm" in refused("otto", "--port", "0", "--engine", "vllm")
+    error = refused("otto", "--engine", "transformers", "--port", taken)
+    assert f"port {taken}" in error and "--port" in error
+    assert "make nobody" in refused("nobody")
     assert read_json(project / "models/otto/hf/config.json")["max_position_embeddings"] == 256
