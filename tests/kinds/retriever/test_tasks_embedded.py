@@ -20,11 +20,13 @@ from tests.helpers.shards import write_generated
 from tests.helpers.workspace import ROOT
 
 MADE = Path("data/d/tasks")
+OF = ["d", "--of", "of"]
 
 
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("none.jsonl").touch()  # of people's queries
 
 
 def documents(count: int = 12) -> None:
@@ -83,11 +85,14 @@ def check(task: Task) -> None:
 
 def test_synthetic_queries_are_in_the_split_of_their_documents_and_none_was_observed():
     documents()
-    result = invoke("tasks_synthetic", ["d", "--of", "of", "--words", "3"])
+    people = [{"query": "Write 9?", "pos_index": ["p.f9"]}, {"query": "other words", "pos_index": ["p.f5"]}]
+    write_jsonl(Path("people.jsonl"), people)
+    result = invoke("tasks_synthetic", [*OF, "--words", "3", "--eval_rows", "people.jsonl"])
     assert result.exit_code == 0, result.output
     assert read_keys(MADE / "qa")["p.f3"] == "p.f3\nDoes 3 things."
     asked = {row["query"]: (split, row["pos"]) for split, rows in rows_by_split().items() for row in rows}
-    assert len(asked) == 12 + 1 + 8 and not any("sked" in query for query in asked)
+    assert len(asked) == 11 + 1 + 8 and not any("sked" in query for query in asked)
+    assert "write 9" not in asked  # a query of people's
     assert asked["write 5"] == ("train", ["p.f5"]) and asked["write 7"] == ("test", ["p.f7"])
     assert asked["of them all"] == ("test", ["p.f0", "p.f1", "p.f2", "p.f3"])
     assert {row["answers"][0] for row in rows_by_split()["val"]} == {f"Does {n} things." for n in (2, 6, 10)}
@@ -96,7 +101,7 @@ def test_synthetic_queries_are_in_the_split_of_their_documents_and_none_was_obse
 def test_a_student_that_writes_no_queries_about_train_is_told():
     documents(3)
     write_generated(Path("data/of/generated"), [], 1, "generate")
-    result = invoke("tasks_synthetic", ["d", "--of", "of"])
+    result = invoke("tasks_synthetic", [*OF, "--eval_rows", "none.jsonl"])
     assert result.exit_code == 2 and "no query about a document of train; raise `share`" in result.output
 
 
@@ -155,7 +160,7 @@ def sources(monkeypatch):
 def test_all_six_tasks_are_made_with_the_same_bytes(sources):
     manifests = []
     for _ in range(2):
-        result = invoke("tasks_embedded", ["d", "--of", "of", "--rows", "8"])
+        result = invoke("tasks_embedded", [*OF, "--eval_rows", "none.jsonl", "--rows", "8"])
         assert result.exit_code == 0, result.output
         manifests.append(verify_manifest(MADE))
     assert manifests[0] == manifests[1]
@@ -165,7 +170,7 @@ def test_all_six_tasks_are_made_with_the_same_bytes(sources):
 
 
 def test_no_task_trains_on_what_another_is_measured_with(sources):
-    invoke("tasks_embedded", ["d", "--of", "of"])
+    invoke("tasks_embedded", [*OF, "--eval_rows", "none.jsonl"])
     qa, follow = rows_by_split("qa"), rows_by_split("convsearch")
     assert {row["id"] for row in qa["test"]} == {f"q{n:02d}" for n in (0, 3, 6, 9)}
     assert next(row["pos"] for row in qa["train"] + qa["val"] if row["id"] == "q01") == ["p.f1", "p.f2"]

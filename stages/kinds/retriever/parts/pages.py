@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
@@ -11,8 +12,9 @@ from stages.core.hashing import stable_unit
 from stages.core.records import Document
 from stages.core.shards import iter_generated
 from stages.core.text import clip_words, letters
+from stages.evaluation.people import read_rows
 from stages.kinds.retriever.parts.made import key_id, same_query
-from stages.kinds.retriever.parts.rows import SPLITS, Row, Split, Splits
+from stages.kinds.retriever.parts.rows import SPLITS, Asked, Row, Split, Splits
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n")
 ANSWER_WORDS = 40
@@ -67,13 +69,14 @@ class Pages:
                 splits[self.split_of(name)].append(self.row(name, query["text"], self.about[name], name))
         return splits
 
-    def synthetic(self) -> Splits:
+    def synthetic(self, people: Path) -> Splits:
         """The queries that the student wrote, as rows in the split of their documents.
 
         A query of several documents has all of them, and the most held out of their splits. Those that equal
-        an observed query are left out: they would bring what is measured into training. Raises UserError
-        where the student writes no queries.
+        an observed query, or one of the file `people`, are left out: they would bring what is measured into
+        training. Raises UserError where the student writes no queries, and for a file that cannot be read.
         """
+        measured = {same_query(row.query) for row in read_rows(people, Asked)}
         known = {letters(query["text"]) for query in self.queries.values()}
         asked: dict[str, tuple[str, list[str]]] = {}
         for written in iter_generated(layout.generated(self.dataset)):
@@ -82,7 +85,7 @@ class Pages:
                     f"{layout.generated(self.dataset)}: no queries; name a dataset of queries in `of`"
                 )
             for query in written["queries"]:
-                if letters(query) and letters(query) not in known:
+                if letters(query) and letters(query) not in known and same_query(query) not in measured:
                     asked.setdefault(same_query(query), (query, []))[1].append(written["document_id"])
         splits: Splits = {split: [] for split in SPLITS}
         for query, names in asked.values():

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, NotRequired, TypedDict
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
 from stages.core.hashing import stable_integer
+from stages.evaluation.people import PageQuery, Text
 
 TASKS = ("qa", "convsearch", "chat", "lrlm", "icl", "tool")
 Split = Literal["train", "val", "test"]
@@ -93,6 +94,12 @@ def read_keys(task: Path) -> dict[str, str]:
 def read_rows(task: Path, split: Split) -> list[Row]:
     """The rows of a split of a task's folder, in order of ids; none where the file is empty."""
     return list(iter_jsonl(task / f"{split}.jsonl"))
+
+
+class Asked(PageQuery):
+    """People's query for keys of a task; `last` is the last turn of it, where it is a conversation."""
+
+    last: Text | None = None
 
 
 def asked_row(
