@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stages.core.errors import UserError
 from stages.core.files import read_jsonl
@@ -186,6 +187,8 @@ def test_vectors_need_an_encoder(tmp_path, monkeypatch):
 
 def test_a_reranker_judges_in_place_of_the_ranking(tmp_path, monkeypatch):
     class ByLength:
+        device = torch.device("cpu")
+
         def predict(self, pairs, **_):
             return np.array([-float(len(text)) for _, text in pairs])
 
