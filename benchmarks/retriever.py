@@ -145,11 +145,13 @@ def train_ours(given: dict, name: str) -> None:
     import numpy as np
 
     from stages.kinds.retriever.parts import trainer
-    from stages.kinds.retriever.parts.batches import Batch, Batches
+    from stages.kinds.retriever.parts.encoding import prepare
     from stages.retrieval.transformer import open_model
+    from stages.student.fabric import make_fabric
+    from stages.student.loop import Loop
 
-    def as_they_come(batches: Batches, step: int) -> tuple[int, Batch]:
-        return 0, Batch(np.zeros(BATCH, dtype=int), np.arange(step * BATCH, (step + 1) * BATCH))
+    def as_they_come(batches: trainer.Batches, step: int) -> tuple[int, int, np.ndarray]:
+        return 0, 0, np.arange(step * BATCH, (step + 1) * BATCH)
 
     trainer.Batches.at = as_they_come
     loss = {"distill": "none", "contrastive_weight": 1, "cos_temperature": TEMPERATURE, "negative": "first"}
@@ -161,7 +163,10 @@ def train_ours(given: dict, name: str) -> None:
     model.max_seq_length = LENGTH
     meter = meter_of(model, rows, given["keys"])
     task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], len(rows), Counter())
-    trainer.train(model, [task], knobs, Path("work"))
+    fabric = make_fabric(knobs)
+    prepare(model)
+    training = trainer.Retrieving(fabric, model, [task], knobs)
+    Loop("benchmark", fabric, model, knobs, STEPS, Path("work")).run(training.gradients, training.validate)
     meter.report(held_out_loss(model, given))
 
 
@@ -239,14 +244,14 @@ def score_theirs(given: dict, name: str) -> None:
 
 def mine_ours(given: dict, _: str) -> None:
     from stages.kinds.retriever.mine import mined
-    from stages.kinds.retriever.parts.mining import Keys
+    from stages.kinds.retriever.parts.keys import Keys
     from stages.kinds.retriever.parts.vectors import Vectors
 
     wanted = {"by": "dense", "tasks": ["tool"], "max_length": LENGTH, "hits": HITS, "negatives": NEGATIVES}
     models = {"encoder": str(MINILM), "reranker": str(ROOT / "models/shipped/none")}
     rows, keys, knobs = given["rows"], given["keys"], MineKnobs.model_validate({**wanted, **models})
     clock = Clock()
-    mined("tool", Keys(keys), rows, knobs, Vectors())
+    mined(Keys("tool", keys), rows, knobs, Vectors())
     clock.report("queries", len(rows), [[keys[key] for key in row["neg"]] for row in rows])
 
 
