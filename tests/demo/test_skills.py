@@ -203,13 +203,13 @@ def test_what_it_writes_is_varied(skills):
         assert len(wordings) > 0.6 * 400, (skill, len(wordings))
 
 
+@pytest.mark.slow
 def test_a_thousand_briefs_give_fifteen_thousand_requests(skills):
-    """A third of them is written: where 6,000 of those 6,660 lines differ, so do 15,000 of all 20,000."""
     counts = {"positive": 85, "multi": 20, "near_miss": 10, "other": 140}
     topics = (PROMPTS / "topics.txt").read_text("utf-8").split("\n")
     every = list(briefs(skills, topics, counts, 20, 4))
-    lines = [line for brief in every[:999:3] for line in rules.answer(asked("write", brief)).splitlines()]
-    assert len(every) >= 1000 and len({line.partition("\t")[0].casefold() for line in lines}) >= 6_000
+    lines = [line for brief in every[:1000] for line in rules.answer(asked("write", brief)).splitlines()]
+    assert len(every) >= 1000 and len({line.partition("\t")[0].casefold() for line in lines}) >= 15_000
 
 
 def test_it_speaks_as_people_do():

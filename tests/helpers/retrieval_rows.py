@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from stages.core.files import write_jsonl
 from stages.kinds.retriever.parts.rows import SPLITS, Row, Task, write_tasks
 from tests.helpers.tiny import WORDS, tiny_tokenizer
@@ -105,3 +108,12 @@ def place_to_train(directory: Path) -> Iterator[Path]:
         tiny_encoder(Path("models/base/t"))
         scored_rows("d", "qa", "chat", "tool")
         yield directory
+
+
+class ByLength:
+    """In place of a cross-encoder: shorter texts are better."""
+
+    device = torch.device("cpu")
+
+    def predict(self, pairs, **_):
+        return np.array([-float(len(text)) for _, text in pairs])

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
 from stages.core.errors import UserError
 from stages.retrieval import ranking
 from stages.retrieval.bm25 import Bm25
+from tests.helpers.retrieval_rows import ByLength
 
 TEXTS = ["sort an array", "read a file", "sort values", "plot a histogram", "read values of a file", "sort"]
 QUERIES = ["how to sort values", "read", "the of a", "sort sort array"]
@@ -73,15 +73,6 @@ def test_a_row_chooses_among_its_own_candidates(index):
     among_all = ranking.by_dense(queries, keys, 3, [range(6)] * 4)
     assert dense.keys.tolist() == among_all.keys.tolist()
     assert sorted(ranking.by_bm25(index, QUERIES, 3, among).of(0)[0]) == [0, 5]
-
-
-class ByLength:
-    """In place of a cross-encoder: shorter texts are better."""
-
-    device = torch.device("cpu")
-
-    def predict(self, pairs, **_):
-        return np.array([-float(len(text)) for _, text in pairs])
 
 
 def test_the_first_hits_are_ranked_by_both_scores_and_the_others_follow(index):

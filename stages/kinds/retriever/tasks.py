@@ -8,10 +8,10 @@ Promises the same bytes for the same rows.
 """
 
 from stages.kinds.retriever.knobs import TasksKnobs
-from stages.kinds.retriever.parts.made import finish
-from stages.kinds.retriever.parts.read import read_tasks
+from stages.kinds.retriever.parts.made import write_and_tell
+from stages.kinds.retriever.parts.read import tasks_of_files
 
 
 def run(dataset: str, knobs: TasksKnobs) -> dict:
-    made, found = read_tasks(knobs)
-    return finish(dataset, "tasks", made, found)
+    made, found = tasks_of_files(knobs)
+    return write_and_tell(dataset, "tasks", made, found)

@@ -11,7 +11,7 @@ examples), tool (what is to be done → operation of a service). Promises the sa
 from pathlib import Path
 
 from stages.kinds.retriever.knobs import TasksEmbeddedKnobs
-from stages.kinds.retriever.parts.made import finish
+from stages.kinds.retriever.parts.made import write_and_tell
 from stages.kinds.retriever.parts.operations import tool_task
 from stages.kinds.retriever.parts.pages import Pages
 from stages.kinds.retriever.parts.plays import PACKAGE, chat_task
@@ -35,7 +35,7 @@ def run(dataset: str, knobs: TasksEmbeddedKnobs) -> dict:
         "icl": icl_task(knobs.rows),
         "tool": tool_task(knobs.words),
     }
-    return finish(dataset, "tasks_embedded", made, {})
+    return write_and_tell(dataset, "tasks_embedded", made, {})
 
 
 def fetch(dataset: str | None, values: dict) -> None:

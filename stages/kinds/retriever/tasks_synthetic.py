@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TasksSyntheticKnobs
-from stages.kinds.retriever.parts.made import finish
+from stages.kinds.retriever.parts.made import write_and_tell
 from stages.kinds.retriever.parts.pages import Pages
 from stages.kinds.retriever.parts.rows import Task
 
@@ -23,4 +23,4 @@ def run(dataset: str, knobs: TasksSyntheticKnobs) -> dict:
             f"data/{knobs.of}/generated: no query about a document of train; raise `share` of "
             f"generate.{knobs.of}"
         )
-    return finish(dataset, "tasks_synthetic", {"qa": Task(pages.keys(knobs.words), rows)}, {})
+    return write_and_tell(dataset, "tasks_synthetic", {"qa": Task(pages.keys(knobs.words), rows)}, {})

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from stages.core.errors import UserError
 from stages.core.files import read_jsonl
@@ -16,6 +15,7 @@ from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.mining import limit, mine
 from stages.kinds.retriever.parts.rows import Task, write_tasks
 from stages.retrieval.ranking import Hits
+from tests.helpers.retrieval_rows import ByLength
 
 TEXTS = ["gold", "Gold ", "the Answer is here", "near", "far", "farther", "farthest"]
 NONE = {"encoder": "models/shipped/none", "reranker": "models/shipped/none"}
@@ -186,12 +186,6 @@ def test_vectors_need_an_encoder(tmp_path, monkeypatch):
 
 
 def test_a_reranker_judges_in_place_of_the_ranking(tmp_path, monkeypatch):
-    class ByLength:
-        device = torch.device("cpu")
-
-        def predict(self, pairs, **_):
-            return np.array([-float(len(text)) for _, text in pairs])
-
     monkeypatch.chdir(tmp_path)
     project({"qa": DOCUMENTS}, {"qa": [row(query="sort values", pos=["k0"])]})
     monkeypatch.setattr(stage, "load_reranker", lambda directory: ByLength())

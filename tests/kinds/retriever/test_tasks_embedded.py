@@ -20,7 +20,7 @@ from tests.helpers.shards import write_generated
 from tests.helpers.workspace import ROOT
 
 MADE = Path("data/d/tasks")
-OF = ["d", "--of", "of"]
+OF = ["d", "--of", "of", "--eval_rows", "none.jsonl"]
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_synthetic_queries_are_in_the_split_of_their_documents_and_none_was_obse
 def test_a_student_that_writes_no_queries_about_train_is_told():
     documents(3)
     write_generated(Path("data/of/generated"), [], 1, "generate")
-    result = invoke("tasks_synthetic", [*OF, "--eval_rows", "none.jsonl"])
+    result = invoke("tasks_synthetic", OF)
     assert result.exit_code == 2 and "no query about a document of train; raise `share`" in result.output
 
 
@@ -160,7 +160,7 @@ def sources(monkeypatch):
 def test_all_six_tasks_are_made_with_the_same_bytes(sources):
     manifests = []
     for _ in range(2):
-        result = invoke("tasks_embedded", [*OF, "--eval_rows", "none.jsonl", "--rows", "8"])
+        result = invoke("tasks_embedded", [*OF, "--rows", "8"])
         assert result.exit_code == 0, result.output
         manifests.append(verify_manifest(MADE))
     assert manifests[0] == manifests[1]
@@ -170,7 +170,7 @@ def test_all_six_tasks_are_made_with_the_same_bytes(sources):
 
 
 def test_no_task_trains_on_what_another_is_measured_with(sources):
-    invoke("tasks_embedded", [*OF, "--eval_rows", "none.jsonl"])
+    invoke("tasks_embedded", OF)
     qa, follow = rows_by_split("qa"), rows_by_split("convsearch")
     assert {row["id"] for row in qa["test"]} == {f"q{n:02d}" for n in (0, 3, 6, 9)}
     assert next(row["pos"] for row in qa["train"] + qa["val"] if row["id"] == "q01") == ["p.f1", "p.f2"]

@@ -80,7 +80,7 @@ def check_leaks(task: str, splits: Splits) -> None:
                 )
 
 
-def finish(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
+def write_and_tell(dataset: str, stage: str, made: Mapping[str, Task], found: Mapping[str, int]) -> dict:
     """Write data/DATASET/tasks, and say what it holds and what was `found`; returns the figures.
 
     Raises UserError where a query is in two splits.

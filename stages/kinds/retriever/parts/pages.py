@@ -76,8 +76,8 @@ class Pages:
         an observed query, or one of the file `people`, are left out: they would bring what is measured into
         training. Raises UserError where the student writes no queries, and for a file that cannot be read.
         """
-        measured = {same_query(row.query) for row in read_rows(people, Asked)}
-        known = {letters(query["text"]) for query in self.queries.values()}
+        measured = [row.query for row in read_rows(people, Asked)]
+        known = {letters(text) for text in (*measured, *(query["text"] for query in self.queries.values()))}
         asked: dict[str, tuple[str, list[str]]] = {}
         for written in iter_generated(layout.generated(self.dataset)):
             if "queries" not in written:
@@ -85,7 +85,7 @@ class Pages:
                     f"{layout.generated(self.dataset)}: no queries; name a dataset of queries in `of`"
                 )
             for query in written["queries"]:
-                if letters(query) and letters(query) not in known and same_query(query) not in measured:
+                if letters(query) and letters(query) not in known:
                     asked.setdefault(same_query(query), (query, []))[1].append(written["document_id"])
         splits: Splits = {split: [] for split in SPLITS}
         for query, names in asked.values():

@@ -110,7 +110,8 @@ class Reader:
         unique = list(dict.fromkeys([*pos, *neg]))  # a key that stands twice counts where it comes first
         self.found["keys that a row names again"] += len(pos + neg) - len(unique)
         positives, negatives = unique[: len(set(pos))], unique[len(set(pos)) :]
-        score = dict(reversed(list(zip(pos + neg, row.teacher_scores, strict=False))))
+        scored = zip(pos + neg, row.teacher_scores, strict=True) if row.teacher_scores else ()
+        score = dict(reversed(list(scored)))
         by_scores = row.history or row.teacher_scores or task in BY_SCORES
         optional = {
             "teacher_scores": [score[name] for name in unique] if score else [],
@@ -142,7 +143,7 @@ class Reader:
         return ids
 
 
-def read_tasks(knobs: TasksKnobs) -> tuple[dict[str, Task], Counter]:
+def tasks_of_files(knobs: TasksKnobs) -> tuple[dict[str, Task], Counter]:
     """The tasks in the files at `path`, and counts of what was found in their rows. Raises UserError."""
     root, reader = Path(knobs.path), Reader()
     files, corpus_files = source_files(knobs)
