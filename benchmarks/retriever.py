@@ -245,7 +245,7 @@ def score_theirs(given: dict, name: str) -> None:
 def mine_ours(given: dict, _: str) -> None:
     from stages.kinds.retriever.mine import mined
     from stages.kinds.retriever.parts.keys import Keys
-    from stages.kinds.retriever.parts.vectors import Vectors
+    from stages.retrieval.vectors import Vectors
 
     wanted = {"by": "dense", "tasks": ["tool"], "max_length": LENGTH, "hits": HITS, "negatives": NEGATIVES}
     models = {"encoder": str(MINILM), "reranker": str(ROOT / "models/shipped/none")}

@@ -7,16 +7,14 @@ trained_last_turn: trained, given the last turn of a conversation alone.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from stages.core import layout
-from stages.core.files import read_object
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row
-from stages.kinds.retriever.parts.vectors import Vectors
+from stages.retrieval.vectors import Vectors, prompt_of
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
 
 PAIRS = (
@@ -67,11 +65,4 @@ class Systems:
         """float16 unit rows of the texts of a side, query or document, with the encoder's prompt for it."""
         folder = self.encoders[encoder]
         length = self.knobs.query_max_length if side == "query" else self.knobs.key_max_length
-        return self.kept.of(texts, folder, length, prompt(folder, task, side))
-
-
-def prompt(folder: str, task: str, side: str) -> str:
-    """Of the prompts of a sentence-transformers directory the task's own, else that of the side."""
-    config = Path(folder) / "config_sentence_transformers.json"
-    known = (read_object(config) if config.is_file() else {}).get("prompts") or {}
-    return known.get(f"{task}_{side}") or known.get(side) or ""
+        return self.kept.of(texts, folder, length, prompt_of(folder, side, task))

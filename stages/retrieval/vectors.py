@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from stages.core import layout
+from stages.core.files import read_object
 from stages.core.hashing import sha256_json
 from stages.retrieval.encoders import embeddings, fingerprint, finished, load
 from stages.retrieval.knobs import Encoder
@@ -28,3 +30,13 @@ class Vectors:
         path = layout.SCRATCH / "vectors" / f"{sha256_json([self.fingerprint(knobs), texts])}.npy"
         made = finished(path)
         return embeddings(self.load(knobs), texts, "observed", path) if made is None else made
+
+
+def prompt_of(folder: str, side: str, task: str = "qa") -> str:
+    """Of the prompts of a sentence-transformers directory the task's own, else that of the side.
+
+    side: query or document. What trained it put this before each text.
+    """
+    config = Path(folder) / "config_sentence_transformers.json"
+    known = (read_object(config) if config.is_file() else {}).get("prompts") or {}
+    return known.get(f"{task}_{side}") or known.get(side) or ""

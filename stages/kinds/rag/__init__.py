@@ -1,0 +1,68 @@
+"""The kind rag: a small model that answers questions from passages, and how good its answers are."""
+
+import re
+
+from stages.kinds.kind import COMPOSED, Blocks, Kind
+from stages.kinds.rag.knobs import STAGES
+
+STUDENT = re.compile("models/([^/]+)/hf")
+# What makes a student of this kind, in order.
+TAUGHT_BY = (
+    "passages",
+    "passages_embedded",
+    "retrieved",
+    "convert_rag",
+    "tokenize",
+    "finetune",
+    "merge",
+    "export",
+)
+MAKERS = ("passages", "passages_embedded")
+
+
+def before(dataset: str, blocks: Blocks) -> list[str]:
+    """The documents that its passages are made of, and all of the student that it is compared with."""
+    of = blocks["passages_embedded"].get(dataset, {}).get("of")
+    targets = [f"corpus@{of}"] if of in blocks["corpus"] else []
+    beside = STUDENT.fullmatch(str(blocks["answer"].get(dataset, {}).get("beside", "")))
+    if beside and beside[1] != dataset:
+        other = beside[1]
+        targets += before(other, blocks)
+        targets += [f"{stage}@{other}" for stage in TAUGHT_BY if other in blocks[stage]]
+    return targets
+
+
+def problem(blocks: Blocks) -> str | None:
+    """What a block names that no other block makes."""
+    for dataset, knobs in sorted(blocks["passages_embedded"].items()):
+        if "of" in knobs and knobs["of"] not in blocks["corpus"]:
+            return f"passages_embedded.{dataset}.of: corpus has no block '{knobs['of']}'"
+    for stage in ("retrieved", "convert_rag", "answer", "evaluate_rag"):
+        for dataset in sorted(blocks[stage]):
+            if not any(dataset in blocks[maker] for maker in MAKERS):
+                return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"
+    return None
+
+
+def summary(figures: dict[str, dict]) -> list[str]:
+    """A line for each system and context: F1 and ROUGE-L of its answers."""
+    lines = []
+    for name, contexts in figures.get("rag", {}).items():
+        if name in ("differences", "people"):
+            continue
+        for context, own in contexts.items():
+            told = ", ".join(f"{m} {own[m]['mean']:.3f}" for m in ("f1", "rouge_l") if own.get(m))
+            lines.append(f"{name}, {context} passages: {told}")
+    return [*lines, COMPOSED] if "people" in figures.get("rag", {}) else lines
+
+
+KIND = Kind(
+    name="rag",
+    stages=STAGES,
+    report="stages.kinds.rag.report",
+    rows="stages.kinds.rag.parts.any_rows",
+    serving="stages.kinds.rag.parts.asking",
+    summary=summary,
+    before=before,
+    problem=problem,
+)

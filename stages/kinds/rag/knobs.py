@@ -1,0 +1,106 @@
+"""The stages of the kind rag and every knob of theirs. Light.
+
+docs/kinds/rag.md has the table of LocalRQA's flags and these knobs.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.core.stage import Knobs, Stage
+from stages.engines.protocol import Decoding
+
+
+class Chunks(Knobs):
+    tokenizer: str = Field(
+        description="model directory whose tokens measure a passage, like models/base/smol"
+    )
+    chunk: int = Field(400, gt=0, description="most tokens of a passage")
+    overlap: int = Field(50, ge=0, description="tokens that a passage repeats of the one before")
+    eval_rows: str = Field(
+        description="file of people's questions {question, answer, document_id}; empty if there are none"
+    )
+
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        if self.overlap >= self.chunk:
+            raise ValueError("expected overlap to be less than chunk")
+        return self
+
+
+class PassagesKnobs(Chunks):
+    path: str = Field(description="a folder: LocalRQA's files, or documents.* and questions.*")
+    documents: str = Field(
+        "docs.* documents.*", description="file or glob of the documents; the first that is there"
+    )
+    val_share: float = Field(0.1, ge=0, lt=0.5, description="of questions, where no file is of validation")
+    test_share: float = Field(0.15, gt=0, lt=0.5, description="of questions, where no file is of test")
+
+
+class PassagesEmbeddedKnobs(Chunks):
+    of: str = Field(description="dataset whose documents, API pages, are cut into passages and asked about")
+    train: int = Field(
+        600, gt=0, description="questions to learn from, of different pages, lowest hash first"
+    )
+    val: int = Field(60, gt=0, description="questions to choose settings by")
+    test: int = Field(150, gt=0, description="held-out questions")
+
+
+class RetrievedKnobs(Knobs):
+    by: Literal["bm25", "dense", "hybrid"] = Field("hybrid", description="what ranks the passages")
+    encoder: str = Field(
+        description="sentence-transformers directory, like models/D/retriever; by bm25 models/shipped/none"
+    )
+    reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
+    depth: int = Field(10, gt=0, description="passages kept of a question, best first")
+    rerank: int = Field(20, gt=0, description="first passages that the reranker reads")
+    max_length: int = Field(128, gt=0, description="dense: tokens of a text")
+    bm25_weight: float = Field(0.5, ge=0, description="hybrid: weight of BM25's score beside the cosine's 1")
+
+
+class ConvertRagKnobs(Knobs):
+    base: str = Field(description="name of the base model, whose tokens are counted")
+    mode: Literal["sft", "swr"] = Field(
+        "swr", description="sft: gold passages; swr: gold passages, then retrieved ones"
+    )
+    retrieve: int = Field(3, gt=0, description="passages of a prompt, at training (swr) and when answering")
+    order: Literal["gold_first", "shuffled", "rank"] = Field("shuffled", description="of a prompt's passages")
+    gold: Literal["always", "when_retrieved", "share"] = Field(
+        "always", description="swr: is gold among them"
+    )
+    gold_share: float = Field(0.8, gt=0, le=1, description="gold share: of the rows that have it")
+    negatives: Literal["retrieved", "hard"] = Field(
+        "retrieved", description="hard: those that the data bring"
+    )
+    passage_length: int = Field(160, gt=0, description="tokens of a passage in a prompt")
+    max_length: int = Field(
+        1024, gt=1, description="tokens of prompt and answer: passages give way, the last first"
+    )
+    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is an error")
+    seed: int = Field(1, ge=0)
+
+
+class AnswerKnobs(Decoding):
+    base: str = Field(description="name of the base model, which answers beside its student")
+    beside: str = Field(
+        description="Hugging Face directory of another student to compare, or models/shipped/none"
+    )
+    limit: int = Field(0, ge=0, description="questions of each set, lowest hash first; 0: all")
+    latency_questions: int = Field(10, ge=0, description="questions asked one at a time, for latency")
+
+
+class EvaluateRagKnobs(Knobs):
+    cutoffs: list[int] = Field([1, 4], description="recall and nDCG among so many passages")
+    bootstrap: int = Field(1000, gt=0)
+    seed: int = Field(1, ge=0)
+
+
+PACKAGE = __package__
+STAGES = (
+    Stage("passages", PassagesKnobs, PACKAGE, reads_source=True),
+    Stage("passages_embedded", PassagesEmbeddedKnobs, PACKAGE, figures="passages"),
+    Stage("retrieved", RetrievedKnobs, PACKAGE),
+    Stage("convert_rag", ConvertRagKnobs, PACKAGE, figures="convert"),
+    Stage("answer", AnswerKnobs, PACKAGE),
+    Stage("evaluate_rag", EvaluateRagKnobs, PACKAGE),
+)

@@ -1,0 +1,94 @@
+"""The prompt of a question and its passages: the same for training, answering and serving.
+
+Nothing of question, history or answer is ever cut: passages give way, each to `passage_length` tokens first,
+then the last of them until the prompt fits.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stages.core import layout
+from stages.core.errors import UserError
+from stages.core.files import read_object
+from stages.core.prompts import Template, render
+from stages.core.stage import valid
+from stages.core.tokenizer import TextCodec
+from stages.kinds.rag import places
+from stages.kinds.rag.knobs import ConvertRagKnobs
+from stages.kinds.rag.parts.rows import Question
+
+
+class Prompt(NamedTuple):
+    """The text, and the ids of the passages that are in it, in order; how many of them were cut or left out."""
+
+    text: str
+    passages: list[str]
+    cut: int
+    dropped: int
+
+
+class Prompts:
+    """Makes prompts with the template of a dataset, counted in the tokens of a model."""
+
+    def __init__(self, template: Template, codec: TextCodec, knobs: ConvertRagKnobs):
+        self.template, self.codec, self.knobs = template, codec, knobs
+
+    def of(self, question: Mapping, passages: Sequence[Mapping]) -> Prompt:
+        """The prompt of a Question (`question`, and `history` if it has one) and its passages, in order.
+
+        Raises UserError where question and history alone leave no room for an answer.
+        """
+        room = self.knobs.max_length - self.knobs.answer_length
+        texts = [self._clipped(passage["text"], self.knobs.passage_length) for passage in passages]
+        while True:
+            shown = [{**passage, "text": text} for passage, text in zip(passages, texts, strict=False)]
+            text = self._rendered(question, shown)
+            over = len(self.codec.prompts([text])[0]) - room
+            if over <= 0:
+                cut = sum(one["text"] != whole["text"] for one, whole in zip(shown, passages, strict=False))
+                return Prompt(text, [one["id"] for one in shown], cut, len(passages) - len(texts))
+            if not texts:
+                raise UserError(
+                    f"question {question.get('id', '')!r}: its prompt without any passage is {over} tokens over "
+                    f"max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; raise "
+                    "max_length in the block convert_rag"
+                )
+            last = texts.pop()
+            left = len(self._ids(last)) - over - 4  # where pieces join, a token or two may be more
+            if left > 0:
+                texts.append(self._clipped(last, left))
+
+    def _rendered(self, question: Mapping, passages: list[dict]) -> str:
+        metadata = {"passages": passages, "history": question.get("history") or []}
+        return render(
+            self.template,
+            {
+                "id": question.get("id", ""),
+                "title": "",
+                "text": question["question"],
+                "metadata": metadata,
+                "split": "",
+            },
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self.codec.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _clipped(self, text: str, tokens: int) -> str:
+        encoding = self.codec.tokenizer.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= tokens:
+            return text
+        return text[: encoding.offsets[tokens][0]].rstrip()
+
+
+def prompts_of(dataset: str, model: Path) -> Prompts:
+    """As `convert_rag` made those that the students of `dataset` learnt from. Raises UserError."""
+    knobs = valid(ConvertRagKnobs, read_object(layout.litgpt_data(dataset) / places.CONTEXT), places.CONTEXT)
+    return Prompts(Template(layout.prompt(dataset, "student")), TextCodec(model), knobs)
+
+
+def gold_first(question: Question, found: Sequence[str], count: int) -> list[str]:
+    """Ids of gold passages, then of those found that are not gold, `count` in all or more gold ones."""
+    rest = [name for name in found if name not in question["gold"]]
+    return [*question["gold"], *rest[: max(0, count - len(question["gold"]))]]

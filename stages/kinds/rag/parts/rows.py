@@ -1,0 +1,108 @@
+"""Passages, questions about them, what a retriever finds, and answers: the rows that stages of rag pass on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
+
+from stages.core.files import iter_jsonl, verify_manifest
+from stages.kinds.rag import places
+
+Split = Literal["train", "val", "test", "people"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "people")  # people: for measuring only
+HELD_OUT: tuple[Split, ...] = ("test", "people")
+GOLD, RETRIEVED = "gold", "retrieved"  # which passages an answer was given from
+
+
+class Passage(TypedDict):
+    """A piece of a document. `start` and `end` are its place there in characters, `seq` its number, from 0.
+
+    `source` is the id, or address, of the document: passages of one are a cluster.
+    """
+
+    id: str
+    title: str
+    text: str
+    source: str
+    seq: int
+    start: int
+    end: int
+
+
+class Turn(TypedDict):
+    speaker: str
+    message: str
+
+
+class Question(TypedDict):
+    """A question, its reference answer, and the ids of the passages that hold it.
+
+    `hard` are ids of passages that the data say do not hold it. `source` is the document it is about.
+    """
+
+    id: str
+    question: str
+    answer: str
+    gold: list[str]
+    source: str
+    history: NotRequired[list[Turn]]
+    hard: NotRequired[list[str]]
+
+
+class Found(TypedDict):
+    """What a retriever finds for the question of this id, best first."""
+
+    id: str
+    passages: list[str]
+    scores: list[float]
+
+
+class Answer(TypedDict):
+    """A system's answer. `passages` are those of its prompt, in their order there; `scores` the retriever's.
+
+    The times, in milliseconds, are those of a question asked alone; None for questions asked together.
+    """
+
+    id: str
+    split: Split
+    system: str
+    context: str
+    question: str
+    answer: str
+    passages: list[str]
+    scores: list[float]
+    retrieve_ms: float | None
+    generate_ms: float | None
+    tokens: int
+    finish_reason: str
+
+
+def read_passages(dataset: str) -> dict[str, Passage]:
+    """The passages by id, in the order of the file. Raises UserError."""
+    folder = places.passages(dataset)
+    verify_manifest(folder)
+    fields = tuple(Passage.__annotations__)
+    return {row["id"]: row for row in iter_jsonl(folder / "passages.jsonl", fields)}
+
+
+def read_questions(dataset: str, split: Split) -> list[Question]:
+    path = places.passages(dataset) / f"{split}.jsonl"
+    return list(iter_jsonl(path, ("id", "question", "answer", "gold", "source")))
+
+
+def read_found(dataset: str, split: Split) -> dict[str, Found]:
+    """By the id of the question."""
+    path = places.retrieved(dataset) / f"{split}.jsonl"
+    return {row["id"]: row for row in iter_jsonl(path, ("id", "passages", "scores"))}
+
+
+def read_answers(path: Path) -> Iterator[Answer]:
+    return iter_jsonl(path, ("id", "split", "system", "context", "question", "answer", "passages"))
+
+
+def titled(passage: Mapping) -> str:
+    """A passage as retrievers read it."""
+    return f"{passage['title']}\n{passage['text']}"
+
+
+def texts_of(passages: Mapping[str, Passage], ids: Sequence[str]) -> list[str]:
+    return [passages[name]["text"] for name in ids]

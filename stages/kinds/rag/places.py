@@ -1,0 +1,25 @@
+"""Where the data of this kind lie, beside what stages.core.layout says of all datasets."""
+
+from pathlib import Path
+
+CONTEXT = "context.json"  # in layout.litgpt_data: how prompts were made, so that answering makes them alike
+
+
+def passages(dataset: str) -> Path:
+    """passages.jsonl and the questions, {train,val,test,people}.jsonl (parts/rows.py)."""
+    return Path("data") / dataset / "passages"
+
+
+def retrieved(dataset: str) -> Path:
+    """What the retriever finds for each question, {train,val,test,people}.jsonl."""
+    return Path("data") / dataset / "retrieved"
+
+
+def answers(dataset: str) -> Path:
+    """The student's answers from retrieved passages."""
+    return Path("data") / dataset / "answers.jsonl"
+
+
+def compared(dataset: str) -> Path:
+    """Answers of the other systems, and from gold passages."""
+    return Path("data") / dataset / "answers_compared.jsonl"
