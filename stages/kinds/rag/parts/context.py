@@ -20,7 +20,7 @@ from stages.kinds.rag.parts.rows import Question
 
 
 class Prompt(NamedTuple):
-    """The text, and the ids of the passages that are in it, in order; how many of them were cut or left out."""
+    """The text, the ids of the passages in it, in order, and how many were cut or left out."""
 
     text: str
     passages: list[str]
@@ -50,9 +50,9 @@ class Prompts:
                 return Prompt(text, [one["id"] for one in shown], cut, len(passages) - len(texts))
             if not texts:
                 raise UserError(
-                    f"question {question.get('id', '')!r}: its prompt without any passage is {over} tokens over "
-                    f"max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; raise "
-                    "max_length in the block convert_rag"
+                    f"question {question.get('id', '')!r}: without any passage its prompt is {over} tokens more than "
+                    f"max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; "
+                    "raise max_length in the block convert_rag"
                 )
             last = texts.pop()
             left = len(self._ids(last)) - over - 4  # where pieces join, a token or two may be more

@@ -1,4 +1,4 @@
-"""Passages, questions about them, what a retriever finds, and answers: the rows that stages of rag pass on."""
+"""The rows that stages of rag pass on: passages, questions, what a retriever finds, and answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
