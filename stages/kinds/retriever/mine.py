@@ -16,11 +16,11 @@ from stages.kinds.retriever.knobs import MineKnobs
 from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.mining import Scores, mine, own_candidates
 from stages.kinds.retriever.parts.rows import Row, read_tasks, write_tasks
-from stages.retrieval.vectors import Vectors
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import MODEL, method_of
 from stages.retrieval.neighbours import exact_scores
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, pair_scores
+from stages.retrieval.vectors import Vectors
 
 
 def run(dataset: str, knobs: MineKnobs) -> dict:

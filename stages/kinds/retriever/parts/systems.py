@@ -14,8 +14,8 @@ from stages.core import layout
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.rows import Row
-from stages.retrieval.vectors import Vectors, prompt_of
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
+from stages.retrieval.vectors import Vectors, prompt_of
 
 PAIRS = (
     ("trained", "base"),
