@@ -54,8 +54,8 @@ def run(dataset: str, knobs: ConvertRagKnobs) -> dict:
         files["rejects.jsonl"] = rejected.total()
         if not accepted["train"]:
             raise UserError(
-                f"convert_rag.{dataset}: no row to train with: all answers have more than {knobs.answer_length} "
-                "tokens; raise answer_length"
+                f"convert_rag.{dataset}: no row to train with: all answers have more than "
+                f"{knobs.answer_length} tokens; raise answer_length"
             )
         write_json(target / places.CONTEXT, knobs.model_dump())
     return {"accepted": dict(accepted), "rejected": dict(rejected), **counts}

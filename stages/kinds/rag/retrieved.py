@@ -1,10 +1,12 @@
 """Retrieve passages for all questions of a dataset, once: for training rows, answers and measures alike.
 
-Reads data/DATASET/passages/, ENCODER and RERANKER. Writes data/DATASET/retrieved/: {train,val,test,people}.jsonl,
-of each question the ids and scores of its best `depth` passages of the whole corpus, and a manifest.
+Reads data/DATASET/passages/, ENCODER and RERANKER. Writes data/DATASET/retrieved/: of each question in
+{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus, and a
+manifest.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_jsonl
@@ -26,25 +28,29 @@ def run(dataset: str, knobs: RetrievedKnobs) -> dict:
         )
     questions = {split: read_questions(dataset, split) for split in SPLITS}
     rows = [row for own in questions.values() for row in own]
-    hits = iter(Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth))
-    figures, counts, empty = {}, {}, 0
+    hits = Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth)
+    all_found = [
+        Found(id=row["id"], passages=own[0], scores=own[1]) for row, own in zip(rows, hits, strict=True)
+    ]
+    if not any(found["passages"] for found in all_found):
+        raise UserError(
+            f"retrieved.{dataset}: no question finds any passage; are questions and passages in one "
+            "language? Then set `by: dense` and an encoder that knows it"
+        )
+    figures, counts, left = {}, {}, iter(all_found)
     with atomic_directory(places.retrieved(dataset), "retrieved", counts) as folder:
         for split, own in questions.items():
-            found = [
-                Found(id=row["id"], passages=ids, scores=scores) for row, (ids, scores) in zip(own, hits)
-            ]
+            found = list(islice(left, len(own)))
             counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", found)
             figures[split] = measured(own, found, passages)
-            empty += sum(not one["passages"] for one in found)
-        if empty == len(rows):
-            raise UserError(
-                f"retrieved.{dataset}: no question finds any passage; are questions and passages in one "
-                "language? Then set `by: dense` and an encoder that knows it"
-            )
     for split, own in figures.items():
         told = ", ".join(f"recall@{k} {own[f'recall@{k}']:.3f}" for k in CUTOFFS if own["questions"])
         say(f"retrieved {dataset}: {split}: {own['questions']:,} questions; {told}")
-    return {"passages": len(passages), "without_passages": empty, **figures}
+    return {
+        "passages": len(passages),
+        "without_passages": sum(not found["passages"] for found in all_found),
+        **figures,
+    }
 
 
 def measured(questions: Sequence[Question], found: Sequence[Found], passages: Mapping[str, Passage]) -> dict:

@@ -76,7 +76,7 @@ class Cutter:
         return limit
 
     def _next(self, text: str, places: list[int], start: int, end: int) -> int:
-        """Where the piece after text[start:end] begins: at the first sentence, else word, that may be repeated."""
+        """Where the piece after text[start:end] begins: at the first line, else sentence, else word."""
         earliest = places[max(0, bisect_left(places, end) - self.overlap)] if self.overlap else end
         if earliest <= start:
             return end

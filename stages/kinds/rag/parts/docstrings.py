@@ -8,12 +8,12 @@ nothing of old ones.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from stages.core.hashing import stable_integer, stable_unit
 from stages.core.records import Document
-from stages.core.text import clip_words, count_words
+from stages.core.text import count_words
 
 SECTIONS = (
     "Parameters|Other Parameters|Attributes|Returns|Yields|Raises|Warns|Notes|Methods|See also|Examples?|"
@@ -21,16 +21,14 @@ SECTIONS = (
 )
 HEADING = re.compile(rf"(?:\A|\n\n)({SECTIONS})(?:\n\n|\Z)")
 ENTRY = re.compile(r"^\*{0,2}([A-Za-z_][\w.]*(?:, ?\*{0,2}\w+)*) ?: (\S.*)$", re.M)
-ERROR = re.compile(
-    r"^(?:\w+\.)*([A-Z]\w*(?:Error|Exception|Warning|NotImplemented|NotFound|Unfeasible|Path|\w*))(?: ?:)?(?: (.+))?$",
-    re.M,
-)
+ERROR = re.compile(r"^((?:\w+\.)*[A-Z]\w+)(?: ?:(?: (.+))?)?$", re.M)
 SENTENCE = re.compile(
     r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!cf\.)(?<!vs\.)\s+(?=[A-Z\[\"'`(])|\n\s*\n"
 )
 DEFAULT = re.compile(r"\bdefault(?:s to|\s?=\s?|: ?| is | )\s*('[^']*'|\"[^\"]*\"|\([^)]*\)|[^\s,;)]+)", re.I)
 CONDITION = re.compile(r"(?:If|When) ([^,.]{8,90}), (.{12,})", re.S)
 POINTER = re.compile(r"\b(?:instead|equivalent to|same as|similar to|differs from|deprecated)\b")
+UNFINISHED = re.compile(r"\b(?:a|an|and|as|at|by|from|in|of|on|or|see|the|to|with)[.,:;)]*$", re.I)
 HOW = re.compile(r"\b(?:algorithm|complexity|method of|based on|implementation|formula)\b", re.I)
 PROPER = {
     "numpy": "NumPy",
@@ -48,13 +46,14 @@ VERBS = frozenset(
     import indicate infer initialize insert integrate interpolate invert iterate join label learn limit list
     load locate make map mark mask match measure merge minimize modify move multiply normalize obtain open
     pack parse partition perform permute pickle place plot predict prepare print process produce project
-    provide put raise random read rearrange reconstruct reduce register remove rename render repeat replace
+    provide put raise read rearrange reconstruct reduce register remove rename render repeat replace
     represent resample reset reshape restore retrieve return reverse roll rotate round run sample save scale
     score search select set shift show shuffle simulate solve sort specify split stack store subtract sum
     swap switch take test transform translate trim truncate try turn unpack update use validate verify wrap
     write yield""".split()
 )
-SHORTEST, LONGEST = 3, 60  # words of an answer
+SHORTEST, LONGEST = 8, 60  # words of an answer
+WEIGHTS = {"condition": 3, "parameter": 2, "returns": 2, "raises": 2, "how": 2, "which": 0.7, "takes": 0.5}
 WORDINGS: dict[str, tuple[str, ...]] = {
     "summary": (
         "What does {page} do?",
@@ -72,10 +71,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What does {page} describe?",
     ),
     "which": (
-        "Which {noun} in {package} {does}?",
-        "Which {package} {noun} {does}?",
-        "In {package}, what {noun} {does}?",
-        "Is there a {noun} in {package} that {does}?",
+        "Which {noun} in {package} {entry}?",
+        "Which {package} {noun} {entry}?",
+        "In {package}, what {noun} {entry}?",
+        "Is there a {noun} in {package} that {entry}?",
     ),
     "parameter": (
         "What does the {entry} parameter of {page} do?",
@@ -97,7 +96,12 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What happens in {page} if {entry} is not given?",
         "Which value does {entry} have by default in {page}?",
         "What default does {page} use for {entry}?",
-        "What is the default value of {page}'s {entry}?",
+        "What is the default value of {entry} in {page}?",
+    ),
+    "both": (
+        "What does {entry} do in {page}, and what is its default?",
+        "What does {entry} mean in {page} and which value does it have by default?",
+        "In {page}, what is {entry} and what does it default to?",
     ),
     "returns": (
         "What does {page} return?",
@@ -110,8 +114,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "raises": (
         "When does {page} raise {entry}?",
         "When is {entry} raised by {page}?",
-        "What makes {page} raise a {entry}?",
-        "What causes a {entry} in {page}?",
+        "What makes {page} raise {entry}?",
+        "What causes {entry} in {page}?",
         "Under which condition does {page} throw {entry}?",
     ),
     "condition": (
@@ -142,6 +146,14 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+class Candidate(NamedTuple):
+    """A sort of WORDINGS, the `entry` that it names, an answer, which may be empty."""
+
+    sort: str
+    entry: str
+    answer: str
+
+
 class Asked(NamedTuple):
     """A question about a page and its answer."""
 
@@ -162,15 +174,15 @@ class Names:
         return [f"{package} {'.'.join(rest[-count:])}" for count in (1, 2) if len(rest) > count - 1]
 
     def of(self, document: Document) -> list[str]:
-        """The forms, the most usual twice."""
-        dotted, forms = document["id"], [document["id"], document["id"]]
+        """The forms; the whole name is the most usual."""
+        forms = [document["id"]] * 2
         for short in self._short(document):
             package, name = short.split(" ")
-            if self.shared[short] == 1 and package != name:
+            if self.shared[short] == 1 and len(name) > 4:  # names like `min` say little
                 proper = PROPER.get(package, package)
                 own = f"{name} of {proper}" if "." in name else f"{proper}'s {name}"
-                forms += [f"{package}.{name}", f"{name} in {proper}", own, f"{proper} {name}"]
-        return [form for form in forms if form] or [dotted]
+                forms += [f"{name} in {proper}", own, f"{proper} {name}"]
+        return forms
 
 
 def sections(text: str) -> dict[str, str]:
@@ -195,14 +207,21 @@ def with_bodies(heads: Sequence[re.Match[str]], text: str) -> Iterator[tuple[re.
         yield head, text[head.end() : end].strip()
 
 
-def sentences(text: str, most: int = 2) -> str:
-    """The first sentences of a text, in a line: `most`, fewer where they would be more than LONGEST words."""
+def one_line(text: str) -> str:
+    """A text in a line, without the blanks that markup left before points and commas."""
+    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
+
+
+def sentences(text: str, enough: int = 20) -> str:
+    """The first sentences of a text, in a line, until they are `enough` words; of LONGEST at most."""
     told = ""
-    for sentence in [part for part in SENTENCE.split(text.strip()) if part.strip()][:most]:
-        longer = " ".join(f"{told} {sentence}".split())
+    for sentence in SENTENCE.split(text.strip()):
+        longer = one_line(f"{told} {sentence}")
         if count_words(longer) > LONGEST:
             break
         told = longer
+        if count_words(told) >= enough:
+            break
     return told if not told or told[-1] in ".!?" else f"{told.rstrip(':;,')}."
 
 
@@ -218,80 +237,95 @@ def third_person(summary: str) -> str:
     return f"{verb} {rest}"
 
 
-def asked_of(document: Document) -> Iterator[tuple[str, dict[str, str], str]]:
-    """(sort of question, what its wording names, answer) for all that can be asked about a page."""
+def asked_of(document: Document) -> Iterator[Candidate]:
+    """All that can be asked about a page."""
     parts = sections(document["text"])
-    summary = sentences(parts[""].split("\n\n")[0])
-    does, kind = third_person(summary), document["metadata"].get("kind", "function")
-    if summary:
-        yield ("summary" if does else "thing"), {}, f"It {does}" if does else summary
-        if does and kind != "property" and count_words(does) <= 25 and SENTENCE.search(summary) is None:
-            yield "which", {"does": does.rstrip(". ")}, f"{document['id']} {does}"
-    names = []
+    yield from of_summary(document, sentences(parts[""].split("\n\n")[0]))
     for heading in ("Parameters", "Other Parameters", "Attributes"):
         for name, form, told in entries(parts.get(heading, "")):
-            names += [name] if heading == "Parameters" else []
-            answer = sentences(told)
-            if answer:
-                yield ("attribute" if heading == "Attributes" else "parameter"), {"entry": name}, answer
-            default = DEFAULT.search(form) or DEFAULT.search(told)
-            if default and "," not in name and heading != "Attributes":
-                value = default[1].rstrip(".:")
-                yield (
-                    "default",
-                    {"entry": name},
-                    f"The default of {name} is {value}. {sentences(told, 1)}".strip(),
-                )
+            yield from of_entry(heading, name, f"{form}\n{told}", told)
+    names = [name for name, _, _ in entries(parts.get("Parameters", ""))]
     if 1 < len(names) < 8:
-        yield "takes", {}, f"It takes {', '.join(names[:-1])} and {names[-1]}."
+        yield Candidate("takes", "", f"It takes {', '.join(names[:-1])} and {names[-1]}.")
     for heading in ("Returns", "Yields"):
         body = parts.get(heading, "")
         told = " ".join(part for _, _, part in entries(body)) or body.partition("\n")[2]
-        if answer := sentences(told):
-            yield "returns", {}, answer
-    for name, answer in raised(parts.get("Raises", "")):
-        yield "raises", {"entry": name}, answer
+        yield Candidate("returns", "", sentences(told))
+    yield from of_errors(parts.get("Raises", ""))
     for heading in ("", "Parameters", "Returns", "Notes"):
-        for sentence in SENTENCE.split(parts.get(heading, "")):
-            line = " ".join(sentence.split())
-            if " : " in line or not line.endswith("."):
-                continue  # holds the head of an entry, or was cut by markup
-            if found := CONDITION.fullmatch(line):
-                yield "condition", {"entry": found[1]}, line
-            elif heading != "Parameters" and POINTER.search(line):
-                yield "pointer", {}, line
-            elif heading == "Notes" and HOW.search(line):
-                yield "how", {}, line
+        yield from of_sentences(heading, parts.get(heading, ""))
 
 
-def raised(body: str) -> Iterator[tuple[str, str]]:
-    """(error, when it is raised) of each entry under Raises."""
-    heads = [head for head in ERROR.finditer(body) if head[2] is None or head[0].count(":")]
-    for head, told in with_bodies(heads, body):
+def of_summary(document: Document, summary: str) -> Iterator[Candidate]:
+    does, kind = third_person(summary), document["metadata"].get("kind", "function")
+    sort = "summary" if does or kind == "function" else "thing"
+    yield Candidate(sort, "", f"It {does}" if does else summary)
+    if does and kind != "property" and count_words(does) <= 25 and not SENTENCE.search(summary):
+        yield Candidate("which", does.rstrip(". "), f"{document['id']} {does}")
+
+
+def of_entry(heading: str, name: str, whole: str, told: str) -> Iterator[Candidate]:
+    """Of a parameter or an attribute; `whole` is its description, `told`, after its type."""
+    if heading == "Attributes":
+        yield Candidate("attribute", name, sentences(told))
+        return
+    yield Candidate("parameter", name, sentences(told))
+    default = DEFAULT.search(whole)
+    if default and "," not in name:
+        value = default[1].rstrip(".:")
+        meant = sentences(told, 1)
+        yield Candidate("default", name, f"The default of {name} is {value}. {meant}")
+        if not DEFAULT.search(meant):
+            yield Candidate("both", name, f"{meant} The default is {value}.")
+
+
+def of_sentences(heading: str, text: str) -> Iterator[Candidate]:
+    """Of single sentences of a section that say when, instead of what, or how."""
+    for sentence in SENTENCE.split(text):
+        line = one_line(sentence)
+        if " : " in line or not line.endswith("."):
+            continue  # holds the head of an entry, or was cut by markup
+        found = CONDITION.fullmatch(line)
+        if found and count_words(found[1]) > 2:
+            yield Candidate("condition", found[1], line)
+        elif heading != "Parameters" and POINTER.search(line):
+            yield Candidate("pointer", "", line)
+        elif heading == "Notes" and HOW.search(line):
+            yield Candidate("how", "", line)
+
+
+def of_errors(body: str) -> Iterator[Candidate]:
+    for head, told in with_bodies(list(ERROR.finditer(body)), body):
         answer = sentences(head[2] or told, 1)
         if re.match(r"(If|When|For|In case|Unless|Raised)\b", answer):
             begin = answer.removeprefix("Raised ")
             answer = f"{head[1]} is raised {begin[0].lower()}{begin[1:]}"
-        if answer:
-            yield head[1], answer
+        yield Candidate("raises", head[1], answer)
+
+
+def usable(answer: str) -> bool:
+    """Of a fitting length, with a beginning and, where markup took a reference away, an end?"""
+    fits = SHORTEST <= count_words(answer) <= LONGEST
+    return fits and answer[0].isalnum() and not UNFINISHED.search(answer)
 
 
 def question_of(document: Document, names: Names) -> Asked | None:
-    """The question of a page: of all sorts that it allows that with the lowest hash; None for none."""
-    by_sort: dict[str, list[tuple[dict[str, str], str]]] = {}
-    for sort, named, answer in asked_of(document):
-        if SHORTEST <= count_words(answer) <= LONGEST and clip_words(answer, 1)[0].isalnum():
-            by_sort.setdefault(sort, []).append((named, answer))
+    """The question of a page: one of the sorts that it allows, by hash and weight; None for none."""
+    by_sort: dict[str, list[Candidate]] = {}
+    for one in asked_of(document):
+        if usable(one.answer):
+            by_sort.setdefault(one.sort, []).append(one)
     if not by_sort:
         return None
     key = document["id"]
-    sort = min(by_sort, key=lambda name: stable_unit("sort", key, name))
-    named, answer = min(by_sort[sort], key=lambda own: stable_unit("entry", key, sort, own[0]))
-    forms, wordings = names.of(document), WORDINGS[sort]
-    fields: Mapping[str, str] = {
-        "page": forms[stable_integer("name", key, sort) % len(forms)],
-        "package": PROPER.get(key.split(".")[0], key.split(".")[0]),
-        "noun": document["metadata"].get("kind", "function"),
-        **named,
-    }
-    return Asked(wordings[stable_integer("wording", key, sort) % len(wordings)].format_map(fields), answer)
+    # Efraimidis and Spirakis 2006: the largest u^(1/weight) is a sample by weight.
+    sort = max(by_sort, key=lambda name: stable_unit("sort", key, name) ** (1 / WEIGHTS.get(name, 1)))
+    chosen = min(by_sort[sort], key=lambda one: stable_unit("entry", key, sort, one.entry))
+    forms, wordings, package = names.of(document), WORDINGS[sort], key.split(".")[0]
+    question = wordings[stable_integer("wording", key, sort) % len(wordings)].format(
+        page=forms[stable_integer("name", key, sort) % len(forms)],
+        package=PROPER.get(package, package),
+        noun=document["metadata"].get("kind", "function"),
+        entry=chosen.entry,
+    )
+    return Asked(question, chosen.answer)
