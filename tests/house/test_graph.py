@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.helpers.teacher_server import Teacher
-from tests.helpers.workspace import NO_NETWORK, Workspace, ran
+from tests.helpers.workspace import NO_NETWORK, PRICES, Workspace, ran
 
 pytestmark = pytest.mark.slow
 KEY = {"TEACHER_KEY": "sk-test"}
@@ -76,6 +77,21 @@ def test_a_change_of_code_makes_stale_what_imports_it(project):
 
 def test_nothing_changed_nothing_runs(built):
     assert built.repro() == []
+
+
+def test_a_price_of_another_model_makes_nothing_stale(project, teacher):
+    """Of a dataset that asks one model, only the note of its price is looked at again."""
+    asked = [f"{stage}@{name}" for name in ("alpha", "beta") for stage in ("price", "prompt", "collect")]
+    file, calls = project.directory / "params.yaml", teacher.calls
+    prices = {**PRICES, "models": {**PRICES["models"], "gpt-4.1": {"input": 2, "output": 8}}}
+    blocks = YAML(typ="safe").load(file) | {"prices": prices}
+    with open(file, "w") as stream:
+        YAML(typ="safe").dump(blocks, stream)
+    assert project.repro("-s", *asked) == ["price@alpha", "price@beta"]
+    prices["models"]["embedded"]["input"] = 1
+    with open(file, "w") as stream:
+        YAML(typ="safe").dump(blocks, stream)
+    assert project.repro("-s", *asked, **KEY) == asked and teacher.calls == calls
 
 
 def test_metrics_and_plots_show(built):
