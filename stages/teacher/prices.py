@@ -98,7 +98,7 @@ def price_table(block: object, where: str) -> PriceTable:
 
 
 def price_of(model: str) -> Price | None:
-    """The price of `model` in params.yaml, or None where that names none. Raises UserError for a bad block."""
+    """The price of `model` in params.yaml, None where it names none. Raises UserError for a bad block."""
     if not layout.PARAMS.is_file():
         return None
     block = read_yaml(layout.PARAMS).get(PRICES)

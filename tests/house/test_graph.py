@@ -88,7 +88,7 @@ def test_a_price_of_another_model_makes_nothing_stale(project, teacher):
     with open(file, "w") as stream:
         YAML(typ="safe").dump(blocks, stream)
     assert project.repro("-s", *asked) == ["price@alpha", "price@beta"]
-    prices["models"]["embedded"]["input"] = 1
+    prices["models"]["embedded"] = {"input": 1, "output": 0}
     with open(file, "w") as stream:
         YAML(typ="safe").dump(blocks, stream)
     assert project.repro("-s", *asked, **KEY) == asked and teacher.calls == calls
