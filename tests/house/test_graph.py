@@ -153,7 +153,7 @@ def test_knobs_of_one_dataset_leave_the_other_alone(project):
     assert set(stale) >= {f"{stage}@alpha" for stage in changes}
     assert not [name for name in stale if not name.endswith("@alpha")]
     assert project.repro("tokenize", **KEY) == [
-        f"{s}@alpha" for s in ("corpus", "prompt", "collect", "convert", "tokenize")
+        f"{s}@alpha" for s in ("corpus", "price", "prompt", "collect", "convert", "tokenize")
     ]
 
 
