@@ -8,17 +8,16 @@ import pytest
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import read_jsonl, write_json, write_jsonl, write_manifest
+from stages.core.files import read_json, read_jsonl, write_json, write_jsonl, write_manifest
 from stages.engines.protocol import Generation
 from stages.kinds.rag import answer as stage
-from stages.kinds.rag import places
-from stages.kinds.rag.knobs import AnswerKnobs
+from stages.kinds.rag import convert_rag, places
+from stages.kinds.rag.knobs import AnswerKnobs, ConvertRagKnobs
 from stages.kinds.rag.parts import answering
 from stages.kinds.rag.parts.context import prompts_of
-from stages.kinds.rag.parts.rows import read_passages, read_questions
 from stages.knobs import TokenizeKnobs
 from stages.tokenize import run as tokenize
-from tests.helpers.rag_student import NONE, TOPICS, found, make_project
+from tests.helpers.rag_student import NONE, SETTINGS, TOPICS, found, make_project
 
 BESIDE = str(layout.model("e", "hf"))
 
@@ -111,13 +110,9 @@ def test_a_prompt_and_the_gold_answer_are_the_tokens_of_training(saying, with_te
         for model in (layout.base_model("b"), layout.model("d", "hf")):
             (model / "chat_template.jinja").unlink()
             write_manifest(model, "test", {})
-    passages, prompts, rows = read_passages("d"), prompts_of("d", layout.base_model("b")), []
-    for question in read_questions("d", "test"):
-        hits = [passages[name] for name in found(question["source"])[: prompts.knobs.retrieve]]
-        text = prompts.of(question, hits).text
-        rows.append({"id": question["id"], "instruction": text, "output": question["answer"]})
-    for split in ("train", "val"):
-        write_json(layout.litgpt_data("d") / f"{split}.json", rows)
+    convert_rag.run("d", ConvertRagKnobs(**SETTINGS, order="rank"))
+    rows = read_json(layout.litgpt_data("d") / "test.json")  # questions that are not in training, to compare
+    write_json(layout.litgpt_data("d") / "train.json", rows)
     tokenize("d", TokenizeKnobs(base="b", max_length=200))
     ids, labels, offsets = (
         np.load(layout.tokens("d") / f"train.{name}.npy") for name in ("ids", "labels", "offsets")
@@ -156,8 +151,7 @@ def spoil_found(change):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda: spoil_found(lambda rows: rows.pop()), "no passage was found for the question"),
-        (lambda: spoil_found(lambda rows: rows[1].update(passages=[], scores=[])), "'test-median'"),
+        (lambda: spoil_found(lambda rows: rows.pop()), "no row of the question 'test-graph'"),
         (lambda: spoil_found(lambda rows: rows[0]["passages"].insert(0, "nowhere")), "'nowhere'"),
         (lambda: shutil.rmtree(layout.model("d", "hf")), "models/d/hf: no config.json"),
         (lambda: (places.retrieved("d") / "retriever.json").unlink(), "retriever.json: no such file"),
@@ -170,6 +164,14 @@ def test_what_is_missing_is_told_in_a_line(saying, spoil, message):
     with pytest.raises(UserError, match=message) as caught:
         stage.run("d", knobs())
     assert "\n" not in str(caught.value) and not places.answers("d").exists()
+
+
+def test_a_question_that_shares_no_word_is_asked_without_passages(saying):
+    make_project()
+    spoil_found(lambda rows: rows[1].update(passages=[], scores=[]))
+    metrics, _ = stage.run("d", knobs(latency_questions=10))
+    (row,) = [row for row in written()[0] if row["id"] == "test-median"]
+    assert metrics["nothing_retrieved"] == 1 and row["passages"] == row["scores"] == []
 
 
 def test_no_question_at_all_and_a_longer_answer_than_fits(saying):

@@ -50,17 +50,17 @@ class Asked(NamedTuple):
 def held_out(dataset: str, passages: Mapping[str, Passage], retrieve: int, limit: int) -> list[Asked]:
     """The questions by their order, `limit` of each set or all; the first `retrieve` passages found for each.
 
-    Raises UserError where there are none, for one that nothing was found for, and for a passage that is none.
+    Raises UserError where there are none, for one that was not looked up, and for a passage that is none.
     """
     chosen = []
     for split in HELD_OUT:
         found, own = read_found(dataset, split), []
         for question in read_questions(dataset, split):
             hits = found.get(question["id"])
-            if not hits or not hits["passages"]:
+            if hits is None:
                 raise UserError(
-                    f"{places.retrieved(dataset) / split}.jsonl: no passage was found for the question "
-                    f"{question['id']!r}; retrieve by hybrid or dense, or take the question out"
+                    f"{places.retrieved(dataset) / split}.jsonl: no row of the question {question['id']!r}; "
+                    "run `dvc repro`"
                 )
             contexts = {GOLD: question["gold"], RETRIEVED: hits["passages"][:retrieve]}
             for name in (name for names in contexts.values() for name in names if name not in passages):
@@ -150,7 +150,7 @@ class System:
         texts, milliseconds = [], []
         for one in [*asked[:1], *asked]:
             begun = perf_counter()
-            retriever.find([one.question["question"]], len(one.contexts[RETRIEVED]))
+            retriever.find([one.question["question"]], self.prompts.knobs.retrieve)
             milliseconds.append(round(1000 * (perf_counter() - begun), 2))
         for one in asked:
             hits = [passages[name] for name in one.contexts[RETRIEVED]]
