@@ -68,7 +68,7 @@ def read_all(dataset: str) -> list[Answer]:
     own = list(read_answers(places.answers(dataset)))
     if not any(row["answer"].strip() for row in own):
         raise UserError(
-            f"{places.answers(dataset)}: {'every answer is empty' if own else 'zero rows'}, so nothing can be "
-            "measured; look at the loss of `finetune`, and at what `convert` says of the training rows"
+            f"{places.answers(dataset)}: {'every answer is empty' if own else 'zero rows'}, so nothing can "
+            "be measured; look at the loss of `finetune`, and at what `convert` says of the training rows"
         )
     return [*own, *read_answers(places.compared(dataset))]

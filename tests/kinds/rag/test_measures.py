@@ -1,4 +1,4 @@
-"""Measures of an answer against texts, of rankings, and of claims, by the figures of those who define them."""
+"""Measures of an answer against texts, of rankings, and of claims, by the figures of who defines them."""
 
 import random
 

@@ -176,7 +176,7 @@ def found(
 def corrected(judged: Sequence[float], labelled: Sequence[tuple[float, float]]) -> Interval:
     """The mean that people would give all rows: prediction-powered inference (Angelopoulos et al. 2023).
 
-    From a judge's scores of all rows and pairs (people's score, judge's) of some; 95% by normal approximation.
+    From a judge's scores of all rows and pairs (people's score, judge's) of some; 95%, by a normal curve.
     """
     scores, errors = np.asarray(judged, float), np.array([own - guess for own, guess in labelled])
     mean = scores.mean() + errors.mean()
