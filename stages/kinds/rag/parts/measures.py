@@ -75,8 +75,11 @@ def overlaps(target: str, answer: str, unicode: bool = False) -> list[float]:
 
 
 def shared(own: Counter, wanted: Counter) -> tuple[float, float, float]:
-    common = sum(min(count, wanted[word]) for word, count in own.items() if word in wanted)
-    return of_both(common, own.total(), wanted.total())
+    return of_both(in_common(own, wanted), own.total(), wanted.total())
+
+
+def in_common(own: Counter, wanted: Counter) -> int:
+    return sum(min(own[word], wanted[word]) for word in own.keys() & wanted.keys())
 
 
 def of_both(common: int, own: int, wanted: int) -> tuple[float, float, float]:
@@ -87,7 +90,7 @@ def of_both(common: int, own: int, wanted: int) -> tuple[float, float, float]:
 def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
     """The length of the longest common subsequence (Hyyrö 2004).
 
-    A row of the usual table is the bits of one number: 20 µs for 60 words and 150, in place of 3 ms.
+    A row of the usual table is the bits of one number: 27 µs for 65 words and 140, in place of 2 ms.
     """
     places: dict[str, int] = {}
     for place, word in enumerate(one):
@@ -116,8 +119,7 @@ def bleu_ngrams(text: str) -> list[Counter]:
 def bleu_counts(reference: str, answer: str) -> list[int]:
     """The COUNTS of an answer; those of several are added."""
     own, wanted = bleu_ngrams(answer), bleu_ngrams(reference)
-    pairs = zip(own, wanted, strict=True)
-    matches = [sum(min(n, right[gram]) for gram, n in grams.items()) for grams, right in pairs]
+    matches = map(in_common, own, wanted)
     return [*matches, *(grams.total() for grams in own), own[0].total(), wanted[0].total()]
 
 
