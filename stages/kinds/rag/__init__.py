@@ -41,6 +41,10 @@ def problem(blocks: Blocks) -> str | None:
         for dataset in sorted(blocks[stage]):
             if not any(dataset in blocks[maker] for maker in MAKERS):
                 return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"
+    for dataset, knobs in sorted(blocks["answer"].items()):
+        for name in ("encoder", "reranker"):
+            if knobs.get(name) != (by := blocks["retrieved"].get(dataset, {}).get(name)):
+                return f"answer.{dataset}.{name}: expected {by}, as in the block retrieved"
     return None
 
 

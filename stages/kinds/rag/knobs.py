@@ -85,6 +85,8 @@ class AnswerKnobs(Decoding):
     beside: str = Field(
         description="Hugging Face directory of another student to compare, or models/shipped/none"
     )
+    encoder: str = Field(description="that of the block retrieved, for latency")
+    reranker: str = Field(description="that of the block retrieved, for latency")
     limit: int = Field(0, ge=0, description="questions of each set, lowest hash first; 0: all")
     latency_questions: int = Field(10, ge=0, description="questions asked one at a time, for latency")
 

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+RETRIEVER = (
+    "retriever.json"  # in retrieved(dataset): the knobs of what found them, so that asking finds alike
+)
 CONTEXT = "context.json"  # in layout.litgpt_data: how prompts were made, so that answering makes them alike
 
 
