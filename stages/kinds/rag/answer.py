@@ -30,6 +30,7 @@ def run(dataset: str, knobs: AnswerKnobs) -> tuple[dict, dict]:
     decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
     metrics: dict = {"questions": {split: sum(one.split == split for one in asked) for split in HELD_OUT}}
     metrics["nothing_retrieved"] = sum(not one.contexts[RETRIEVED] for one in asked)
+    metrics["models"] = {name: directory.as_posix() for name, directory in models.items()}
     timings: dict = {}
     rows: list[Answer] = []
     for name, directory in models.items():

@@ -5,7 +5,7 @@ docs/kinds/rag.md has the table of LocalRQA's flags and these knobs.
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from stages.core.stage import Knobs, Stage
 from stages.engines.protocol import Decoding
@@ -92,7 +92,12 @@ class AnswerKnobs(Decoding):
 
 
 class EvaluateRagKnobs(Knobs):
-    cutoffs: list[int] = Field([1, 4], description="recall and nDCG among so many passages")
+    cutoffs: list[PositiveInt] = Field(
+        [1, 4], min_length=1, description="recall, nDCG and the like among so many passages"
+    )
+    words: Literal["ascii", "unicode"] = Field(
+        "ascii", description="of F1 and ROUGE: as published, or of any script"
+    )
     bootstrap: int = Field(1000, gt=0)
     seed: int = Field(1, ge=0)
 
