@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-CONTEXT = "context.json"  # in layout.litgpt_data: how prompts were made, so that answering makes them alike
+# How prompts were made, so that answering makes them alike: in layout.litgpt_data, and with a fid model.
+CONTEXT = "context.json"
 
 
 def passages(dataset: str) -> Path:
