@@ -438,13 +438,16 @@ def test_no_dataset_can_have_the_name_of_a_make_target():
 
 def test_showing_the_cost_of_skills_never_asks(project):
     new.scaffold("otto")
-    first = ("otto_candidates", ["skills@otto", "corpus_briefs@otto_candidates", "prompt@otto_candidates"])
+    first = (
+        "otto_candidates",
+        ["skills@otto", "corpus_briefs@otto_candidates", "price@otto_candidates", "prompt@otto_candidates"],
+    )
     assert cost.steps("otto", params.check()) == [first]
     layout.responses("otto_candidates").parent.mkdir(parents=True)
     layout.responses("otto_candidates").write_text("")
-    own = ("otto", ["candidates@otto", "corpus_skills@otto", "prompt@otto"])
+    own = ("otto", ["candidates@otto", "corpus_skills@otto", "price@otto", "prompt@otto"])
     assert cost.steps("otto", params.check()) == [first, own]
-    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "prompt@pydoc"])]
+    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "price@pydoc", "prompt@pydoc"])]
     with pytest.raises(UserError, match="did you mean 'pydoc'"):
         cost.steps("pydok", params.check())
 

@@ -52,7 +52,7 @@ class Prompts:
                 raise UserError(
                     f"question {question.get('id', '')!r}: without any passage its prompt is {over} tokens "
                     f"over max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; "
-                    "raise max_length in the block convert_rag"
+                    "raise max_length in the block convert_rag (finetune_fid: passage_length)"
                 )
             last = texts.pop()
             left = len(self._ids(last)) - over - 4  # where pieces join, a token or two may be more
