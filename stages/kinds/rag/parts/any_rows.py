@@ -88,9 +88,11 @@ def questions_of(file: Path, passages: Mapping[str, Passage]) -> Iterator[Questi
                 f"{where}: the dataset has no passage {unknown[0][:60]!r} (source {source!r}), which is "
                 "named as gold; correct the row, or add the document and build the dataset again"
             )
-        made = {"id": f"row-{number}", "question": row.question, "answer": answer, "source": source}
-        turns = {"history": [turn(where, said) for said in history]} if history else {}
-        yield Question(**made, gold=[name for name in gold.values() if name], **turns)
+        right = [name for name in gold.values() if name]
+        asked = Question(id=f"row-{number}", question=row.question, answer=answer, gold=right, source=source)
+        if history:
+            asked["history"] = [turn(where, said) for said in history]
+        yield asked
 
 
 def table(scores: dict) -> str:
