@@ -33,7 +33,7 @@ class PassagesKnobs(Chunks):
     documents: str = Field(
         "docs.* documents.*", description="file or glob of the documents; the first that is there"
     )
-    val_share: float = Field(0.1, ge=0, lt=0.5, description="of questions, where no file is of validation")
+    val_share: float = Field(0.1, gt=0, lt=0.5, description="of questions, where no file is of validation")
     test_share: float = Field(0.15, gt=0, lt=0.5, description="of questions, where no file is of test")
 
 

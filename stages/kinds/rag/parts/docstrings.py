@@ -27,7 +27,8 @@ SENTENCE = re.compile(
 )
 DEFAULT = re.compile(r"\bdefault(?:s to|\s?=\s?|: ?| is | )\s*('[^']*'|\"[^\"]*\"|\([^)]*\)|[^\s,;)]+)", re.I)
 CONDITION = re.compile(r"(?:If|When) ([^,.]{8,90}), (.{12,})", re.S)
-POINTER = re.compile(r"\b(?:instead|equivalent to|same as|similar to|differs from|deprecated)\b")
+POINTER = re.compile(r"\b(?:instead|equivalent to|similar to|differs from|deprecated)\b")
+LIST = re.compile(r"\n(?=- |\w+ ?: )")
 UNFINISHED = re.compile(r"\b(?:a|an|and|as|at|by|from|in|of|on|or|see|the|to|with)[.,:;)]*$", re.I)
 HOW = re.compile(r"\b(?:algorithm|complexity|method of|based on|implementation|formula)\b", re.I)
 PROPER = {
@@ -213,9 +214,9 @@ def one_line(text: str) -> str:
 
 
 def sentences(text: str, enough: int = 20) -> str:
-    """The first sentences of a text, in a line, until they are `enough` words; of LONGEST at most."""
+    """The first sentences of a text, before a list, in a line: `enough` words, of LONGEST at most."""
     told = ""
-    for sentence in SENTENCE.split(text.strip()):
+    for sentence in SENTENCE.split(LIST.split(text.strip())[0]):
         longer = one_line(f"{told} {sentence}")
         if count_words(longer) > LONGEST:
             break
