@@ -48,7 +48,7 @@ WRONG, COPY = (
 SHOWN = 20  # questions of a set that are shown with all answers
 
 
-class Asked(NamedTuple):
+class QuestionSet(NamedTuple):
     """Questions by id, what the retriever finds for them, and the passages of the corpus by id."""
 
     questions: Mapping[str, Question]
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
 
 
 def simple(
-    asked: Asked, names: Iterable[str], split: Split, training: Sequence[Question]
+    asked: QuestionSet, names: Iterable[str], split: Split, training: Sequence[Question]
 ) -> Iterator[Answer]:
     """Answers of the two systems without a model to the questions of these names."""
     index = Bm25([row["question"] for row in training]) if training else None
@@ -77,7 +77,7 @@ def simple(
 class Scores:
     """Answers to a set of questions, measured one by one."""
 
-    def __init__(self, asked: Asked, answers: Iterable[Answer], knobs: EvaluateRagKnobs):
+    def __init__(self, asked: QuestionSet, answers: Iterable[Answer], knobs: EvaluateRagKnobs):
         """Raises UserError for systems that answered other questions than the rest, and for unknown ids."""
         self.asked, self.knobs = asked, knobs
         self.rows: dict[tuple[str, str], dict[str, Answer]] = {}  # by context and system, then by question
