@@ -1,8 +1,8 @@
 """Retrieve passages for all questions of a dataset, once: for training rows, answers and measures alike.
 
 Reads data/DATASET/passages/, ENCODER and RERANKER. Writes data/DATASET/retrieved/: of each question in
-{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus; retriever.json,
-the knobs, so that answering finds alike; and a manifest.
+{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus;
+retriever.json, the knobs, so that answering finds alike; and a manifest.
 """
 
 from collections.abc import Mapping, Sequence
