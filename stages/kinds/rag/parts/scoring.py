@@ -31,20 +31,13 @@ PAIRS = {
     "trained-baseline": FIRST_WORDS,
     "trained-nearest": NEAREST,
 }
-COPIES = (
-    "f1",
-    "precision",
-    "rouge_1",
-    "rouge_2",
-    "rouge_l",
-)  # most that an answer has of these with a passage
+# Most that an answer has of these with a passage.
+COPIES = ("f1", "precision", "rouge_1", "rouge_2", "rouge_l")
 COPIED = ("copied", *(f"copied_{measure}" for measure in COPIES[1:]))
 STATISTICS = ("words", "empty", "stop_rate")
 FAILURES = ("empty", "did_not_stop", "gold_missed", "copied", "wrong")
-WRONG, COPY = (
-    0.25,
-    0.9,
-)  # F1 below which an answer failed; share of its words in one passage that makes a copy
+WRONG = 0.25  # F1 below which an answer failed
+COPY = 0.9  # share of its words in one passage that makes an answer a copy
 SHOWN = 20  # questions of a set that are shown with all answers
 
 
