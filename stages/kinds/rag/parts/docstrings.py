@@ -208,8 +208,7 @@ def asked_of(document: Document) -> Iterator[Candidate]:
     names = [name for name, _, _ in entries(parts.get("Parameters", ""))]
     if 1 < len(names) < 8:
         yield Candidate("takes", "", f"It takes {', '.join(names[:-1])} and {names[-1]}.")
-    for heading in ("Returns", "Yields"):
-        body = parts.get(heading, "")
+    for body in filter(None, map(parts.get, ("Returns", "Yields"))):
         told = " ".join(part for _, _, part in entries(body)) or body.partition("\n")[2]
         yield Candidate("returns", "", sentences(told))
     yield from of_errors(parts.get("Raises", ""))
