@@ -146,10 +146,14 @@ def test_failures_are_counted_by_outcome_between_bounds():
 
     with Teacher(fault=fault, answer=lambda messages: CORRECT).running() as url:
         asked(url, timeout=2)
-    own = judged()["test"]["retrieved"]["untrained"]
+    told = judged()["test"]["retrieved"]
+    own = told["untrained"]
     assert own["failed"] == {"error": 1, "no verdict": 1, "refusal": 1} and own["judged"] == 3
     assert own["correct"]["mean"] == 1
-    assert own["if_failed_incorrect"]["mean"] == 0.5 and own["if_failed_correct"]["mean"] == 1
+    assert own["lowest"]["mean"] == 0.5 and own["highest"]["mean"] == 1
+    gained = told["differences"]["trained-untrained"]  # trained said nothing on planes
+    means = [gained[measure]["mean"] for measure in ("lowest", "correct", "highest")]
+    assert means == pytest.approx([-1 / 6, -1 / 6, 1 / 3], abs=1e-4)
 
 
 def test_a_judge_who_always_says_yes_is_corrected_by_people():
