@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
 from stages.core.files import write_jsonl, write_manifest
+from stages.student.formats.seq2seq import save_seq2seq
 from tests.helpers.tiny import WORDS
 
 VOCABULARY = 320
@@ -33,8 +34,8 @@ def tiny_t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[tuple(entry) for entry in vocab], extra_ids=4)
 
 
-def tiny_t5(directory: Path, seed: int = 0, dropout: float = 0.1) -> Path:
-    """Save a T5 of 2 + 2 layers, 32 wide, gated, with a head of its own, and its tokenizer; returns it."""
+def tiny_t5(directory: Path, seed: int = 0, dropout: float = 0.1, tied: bool = False) -> Path:
+    """Save a T5 of 2 + 2 layers, 32 wide, gated, and its tokenizer; returns it."""
     config = T5Config(
         vocab_size=VOCABULARY,
         d_model=32,
@@ -44,7 +45,7 @@ def tiny_t5(directory: Path, seed: int = 0, dropout: float = 0.1) -> Path:
         num_heads=4,
         dropout_rate=dropout,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         decoder_start_token_id=0,
     )
     with torch.random.fork_rng(devices=[]):
@@ -53,7 +54,9 @@ def tiny_t5(directory: Path, seed: int = 0, dropout: float = 0.1) -> Path:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(directory)
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
+    save_seq2seq(model, Path(directory))
     tiny_t5_tokenizer().save_pretrained(directory)
     return Path(directory)
 

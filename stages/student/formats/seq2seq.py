@@ -59,8 +59,24 @@ def open_seq2seq(directory: Path, where: str = "", dtype=torch.float32) -> T5For
     for kind in ("missing", "unexpected"):  # transformers draws missing ones at random, with a warning
         if names := sorted(report[f"{kind}_keys"]):
             raise UserError(f"{where}{directory}: weights and config.json disagree: {names[0]} is {kind}")
+    if read_hf_config(directory).get("tie_word_embeddings") is False and tied(model):
+        raise UserError(f"{where}{directory}: weights and config.json disagree: lm_head.weight is missing")
+    if broken := next((name for name, value in model.named_parameters() if not value.isfinite().all()), None):
+        raise UserError(f"{where}{directory}: {broken} holds NaN or infinite numbers; take another copy")
     model.config.name_or_path = ""  # the path of this machine
     return model.eval()
+
+
+def tied(model: T5ForConditionalGeneration) -> bool:
+    """Is the head the embedding? transformers 5 says so of every T5, and goes by the file."""
+    return model.lm_head.weight is model.shared.weight
+
+
+def save_seq2seq(model: T5ForConditionalGeneration, directory: Path) -> None:
+    """Save weights and config; of a head of its own the config says so, or transformers 4 would tie it."""
+    model.save_pretrained(directory)
+    if not tied(model):
+        write_json(directory / "config.json", {**read_hf_config(directory), "tie_word_embeddings": False})
 
 
 def import_seq2seq(source: Path, target: Path) -> dict:
@@ -93,7 +109,7 @@ def import_seq2seq(source: Path, target: Path) -> dict:
     if model.dtype == torch.float16:
         model = model.float()  # T5's sums overflow in it; as float32 nothing is lost
     before = probe(model, codec)
-    model.save_pretrained(target)
+    save_seq2seq(model, target)
     copy_companions(source, target, chat=False)
     if (source / CARD).is_file():
         shutil.copyfile(source / CARD, target / CARD)
@@ -107,7 +123,7 @@ def import_seq2seq(source: Path, target: Path) -> dict:
         "layers": [config.num_layers, config.num_decoder_layers],
         "width": config.d_model,
         "vocabulary": config.vocab_size,
-        "tied": bool(config.tie_word_embeddings),
+        "tied": tied(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "parity": {"load_save": delta, **check_tokens(target, codec)},
     }
@@ -144,8 +160,12 @@ def check_tokens(directory: Path, codec: TextCodec) -> dict:
     for name in (config.get("tokenizer_class", "T5Tokenizer"), "PreTrainedTokenizerFast"):
         if config.get("tokenizer_class") != name:
             write_json(settings, {**config, "tokenizer_class": name})
-        tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
-        if [tokenizer(text)["input_ids"] for text in texts] == wanted:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
+            found = [tokenizer(text)["input_ids"] for text in texts]
+        except Exception:  # of many kinds: a vocabulary that its class cannot read
+            continue
+        if found == wanted:
             return {"texts_equal": len(texts), "tokenizer_class": name}
     raise UserError(
         f"{directory}: AutoTokenizer gives other tokens than tokenizer.json with one EOS at the end; make "

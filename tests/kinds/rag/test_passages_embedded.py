@@ -123,6 +123,15 @@ def test_a_page_has_one_question_that_stays():
     assert question_of(page(text="None."), names) is None
 
 
+def test_half_of_the_pages_are_asked_two_things():
+    pages = [page(f"numpy.one.function_{number}") for number in range(60)]
+    names = Names(pages)
+    asked = [question_of(one, names) for one in pages]
+    twice = [one for one in asked if len(one.answers) == 2]
+    assert 15 < len(twice) < 45 and all(one.answers[0] != one.answers[1] for one in twice)
+    assert all(", and " in one.question and one.question.count("?") == 1 for one in twice)
+
+
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """40 pages of train, 6 of val and of test; two of train say what a page of test says."""

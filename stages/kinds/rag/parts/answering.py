@@ -25,6 +25,7 @@ from stages.kinds.rag.parts.rows import (
     Passage,
     Question,
     Split,
+    query_of,
     read_found,
     read_questions,
 )
@@ -150,7 +151,7 @@ class System:
         texts, milliseconds = [], []
         for one in [*asked[:1], *asked]:
             begun = perf_counter()
-            retriever.find([one.question["question"]], self.prompts.knobs.retrieve)
+            retriever.find([query_of(one.question)], self.prompts.knobs.retrieve)
             milliseconds.append(round(1000 * (perf_counter() - begun), 2))
         for one in asked:
             hits = [passages[name] for name in one.contexts[RETRIEVED]]

@@ -21,6 +21,7 @@ from stages.kinds.rag.parts.rows import Split, read_found, read_passages, read_q
 from stages.student.data import Plan, micro_batches
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.formats.hf_folder import copy_companions
+from stages.student.formats.seq2seq import save_seq2seq
 from stages.student.loop import Loop, losses_of, scratch
 from stages.student.state import adapter_of, trained
 
@@ -122,7 +123,7 @@ def train(
             for name, parameter in trained(model).items():
                 parameter.copy_(best[name])
     with atomic_directory(layout.model(dataset, "fid"), producer="finetune_fid") as directory:
-        model.cpu().save_pretrained(directory)
+        save_seq2seq(model.cpu(), directory)
         copy_companions(base, directory, chat=False)
         write_json(directory / places.CONTEXT, knobs.model_dump(include=set(Fusion.model_fields)))
     shutil.rmtree(work, ignore_errors=True)
