@@ -101,6 +101,14 @@ def test_without_documents_the_corpus_is_that_of_the_pairs():
     assert len(read_passages("d")) == 12
 
 
+def test_names_of_files_need_say_no_more_than_the_split():
+    local_rqa(documents=False)
+    for split in ("train", "eval", "test"):
+        Path(f"in/{split}_w_qa.jsonl").rename(f"in/shop-{split}.jsonl")
+    assert run().exit_code == 0
+    assert [len(read_questions("d", split)) for split in SPLITS] == [3, 2, 2, 0]
+
+
 def test_questions_without_answers_bring_passages_alone():
     local_rqa(documents=False)
     row = {"gold_docs": [piece(15)], "hard_neg_docs": [], "chat_history": [], "questions": ["one", "two"]}
