@@ -23,7 +23,7 @@ from stages.kinds.rag.parts.rows import (
     read_questions,
     texts_of,
 )
-from stages.kinds.rag.parts.scoring import Asked, Scores, simple
+from stages.kinds.rag.parts.scoring import QuestionSet, Scores, simple
 
 PEOPLE = "people"
 
@@ -44,7 +44,7 @@ def run(dataset: str, knobs: EvaluateRagKnobs) -> dict:
         check_unseen(path, [row["question"] for row in questions.values()], seen)
         if unknown := [row["id"] for row in own if row["id"] not in questions]:
             raise UserError(f"{path}: has no question {unknown[0]!r}, which was answered; make `answer` anew")
-        asked = Asked(questions, read_found(dataset, split), passages)
+        asked = QuestionSet(questions, read_found(dataset, split), passages)
         names = dict.fromkeys(row["id"] for row in own)
         scores = Scores(asked, [*own, *simple(asked, names, split, training)], knobs)
         if split == PEOPLE:

@@ -12,7 +12,7 @@ from stages.core.hashing import stable_unit
 from stages.core.records import Document
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesEmbeddedKnobs
-from stages.kinds.rag.parts.chunking import Cutter, by_source, holding
+from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding
 from stages.kinds.rag.parts.docstrings import Names, question_of
 from stages.kinds.rag.parts.questions import people_questions, write_passages
 from stages.kinds.rag.parts.rows import Question
@@ -24,10 +24,8 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
     documents: list[Document] = read_jsonl(
         corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
     )
-    cutter, names = Cutter(knobs), Names(documents)
-    passages = [
-        passage for one in documents for passage in cutter.passages(one["id"], one["title"], one["text"])
-    ]
+    names = Names(documents)
+    passages = Cutter(knobs).passages(Piece(one["id"], one["title"], one["text"]) for one in documents)
     of_page = by_source(passages)
     questions: dict[str, list[Question]] = {}
     known: set[str] = set()
@@ -36,13 +34,22 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
         chosen: list[Question] = []
         for page in sorted(own, key=lambda one: stable_unit("question", one["id"])):
             asked = question_of(page, names)
-            spelt = {one_spelling(text) for text in asked or ()}
-            if asked is None or len(chosen) == wanted or known & spelt:
+            if asked is None or len(chosen) == wanted:
+                continue
+            answer = " ".join(asked.answers)
+            spelt = {one_spelling(text) for text in (asked.question, answer)}
+            if known & spelt:
                 continue
             known |= spelt
-            gold = holding(asked.answer, of_page[page["id"]])
+            gold = list(dict.fromkeys(holding(one, of_page[page["id"]]) for one in asked.answers))
             chosen.append(
-                {"id": page["id"], **asked._asdict(), "gold": [gold], "source": page["id"]}  # type: ignore[typeddict-item]
+                {
+                    "id": page["id"],
+                    "question": asked.question,
+                    "answer": answer,
+                    "gold": gold,
+                    "source": page["id"],
+                }
             )
         questions[split] = chosen
     questions["people"] = people_questions(knobs.eval_rows, of_page)

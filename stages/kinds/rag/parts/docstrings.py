@@ -27,7 +27,8 @@ SENTENCE = re.compile(
 )
 DEFAULT = re.compile(r"\bdefault(?:s to|\s?=\s?|: ?| is | )\s*('[^']*'|\"[^\"]*\"|\([^)]*\)|[^\s,;)]+)", re.I)
 CONDITION = re.compile(r"(?:If|When) ([^,.]{8,90}), (.{12,})", re.S)
-POINTER = re.compile(r"\b(?:instead|equivalent to|same as|similar to|differs from|deprecated)\b")
+POINTER = re.compile(r"\b(?:instead|equivalent to|similar to|differs from|deprecated)\b")
+LIST = re.compile(r"\n(?=- |\w+ ?: )")
 UNFINISHED = re.compile(r"\b(?:a|an|and|as|at|by|from|in|of|on|or|see|the|to|with)[.,:;)]*$", re.I)
 HOW = re.compile(r"\b(?:algorithm|complexity|method of|based on|implementation|formula)\b", re.I)
 PROPER = {
@@ -54,95 +55,70 @@ VERBS = frozenset(
 )
 SHORTEST, LONGEST = 8, 60  # words of an answer
 WEIGHTS = {"condition": 3, "parameter": 2, "returns": 2, "raises": 2, "how": 2, "which": 0.7, "takes": 0.5}
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "summary": (
-        "What does {page} do?",
-        "What is {page} for?",
-        "What is the purpose of {page}?",
-        "When would I use {page}?",
-        "Can you explain what {page} does?",
-        "What is {page} used for?",
-    ),
-    "thing": (
-        "What is {page}?",
-        "What does {page} represent?",
-        "What is {page} for?",
-        "What kind of object is {page}?",
-        "What does {page} describe?",
-    ),
-    "which": (
-        "Which {noun} in {package} {entry}?",
-        "Which {package} {noun} {entry}?",
-        "In {package}, what {noun} {entry}?",
-        "Is there a {noun} in {package} that {entry}?",
-    ),
-    "parameter": (
-        "What does the {entry} parameter of {page} do?",
-        "What does {entry} mean in {page}?",
-        "What is {entry} in {page}?",
-        "What should be passed as {entry} to {page}?",
-        "How does {entry} affect {page}?",
-        "What does the argument {entry} of {page} control?",
-        "In {page}, what is the role of {entry}?",
-        "What can {entry} be in {page}?",
-    ),
-    "attribute": (
-        "What does the attribute {entry} of {page} hold?",
-        "What is stored in {entry} of {page}?",
-        "What is the {entry} attribute of {page}?",
-    ),
-    "default": (
-        "What is the default of {entry} in {page}?",
-        "What happens in {page} if {entry} is not given?",
-        "Which value does {entry} have by default in {page}?",
-        "What default does {page} use for {entry}?",
-        "What is the default value of {entry} in {page}?",
-    ),
-    "both": (
-        "What does {entry} do in {page}, and what is its default?",
-        "What does {entry} mean in {page} and which value does it have by default?",
-        "In {page}, what is {entry} and what does it default to?",
-    ),
-    "returns": (
-        "What does {page} return?",
-        "What is returned by {page}?",
-        "What do I get back from {page}?",
-        "In what form does {page} return its result?",
-        "What is the return value of {page}?",
-        "What does calling {page} give?",
-    ),
-    "raises": (
-        "When does {page} raise {entry}?",
-        "When is {entry} raised by {page}?",
-        "What makes {page} raise {entry}?",
-        "What causes {entry} in {page}?",
-        "Under which condition does {page} throw {entry}?",
-    ),
-    "condition": (
-        "What happens in {page} if {entry}?",
-        "What does {page} do when {entry}?",
-        "In {page}, what happens when {entry}?",
-        "How does {page} behave if {entry}?",
-    ),
-    "pointer": (
-        "How does {page} relate to similar functions?",
-        "Is there an equivalent of, or an alternative to, {page}?",
-        "What is {page} similar or equivalent to?",
-        "What should I know before I choose {page}?",
-    ),
-    "how": (
-        "How does {page} work?",
-        "What is {page} based on?",
-        "Which method or algorithm is behind {page}?",
-        "How is the result of {page} computed?",
-        "What do the notes on {page} say about how it works?",
-    ),
-    "takes": (
-        "Which parameters does {page} take?",
-        "What arguments does {page} accept?",
-        "Which arguments can I pass to {page}?",
-        "What are the parameters of {page}?",
-    ),
+
+
+def one_line(text: str) -> str:
+    """A text in a line, without the blanks that markup left before points and commas."""
+    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
+
+
+# Sorts of questions, each with its wordings.
+TABLE = """
+summary: What does {page} do? | What is {page} for? | What is the purpose of {page}? | When would I use
+{page}? | Can you explain what {page} does? | What is {page} used for?
+
+thing: What is {page}? | What does {page} represent? | What is {page} for? | What kind of object is {page}?
+| What does {page} describe?
+
+which: Which {noun} in {package} {entry}? | Which {package} {noun} {entry}? | In {package}, what {noun}
+{entry}? | Is there a {noun} in {package} that {entry}?
+
+parameter: What does the {entry} parameter of {page} do? | What does {entry} mean in {page}? | What is
+{entry} in {page}? | What should be passed as {entry} to {page}? | How does {entry} affect {page}? | What
+does the argument {entry} of {page} control? | In {page}, what is the role of {entry}? | What can {entry}
+be in {page}?
+
+attribute: What does the attribute {entry} of {page} hold? | What is stored in {entry} of {page}? | What is
+the {entry} attribute of {page}?
+
+default: What is the default of {entry} in {page}? | What happens in {page} if {entry} is not given? | Which
+value does {entry} have by default in {page}? | What default does {page} use for {entry}? | What is the
+default value of {entry} in {page}?
+
+both: What does {entry} do in {page}, and what is its default? | What does {entry} mean in {page} and which
+value does it have by default? | In {page}, what is {entry} and what does it default to?
+
+returns: What does {page} return? | What is returned by {page}? | What do I get back from {page}? | In what
+form does {page} return its result? | What is the return value of {page}? | What does calling {page} give?
+
+raises: When does {page} raise {entry}? | When is {entry} raised by {page}? | What makes {page} raise
+{entry}? | What causes {entry} in {page}? | Under which condition does {page} throw {entry}?
+
+condition: What happens in {page} if {entry}? | What does {page} do when {entry}? | In {page}, what happens
+when {entry}? | How does {page} behave if {entry}?
+
+pointer: How does {page} relate to similar functions? | Is there an equivalent of, or an alternative to,
+{page}? | What is {page} similar or equivalent to? | What should I know before I choose {page}?
+
+how: How does {page} work? | What is {page} based on? | Which method or algorithm is behind {page}? | How is
+the result of {page} computed? | What do the notes on {page} say about how it works?
+
+takes: Which parameters does {page} take? | What arguments does {page} accept? | Which arguments can I pass
+to {page}? | What are the parameters of {page}?
+"""
+WORDINGS = {
+    sort: [one_line(wording) for wording in told.split("|")]
+    for sort, told in (part.split(":", 1) for part in TABLE.strip().split("\n\n"))
+}
+TWO = 0.5  # share of the pages that are asked two things at once, as people often do
+THEN: dict[str, tuple[str, ...]] = {
+    "parameter": ("what is {entry}?", "what does {entry} do?", "what is {entry} for?"),
+    "attribute": ("what does {entry} hold?", "what is its {entry}?"),
+    "default": ("what is the default of {entry}?", "which value does {entry} have by default?"),
+    "returns": ("what does it return?", "what do I get back?", "what is the result?"),
+    "raises": ("when does it raise {entry}?", "what makes it raise {entry}?"),
+    "condition": ("what happens if {entry}?", "what does it do when {entry}?"),
+    "how": ("how does it work?", "what is it based on?"),
 }
 
 
@@ -155,10 +131,10 @@ class Candidate(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question about a page and its answer."""
+    """A question about a page and its answers: one for each thing that it asks."""
 
     question: str
-    answer: str
+    answers: tuple[str, ...]
 
 
 class Names:
@@ -207,15 +183,10 @@ def with_bodies(heads: Sequence[re.Match[str]], text: str) -> Iterator[tuple[re.
         yield head, text[head.end() : end].strip()
 
 
-def one_line(text: str) -> str:
-    """A text in a line, without the blanks that markup left before points and commas."""
-    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
-
-
 def sentences(text: str, enough: int = 20) -> str:
-    """The first sentences of a text, in a line, until they are `enough` words; of LONGEST at most."""
+    """The first sentences of a text, before a list, in a line: `enough` words, of LONGEST at most."""
     told = ""
-    for sentence in SENTENCE.split(text.strip()):
+    for sentence in SENTENCE.split(LIST.split(text.strip())[0]):
         longer = one_line(f"{told} {sentence}")
         if count_words(longer) > LONGEST:
             break
@@ -247,8 +218,7 @@ def asked_of(document: Document) -> Iterator[Candidate]:
     names = [name for name, _, _ in entries(parts.get("Parameters", ""))]
     if 1 < len(names) < 8:
         yield Candidate("takes", "", f"It takes {', '.join(names[:-1])} and {names[-1]}.")
-    for heading in ("Returns", "Yields"):
-        body = parts.get(heading, "")
+    for body in filter(None, map(parts.get, ("Returns", "Yields"))):
         told = " ".join(part for _, _, part in entries(body)) or body.partition("\n")[2]
         yield Candidate("returns", "", sentences(told))
     yield from of_errors(parts.get("Raises", ""))
@@ -328,4 +298,17 @@ def question_of(document: Document, names: Names) -> Asked | None:
         noun=document["metadata"].get("kind", "function"),
         entry=chosen.entry,
     )
-    return Asked(question, chosen.answer)
+    rest = [one for own in by_sort.values() for one in own if goes_with(chosen, one)]
+    if not rest or stable_unit("two", key) >= TWO:
+        return Asked(question, (chosen.answer,))
+    second = min(rest, key=lambda one: stable_unit("second", key, one.sort, one.entry))
+    clauses = THEN[second.sort]
+    clause = clauses[stable_integer("clause", key, second.sort) % len(clauses)].format(entry=second.entry)
+    return Asked(f"{question.removesuffix('?')}, and {clause}", (chosen.answer, second.answer))
+
+
+def goes_with(first: Candidate, second: Candidate) -> bool:
+    """Can both be asked at once: two things, and answers that are short enough together?"""
+    apart = first.sort != "takes" and second.sort in THEN and second.answer not in first.answer
+    other = (first.sort, second.entry) != (second.sort, first.entry) and first.entry != (second.entry or None)
+    return apart and other and count_words(first.answer) + count_words(second.answer) <= LONGEST

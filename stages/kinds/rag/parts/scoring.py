@@ -31,24 +31,17 @@ PAIRS = {
     "trained-baseline": FIRST_WORDS,
     "trained-nearest": NEAREST,
 }
-COPIES = (
-    "f1",
-    "precision",
-    "rouge_1",
-    "rouge_2",
-    "rouge_l",
-)  # most that an answer has of these with a passage
+# Most that an answer has of these with a passage.
+COPIES = ("f1", "precision", "rouge_1", "rouge_2", "rouge_l")
 COPIED = ("copied", *(f"copied_{measure}" for measure in COPIES[1:]))
 STATISTICS = ("words", "empty", "stop_rate")
 FAILURES = ("empty", "did_not_stop", "gold_missed", "copied", "wrong")
-WRONG, COPY = (
-    0.25,
-    0.9,
-)  # F1 below which an answer failed; share of its words in one passage that makes a copy
+WRONG = 0.25  # F1 below which an answer failed
+COPY = 0.9  # share of its words in one passage that makes an answer a copy
 SHOWN = 20  # questions of a set that are shown with all answers
 
 
-class Asked(NamedTuple):
+class QuestionSet(NamedTuple):
     """Questions by id, what the retriever finds for them, and the passages of the corpus by id."""
 
     questions: Mapping[str, Question]
@@ -57,7 +50,7 @@ class Asked(NamedTuple):
 
 
 def simple(
-    asked: Asked, names: Iterable[str], split: Split, training: Sequence[Question]
+    asked: QuestionSet, names: Iterable[str], split: Split, training: Sequence[Question]
 ) -> Iterator[Answer]:
     """Answers of the two systems without a model to the questions of these names."""
     index = Bm25([row["question"] for row in training]) if training else None
@@ -77,7 +70,7 @@ def simple(
 class Scores:
     """Answers to a set of questions, measured one by one."""
 
-    def __init__(self, asked: Asked, answers: Iterable[Answer], knobs: EvaluateRagKnobs):
+    def __init__(self, asked: QuestionSet, answers: Iterable[Answer], knobs: EvaluateRagKnobs):
         """Raises UserError for systems that answered other questions than the rest, and for unknown ids."""
         self.asked, self.knobs = asked, knobs
         self.rows: dict[tuple[str, str], dict[str, Answer]] = {}  # by context and system, then by question
