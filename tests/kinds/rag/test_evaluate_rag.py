@@ -10,7 +10,7 @@ from stages.kinds.rag import places
 from stages.kinds.rag.evaluate_rag import run
 from stages.kinds.rag.knobs import EvaluateRagKnobs
 from stages.kinds.rag.parts.scoring import FAILURES
-from tests.helpers.rag_answers import edit_answers, question, rag_dataset
+from tests.helpers.rag_answers import edit_answers, rag_dataset
 
 CONTEXTS = ["gold", "retrieved", "answerable", "gold_missed"]
 
@@ -118,9 +118,3 @@ def test_answers_that_cannot_be_compared(project, change, told):
     with pytest.raises(UserError) as error:
         evaluated()
     assert told in str(error.value) and not Path("reports").exists()
-
-
-def test_a_question_of_people_that_was_trained_on_ends_the_stage(project):
-    rag_dataset("d", train=[question("boats", "people") | {"question": "WHEN can one take boats"}])
-    with pytest.raises(UserError, match=r"people.jsonl, row 1: .* stands in training, too"):
-        evaluated()

@@ -48,7 +48,7 @@ def stands_in(text: str, claim: str) -> bool:
 def diagnosis(
     answer: str, reference: str, passages: Sequence[str], entails: Entails = stands_in
 ) -> dict[str, float]:
-    """The measures of an answer; NaN where nothing is defined: without claims, or without passages."""
+    """The measures that docs/kinds/rag/measures.md defines; NaN without claims, or without passages."""
     own, wanted = claims_of(answer), claims_of(reference)
     right = np.array([entails(reference, claim) for claim in own], bool)
     told = np.array([entails(answer, claim) for claim in wanted], bool)
