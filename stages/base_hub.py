@@ -24,11 +24,11 @@ def run(dataset: str, knobs: BaseHubKnobs) -> dict:
     return {**found, "revision": knobs.revision}
 
 
-def download(name: str, knobs: BaseHubKnobs) -> Path:
-    """The snapshot's directory in the hub cache. Raises UserError when it cannot be had."""
+def download(name: str, knobs: BaseHubKnobs, stage: str = "base_hub") -> Path:
+    """The snapshot's directory in the hub cache. Raises UserError that names the stage."""
     if not re.fullmatch(r"[0-9a-f]{40}", knobs.revision):
         raise UserError(
-            f"params.yaml, base_hub.{name}.revision: {knobs.revision!r} is not a commit hash; "
+            f"params.yaml, {stage}.{name}.revision: {knobs.revision!r} is not a commit hash; "
             "copy it from the model page (Files, then the commit)"
         )
 
@@ -37,9 +37,9 @@ def download(name: str, knobs: BaseHubKnobs) -> Path:
         found = snapshot_download(knobs.id, revision=knobs.revision, allow_patterns=patterns)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, NoConnection, ConnectionError):
         raise UserError(
-            f"base_hub.{name}: {knobs.id}@{knobs.revision[:8]} is not in the local cache and the hub cannot "
+            f"{stage}.{name}: {knobs.id}@{knobs.revision[:8]} is not in the local cache and the hub cannot "
             "be reached; go online once, or use `base` with a local directory"
         ) from None
     except (HfHubHTTPError, ValueError) as error:
-        raise UserError(f"base_hub.{name}: {knobs.id}: {str(error).strip().splitlines()[-1]}") from None
+        raise UserError(f"{stage}.{name}: {knobs.id}: {str(error).strip().splitlines()[-1]}") from None
     return Path(found)

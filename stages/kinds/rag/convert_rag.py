@@ -18,6 +18,7 @@ from stages.core.prompts import Template
 from stages.core.tokenizer import TextCodec
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs
+from stages.kinds.rag.parts.chunking import coverage
 from stages.kinds.rag.parts.context import Prompts, gold_first
 from stages.kinds.rag.parts.rows import Passage, Question, read_found, read_passages, read_questions
 
@@ -31,24 +32,27 @@ def run(dataset: str, knobs: ConvertRagKnobs) -> dict:
     accepted: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     files: dict[str, int] = {}
+    covered = 0.0
     with atomic_directory(layout.litgpt_data(dataset), "convert_rag", files) as target, ExitStack() as stack:
         reject = stack.enter_context(jsonl(target / "rejects.jsonl"))
         for split in ("train", "val", "test"):
             add = stack.enter_context(json_array(target / f"{split}.json"))
             found = read_found(dataset, split)
             for row in read_questions(dataset, split):
-                tokens = len(prompts.codec.answers([row["answer"]])[0])
+                answer = prompts.codec.disarmed(row["answer"])
+                tokens = len(prompts.codec.answers([answer])[0])
                 if tokens > knobs.answer_length:
                     reason = "answer longer than answer_length"
                     rejected[reason] += 1
                     reject({"id": row["id"], "reason": reason, "tokens": tokens, "response": row["answer"]})
                     continue
                 prompt = prompts.of(row, shown(row, found[row["id"]]["passages"], passages, knobs))
-                add({"id": row["id"], "instruction": prompt.text, "input": "", "output": row["answer"]})
+                add({"id": row["id"], "instruction": prompt.text, "input": "", "output": answer})
                 accepted[split] += 1
                 counts["passages"] += len(prompt.passages)
                 counts["passages_cut"] += prompt.cut
                 counts["passages_dropped"] += prompt.dropped
+                covered += coverage(row["answer"], prompt.text)
                 counts["without_gold"] += not set(row["gold"]) & set(prompt.passages)
             files[f"{split}.json"] = accepted[split]
         files["rejects.jsonl"] = rejected.total()
@@ -58,7 +62,8 @@ def run(dataset: str, knobs: ConvertRagKnobs) -> dict:
                 f"{knobs.answer_length} tokens; raise answer_length"
             )
         write_json(target / places.CONTEXT, knobs.model_dump())
-    return {"accepted": dict(accepted), "rejected": dict(rejected), **counts}
+    answered = round(covered / accepted.total(), 4)  # of the words of answers, in their prompts
+    return {"accepted": dict(accepted), "rejected": dict(rejected), "answer_in_prompt": answered, **counts}
 
 
 def shown(

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from stages.core.stage import Knobs, Stage
 from stages.engines.protocol import Decoding
+from stages.student.recipe import Training
 
 
 class Chunks(Knobs):
@@ -80,6 +81,22 @@ class ConvertRagKnobs(Knobs):
     seed: int = Field(1, ge=0)
 
 
+class Fusion(Knobs):
+    """How a question is put to fusion-in-decoder, at training and when answering: kept with the model."""
+
+    retrieve: int = Field(4, gt=0, description="passages of a question; gold ones first at training")
+    passage_length: int = Field(256, gt=1, description="tokens of a prompt: question, one passage and EOS")
+    answer_length: int = Field(160, gt=1, description="tokens of an answer; a longer one is an error")
+
+
+class FinetuneFidKnobs(Fusion, Training):
+    base: str = Field(description="name of a base of base_seq2seq")
+    batch_size: int = Field(16, gt=0, description="questions of a step, over all devices")
+    micro_batch_size: int = Field(16, gt=0, description="questions of one forward pass on one device")
+    epochs: int = Field(2, gt=0, description="passes over the training rows")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+
+
 class AnswerKnobs(Decoding):
     base: str = Field(description="name of the base model, which answers beside its student")
     beside: str = Field(
@@ -108,6 +125,7 @@ STAGES = (
     Stage("passages_embedded", PassagesEmbeddedKnobs, PACKAGE, figures="passages"),
     Stage("retrieved", RetrievedKnobs, PACKAGE),
     Stage("convert_rag", ConvertRagKnobs, PACKAGE, figures="convert"),
+    Stage("finetune_fid", FinetuneFidKnobs, PACKAGE),
     Stage("answer", AnswerKnobs, PACKAGE),
     Stage("evaluate_rag", EvaluateRagKnobs, PACKAGE),
 )

@@ -12,7 +12,7 @@ from stages.core.hashing import stable_unit
 from stages.core.records import Document
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesEmbeddedKnobs
-from stages.kinds.rag.parts.chunking import Cutter, by_source, holding
+from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding
 from stages.kinds.rag.parts.docstrings import Names, question_of
 from stages.kinds.rag.parts.questions import people_questions, write_passages
 from stages.kinds.rag.parts.rows import Question
@@ -24,10 +24,8 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
     documents: list[Document] = read_jsonl(
         corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
     )
-    cutter, names = Cutter(knobs), Names(documents)
-    passages = [
-        passage for one in documents for passage in cutter.passages(one["id"], one["title"], one["text"])
-    ]
+    names = Names(documents)
+    passages = Cutter(knobs).passages(Piece(one["id"], one["title"], one["text"]) for one in documents)
     of_page = by_source(passages)
     questions: dict[str, list[Question]] = {}
     known: set[str] = set()

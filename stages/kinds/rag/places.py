@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-RETRIEVER = (
-    "retriever.json"  # in retrieved(dataset): the knobs of what found them, so that asking finds alike
-)
-CONTEXT = "context.json"  # in layout.litgpt_data: how prompts were made, so that answering makes them alike
+# In retrieved(dataset): the knobs of what found them, so that asking finds alike.
+RETRIEVER = "retriever.json"
+# How prompts were made, so that answering makes them alike: in layout.litgpt_data, and with a fid model.
+CONTEXT = "context.json"
 
 
 def passages(dataset: str) -> Path:

@@ -1,15 +1,15 @@
 """Retrieve passages for all questions of a dataset, once: for training rows, answers and measures alike.
 
 Reads data/DATASET/passages/, ENCODER and RERANKER. Writes data/DATASET/retrieved/: of each question in
-{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus, and a
-manifest.
+{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus;
+retriever.json, the knobs, so that answering finds alike; and a manifest.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, write_jsonl
+from stages.core.files import atomic_directory, write_json, write_jsonl
 from stages.core.messages import say
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import RetrievedKnobs
@@ -43,6 +43,7 @@ def run(dataset: str, knobs: RetrievedKnobs) -> dict:
             found = list(islice(left, len(own)))
             counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", found)
             figures[split] = measured(own, found, passages)
+        write_json(folder / places.RETRIEVER, knobs.model_dump())
     for split, own in figures.items():
         told = ", ".join(f"recall@{k} {own[f'recall@{k}']:.3f}" for k in CUTOFFS if own["questions"])
         say(f"retrieved {dataset}: {split}: {own['questions']:,} questions; {told}")

@@ -55,95 +55,60 @@ VERBS = frozenset(
 )
 SHORTEST, LONGEST = 8, 60  # words of an answer
 WEIGHTS = {"condition": 3, "parameter": 2, "returns": 2, "raises": 2, "how": 2, "which": 0.7, "takes": 0.5}
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "summary": (
-        "What does {page} do?",
-        "What is {page} for?",
-        "What is the purpose of {page}?",
-        "When would I use {page}?",
-        "Can you explain what {page} does?",
-        "What is {page} used for?",
-    ),
-    "thing": (
-        "What is {page}?",
-        "What does {page} represent?",
-        "What is {page} for?",
-        "What kind of object is {page}?",
-        "What does {page} describe?",
-    ),
-    "which": (
-        "Which {noun} in {package} {entry}?",
-        "Which {package} {noun} {entry}?",
-        "In {package}, what {noun} {entry}?",
-        "Is there a {noun} in {package} that {entry}?",
-    ),
-    "parameter": (
-        "What does the {entry} parameter of {page} do?",
-        "What does {entry} mean in {page}?",
-        "What is {entry} in {page}?",
-        "What should be passed as {entry} to {page}?",
-        "How does {entry} affect {page}?",
-        "What does the argument {entry} of {page} control?",
-        "In {page}, what is the role of {entry}?",
-        "What can {entry} be in {page}?",
-    ),
-    "attribute": (
-        "What does the attribute {entry} of {page} hold?",
-        "What is stored in {entry} of {page}?",
-        "What is the {entry} attribute of {page}?",
-    ),
-    "default": (
-        "What is the default of {entry} in {page}?",
-        "What happens in {page} if {entry} is not given?",
-        "Which value does {entry} have by default in {page}?",
-        "What default does {page} use for {entry}?",
-        "What is the default value of {entry} in {page}?",
-    ),
-    "both": (
-        "What does {entry} do in {page}, and what is its default?",
-        "What does {entry} mean in {page} and which value does it have by default?",
-        "In {page}, what is {entry} and what does it default to?",
-    ),
-    "returns": (
-        "What does {page} return?",
-        "What is returned by {page}?",
-        "What do I get back from {page}?",
-        "In what form does {page} return its result?",
-        "What is the return value of {page}?",
-        "What does calling {page} give?",
-    ),
-    "raises": (
-        "When does {page} raise {entry}?",
-        "When is {entry} raised by {page}?",
-        "What makes {page} raise {entry}?",
-        "What causes {entry} in {page}?",
-        "Under which condition does {page} throw {entry}?",
-    ),
-    "condition": (
-        "What happens in {page} if {entry}?",
-        "What does {page} do when {entry}?",
-        "In {page}, what happens when {entry}?",
-        "How does {page} behave if {entry}?",
-    ),
-    "pointer": (
-        "How does {page} relate to similar functions?",
-        "Is there an equivalent of, or an alternative to, {page}?",
-        "What is {page} similar or equivalent to?",
-        "What should I know before I choose {page}?",
-    ),
-    "how": (
-        "How does {page} work?",
-        "What is {page} based on?",
-        "Which method or algorithm is behind {page}?",
-        "How is the result of {page} computed?",
-        "What do the notes on {page} say about how it works?",
-    ),
-    "takes": (
-        "Which parameters does {page} take?",
-        "What arguments does {page} accept?",
-        "Which arguments can I pass to {page}?",
-        "What are the parameters of {page}?",
-    ),
+
+
+def one_line(text: str) -> str:
+    """A text in a line, without the blanks that markup left before points and commas."""
+    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
+
+
+# Sorts of questions, each with its wordings.
+TABLE = """
+summary: What does {page} do? | What is {page} for? | What is the purpose of {page}? | When would I use
+{page}? | Can you explain what {page} does? | What is {page} used for?
+
+thing: What is {page}? | What does {page} represent? | What is {page} for? | What kind of object is {page}?
+| What does {page} describe?
+
+which: Which {noun} in {package} {entry}? | Which {package} {noun} {entry}? | In {package}, what {noun}
+{entry}? | Is there a {noun} in {package} that {entry}?
+
+parameter: What does the {entry} parameter of {page} do? | What does {entry} mean in {page}? | What is
+{entry} in {page}? | What should be passed as {entry} to {page}? | How does {entry} affect {page}? | What
+does the argument {entry} of {page} control? | In {page}, what is the role of {entry}? | What can {entry}
+be in {page}?
+
+attribute: What does the attribute {entry} of {page} hold? | What is stored in {entry} of {page}? | What is
+the {entry} attribute of {page}?
+
+default: What is the default of {entry} in {page}? | What happens in {page} if {entry} is not given? | Which
+value does {entry} have by default in {page}? | What default does {page} use for {entry}? | What is the
+default value of {entry} in {page}?
+
+both: What does {entry} do in {page}, and what is its default? | What does {entry} mean in {page} and which
+value does it have by default? | In {page}, what is {entry} and what does it default to?
+
+returns: What does {page} return? | What is returned by {page}? | What do I get back from {page}? | In what
+form does {page} return its result? | What is the return value of {page}? | What does calling {page} give?
+
+raises: When does {page} raise {entry}? | When is {entry} raised by {page}? | What makes {page} raise
+{entry}? | What causes {entry} in {page}? | Under which condition does {page} throw {entry}?
+
+condition: What happens in {page} if {entry}? | What does {page} do when {entry}? | In {page}, what happens
+when {entry}? | How does {page} behave if {entry}?
+
+pointer: How does {page} relate to similar functions? | Is there an equivalent of, or an alternative to,
+{page}? | What is {page} similar or equivalent to? | What should I know before I choose {page}?
+
+how: How does {page} work? | What is {page} based on? | Which method or algorithm is behind {page}? | How is
+the result of {page} computed? | What do the notes on {page} say about how it works?
+
+takes: Which parameters does {page} take? | What arguments does {page} accept? | Which arguments can I pass
+to {page}? | What are the parameters of {page}?
+"""
+WORDINGS = {
+    sort: [one_line(wording) for wording in told.split("|")]
+    for sort, told in (part.split(":", 1) for part in TABLE.strip().split("\n\n"))
 }
 
 
@@ -206,11 +171,6 @@ def with_bodies(heads: Sequence[re.Match[str]], text: str) -> Iterator[tuple[re.
     ends = [*(head.start() for head in heads[1:]), len(text)]
     for head, end in zip(heads, ends, strict=False):  # one end more where there is no head
         yield head, text[head.end() : end].strip()
-
-
-def one_line(text: str) -> str:
-    """A text in a line, without the blanks that markup left before points and commas."""
-    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
 
 
 def sentences(text: str, enough: int = 20) -> str:

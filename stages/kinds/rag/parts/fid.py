@@ -1,0 +1,191 @@
+"""Fusion-in-decoder (Izacard & Grave 2021, arXiv 2007.01282) on transformers' own T5.
+
+The encoder reads a prompt for each passage, alone; the decoder attends to what it makes of all of them. Cross
+attention has no positions, so the order of the passages says nothing. A question with fewer passages than
+another of its batch gets masked ones: repeating one would count it twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from stages.core.errors import UserError
+from stages.core.files import read_object
+from stages.core.prompts import Template
+from stages.core.stage import valid
+from stages.core.tokenizer import TextCodec
+from stages.kinds.rag import places
+from stages.kinds.rag.knobs import ConvertRagKnobs, Fusion
+from stages.kinds.rag.parts.context import Prompts
+from stages.student.fast.functions import IGNORE
+from stages.student.formats.seq2seq import open_seq2seq
+
+BATCH = 16  # questions answered together
+
+
+class Row(NamedTuple):
+    """Token ids: a prompt for each passage, and the answer; each ends with EOS."""
+
+    prompts: list[list[int]]
+    answer: list[int]
+
+    @property
+    def read(self) -> int:
+        """How many tokens the encoder reads."""
+        return sum(map(len, self.prompts))
+
+
+class Ended(TextCodec):
+    """Prompts that end with EOS, as T5's do; what looks like a special token in them is text."""
+
+    def prompts(self, texts: list[str]) -> list[list[int]]:
+        return [[*ids, self.eos_id] for ids in self.plain([self.disarmed(text) for text in texts])]
+
+
+class Reading:
+    """Makes what encoder and decoder read. `cut`: prompts so far whose passage was cut to fit."""
+
+    def __init__(self, template: Template, model: Path, knobs: Fusion):
+        self.codec, self.knobs, self.cut = Ended(model, chat=False), knobs, 0
+        alone = ConvertRagKnobs(
+            base="",
+            passage_length=knobs.passage_length,
+            max_length=knobs.passage_length + knobs.answer_length,
+            answer_length=knobs.answer_length,
+        )
+        self.prompts = Prompts(template, self.codec, alone)
+
+    def encoder(self, question: Mapping, passages: Sequence[Mapping]) -> list[list[int]]:
+        """A prompt for each passage. Raises UserError where there is none, or the question leaves no room."""
+        if not passages:
+            raise UserError(
+                f"question {question.get('id', '')!r} has no passage, gold or retrieved; run `retrieved` "
+                "with a retriever that finds one, or take the question out"
+            )
+        made = [self.prompts.of(question, [passage]) for passage in passages]
+        self.cut += sum(bool(prompt.cut or prompt.dropped) for prompt in made)
+        return self.codec.prompts([prompt.text for prompt in made])
+
+    def row(self, question: Mapping, passages: Sequence[Mapping]) -> Row:
+        """Raises UserError as `encoder` does, and for an answer that is too long."""
+        answer = self.codec.answers([self.codec.disarmed(question["answer"])])[0]
+        if len(answer) > self.knobs.answer_length:
+            raise UserError(
+                f"question {question['id']!r}: its answer has {len(answer)} tokens, over answer_length "
+                f"{self.knobs.answer_length}; raise it in the block finetune_fid"
+            )
+        return Row(self.encoder(question, passages), answer)
+
+
+def padded(questions: Sequence[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, mask), int64 and bool (questions, passages, tokens), of prompts of any number and length."""
+    most = max(map(len, questions)), max(len(ids) for prompts in questions for ids in prompts)
+    ids = torch.zeros(len(questions), *most, dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, prompts in enumerate(questions):
+        for place, prompt in enumerate(prompts):
+            ids[row, place, : len(prompt)] = torch.tensor(prompt)
+            mask[row, place, : len(prompt)] = True
+    return ids, mask
+
+
+def fused(
+    model: T5ForConditionalGeneration, ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encoder states (B, P·L, D) and their mask (B, P·L), of ids and mask (B, P, L).
+
+    Passages that are masked altogether are not read: their states are 0.
+    """
+    there = mask.any(-1)
+    states = model.encoder(input_ids=ids[there], attention_mask=mask[there]).last_hidden_state
+    whole = states.new_zeros(*ids.shape, states.shape[-1])
+    whole[there] = states
+    return whole.flatten(1, 2), mask.flatten(1)
+
+
+def summed_loss(model: T5ForConditionalGeneration, rows: Sequence[Row]) -> torch.Tensor:
+    """Sum of -log p over every token of the answers, EOS included."""
+    labels = torch.full((len(rows), max(len(row.answer) for row in rows)), IGNORE)
+    for place, row in enumerate(rows):
+        labels[place, : len(row.answer)] = torch.tensor(row.answer)
+    ids, mask = padded([row.prompts for row in rows])
+    labels = labels.to(model.device)
+    hidden, mask = fused(model, ids.to(model.device), mask.to(model.device))
+    logits = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+        attention_mask=mask,
+        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+        use_cache=False,
+    ).logits
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+class Said(NamedTuple):
+    """An answer, its tokens with EOS, and why it ended: `stop`, or `length`."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+
+
+class Fid:
+    """A model that `finetune_fid` wrote; `template` is prompts/DATASET/student.md. Raises UserError."""
+
+    def __init__(self, folder: Path, template: Template):
+        self.knobs = valid(Fusion, read_object(folder / places.CONTEXT), str(folder / places.CONTEXT))
+        self.model, self.reading = open_seq2seq(folder), Reading(template, folder, self.knobs)
+        if (device := torch.accelerator.current_accelerator()) is not None:
+            self.model.to(device)
+
+    def answered(
+        self, questions: Sequence[Mapping], passages: Sequence[Sequence[Mapping]], max_new_tokens: int
+    ) -> list[Said]:
+        """Greedy answers, each from the first `retrieve` of its passages; batches are of one length.
+
+        Raises UserError for a question without passages.
+        """
+        prompts = [
+            self.reading.encoder(question, own[: self.knobs.retrieve])
+            for question, own in zip(questions, passages, strict=True)
+        ]
+        order = sorted(range(len(prompts)), key=lambda place: sum(map(len, prompts[place])))
+        said: dict[int, Said] = {}
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            rows = self.generated([prompts[place] for place in batch], max_new_tokens)
+            said.update(zip(batch, map(self.as_text, rows), strict=True))
+        return [said[place] for place in range(len(prompts))]
+
+    @torch.inference_mode()
+    def generated(self, prompts: Sequence[list[list[int]]], max_new_tokens: int) -> list[list[int]]:
+        """The new token ids of each question, padded behind EOS."""
+        device, config = self.model.device, self.model.config
+        ids, mask = (tensor.to(device) for tensor in padded(prompts))
+        hidden, mask = fused(self.model, ids, mask)
+        # all of it said here: a base's own generation_config may ask for beams, or forbid repetition
+        self.model.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+            decoder_start_token_id=config.decoder_start_token_id,
+        )
+        # `generate` may expand the output that it is given in place: each call gets one of its own
+        made = self.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=mask
+        )
+        return made[:, 1:].tolist()
+
+    def as_text(self, ids: list[int]) -> Said:
+        eos = self.model.config.eos_token_id
+        stopped = eos in ids
+        length = ids.index(eos) if stopped else len(ids)
+        text = self.reading.codec.decode(ids[:length])
+        return Said(text, length + stopped, "stop" if stopped else "length")
