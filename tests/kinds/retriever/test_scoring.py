@@ -283,7 +283,7 @@ def test_scores_of_another_model_are_not_read(bases, tmp_path, monkeypatch):
     os.symlink(bases["pythia"], "models/base/tiny")
     stage.run("d", knobs_of())
     assert all(a["teacher_scores"] != b["teacher_scores"] for a, b in zip(first, scored(), strict=True))
-    assert len(list(Path("data/.work").glob("score-d-*"))) == 1
+    assert len(list(Path("data/.work").glob("scores-*.txt"))) == 2
 
 
 def test_a_model_that_reads_less_than_max_length_is_told(bases, tmp_path, monkeypatch):
