@@ -5,6 +5,7 @@ from stages.reporting.charts import interval_bars, lines, number
 from stages.reporting.page import Report, Section, defined
 
 SETS = {"people": "Questions in people’s wording", "test": "Held-out questions"}
+SYSTEMS = ("untrained", "beside", "trained", "fid", "first_words", "nearest_question")
 CONTEXTS = ("gold", "retrieved")
 HEADLINE = {"f1": "F1", "rouge_l": "ROUGE-L", "faithfulness": "faithfulness"}
 ROOM = 108  # for the names of systems beside the bars
@@ -44,7 +45,7 @@ def tiles(name: str, own: dict | None) -> list[dict]:
 
 def shown(name: str, own: dict, told: dict, samples: dict) -> dict:
     """A set of questions: charts, systems by context, all measures, what was found, failures, samples."""
-    systems = {system: figures for system, figures in own.items() if system != "differences"}
+    systems = {system: own[system] for system in SYSTEMS if system in own}
     parts = list(dict.fromkeys(part for figures in systems.values() for part in figures))
     columns = [(measure, context) for measure in HEADLINE for context in CONTEXTS]
     questions, curve = told.get("questions", 0), list(enumerate(told.get("recall_curve") or [], start=1))
@@ -62,11 +63,7 @@ def shown(name: str, own: dict, told: dict, samples: dict) -> dict:
         "curve": lines([("recall", "student", curve)], "recall by passages found") if len(curve) > 1 else "",
         "recall": [(k, number(share)) for k, share in curve],
         "claims": claims(told.get("claims") or {}),
-        "failures": [
-            (f"{system}, {context}", counts)
-            for system, by_context in (samples.get("failures") or {}).items()
-            for context, counts in by_context.items()
-        ],
+        "failures": list((samples.get("failures") or {}).items()),
         "samples": samples.get("rows") or [],
     }
 
