@@ -190,7 +190,7 @@ class Given:
         self.of_source: dict[str, dict[str, Piece]] = defaultdict(dict)
         for document in documents:
             self.of_source[document.source].setdefault(one_spaced(document.text), document)
-        self.holders: set[Piece] = set()  # documents that hold one
+        self.taken: dict[Piece, list[tuple[int, int]]] = defaultdict(list)  # where they stand in documents
         self.numbers: Counter[str] = Counter()
 
     def add(self, where: str, row: PieceRow, gold: bool) -> str:
@@ -206,11 +206,22 @@ class Given:
                     f"{where}: field 'gold_docs': the passage {piece.text[:60]!r} is in no document of "
                     f"source {piece.source!r}; add the document, or correct source or text"
                 )
-            self.holders.update(holders)
-            found = holders and re.search(r"\s+".join(map(re.escape, spaced.split())), holders[0].text)
-            made = passage_of(piece, found.start() if found else 0, self.numbers)
-            self.passages[piece.source, spaced] = made
+            words = re.compile(r"\s+".join(map(re.escape, spaced.split())))
+            for one in holders:
+                self.taken[one] += [found.span() for found in words.finditer(one.text)]
+            start = self.taken[holders[0]][-1][0] if holders else 0
+            self.passages[piece.source, spaced] = passage_of(piece, start, self.numbers)
         return self.passages[piece.source, spaced]["id"]
+
+    def add_rest(self, cutter: Cutter) -> None:
+        """Add the pieces of documents that share nothing with these passages, the same once."""
+        for document in [one for own in self.of_source.values() for one in own.values()]:
+            for start, end in cutter.spans(document.text):
+                piece = document._replace(text=document.text[start:end])
+                key = piece.source, one_spaced(piece.text)
+                shared = any(first < end and start < last for first, last in self.taken[document])
+                if not shared and key not in self.passages:
+                    self.passages[key] = passage_of(piece, start, self.numbers)
 
 
 def one_spaced(text: str) -> str:
@@ -222,7 +233,7 @@ def read_pairs(
 ) -> tuple[list[Passage], Rows]:
     """Passages and questions by split of LocalRQA's files.
 
-    Passages are those of the pairs, then pieces of the documents that hold none of these.
+    Passages are those of the pairs, then pieces of the documents that share nothing with these.
     """
     given = Given(documents)
     rows: Rows = {split_named(file): [] for file in files.pairs}
@@ -252,8 +263,8 @@ def read_pairs(
                 for said in row.chat_history
             ]
         rows[split].append(question)
-    rest = [own for one in given.of_source.values() for own in one.values() if own not in given.holders]
-    return [*given.passages.values(), *cutter.passages(rest, given.numbers)], rows
+    given.add_rest(cutter)
+    return list(given.passages.values()), rows
 
 
 def speaker(where: str, name: str) -> str:
