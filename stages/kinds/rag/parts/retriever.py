@@ -37,7 +37,7 @@ class Retriever:
         return Bm25(self.texts)
 
     @cached_property
-    def reranker(self):  # a CrossEncoder, whose import takes seconds
+    def reranker(self) -> CrossEncoder | None:
         return load_reranker(self.knobs.reranker)
 
     def find(self, questions: Sequence[str], count: int) -> list[tuple[list[str], list[float]]]:
