@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
+from sentence_transformers import CrossEncoder
 
 from stages.core.errors import UserError
 from stages.kinds.rag.knobs import RetrievedKnobs
