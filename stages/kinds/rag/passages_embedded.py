@@ -34,13 +34,22 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
         chosen: list[Question] = []
         for page in sorted(own, key=lambda one: stable_unit("question", one["id"])):
             asked = question_of(page, names)
-            spelt = {one_spelling(text) for text in asked or ()}
-            if asked is None or len(chosen) == wanted or known & spelt:
+            if asked is None or len(chosen) == wanted:
+                continue
+            answer = " ".join(asked.answers)
+            spelt = {one_spelling(text) for text in (asked.question, answer)}
+            if known & spelt:
                 continue
             known |= spelt
-            gold = holding(asked.answer, of_page[page["id"]])
+            gold = list(dict.fromkeys(holding(one, of_page[page["id"]]) for one in asked.answers))
             chosen.append(
-                {"id": page["id"], **asked._asdict(), "gold": [gold], "source": page["id"]}  # type: ignore[typeddict-item]
+                {
+                    "id": page["id"],
+                    "question": asked.question,
+                    "answer": answer,
+                    "gold": gold,
+                    "source": page["id"],
+                }
             )
         questions[split] = chosen
     questions["people"] = people_questions(knobs.eval_rows, of_page)

@@ -48,13 +48,17 @@ class Cutter:
         places = [start for start, _ in self.tokenizer.encode(text, add_special_tokens=False).offsets]
         start = end = 0
         while end < len(text):
-            end = self._end(text, places, start)
-            if piece := text[start:end].strip():
-                first = text.index(piece, start)
-                yield first, first + len(piece)
+            last, end = end, self._end(text, places, start, end)
+            if not text[last:end].strip():  # blanks alone, or what is repeated leaves no room for more
+                start = end = last if start < last else end
+                continue
+            piece = text[start:end].strip()
+            first = text.index(piece, start)
+            yield first, first + len(piece)
             start = self._next(text, places, start, end)
 
-    def _end(self, text: str, places: list[int], start: int) -> int:
+    def _end(self, text: str, places: list[int], start: int, before: int) -> int:
+        """Where the piece from `start` ends, if it can be behind `before`."""
         last = bisect_left(places, start) + self.most
         while True:
             limit = max(places[last] if last < len(places) else len(text), start + 1)
@@ -64,8 +68,9 @@ class Cutter:
             last -= 1
         if limit == len(text):
             return limit
+        least = max(before, (start + limit) // 2)
         for kind in BREAKS:
-            if ends := [found.end() for found in kind.finditer(text, (start + limit) // 2, limit)]:
+            if ends := [found.end() for found in kind.finditer(text, least, limit)]:
                 return ends[-1]
         return limit
 

@@ -110,6 +110,16 @@ WORDINGS = {
     sort: [one_line(wording) for wording in told.split("|")]
     for sort, told in (part.split(":", 1) for part in TABLE.strip().split("\n\n"))
 }
+TWO = 0.5  # share of the pages that are asked two things at once, as people often do
+THEN: dict[str, tuple[str, ...]] = {
+    "parameter": ("what is {entry}?", "what does {entry} do?", "what is {entry} for?"),
+    "attribute": ("what does {entry} hold?", "what is its {entry}?"),
+    "default": ("what is the default of {entry}?", "which value does {entry} have by default?"),
+    "returns": ("what does it return?", "what do I get back?", "what is the result?"),
+    "raises": ("when does it raise {entry}?", "what makes it raise {entry}?"),
+    "condition": ("what happens if {entry}?", "what does it do when {entry}?"),
+    "how": ("how does it work?", "what is it based on?"),
+}
 
 
 class Candidate(NamedTuple):
@@ -121,10 +131,10 @@ class Candidate(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question about a page and its answer."""
+    """A question about a page and its answers: one for each thing that it asks."""
 
     question: str
-    answer: str
+    answers: tuple[str, ...]
 
 
 class Names:
@@ -208,8 +218,7 @@ def asked_of(document: Document) -> Iterator[Candidate]:
     names = [name for name, _, _ in entries(parts.get("Parameters", ""))]
     if 1 < len(names) < 8:
         yield Candidate("takes", "", f"It takes {', '.join(names[:-1])} and {names[-1]}.")
-    for heading in ("Returns", "Yields"):
-        body = parts.get(heading, "")
+    for body in filter(None, map(parts.get, ("Returns", "Yields"))):
         told = " ".join(part for _, _, part in entries(body)) or body.partition("\n")[2]
         yield Candidate("returns", "", sentences(told))
     yield from of_errors(parts.get("Raises", ""))
@@ -289,4 +298,17 @@ def question_of(document: Document, names: Names) -> Asked | None:
         noun=document["metadata"].get("kind", "function"),
         entry=chosen.entry,
     )
-    return Asked(question, chosen.answer)
+    rest = [one for own in by_sort.values() for one in own if goes_with(chosen, one)]
+    if not rest or stable_unit("two", key) >= TWO:
+        return Asked(question, (chosen.answer,))
+    second = min(rest, key=lambda one: stable_unit("second", key, one.sort, one.entry))
+    clauses = THEN[second.sort]
+    clause = clauses[stable_integer("clause", key, second.sort) % len(clauses)].format(entry=second.entry)
+    return Asked(f"{question.removesuffix('?')}, and {clause}", (chosen.answer, second.answer))
+
+
+def goes_with(first: Candidate, second: Candidate) -> bool:
+    """Can both be asked at once: two things, and answers that are short enough together?"""
+    apart = first.sort != "takes" and second.sort in THEN and second.answer not in first.answer
+    other = (first.sort, second.entry) != (second.sort, first.entry) and first.entry != (second.entry or None)
+    return apart and other and count_words(first.answer) + count_words(second.answer) <= LONGEST

@@ -22,7 +22,7 @@ from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs, Fusion
 from stages.kinds.rag.parts.context import Prompts
 from stages.student.fast.functions import IGNORE
-from stages.student.formats.seq2seq import open_seq2seq
+from stages.student.formats.seq2seq import NEEDED, open_seq2seq
 
 BATCH = 16  # questions answered together
 
@@ -140,6 +140,9 @@ class Fid:
     def __init__(self, folder: Path, template: Template):
         self.knobs = valid(Fusion, read_object(folder / places.CONTEXT), str(folder / places.CONTEXT))
         self.model, self.reading = open_seq2seq(folder), Reading(template, folder, self.knobs)
+        # greedy, whatever the base's own settings: these may ask for beams, or forbid repetition
+        ids = {name: getattr(self.model.config, name) for name in NEEDED}
+        self.model.generation_config = GenerationConfig(do_sample=False, num_beams=1, **ids)
         if (device := torch.accelerator.current_accelerator()) is not None:
             self.model.to(device)
 
@@ -165,22 +168,10 @@ class Fid:
     @torch.inference_mode()
     def generated(self, prompts: Sequence[list[list[int]]], max_new_tokens: int) -> list[list[int]]:
         """The new token ids of each question, padded behind EOS."""
-        device, config = self.model.device, self.model.config
-        ids, mask = (tensor.to(device) for tensor in padded(prompts))
-        hidden, mask = fused(self.model, ids, mask)
-        # all of it said here: a base's own generation_config may ask for beams, or forbid repetition
-        self.model.generation_config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-            decoder_start_token_id=config.decoder_start_token_id,
-        )
+        hidden, mask = fused(self.model, *(tensor.to(self.model.device) for tensor in padded(prompts)))
         # `generate` may expand the output that it is given in place: each call gets one of its own
-        made = self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=mask
-        )
+        output = BaseModelOutput(last_hidden_state=hidden)
+        made = self.model.generate(encoder_outputs=output, attention_mask=mask, max_new_tokens=max_new_tokens)
         return made[:, 1:].tolist()
 
     def as_text(self, ids: list[int]) -> Said:

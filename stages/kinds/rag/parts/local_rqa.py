@@ -28,6 +28,7 @@ from stages.sources.splits import split_groups
 
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("eval", "val", "dev", "valid"), "val")}
 SPEAKERS = {"user": "User", "human": "User", "assistant": "Assistant", "bot": "Assistant", "ai": "Assistant"}
+PAIRS, NO_ANSWERS = re.compile(r"_w_qa?\."), re.compile(r"_w_q\.")  # in names of LocalRQA's files
 PICKLES = (".pkl", ".pickle")
 SAME = 0.95  # of the words of two passages that are one but for a detail
 
@@ -96,7 +97,7 @@ def files_of(knobs: PassagesKnobs) -> Files:
             f"{pickles[0]}: pickles are refused, as reading one runs what is in it; save the documents as "
             "JSON lines {source, title, text}"
         )
-    pairs = [file for file in present if re.search(r"_w_qa?\.[^/]*$", file.name) and ending(file) in READERS]
+    pairs = [file for file in present if PAIRS.search(file.name) and ending(file) in READERS]
     files = Files(documents, pairs, [] if pairs else data_files(folder, "questions*.*"))
     if not pairs and not (documents and files.questions):
         lacking = "questions.*" if documents else knobs.documents
@@ -209,11 +210,12 @@ def read_pairs(
 
     Passages are those of the pairs, then pieces of the documents that hold none of these.
     """
-    given, rows = Given(documents), defaultdict[str, list[Question]](list)
+    given = Given(documents)
+    rows: Rows = {split_named(file): [] for file in files.pairs if not NO_ANSWERS.search(file.name)}
     for where, file, row in validated(PairRow, files.pairs):
         gold = [given.add(where, one, gold=True) for one in row.gold_docs]
         hard = [given.add(where, one, gold=False) for one in row.hard_neg_docs]
-        if re.search(r"_w_q\.", file.name):
+        if NO_ANSWERS.search(file.name):
             continue
         for field in ("question", "gold_answer"):
             if getattr(row, field) is None:
@@ -254,7 +256,7 @@ def read_own(files: Files, documents: list[Piece], cutter: Cutter) -> tuple[list
     texts = defaultdict[str, str](str)
     for document in documents:
         texts[document.source] += f" {one_spaced(document.text)}"
-    rows = defaultdict[str, list[Question]](list)
+    rows: Rows = {split_named(file): [] for file in files.questions}
     for number, (where, file, row) in enumerate(validated(OwnRow, files.questions), start=1):
         gold, about = one_spaced(row.gold), row.document_id
         if gold and not about:
