@@ -28,7 +28,7 @@ help: ## list the targets
 $(DATASETS): $(LOCK)
 	@python -m stages build $@ $${FOLDER:+--path "$$FOLDER"}
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever or rag
 	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"} \
 	  $${KIND:+--kind "$$KIND"} $${OF:+--of "$$OF"}
 
@@ -47,6 +47,9 @@ evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET
 
 serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
 	@python -m stages serve "$${DATASET:-otto}" $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
+
+ask: $(LOCK) ## ask a student that answers from passages, on a page: make ask DATASET=pydoc_rag; QUESTION="..." here
+	@python -m stages ask "$${DATASET:-pydoc_rag}" $${QUESTION:+"$$QUESTION"} $${PORT:+--port "$$PORT"}
 
 slurm: $(LOCK) ## write a Slurm array job for a dataset's shards: make slurm DATASET=d ARGS="--gpus 1"
 	@python -m stages slurm "$${DATASET:-pydoc}" $(ARGS)
@@ -74,7 +77,7 @@ check: $(LOCK) ## check style, types and what the fast tests hold: under two min
 	@ruff check . && ruff format --check . && mypy && \
 	  OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
-.PHONY: demo long test help new remove cost review evaluate serve slurm push pull ui register store bench check $(DATASETS)
+.PHONY: demo long test help new remove cost review evaluate serve ask slurm push pull ui register store bench check $(DATASETS)
 
 # Set-up, once for each requirements.lock. A CPU machine gets the CPU build of torch, never CUDA packages.
 CPU_INDEX := https://download.pytorch.org/whl/cpu

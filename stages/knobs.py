@@ -185,6 +185,7 @@ BASES = (
 SPINE = (
     *BASES,
     Stage("corpus", CorpusKnobs, reads_source=True),
+    Stage("price", PromptKnobs, block="prompt"),
     Stage("prompt", PromptKnobs),
     Stage(
         "collect",

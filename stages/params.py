@@ -48,8 +48,9 @@ class Params:
                 continue
             if stage == PRICES:
                 raise UserError(f"{path}: the block '{PRICES}' is for all datasets; move it to {PARAMS}")
-            if stage not in STAGES:
-                raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, (*STAGES, PRICES))}")
+            if stage not in STAGES or STAGES[stage].block:
+                known = [PRICES, *(name for name in STAGES if not STAGES[name].block)]
+                raise UserError(f"{path}: no stage is called '{stage}'{nearest(stage, known)}")
             if not isinstance(datasets, dict):
                 raise UserError(
                     f"{path}, {stage}: expected datasets and their knobs; write `{stage}: {{}}` for none"
@@ -103,6 +104,9 @@ def load() -> Params:
     params = Params()
     for path in files():
         params.add(path)
+    for stage in STAGES.values():
+        if stage.block:
+            params.blocks[stage.name] = params.blocks[stage.block]
     return params
 
 
@@ -166,7 +170,7 @@ def check_graph() -> None:
     if missing := [name for name in STAGES if name not in drawn]:
         raise UserError(f"{DVC}: the stage '{missing[0]}' ({STAGES[missing[0]].module}) is not in the graph")
     defaults = {name for entry in pipeline.get("vars") or () if isinstance(entry, dict) for name in entry}
-    if unset := [name for name in STAGES if name not in defaults]:
+    if unset := [name for name, stage in STAGES.items() if not stage.block and name not in defaults]:
         raise UserError(
             f"{DVC}, vars: '{unset[0]}' is not in the first line; add `{unset[0]}: {{}}`, or DVC refuses the "
             "graph as long as no dataset takes part in it"

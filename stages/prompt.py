@@ -23,7 +23,7 @@ from stages.core.records import KeyedRequest, choose
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
 from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import TOKEN_COUNT, price_of, rough_tokens
+from stages.teacher.prices import TOKEN_COUNT, Price, noted_price, rough_tokens
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
 
 
@@ -80,8 +80,8 @@ def numbered(document_id: str, place: int, count: int) -> str:
 class Estimate:
     """Tokens and dollars of the distinct requests that `add` was told of, without holding them."""
 
-    def __init__(self, model: str):
-        self.model, self.tokens_in, self.tokens_out = model, 0.0, 0
+    def __init__(self, price: Price | None):
+        self.price, self.tokens_in, self.tokens_out = price, 0.0, 0
         self.keys: set[bytes] = set()
 
     def add(self, request: KeyedRequest) -> None:
@@ -93,7 +93,7 @@ class Estimate:
 
     def figures(self) -> dict:
         """Output tokens and dollars are the most there can be."""
-        tokens_in, price = round(self.tokens_in), price_of(self.model)
+        tokens_in, price = round(self.tokens_in), self.price
         usage = {"prompt_tokens": tokens_in, "completion_tokens": self.tokens_out}
         most = price.dollars(usage) if price else None
         return {
@@ -131,7 +131,7 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
         )
     template = template_of(knobs)
     once, prompt_hash = knobs.model_copy(update={"samples": 1, "n": 1}), sha256_text(template.source)
-    cost = Estimate(knobs.model)
+    cost = Estimate(noted_price(dataset, knobs.model))
 
     def rows() -> Iterator[dict]:
         for document in read():

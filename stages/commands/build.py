@@ -73,6 +73,7 @@ def all_knobs(dataset: str, blocks: Blocks) -> dict[str, object]:
     return {
         f"{stage.name}.{name}": value
         for stage in params.stages_of(dataset, blocks)
+        if not stage.block
         for name, value in params.knobs_of(dataset, stage.name, blocks).model_dump().items()
     }
 

@@ -15,6 +15,11 @@ def corpus(dataset: str) -> Path:
     return Path("data") / dataset / "corpus"
 
 
+def price(dataset: str) -> Path:
+    """What the model costs that the dataset asks."""
+    return Path("data") / dataset / "price.json"
+
+
 def requests(dataset: str) -> Path:
     return Path("data") / dataset / "requests.jsonl"
 

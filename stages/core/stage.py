@@ -54,14 +54,16 @@ class Stage:
     `figures` names its files of figures where it stands in for another stage: two stages of the same
     `figures` write the same outputs, so a dataset takes part in one of them at most. `reads_source` says that
     it reads the user's own files, at its knob `path`; its module may have `check_source(knobs)`, which raises
-    UserError before anything else is built. `actions` are flags for use by hand, each with its help: the
-    module's function of that name is called with the dataset (or None) and the knobs given.
+    UserError before anything else is built. `block` names the stage whose blocks of params it goes by,
+    where it has none of its own. `actions` are flags for use by hand, each with its help: the module's
+    function of that name is called with the dataset (or None) and the knobs given.
     """
 
     name: str
     knobs: type[Knobs]
     package: str = "stages"
     figures: str = ""
+    block: str = ""
     reads_source: bool = False
     actions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -12,14 +12,18 @@ import json
 import logging
 import re
 import resource
+import secrets
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+
+from stages.core.files import read_text
 
 LOOPBACK = ("localhost", "127.0.0.1")
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d+)?", re.IGNORECASE)
@@ -29,6 +33,16 @@ UNREAD_S = 2  # for the rest of a body that was refused
 CONNECTIONS = 512  # at once; where it is full, the oldest that waits for no answer gives way to a new one
 OTHER_FILES = 160  # kept free of connections: the server's own, and those that are accepted at one moment
 LOGGED = 20  # errors of a kind in a minute that are logged
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+POLICY = (
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 AWAITED = web.AppKey("AWAITED", set)  # connections whose request has come whole and has no answer yet
 
 
@@ -93,6 +107,14 @@ def parsed(body: bytes, charset: str | None) -> object:
         return json.loads(body.decode(charset or "utf-8"))
     except (ValueError, LookupError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"the body is not JSON: {error}") from None
+
+
+def html_page(file: Path) -> web.Response:
+    """A page of this project, whose own script and style alone run: they have the nonce of this response."""
+    nonce = secrets.token_urlsafe(16)
+    text = read_text(file).replace("{{nonce}}", nonce)
+    headers = {**HEADERS, "Content-Security-Policy": POLICY.format(nonce)}
+    return web.Response(text=text, content_type="text/html", headers=headers)
 
 
 @web.middleware

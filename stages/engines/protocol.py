@@ -4,7 +4,7 @@ Prompt ids come from core/tokenizer.TextCodec, as in training, and texts are dec
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from statistics import fmean
@@ -71,14 +71,23 @@ class Generation(NamedTuple):
     line_logprobs: list[float | None] | None  # mean for each of `text.split("\n")`; None: no token of its own
 
 
+Tell = Callable[[int, list[int]], None]  # (place of a prompt, the tokens of its answer so far)
+
+
 class Engine(Protocol):
     def generate(
-        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+        self,
+        prompts: list[str],
+        sampling: Decoding,
+        seeds: list[int],
+        grammar: str | None = None,
+        tell: Tell | None = None,
     ) -> Iterator[Generation]:
         """Yield one Generation a prompt in the order they finish; `index` is the prompt's place.
 
         `seeds` are 63-bit integers, one a prompt: a row's random numbers depend on nothing else. `grammar` is
-        the Lark text that answers obey (docs/kinds/skills/grammar.md). Raises UserError where it cannot.
+        the Lark text that answers obey (docs/kinds/skills/grammar.md). `tell` hears of answers in the making,
+        from engines on this machine and without a grammar. Raises UserError where it cannot.
         """
         ...
 

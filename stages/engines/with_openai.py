@@ -22,7 +22,7 @@ from stages.core.pacing import Pacer, pause_s, retry_after_s
 from stages.core.servers import MOST_BYTES, account, api_key
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import constraint
-from stages.engines.protocol import Decoding, Generation, line_means, mean
+from stages.engines.protocol import Decoding, Generation, Tell, line_means, mean
 
 RETRIES = 6  # of one call, not counting refusals for want of capacity
 BREAKER = 20  # failures in a row
@@ -126,7 +126,12 @@ class OpenaiEngine:
         return models[0].id
 
     def generate(
-        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+        self,
+        prompts: list[str],
+        sampling: Decoding,
+        seeds: list[int],
+        grammar: str | None = None,
+        tell: Tell | None = None,
     ) -> Iterator[Generation]:
         held = constraint(self.directory, grammar) if grammar else None
         extra = {"top_k": sampling.top_k} if sampling.top_k else {}

@@ -19,7 +19,7 @@ from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import ConstrainedAnswer, Constraint, constraint
 from stages.engines.load import context_of
 from stages.engines.openvino_model import converted
-from stages.engines.protocol import Decoding, Generation, finished
+from stages.engines.protocol import Decoding, Generation, Tell, finished
 
 # Of the key/value cache: a batch of usual rows, which is a quarter of those in flight (a cache for a third of
 # them was as quick, and one that grows 5% slower). It fills up, with prefixes, and stays full.
@@ -66,13 +66,18 @@ class OpenvinoEngine:
         return self.pipeline.get_metrics().kv_cache_size_in_bytes
 
     def generate(
-        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+        self,
+        prompts: list[str],
+        sampling: Decoding,
+        seeds: list[int],
+        grammar: str | None = None,
+        tell: Tell | None = None,
     ) -> Iterator[Generation]:
         ids = self.codec.prompts(prompts)
         if grammar is not None:
             yield from self._held(prompts, ids, sampling, seeds, grammar)
             return
-        for index, (tokens, logprobs) in self._decoded(ids, sampling, seeds):
+        for index, (tokens, logprobs) in self._decoded(ids, sampling, seeds, tell):
             yield finished(self.codec, index, ids[index], tokens, logprobs)
 
     def _held(
@@ -108,7 +113,7 @@ class OpenvinoEngine:
         return TransformersEngine(self.directory, self.decoding)
 
     def _decoded(
-        self, ids: list[list[int]], sampling: Decoding, seeds: list[int]
+        self, ids: list[list[int]], sampling: Decoding, seeds: list[int], tell: Tell | None = None
     ) -> Iterator[tuple[int, tuple[list[int], list[float]]]]:
         """Each row's place, new token ids and log-probabilities, as they finish."""
         # Of rows with the same prompt, as the samples of a document are, one goes ahead. The others follow
@@ -120,6 +125,7 @@ class OpenvinoEngine:
         following = {rows.pop(): rows for rows in alike.values()}
         waiting = sorted(following, key=lambda index: (len(ids[index]), -index))  # the last is first
         running: dict[int, object] = {}
+        new: dict[int, tuple[list[int], list[float]]] = {index: ([], []) for index in range(len(ids))}
         while waiting or running:
             while waiting and len(running) < self.in_flight:
                 index = waiting.pop()
@@ -131,12 +137,18 @@ class OpenvinoEngine:
                 if following.get(index) and handle.can_read():
                     waiting += following.pop(index)
                 status = handle.get_status().name
+                while (tell or status == "FINISHED") and handle.can_read():  # read_all would wait for the end
+                    (output,) = handle.read().values()  # of one step
+                    new[index][0].extend(output.generated_ids)
+                    new[index][1].extend(output.generated_log_probs)
+                    if tell:
+                        tell(index, new[index][0])
                 if status == "RUNNING":
                     continue
                 if status != "FINISHED":
                     raise RuntimeError(f"openvino gave up on a prompt of {len(ids[index])} tokens: {status}")
-                (output,) = running.pop(index).read_all()
-                yield index, (list(output.generated_ids), list(output.generated_log_probs))
+                del running[index]
+                yield index, new.pop(index)
 
     def _config(self, sampling: Decoding, seed: int):
         config = openvino_genai.GenerationConfig()

@@ -7,7 +7,8 @@ by its own seed. Hence the same rows whatever the shards, the workers and the or
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from transformers.utils import logging
 
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import ConstrainedAnswer, constraint
-from stages.engines.protocol import Decoding, Generation, finished
+from stages.engines.protocol import Decoding, Generation, Tell, finished
 
 BUCKET = 64  # prompt widths are multiples of this
 
@@ -40,7 +41,12 @@ class TransformersEngine:
         self.directory = directory
 
     def generate(
-        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+        self,
+        prompts: list[str],
+        sampling: Decoding,
+        seeds: list[int],
+        grammar: str | None = None,
+        tell: Tell | None = None,
     ) -> Iterator[Generation]:
         logits = self.model.get_output_embeddings().weight.shape[0]
         held = constraint(self.directory, grammar, logits) if grammar else None
@@ -55,7 +61,8 @@ class TransformersEngine:
                 batch = bucket[start : start + self.batch_size]
                 constrained = [ConstrainedAnswer(held, prompts[i], length) for i in batch] if held else []
                 batch_ids, batch_seeds = [ids[i] for i in batch], [seeds[i] for i in batch]
-                decoded = self._batch(batch_ids, width, sampling, batch_seeds, constrained)
+                told = [partial(tell, index) for index in batch] if tell and not held else []
+                decoded = self._batch(batch_ids, width, sampling, batch_seeds, constrained, told)
                 for index, (tokens, logprobs) in zip(batch, decoded, strict=True):
                     yield finished(self.codec, index, ids[index], tokens, logprobs)
 
@@ -67,11 +74,12 @@ class TransformersEngine:
         sampling: Decoding,
         seeds: list[int],
         constrained: list[ConstrainedAnswer],
+        told: list[Callable[[list[int]], None]],
     ) -> list[tuple[list[int], list[float]]]:
         """New token ids of each prompt and their log-probabilities; what follows an EOS is of no meaning.
 
         width: tokens of the padded prompts. constrained: one for each prompt where there is a grammar, else
-        none.
+        none. told: who hears what a prompt's answer has so far, or none.
         """
         rows, eos = len(prompts), self.codec.eos_id
         fill = self.batch_size - rows
@@ -110,6 +118,8 @@ class TransformersEngine:
             if sampling.frequency_penalty:
                 used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
+            for place, tell in enumerate(told):
+                tell([int(tokens[place]) for tokens in new])
             logprobs.append(raw.gather(1, chosen[:, None]).squeeze(1) - raw.logsumexp(-1))
             ended |= chosen == eos
             if ended[:rows].all():

@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.engines.grammar import Constraint, constraint
-from stages.engines.protocol import Decoding, Generation, finished
+from stages.engines.protocol import Decoding, Generation, Tell, finished
 
 WINDOW = 4  # requests given to vLLM, in batches
 
@@ -42,7 +42,12 @@ class VllmEngine:
         self.engine = self.vllm.LLMEngine.from_engine_args(arguments)
 
     def generate(
-        self, prompts: list[str], sampling: Decoding, seeds: list[int], grammar: str | None = None
+        self,
+        prompts: list[str],
+        sampling: Decoding,
+        seeds: list[int],
+        grammar: str | None = None,
+        tell: Tell | None = None,
     ) -> Iterator[Generation]:
         held = constraint(self.directory, grammar) if grammar else None
         ids = self.codec.prompts(prompts)

@@ -18,7 +18,7 @@ from stages.teacher.client import ask_all
 from stages.teacher.connect import EMBEDDED, endpoint
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.money import Budget, check_cap
-from stages.teacher.prices import price_of
+from stages.teacher.prices import noted_price
 from stages.teacher.projection import Projection
 from stages.teacher.requests import Requests
 from stages.teacher.store.store import Store
@@ -38,7 +38,7 @@ def collect(
     source, target = layout.requests(dataset), layout.responses(dataset)
     say = partial(messages.say, f"collect {dataset}:")
     requests, policy = Requests(source), knobs.policy()
-    price = price_of(requests.model)
+    price = noted_price(dataset, requests.model)
     with Store(layout.STORE) as store, Budget(store, dataset, price, knobs.max_dollars) as budget:
         tally = Tally()
         if asking:

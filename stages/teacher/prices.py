@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core import layout
 from stages.core.errors import UserError
+from stages.core.files import read_object
 from stages.core.hashing import canonical_json
 from stages.core.records import RequestContent
 from stages.core.stage import explain
@@ -97,7 +98,7 @@ def price_table(block: object, where: str) -> PriceTable:
 
 
 def price_of(model: str) -> Price | None:
-    """The price of `model`, or None where params.yaml does not name it. Raises UserError for a bad block."""
+    """The price of `model` in params.yaml, None where it names none. Raises UserError for a bad block."""
     if not layout.PARAMS.is_file():
         return None
     block = read_yaml(layout.PARAMS).get(PRICES)
@@ -106,3 +107,18 @@ def price_of(model: str) -> Price | None:
     table = price_table(block, f"{layout.PARAMS}, {PRICES}")
     known = table.models.get(model)
     return Price.of(table.version, known) if known else None
+
+
+def noted_price(dataset: str, model: str) -> Price | None:
+    """The price of the model that the dataset asks, as the stage `price` has noted it; None: it is unknown.
+
+    Where nothing is noted, as for a stage that is run by hand, params.yaml is asked. Raises UserError where
+    the price of another model is noted.
+    """
+    path = layout.price(dataset)
+    if not path.is_file():
+        return price_of(model)
+    noted = read_object(path)
+    if noted.get("model") != model:
+        raise UserError(f"{path}: is not about the model '{model}'; run `dvc repro -s price@{dataset}`")
+    return Price(**noted["price"]) if noted.get("price") else None

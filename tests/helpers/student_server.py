@@ -28,7 +28,7 @@ class Saying:
         self.text, self.asked, self.gate = text, [], threading.Event()
         self.gate.set()
 
-    def generate(self, prompts, sampling, seeds, grammar=None):
+    def generate(self, prompts, sampling, seeds, grammar=None, tell=None):
         self.asked.append((prompts, sampling, seeds, grammar))
         self.gate.wait(20)
         if "fail" in prompts[0]:

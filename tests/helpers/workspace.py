@@ -101,6 +101,8 @@ class Workspace:
         yaml, shared = YAML(typ="safe"), {"prices": PRICES}
         own: dict[str, dict] = {}
         for stage, datasets in blocks.items():
+            if params.STAGES[stage].block:
+                continue
             if stage in params.BASE_STAGES:
                 shared |= {stage: datasets} if datasets else {}
                 continue

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.helpers.teacher_server import Teacher
-from tests.helpers.workspace import NO_NETWORK, Workspace, ran
+from tests.helpers.workspace import NO_NETWORK, PRICES, Workspace, ran
 
 pytestmark = pytest.mark.slow
 KEY = {"TEACHER_KEY": "sk-test"}
@@ -78,6 +79,21 @@ def test_nothing_changed_nothing_runs(built):
     assert built.repro() == []
 
 
+def test_a_price_of_another_model_makes_nothing_stale(project, teacher):
+    """Of a dataset that asks one model, only the note of its price is looked at again."""
+    asked = [f"{stage}@{name}" for name in ("alpha", "beta") for stage in ("price", "prompt", "collect")]
+    file, calls = project.directory / "params.yaml", teacher.calls
+    prices = {**PRICES, "models": {**PRICES["models"], "gpt-4.1": {"input": 2, "output": 8}}}
+    blocks = YAML(typ="safe").load(file) | {"prices": prices}
+    with open(file, "w") as stream:
+        YAML(typ="safe").dump(blocks, stream)
+    assert project.repro("-s", *asked) == ["price@alpha", "price@beta"]
+    prices["models"]["embedded"] = {"input": 1, "output": 0}
+    with open(file, "w") as stream:
+        YAML(typ="safe").dump(blocks, stream)
+    assert project.repro("-s", *asked, **KEY) == asked and teacher.calls == calls
+
+
 def test_metrics_and_plots_show(built):
     shown = built.run("dvc", "metrics", "show", "--json", "reports/alpha/figures/metrics.json")
     assert set(json.loads(shown)[""]["data"]["reports/alpha/figures/metrics.json"]["data"]) >= {
@@ -137,7 +153,7 @@ def test_knobs_of_one_dataset_leave_the_other_alone(project):
     assert set(stale) >= {f"{stage}@alpha" for stage in changes}
     assert not [name for name in stale if not name.endswith("@alpha")]
     assert project.repro("tokenize", **KEY) == [
-        f"{s}@alpha" for s in ("corpus", "prompt", "collect", "convert", "tokenize")
+        f"{s}@alpha" for s in ("corpus", "price", "prompt", "collect", "convert", "tokenize")
     ]
 
 

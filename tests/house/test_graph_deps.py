@@ -51,14 +51,14 @@ def test_the_code_of_a_stage_is_its_one_dependency_on_code(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_keeps_to_the_same_shape(stage):
     entry, figures = GRAPH[stage]["do"], params.STAGES[stage].figures_name
-    assert GRAPH[stage]["foreach"] == f"${{{stage}}}"
+    assert GRAPH[stage]["foreach"] == f"${{{params.STAGES[stage].block or stage}}}"
     assert entry["cmd"] == f'python -m stages {stage} "$DVC_STAGE" ${{item}}'
     if stage == "report":
         return
     folder = "reports/${key}/figures"
     assert f"{folder}/time/{figures}.json" in entry["outs"]
     assert f"{folder}/{figures}.json" in entry["outs"]
-    files = [f"{folder}/metrics.json", f"{folder}/retriever.json"]
+    files = [f"{folder}/metrics.json", f"{folder}/retriever.json", f"{folder}/rag.json"]
     allowed = [[], *([{file: {"cache": False}}] for file in files)]
     assert entry.get("metrics", []) in allowed, "figures are outs"
     assert all(out.startswith(f"{folder}/") for out in outputs(entry) if out.startswith("reports/"))

@@ -261,10 +261,21 @@ def test_scaffolding_a_retriever(project, of):
     assert Path("prompts/mine/eval_rows.jsonl").read_text() == ""
 
 
+def test_scaffolding_answers_from_passages(project):
+    done = new.scaffold("mine", "files", kind="rag")
+    assert "made prompts/mine/: edit params.yaml, student.md" in done
+    blocks = params.check()
+    chain = [stage.name for stage in params.stages_of("mine", blocks)]
+    student = ["tokenize", "finetune", "merge", "export"]
+    assert chain == ["passages", "retrieved", "convert_rag", *student, "answer", "evaluate_rag", "report"]
+    assert blocks["passages"]["mine"]["path"] == "files"
+    assert Path("prompts/mine/eval_rows.jsonl").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
-        ("retriver", None, "--kind: 'retriver' has no example to begin with; name retriever"),
+        ("retriver", None, "--kind: 'retriver' has no example to begin with; name rag or retriever"),
         (None, "pydoc", "--kind: None has no example"),
         ("retriever", "nothing", "--of: no dataset is called 'nothing'"),
         ("retriever", "../x", "cannot be a name"),
@@ -438,13 +449,16 @@ def test_no_dataset_can_have_the_name_of_a_make_target():
 
 def test_showing_the_cost_of_skills_never_asks(project):
     new.scaffold("otto")
-    first = ("otto_candidates", ["skills@otto", "corpus_briefs@otto_candidates", "prompt@otto_candidates"])
+    first = (
+        "otto_candidates",
+        ["skills@otto", "corpus_briefs@otto_candidates", "price@otto_candidates", "prompt@otto_candidates"],
+    )
     assert cost.steps("otto", params.check()) == [first]
     layout.responses("otto_candidates").parent.mkdir(parents=True)
     layout.responses("otto_candidates").write_text("")
-    own = ("otto", ["candidates@otto", "corpus_skills@otto", "prompt@otto"])
+    own = ("otto", ["candidates@otto", "corpus_skills@otto", "price@otto", "prompt@otto"])
     assert cost.steps("otto", params.check()) == [first, own]
-    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "prompt@pydoc"])]
+    assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "price@pydoc", "prompt@pydoc"])]
     with pytest.raises(UserError, match="did you mean 'pydoc'"):
         cost.steps("pydok", params.check())
 

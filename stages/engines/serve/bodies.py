@@ -15,6 +15,7 @@ COLDEST = 1e-6  # least temperature that is not 0: logits divided by less are no
 NARROWEST = 1e-6  # least top_p: less may be 0 in the engine's floats, and one token is left long before
 WIDEST = 2**31 - 1  # top_k, more than any vocabulary: engines have no larger integers
 MOST_STOPS = 64
+SPEAKERS, UNHEARD = ("user", "assistant"), ("system", "developer")  # roles in a chat; the latter are ignored
 IGNORED = {
     *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
     *("parallel_tool_calls", "reasoning_effort", "verbosity"),
@@ -49,6 +50,16 @@ class Lenient(BaseModel):
 class Message(Lenient):
     role: str
     content: str | list[dict] | None = None
+
+    def text(self) -> str:
+        """Raises Refused for content that is no text, or blank."""
+        parts = self.content if isinstance(self.content, list) else [{"type": "text", "text": self.content}]
+        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
+            raise Refused(f"the content of each {self.role} message must be text", "messages")
+        text = "\n".join(part["text"] for part in parts)
+        if not text.strip():
+            raise Refused(f"a {self.role} message is blank", "messages")
+        return text
 
 
 class Function(Lenient):
@@ -98,6 +109,10 @@ class Body(BaseModel):
             said["temperature"] = 0.0
         return start.model_copy(update={**said, "max_new_tokens": limit or min(start.max_new_tokens, room)})
 
+    def counted(self, usage: dict) -> dict | None:
+        """The usage, where a stream is to tell it."""
+        return usage if self.stream_options and self.stream_options.include_usage else None
+
     def drawn_seed(self) -> int:
         """63 bits: the body's seed, or any."""
         return secrets.randbits(63) if self.seed is None else self.seed % 2**63
@@ -118,16 +133,18 @@ class ChatBody(Body):
 
     def request(self) -> str:
         """The text of the last user message: a student answers one request, and sees nothing else."""
-        said = [message.content for message in self.messages if message.role == "user"]
+        said = [message for message in self.messages if message.role == "user"]
         if not said:
             raise Refused("there is no message of the role 'user'", "messages")
-        parts = said[-1] if isinstance(said[-1], list) else [{"type": "text", "text": said[-1]}]
-        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
-            raise Refused("the content of the last user message must be text", "messages")
-        text = "\n".join(part["text"] for part in parts)
-        if not text.strip():
-            raise Refused("the last user message is blank", "messages")
-        return text
+        return said[-1].text()
+
+    def turns(self) -> list[tuple[str, str]]:
+        """(role, text) of the messages up to the last user's, all of SPEAKERS. Raises Refused for others."""
+        last = max((place for place, said in enumerate(self.messages) if said.role == "user"), default=-1)
+        told = [said for said in self.messages[: last + 1] if said.role not in UNHEARD]
+        if other := next((said.role for said in told if said.role not in SPEAKERS), None):
+            raise Refused(f"expected messages of {' and '.join(SPEAKERS)}, found {other!r}", "messages")
+        return [(said.role, said.text()) for said in told]
 
     def callable_tools(self) -> set[str] | None:
         """Names of the functions to call; of an empty set, any. None: the answer is to be text."""

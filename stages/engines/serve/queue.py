@@ -29,7 +29,10 @@ FAILURES = 3  # in a row, of an engine that was loaded anew before each
 
 
 class PendingRequest(NamedTuple):
-    """A request in the queue, and the future that its answer goes to. `tokens` are those of its prompt."""
+    """A request in the queue, and the future that its answer goes to. `tokens` are those of its prompt.
+
+    `told` hears in the event loop what tokens the answer has so far, if it is there.
+    """
 
     prompt: str
     tokens: int
@@ -37,6 +40,7 @@ class PendingRequest(NamedTuple):
     seed: int
     grammar: str | None
     answer: asyncio.Future
+    told: Callable[[list[int]], None] | None = None
 
     @property
     def is_long(self) -> bool:
@@ -92,14 +96,20 @@ class EngineQueue:
         return Full(min(max(wait_s, 1), LONGEST_WAIT_S))
 
     async def answer(
-        self, prompt: str, tokens: int, sampling: Decoding, seed: int, grammar: str | None
+        self,
+        prompt: str,
+        tokens: int,
+        sampling: Decoding,
+        seed: int,
+        grammar: str | None,
+        told: Callable[[list[int]], None] | None = None,
     ) -> Generation:
         """The engine's answer. A task that is cancelled while it waits takes its request out of the queue.
 
         `tokens` are those of the prompt. Raises Full for a long one where too many such wait.
         """
         future = asyncio.get_running_loop().create_future()
-        request = PendingRequest(prompt, tokens, sampling, seed, grammar, future)
+        request = PendingRequest(prompt, tokens, sampling, seed, grammar, future, told)
         if request.is_long and LONG_PLACES * sum(one.is_long for one in self.waiting) >= self.places:
             raise self.full()
         self.waiting.append(request)
@@ -165,9 +175,15 @@ class EngineQueue:
         left = dict(enumerate(batch))
         first, prompts = batch[0], [request.prompt for request in batch]
         seeds = [request.seed for request in batch]
+
+        def tell(index: int, tokens: list[int]) -> None:
+            if (told := batch[index].told) is not None:
+                loop.call_soon_threadsafe(told, tokens.copy())
+
+        heard = {"tell": tell} if any(request.told for request in batch) else {}
         try:
             self.engine = self.engine or self.load()
-            for answer in self.engine.generate(prompts, first.sampling, seeds, first.grammar):
+            for answer in self.engine.generate(prompts, first.sampling, seeds, first.grammar, **heard):
                 loop.call_soon_threadsafe(_settle, left.pop(answer.index).answer, answer, None)
             if left:
                 raise RuntimeError("the engine left requests without an answer")

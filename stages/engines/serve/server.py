@@ -11,21 +11,23 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
-from stages.core.web import application, body_of, check, parsed
+from stages.core.web import application, body_of, check, html_page, parsed
 from stages.core.web import serve as listen
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body, too_long
 from stages.engines.serve.queue import EngineQueue, Full
-from stages.engines.serve.student import Reading
+from stages.engines.serve.stream import BEGUN, Part, Stream
+from stages.engines.serve.student import Asked, Reading
 
 GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 2**20  # bytes
@@ -47,6 +49,8 @@ class Student(NamedTuple):
     context: int  # tokens
     sampling: Decoding  # for what a request does not say
     render: Callable[[str, str | None, dict], str]
+    ask: Callable[[Sequence[tuple[str, str]]], Asked] | None = None  # in place of `render`
+    page: Path | None = None
     read: Callable[[str, str], Reading] | None = None
     grammar: str | None = None
     grammar_file: Path | None = None
@@ -54,13 +58,25 @@ class Student(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a body asks the engine."""
+    """What a body asks the engine. The response has the fields `beside`, too."""
 
     body: Body
     prompt: str
+    beside: Mapping[str, Any]
     prompt_tokens: int
     sampling: Decoding
     grammar: str | None
+
+
+class Answered(NamedTuple):
+    """What the student wrote, and why it ended; the `head` of a response, and a stream if one is wanted."""
+
+    body: Body
+    text: str
+    reason: str
+    usage: dict
+    head: dict
+    stream: Stream | None
 
 
 class Api:
@@ -84,6 +100,8 @@ class Api:
                 web.get("/health", self.health),
             ]
         )
+        if self.student.page is not None:
+            app.router.add_get("/", self.page)
         return app
 
     async def feeding(self, app: web.Application) -> AsyncIterator[None]:
@@ -93,7 +111,18 @@ class Api:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Callable) -> web.StreamResponse:
-        """Errors in OpenAI's shape; what is not the client's fault is logged with its cause."""
+        """Errors in OpenAI's shape: the last event of a stream that has begun, else the response."""
+        response = await self.told(request, handler)
+        begun = request.get(BEGUN)
+        if begun is None or begun is response:
+            return response
+        if isinstance(response, web.Response) and response.text:
+            with suppress(ConnectionResetError):
+                await begun.write(f"data: {response.text}\n\n".encode())
+        return begun
+
+    async def told(self, request: web.Request, handler: Callable) -> web.StreamResponse:
+        """The handler's response, or its error; what is not the client's fault is logged with its cause."""
         try:
             check(request, self.answers, self.key if request.path.startswith("/v1/") else "")
             return await handler(request)
@@ -116,32 +145,45 @@ class Api:
         """What a request asks. Raises Refused, UserError and HTTPException."""
         student = self.student
         body = read_body(kind, _checked(parsed(raw, charset), student.name))
-        prompt = _rendered(body, student) if isinstance(body, ChatBody) else body.prompt
+        prompt, beside = _asked(body, student) if isinstance(body, ChatBody) else Asked(body.prompt, {})
         if len(prompt) > self.most_characters:  # to count the tokens of a megabyte takes a second
             raise too_long(student.context, f"{len(prompt):,} characters")
         tokens = len(student.codec.prompts([prompt])[0])
         sampling = body.sampling(student.sampling, tokens, student.context)
-        return Question(body, prompt, tokens, sampling, _grammar(body, student))
+        return Question(body, prompt, beside, tokens, sampling, _grammar(body, student))
 
-    async def answered(self, kind: type[Body], request: web.Request) -> tuple[Body, str, str, dict]:
-        """(the body, what the student wrote, why it ended, the tokens used). Raises Full, and as `read`."""
+    async def answered(self, kind: type[Body], request: web.Request, form: str, part: Part) -> Answered:
+        """The answer; what there is of it is sent before it is whole to who wants a stream.
+
+        form: what OpenAI calls the response. Raises Full, and as `read`.
+        """
         raw = await body_of(request)
         given = kind, raw, request.charset
         with self.queue.place():
-            if len(raw) <= SHORT:
+            if len(raw) <= SHORT and self.student.ask is None:
                 asked = self.read(*given)
             else:  # one at a time, so that neither short ones nor the engine wait for them
                 asked = await asyncio.get_running_loop().run_in_executor(self.reader, self.read, *given)
-            body, seed = asked.body, asked.body.drawn_seed()
-            answer = await self.queue.answer(
-                asked.prompt, asked.prompt_tokens, asked.sampling, seed, asked.grammar
-            )
+            body, beside, head = asked.body, asked.beside, _head(form, self.student.name)
+            stream = Stream(request, head, beside, part, self.student.codec) if body.stream else None
+            to_engine = asked.prompt, asked.prompt_tokens, asked.sampling, body.drawn_seed(), asked.grammar
+            # What a text says, and where it stops, is known of whole ones only.
+            if stream and not (body.stop or self.student.read or asked.grammar):
+                answer = await stream.following(self.queue.answer(*to_engine, stream.tell))
+            else:
+                answer = await self.queue.answer(*to_engine)
         text, stopped = body.stopped(answer.text)
-        return body, text, "stop" if stopped else answer.finish_reason, _usage(answer)
+        reason = "stop" if stopped else answer.finish_reason
+        return Answered(body, text, reason, _usage(answer), {**head, **beside}, stream)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         student = self.student
-        body, text, reason, usage = await self.answered(ChatBody, request)
+
+        def part(text: str, is_first: bool) -> dict:
+            return {"delta": {**({"role": "assistant"} if is_first else {}), "content": text}}
+
+        answered = await self.answered(ChatBody, request, "chat.completion", part)
+        body, text, reason, usage, head, stream = answered
         message = {"role": "assistant", "content": text, "refusal": None}
         if student.read is not None:
             tools = body.callable_tools()
@@ -149,24 +191,26 @@ class Api:
             if function and tools is not None and (not tools or function[0] in tools):
                 message |= {"content": None, "tool_calls": [_tool_call(*function)]}
                 reason = "tool_calls"
-        head, logprobs = _head("chat.completion", student.name), {"logprobs": None}
-        if not body.stream:
-            choice = {"index": 0, "message": message, **logprobs, "finish_reason": reason}
+        if stream is None:
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
             return web.json_response({**head, "choices": [choice], "usage": usage})
-        delta = {key: value for key, value in message.items() if key != "refusal"}
-        if "tool_calls" in delta:
-            delta["tool_calls"] = [{"index": 0, **call} for call in delta["tool_calls"]]
-        parts = [({"delta": delta}, None), ({"delta": {}}, reason)]
-        events = [{"index": 0, **part, **logprobs, "finish_reason": end} for part, end in parts]
-        return await _stream(request, {**head, "object": "chat.completion.chunk"}, events, body, usage)
+        if calls := message.pop("tool_calls", None):
+            delta = {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **calls[0]}]}
+            await stream.send({"delta": delta})
+        else:
+            await stream.more(message["content"])
+        return await stream.ended({"delta": {}}, reason, body.counted(usage))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        body, text, reason, usage = await self.answered(CompletionBody, request)
-        head = _head("text_completion", self.student.name)
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
-        if body.stream:
-            return await _stream(request, head, [choice], body, usage)
-        return web.json_response({**head, "choices": [choice], "usage": usage})
+        answered = await self.answered(
+            CompletionBody, request, "text_completion", lambda text, is_first: {"text": text}
+        )
+        if answered.stream is not None:
+            await answered.stream.more(answered.text)
+            usage = answered.body.counted(answered.usage)
+            return await answered.stream.ended({"text": ""}, answered.reason, usage)
+        choice = {"index": 0, "text": answered.text, "logprobs": None, "finish_reason": answered.reason}
+        return web.json_response({**answered.head, "choices": [choice], "usage": answered.usage})
 
     async def models(self, request: web.Request) -> web.Response:
         student = self.student
@@ -176,6 +220,10 @@ class Api:
             raise _unknown_model(student.name)
         return web.json_response(entry if name else {"object": "list", "data": [entry]})
 
+    async def page(self, request: web.Request) -> web.Response:
+        assert self.student.page is not None
+        return html_page(self.student.page)
+
     async def health(self, request: web.Request) -> web.Response:
         one_token = self.student.sampling.model_copy(update={"max_new_tokens": 1})
         if not await self.queue.is_well(WARM_UP, one_token):
@@ -183,12 +231,16 @@ class Api:
         return web.json_response({"status": "ok"})
 
 
-def _rendered(body: ChatBody, student: Student) -> str:
-    """The prompt of a chat. Raises Refused, and UserError of the template."""
+def _asked(body: ChatBody, student: Student) -> Asked:
+    """What a chat asks. Raises Refused, and UserError of the template."""
     asked = body.request()
     if body.callable_tools() is not None and student.read is None:
         raise Refused(f"the student of {student.name} has no skills, and calls no functions", "tools")
-    return student.render(asked, body.title, body.metadata or {})
+    if student.ask is None:
+        return Asked(student.render(asked, body.title, body.metadata or {}), {})
+    if param := next((name for name in ("title", "metadata") if getattr(body, name)), None):
+        raise Refused(f"'{param}' is found for each request here", param, "unsupported_parameter")
+    return student.ask(body.turns())
 
 
 def _grammar(body: Body, student: Student) -> str | None:
@@ -220,22 +272,6 @@ def _head(form: str, model: str) -> dict:
         "created": int(time.time()),
         "model": model,
     }
-
-
-async def _stream(
-    request: web.Request, head: dict, choices: list[dict], body: Body, usage: dict
-) -> web.StreamResponse:
-    """Server-sent events: the answer is whole by now, so its text is one of them."""
-    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-    response = web.StreamResponse(headers=headers)
-    await response.prepare(request)
-    events = [{**head, "choices": [choice]} for choice in choices]
-    if body.stream_options and body.stream_options.include_usage:
-        events.append({**head, "choices": [], "usage": usage})
-    for event in (*map(json.dumps, events), "[DONE]"):
-        await response.write(f"data: {event}\n\n".encode())
-    await response.write_eof()
-    return response
 
 
 def _checked(body: object, name: str) -> object:
@@ -283,12 +319,13 @@ def unusable(host: str, port: int, error: Exception) -> UserError:
 async def serve(api: Api, address: socket.socket) -> None:
     """Listen until SIGTERM or SIGINT, then let requests in flight end.
 
-    The address is the first line of standard output, as JSON. Raises UserError where another process has
+    The addresses are the first line of standard output, as JSON. Raises UserError where another process has
     begun to listen there.
     """
     host, port = address.getsockname()[:2]
-    url = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+    site = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    told = {"base_url": f"{site}v1"} | ({"page": site} if api.student.page else {})
     try:
-        await listen(api.app(), address, json.dumps({"base_url": url}), GRACE_S)
+        await listen(api.app(), address, json.dumps(told), GRACE_S)
     except OSError as error:
         raise unusable(host, port, error) from None

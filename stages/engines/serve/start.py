@@ -24,10 +24,10 @@ from stages.core.tokenizer import TextCodec
 from stages.core.web import answers_to, is_public
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
-from stages.engines.serve.bodies import Refused
+from stages.engines.serve.bodies import ChatBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
 from stages.engines.serve.server import WARM_UP, Api, Student, reserved, serve
-from stages.engines.serve.student import Served
+from stages.engines.serve.student import Served, exported
 
 KEY = "RETORT_SERVE_KEY"
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
@@ -48,11 +48,9 @@ def run(
     key = setting(KEY)
     if is_public(address) and not key:
         say(f"serve: warning: {host} lets the network in, and there is no key: set {KEY}")
-    engine = engine or ("vllm" if vllm_is_available() else cpu_engine(served))
-    sizes = ALONE if engine == "transformers" else TOGETHER
-    sampling = load.resolve(valid(Decoding, {"engine": engine, **sizes, **decoding}, "serve"))
-    student = student_of(dataset, sampling, constrain, served)
-    if engine == "vllm":
+    student = student_of(dataset, sampling_of(engine, served, decoding), constrain, served)
+    sampling = student.sampling
+    if sampling.engine == "vllm":
         try:
             command = vllm_command(student, host, port)
         except UserError as error:
@@ -64,8 +62,33 @@ def run(
     cache = getattr(queue.engine, "cache_bytes", 0)
     more = f", a cache of up to {cache / 2**20:,.1f} MiB beside the model" if cache else ""
     at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
-    say(f"serve: engine {engine}, {at_once}{more}")
+    say(f"serve: engine {sampling.engine}, {at_once}{more}")
     asyncio.run(serve(Api(student, queue, answers_to(address, host, key=key), key), address))
+
+
+def answered(
+    dataset: str, served: Served, question: str, engine: str | None, decoding: dict
+) -> tuple[Mapping, str]:
+    """(what `served.ask` found for a question, the answer), without a server. Raises UserError."""
+    assert served.ask is not None
+    try:
+        body = {"model": dataset, "messages": [{"role": "user", "content": question}]}
+        asked = served.ask(read_body(ChatBody, body).turns())
+    except Refused as error:
+        raise UserError(str(error)) from None
+    sampling = sampling_of(engine, served, decoding).model_copy(update={"batch_size": 1})
+    model = exported(dataset)
+    load.check_model(model)
+    load.prepare(model, sampling)
+    (answer,) = load.open_engine(model, sampling).generate([asked.prompt], sampling, [0])
+    return asked.response, answer.text
+
+
+def sampling_of(engine: str | None, served: Served, decoding: dict) -> Decoding:
+    """The decoding of what a request does not say. Raises UserError."""
+    engine = engine or ("vllm" if vllm_is_available() else cpu_engine(served))
+    sizes = ALONE if engine == "transformers" else TOGETHER
+    return load.resolve(valid(Decoding, {"engine": engine, **sizes, **decoding}, "serve"))
 
 
 def vllm_is_available() -> bool:
@@ -80,9 +103,7 @@ def cpu_engine(served: Served) -> str:
 
 def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served) -> Student:
     """What is to be served. Raises UserError where the student, its prompt or its grammar is missing."""
-    model, grammar = layout.model(dataset, "hf"), served.grammar
-    if not (model / "config.json").is_file():
-        raise UserError(f"{model}: no exported student; make it with `make {dataset}`")
+    model, grammar = exported(dataset), served.grammar
     load.check_model(model)
     has_grammar = grammar is not None and grammar.is_file()
     if constrain and not has_grammar:
@@ -95,6 +116,8 @@ def student_of(dataset: str, decoding: Decoding, constrain: bool, served: Served
         context=load.context_of(model),
         sampling=decoding,
         render=partial(prompt_of, template, served.metadata),
+        ask=served.ask,
+        page=served.page,
         read=served.read,
         grammar=read_text(grammar) if has_grammar else None,
         grammar_file=grammar,
@@ -139,6 +162,8 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
     """
     if student.read is not None:
         raise UserError("vllm serve reads no calls")
+    if student.ask is not None:
+        raise UserError("vllm serve finds nothing for a request")
     if student.sampling.frequency_penalty:
         raise UserError("vllm serve has no frequency_penalty but that of a request")
     template = chat_template(student.codec, read_prompt(layout.prompt(student.name, "student")))

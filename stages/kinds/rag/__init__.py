@@ -41,19 +41,26 @@ def problem(blocks: Blocks) -> str | None:
         for dataset in sorted(blocks[stage]):
             if not any(dataset in blocks[maker] for maker in MAKERS):
                 return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"
+    for dataset, knobs in sorted(blocks["answer"].items()):
+        for name in ("encoder", "reranker"):
+            if knobs.get(name) != (by := blocks["retrieved"].get(dataset, {}).get(name)):
+                return f"answer.{dataset}.{name}: expected {by}, as in the block retrieved"
     return None
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
     """A line for each system and context: F1 and ROUGE-L of its answers."""
-    lines = []
-    for name, contexts in figures.get("rag", {}).items():
-        if name in ("differences", "people"):
-            continue
-        for context, own in contexts.items():
-            told = ", ".join(f"{m} {own[m]['mean']:.3f}" for m in ("f1", "rouge_l") if own.get(m))
-            lines.append(f"{name}, {context} passages: {told}")
-    return [*lines, COMPOSED] if "people" in figures.get("rag", {}) else lines
+    found = dict(figures.get("rag") or {})
+    people = found.pop("people", {})
+    lines = [
+        f"{prefix}{name}, {context} passages: "
+        + ", ".join(f"{m} {own[m]['mean']:.3f}" for m in ("f1", "rouge_l") if own.get(m))
+        for prefix, systems in (("", found), ("people's questions: ", people))
+        for name, contexts in systems.items()
+        for context, own in contexts.items()
+        if name != "differences" and context in ("gold", "retrieved")
+    ]
+    return [*lines, COMPOSED] if people else lines
 
 
 KIND = Kind(

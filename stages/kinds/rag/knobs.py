@@ -5,7 +5,7 @@ docs/kinds/rag.md has the table of LocalRQA's flags and these knobs.
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from stages.core.stage import Knobs, Stage
 from stages.engines.protocol import Decoding
@@ -34,7 +34,7 @@ class PassagesKnobs(Chunks):
     documents: str = Field(
         "docs.* documents.*", description="file or glob of the documents; the first that is there"
     )
-    val_share: float = Field(0.1, ge=0, lt=0.5, description="of questions, where no file is of validation")
+    val_share: float = Field(0.1, gt=0, lt=0.5, description="of questions, where no file is of validation")
     test_share: float = Field(0.15, gt=0, lt=0.5, description="of questions, where no file is of test")
 
 
@@ -77,7 +77,7 @@ class ConvertRagKnobs(Knobs):
     max_length: int = Field(
         1024, gt=1, description="tokens of prompt and answer: passages give way, the last first"
     )
-    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is an error")
+    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is a reject")
     seed: int = Field(1, ge=0)
 
 
@@ -102,12 +102,19 @@ class AnswerKnobs(Decoding):
     beside: str = Field(
         description="Hugging Face directory of another student to compare, or models/shipped/none"
     )
+    encoder: str = Field(description="that of the block retrieved, for latency")
+    reranker: str = Field(description="that of the block retrieved, for latency")
     limit: int = Field(0, ge=0, description="questions of each set, lowest hash first; 0: all")
     latency_questions: int = Field(10, ge=0, description="questions asked one at a time, for latency")
 
 
 class EvaluateRagKnobs(Knobs):
-    cutoffs: list[int] = Field([1, 4], description="recall and nDCG among so many passages")
+    cutoffs: list[PositiveInt] = Field(
+        [1, 4], min_length=1, description="recall, nDCG and the like among so many passages"
+    )
+    words: Literal["ascii", "unicode"] = Field(
+        "ascii", description="of F1 and ROUGE: as published, or of any script"
+    )
     bootstrap: int = Field(1000, gt=0)
     seed: int = Field(1, ge=0)
 

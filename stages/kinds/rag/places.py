@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+# In retrieved(dataset): the knobs of what found them, so that asking finds alike.
+RETRIEVER = "retriever.json"
 # How prompts were made, so that answering makes them alike: in layout.litgpt_data, and with a fid model.
 CONTEXT = "context.json"
 

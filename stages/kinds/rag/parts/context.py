@@ -12,6 +12,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import read_object
 from stages.core.prompts import Template, render
+from stages.core.records import Document
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.kinds.rag import places
@@ -60,17 +61,18 @@ class Prompts:
                 texts.append(self._clipped(last, left))
 
     def _rendered(self, question: Mapping, passages: list[dict]) -> str:
-        metadata = {"passages": passages, "history": question.get("history") or []}
-        return render(
-            self.template,
-            {
-                "id": question.get("id", ""),
-                "title": "",
-                "text": question["question"],
-                "metadata": metadata,
-                "split": "",
-            },
-        )
+        """No text of people's is a special token, whether or not the model has a chat template."""
+        plain = self.codec.disarmed
+        shown = [{**one, "title": plain(one["title"]), "text": plain(one["text"])} for one in passages]
+        history = [{**turn, "message": plain(turn["message"])} for turn in question.get("history") or []]
+        document: Document = {
+            "id": question.get("id", ""),
+            "title": "",
+            "text": plain(question["question"]),
+            "metadata": {"passages": shown, "history": history},
+            "split": "",
+        }
+        return render(self.template, document)
 
     def _ids(self, text: str) -> list[int]:
         return self.codec.tokenizer.encode(text, add_special_tokens=False).ids

@@ -99,6 +99,16 @@ def read_answers(path: Path) -> Iterator[Answer]:
     return iter_jsonl(path, ("id", "split", "system", "context", "question", "answer", "passages"))
 
 
+def query_of(question: Mapping) -> str:
+    """What passages are looked for with: the question, behind the one that its user asked before it.
+
+    A question such as "and what does it return?" has no word of what it is about.
+    """
+    turns = question.get("history") or []
+    before = [turn["message"] for turn in turns if turn["speaker"] == "user"]
+    return "\n".join([*before[-1:], question["question"]])
+
+
 def titled(passage: Mapping) -> str:
     """A passage as retrievers read it."""
     return f"{passage['title']}\n{passage['text']}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple
 
 from stages.core import layout
@@ -11,6 +10,7 @@ from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.records import Document
 from stages.core.tokenizer import TextCodec
+from stages.engines.asked import alone, together
 from stages.engines.load import check_model, context_of, open_engine, prepare, resolve
 from stages.engines.protocol import Decoding
 from stages.kinds.skills import places
@@ -111,17 +111,14 @@ def _generate(
         return {name: ([], []) for name in grammars}
     prepare(directory, decoding)
     engine = open_engine(directory, decoding)
-    prompts, seeds = (list(column) for column in zip(*asked, strict=True))
-    texts, latencies = {}, {}
-    for name, grammar in grammars.items():
-        answers = engine.generate(prompts, decoding, seeds, grammar=grammar)
-        texts[name] = [answer.text for answer in sorted(answers, key=lambda answer: answer.index)]
-    alone = decoding.model_copy(update={"batch_size": 1})
-    engine = open_engine(directory, alone) if timed else engine
-    for name, grammar in grammars.items():
-        latencies[name] = []
-        for prompt, seed in [*asked[: min(timed, 1)], *asked[:timed]]:
-            begun = perf_counter()
-            list(engine.generate([prompt], alone, [seed], grammar=grammar))
-            latencies[name].append(round(1000 * (perf_counter() - begun), 2))
-    return {name: (texts[name], latencies[name][1:]) for name in grammars}  # the first one warms up
+    prompts, seeds = zip(*asked, strict=True)
+    texts = {
+        name: [answer.text for answer in together(engine, prompts, decoding, seeds, grammar)]
+        for name, grammar in grammars.items()
+    }
+    single = decoding.model_copy(update={"batch_size": 1})
+    engine = open_engine(directory, single) if timed else engine
+    return {
+        name: (texts[name], [ms for _, ms in alone(engine, prompts[:timed], single, seeds[:timed], grammar)])
+        for name, grammar in grammars.items()
+    }

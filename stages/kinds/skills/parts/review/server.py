@@ -7,7 +7,6 @@ send. The page gets texts as JSON and shows them as text.
 import asyncio
 import os
 import re
-import secrets
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
@@ -17,9 +16,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from stages.core.errors import UserError
-from stages.core.files import read_text
 from stages.core.text import letters
-from stages.core.web import answers_to, application, body_of, check, parsed
+from stages.core.web import HEADERS, answers_to, application, body_of, check, html_page, parsed
 from stages.core.web import serve as serve_app
 from stages.kinds.skills import places
 from stages.kinds.skills.parts.calls import Value, parse_call, span
@@ -41,16 +39,6 @@ from stages.kinds.skills.parts.text_form import signature
 PAGE = Path(__file__).with_name("page.html")
 MAX_BYTES = 64 << 20  # of a POST: all candidates at once
 GRACE_S = 1  # what requests in flight have to end in
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-POLICY = (
-    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 NEAR = 0.5  # least Jaccard similarity of the words of neighbours
 NEIGHBOURS = 4  # that are shown
@@ -154,10 +142,7 @@ class Review:
         return app
 
     async def page(self, request: web.Request) -> web.Response:
-        nonce = secrets.token_urlsafe(16)
-        text = read_text(PAGE).replace("{{nonce}}", nonce)
-        headers = {"Content-Security-Policy": POLICY.format(nonce)}
-        return web.Response(text=text, content_type="text/html", headers=headers)
+        return html_page(PAGE)
 
     async def state(self, request: web.Request) -> web.Response:
         seen = (request.query.get(name, "") for name in ("candidates", "decisions"))

@@ -1,0 +1,72 @@
+"""Questions of people, and the folder of passages and questions that both makers of it write."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, write_jsonl
+from stages.core.messages import say
+from stages.evaluation.people import Row, Text, check_unseen, read_rows, where
+from stages.kinds.rag import places
+from stages.kinds.rag.knobs import Chunks
+from stages.kinds.rag.parts.chunking import holding
+from stages.kinds.rag.parts.rows import SPLITS, Passage, Question
+
+
+class PeoplesQuestion(Row):
+    """A question that somebody asked, its answer, and the id of the document that has it."""
+
+    question: Text
+    answer: Text
+    document_id: Text
+
+
+def people_questions(file: str, of_document: Mapping[str, Sequence[Passage]]) -> list[Question]:
+    """The questions of a file of `eval_rows`. Raises UserError for a document that is not there."""
+    questions: list[Question] = []
+    for number, row in enumerate(read_rows(Path(file), PeoplesQuestion), start=1):
+        if row.document_id not in of_document:
+            raise UserError(
+                f"{where(Path(file), number)}: field 'document_id': there is no document "
+                f"{row.document_id!r}; expected the id of one that passages were cut from"
+            )
+        questions.append(
+            {
+                "id": f"people-{number}",
+                "question": row.question,
+                "answer": row.answer,
+                "gold": [holding(row.answer, of_document[row.document_id])],
+                "source": row.document_id,
+            }
+        )
+    return questions
+
+
+def write_passages(
+    dataset: str,
+    stage: str,
+    knobs: Chunks,
+    passages: Iterable[Passage],
+    questions: Mapping[str, Sequence[Question]],
+    found: Mapping[str, int],
+) -> dict:
+    """Write data/DATASET/passages, and say what it holds and what was `found`; returns the figures.
+
+    Raises UserError for a split without questions, and where people's questions stand in training.
+    """
+    training = [(row["id"], row["question"]) for row in questions["train"]]
+    check_unseen(Path(knobs.eval_rows), [row["question"] for row in questions["people"]], training)
+    for split in ("train", "val", "test"):
+        if not questions[split]:
+            raise UserError(
+                f"{stage} {dataset}: no question is left for {split}; add questions about other documents, "
+                "or change how many are held out"
+            )
+    counts: dict[str, int] = {}
+    with atomic_directory(places.passages(dataset), stage, counts) as folder:
+        counts["passages.jsonl"] = write_jsonl(folder / "passages.jsonl", passages)
+        for split in SPLITS:
+            counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", questions[split])
+    figures = {file.removesuffix(".jsonl"): count for file, count in counts.items()} | dict(found)
+    say(f"{stage} {dataset}: " + ", ".join(f"{count:,} {name}" for name, count in figures.items()))
+    return figures

@@ -1,0 +1,65 @@
+"""The retriever of a dataset: one for its training rows, for answers and for `make ask`."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from stages.core.errors import UserError
+from stages.kinds.rag.knobs import RetrievedKnobs
+from stages.kinds.rag.parts.rows import Passage, titled
+from stages.retrieval.bm25 import Bm25
+from stages.retrieval.knobs import MODEL, method_of
+from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
+from stages.retrieval.vectors import Vectors, prompt_of
+
+
+class Retriever:
+    """Finds passages for questions. Models are loaded, and passages read, when they are needed.
+
+    Raises UserError where there is no passage, and for an encoder that does not fit `by`.
+    """
+
+    def __init__(self, passages: Mapping[str, Passage], knobs: RetrievedKnobs) -> None:
+        if not passages:
+            raise UserError("no passage to retrieve from; put documents there and make the passages again")
+        methods = ("none",) if knobs.by == "bm25" else (MODEL,)
+        if method_of(knobs.encoder, "encoder", ("none",)) not in methods and knobs.by != "bm25":
+            raise UserError(
+                f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory"
+            )
+        self.knobs, self.ids = knobs, list(passages)
+        self.texts = [titled(passage) for passage in passages.values()]
+        self.vectors = Vectors()
+
+    @cached_property
+    def words(self) -> Bm25:
+        return Bm25(self.texts)
+
+    @cached_property
+    def reranker(self):  # a CrossEncoder, whose import takes seconds
+        return load_reranker(self.knobs.reranker)
+
+    def find(self, questions: Sequence[str], count: int) -> list[tuple[list[str], list[float]]]:
+        """(ids, scores) of the best `count` passages of each question, best first; fewer share a word."""
+        ranked = self._hits(questions, max(count, self.knobs.rerank if self.reranker else 0))
+        if self.reranker is not None:
+            ranked = reranked(self.reranker, questions, self.texts, ranked, self.knobs.rerank)
+        found = []
+        for row in range(len(questions)):
+            numbers, scores = ranked.of(row)
+            ids = [self.ids[number] for number in numbers[:count]]
+            found.append((ids, [round(float(score), 4) for score in scores[:count]]))
+        return found
+
+    def _hits(self, questions: Sequence[str], count: int) -> Hits:
+        if self.knobs.by == "bm25":
+            return by_bm25(self.words, questions, count)
+        asked, keys = self._vectors(questions, "query"), self._vectors(self.texts, "document")
+        if self.knobs.by == "dense":
+            return by_dense(asked, keys, count)
+        return by_hybrid(asked, keys, self.words, questions, count, weight=self.knobs.bm25_weight)
+
+    def _vectors(self, texts: Sequence[str], side: str) -> np.ndarray:
+        folder = self.knobs.encoder
+        return self.vectors.of(texts, folder, self.knobs.max_length, prompt_of(folder, side))

@@ -1,0 +1,56 @@
+"""Cut the API pages of a dataset into passages, and ask about them what their docstrings answer.
+
+Reads data/<of>/corpus/ of the dataset `of` and the file `eval_rows`. Writes `data/<dataset>/passages/`:
+passages.jsonl, the questions {train,val,test,people}.jsonl, and a manifest. A question has the split of its
+page; answers are the page's own words. Held-out questions come first: one that asks the same, or has the same
+answer, is in no other split. Promises the same bytes for the same pages.
+"""
+
+from stages.core import layout
+from stages.core.files import read_jsonl, verify_manifest
+from stages.core.hashing import stable_unit
+from stages.core.records import Document
+from stages.evaluation.people import one_spelling
+from stages.kinds.rag.knobs import PassagesEmbeddedKnobs
+from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding
+from stages.kinds.rag.parts.docstrings import Names, question_of
+from stages.kinds.rag.parts.questions import people_questions, write_passages
+from stages.kinds.rag.parts.rows import Question
+
+
+def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
+    corpus = layout.corpus(knobs.of)
+    verify_manifest(corpus)
+    documents: list[Document] = read_jsonl(
+        corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
+    )
+    names = Names(documents)
+    passages = Cutter(knobs).passages(Piece(one["id"], one["title"], one["text"]) for one in documents)
+    of_page = by_source(passages)
+    questions: dict[str, list[Question]] = {}
+    known: set[str] = set()
+    for split, wanted in (("test", knobs.test), ("val", knobs.val), ("train", knobs.train)):
+        own = [one for one in documents if one["split"] == split and one["id"] in of_page]
+        chosen: list[Question] = []
+        for page in sorted(own, key=lambda one: stable_unit("question", one["id"])):
+            asked = question_of(page, names)
+            if asked is None or len(chosen) == wanted:
+                continue
+            answer = " ".join(asked.answers)
+            spelt = {one_spelling(text) for text in (asked.question, answer)}
+            if known & spelt:
+                continue
+            known |= spelt
+            gold = list(dict.fromkeys(holding(one, of_page[page["id"]]) for one in asked.answers))
+            chosen.append(
+                {
+                    "id": page["id"],
+                    "question": asked.question,
+                    "answer": answer,
+                    "gold": gold,
+                    "source": page["id"],
+                }
+            )
+        questions[split] = chosen
+    questions["people"] = people_questions(knobs.eval_rows, of_page)
+    return write_passages(dataset, "passages_embedded", knobs, passages, questions, {})

@@ -1,0 +1,69 @@
+"""Retrieve passages for all questions of a dataset, once: for training rows, answers and measures alike.
+
+Reads data/DATASET/passages/, ENCODER and RERANKER. Writes data/DATASET/retrieved/: of each question in
+{train,val,test,people}.jsonl the ids and scores of its best `depth` passages of the whole corpus;
+retriever.json, the knobs, so that answering finds alike; and a manifest.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from stages.core.errors import UserError
+from stages.core.files import atomic_directory, write_json, write_jsonl
+from stages.core.messages import say
+from stages.kinds.rag import places
+from stages.kinds.rag.knobs import RetrievedKnobs
+from stages.kinds.rag.parts.retriever import Retriever
+from stages.kinds.rag.parts.rows import SPLITS, Found, Passage, Question, read_passages, read_questions
+
+CUTOFFS = (1, 4, 10)
+
+
+def run(dataset: str, knobs: RetrievedKnobs) -> dict:
+    passages = read_passages(dataset)
+    if knobs.depth > len(passages):
+        raise UserError(
+            f"retrieved.{dataset}: depth is {knobs.depth}, and there are {len(passages):,} passages in all; "
+            "lower depth, or add documents"
+        )
+    questions = {split: read_questions(dataset, split) for split in SPLITS}
+    rows = [row for own in questions.values() for row in own]
+    hits = Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth)
+    all_found = [
+        Found(id=row["id"], passages=own[0], scores=own[1]) for row, own in zip(rows, hits, strict=True)
+    ]
+    if not any(found["passages"] for found in all_found):
+        raise UserError(
+            f"retrieved.{dataset}: no question finds any passage; are questions and passages in one "
+            "language? Then set `by: dense` and an encoder that knows it"
+        )
+    figures, counts, left = {}, {}, iter(all_found)
+    with atomic_directory(places.retrieved(dataset), "retrieved", counts) as folder:
+        for split, own in questions.items():
+            found = list(islice(left, len(own)))
+            counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", found)
+            figures[split] = measured(own, found, passages)
+        write_json(folder / places.RETRIEVER, knobs.model_dump())
+    for split, own in figures.items():
+        told = ", ".join(f"recall@{k} {own[f'recall@{k}']:.3f}" for k in CUTOFFS if own["questions"])
+        say(f"retrieved {dataset}: {split}: {own['questions']:,} questions; {told}")
+    return {
+        "passages": len(passages),
+        "without_passages": sum(not found["passages"] for found in all_found),
+        **figures,
+    }
+
+
+def measured(questions: Sequence[Question], found: Sequence[Found], passages: Mapping[str, Passage]) -> dict:
+    """Shares of questions with all gold passages, and with a passage of their document, among the first k."""
+    figures: dict[str, float] = {"questions": len(questions)}
+    for k in CUTOFFS:
+        tops = [hit["passages"][:k] for hit in found]
+        whole = [set(row["gold"]) <= set(top) for row, top in zip(questions, tops, strict=True)]
+        source = [
+            row["source"] in {passages[name]["source"] for name in top}
+            for row, top in zip(questions, tops, strict=True)
+        ]
+        for name, hits in (("recall", whole), ("source_recall", source)):
+            figures[f"{name}@{k}"] = round(sum(hits) / max(1, len(hits)), 4)
+    return figures

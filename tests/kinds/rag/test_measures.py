@@ -1,0 +1,155 @@
+"""Measures of an answer against texts, of rankings, and of claims, by the figures of who defines them."""
+
+import random
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from stages.kinds.rag.parts import claims
+from stages.kinds.rag.parts.claims import CORRUPTIONS, auc, corrupted, diagnosis, validated
+from stages.kinds.rag.parts.measures import (
+    bleu,
+    bleu_counts,
+    bleu_ngrams,
+    common_subsequence,
+    corrected,
+    found,
+    overlaps,
+)
+
+MAT = "the cat sat on the mat"
+
+ROUGE = ("rouge_1", "rouge_2", "rouge_l")
+
+
+def test_words_are_counted_as_squad_does():
+    own = overlaps("a cat sat down", "The cat sat.")
+    assert (own["precision"], own["recall"], own["f1"]) == (1, pytest.approx(2 / 3), pytest.approx(0.8))
+    assert not any(overlaps("a cat", "").values()) and not any(overlaps("", "a cat").values())
+    assert overlaps("the a", "an the")["f1"] == 0  # nothing but articles
+
+
+def test_rouge_is_what_rouge_score_gives():
+    own = overlaps(MAT, "cat on mat")
+    assert [own[name] for name in ROUGE] == pytest.approx([2 / 3, 0, 2 / 3])
+    scorer, chance = RougeScorer(["rouge1", "rouge2", "rougeL"]), random.Random(0)
+    vocabulary = "cat Größe np.sum don't 3.5 mat, (a) x_y 中文 İ e-mail\n".split(" ")
+    for _ in range(200):
+        one, other = (" ".join(chance.choices(vocabulary, k=chance.randrange(30))) for _ in range(2))
+        theirs = [score.fmeasure for score in scorer.score(one, other).values()]
+        assert [overlaps(one, other)[name] for name in ROUGE] == pytest.approx(theirs, abs=1e-12)
+    assert common_subsequence([], ["a"]) == common_subsequence(["a"], []) == 0
+
+
+def test_words_of_other_scripts():
+    assert overlaps("中文分词", "中文")["rouge_l"] == 0 and overlaps("Größe", "Größe")["rouge_2"] == 1
+    own = overlaps("中文分词", "中文", unicode=True)
+    assert own["f1"] == own["rouge_l"] == pytest.approx(2 / 3)
+
+
+def test_bleu_is_sacrebleus_without_smoothing():
+    pairs = [("yes it is", "yes it is"), ("the cat sat on a mat", MAT)]
+    counts = np.array([bleu_counts(*pair) for pair in pairs])
+    assert bleu(counts) == pytest.approx([0, 0.5373], abs=5e-5)
+    # sacrebleu 2.6.0, BLEU(smooth_method="none").corpus_score of the two pairs
+    assert bleu(counts.sum(axis=0)) == pytest.approx(0.596949, abs=1e-6)
+    assert bleu(counts.mean(axis=0)) == pytest.approx(bleu(counts.sum(axis=0)))
+    assert bleu(np.array(bleu_counts(MAT, ""))) == 0
+    assert [gram for gram, in bleu_ngrams('a-\nb 3,5 x,y 7-8 &quot;co&amp;&lt;<skipped>')[0]] == (
+        ["ab", "3,5", "x", ",", "y", "7", "-", "8", '"', "co", "&", "<"]
+    )  # fmt: skip
+
+
+# Rankings
+
+PASSAGES = {
+    name: {"id": name, "title": "", "text": text, "source": source}
+    for name, text, source in (
+        ("g1", "boats leave the small harbour at nine", "boats"),
+        ("g2", "tickets are sold on board", "boats"),
+        ("n1", "boats leave the big harbour at nine", "boats"),
+        ("n2", "something else", "other"),
+        ("n3", "trains run at night", "other"),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("ranked", "gold", "expected"),
+    [
+        (["g1", "n1", "n2", "n3"], ["g1"], [1, 1, 1, 1, 1, 1, 1, 0.25, 1, 1, 1, 1]),
+        (["n2", "n1", "g1"], ["g1"], [0, 1, 0, 1, 0, 0.5, 0, 1 / 3, 0, 1, 0, 1]),  # n1 has 5 of its 6 words
+        (["g1", "n2"], ["g1", "g2"], [0, 0, 0.5, 0.5, 1, 0.6131, 1, 0.5, 0, 0, 1, 1]),
+        ([], ["g1"], [0] * 12),
+    ],
+)
+def test_passages_found(ranked, gold, expected):
+    own = found(ranked, gold, PASSAGES, [1, 4])
+    names = ("recall", "found", "ndcg", "accuracy", "likely", "source")
+    assert [own[f"{name}@{k}"] for name in names for k in (1, 4)] == pytest.approx(expected, abs=5e-5)
+
+
+# Claims
+
+
+def test_one_claim_right_and_found_one_wrong_and_nowhere():
+    own = diagnosis(
+        "Boats leave at nine. Tickets cost sixty dollars.",
+        "Boats leave at nine.",
+        ["All boats leave at nine from the harbour.", "Trains run at night."],
+    )
+    half = ("claim_precision", "faithfulness", "hallucination", "context_precision")
+    assert [own[name] for name in half] == [0.5] * 4
+    assert own["noise_relevant"] == own["noise_irrelevant"] == own["self_knowledge"] == 0
+    assert own["claim_recall"] == own["claim_coverage"] == own["utilisation"] == 1
+
+
+def test_noise_is_of_relevant_passages_or_of_others():
+    sets = {"answer": "wr", "reference": "r", "one": "rw", "two": "w"}  # which claims each entails
+    entails = lambda text, claim: claim.split()[0] in sets[text.split()[0]]  # noqa: E731
+    split = {"answer": ["w", "r"], "reference": ["r"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "claims_of", split.__getitem__)
+        both = diagnosis("answer", "reference", ["one", "two"], entails=entails)
+        other = diagnosis("answer", "reference", ["two"], entails=entails)
+    assert both["noise_relevant"] == 0.5 and both["noise_irrelevant"] == 0
+    assert other["noise_irrelevant"] == 0.5 and other["noise_relevant"] == 0
+    assert other["self_knowledge"] == 0.5 and np.isnan(other["utilisation"])
+    for own in (both, other):  # each wrong claim is counted once
+        wrong = own["noise_relevant"] + own["noise_irrelevant"] + own["hallucination"]
+        assert wrong + own["claim_precision"] == 1
+
+
+def test_what_is_not_defined_is_not_nought():
+    own = diagnosis("", "Boats leave.", ["Trains run."])
+    assert [name for name in own if not np.isnan(own[name])] == [
+        "claim_coverage",
+        "claim_recall",
+        "context_precision",
+    ]
+    own = diagnosis("Boats leave.", "It is.", [])  # nothing but stop words
+    assert [name for name in own if not np.isnan(own[name])] == ["claim_precision"]
+
+
+def test_the_stand_in_on_corrupted_answers():
+    answer = "It can hold 60 values."
+    made = corrupted(answer, "Another one.")
+    assert made == {
+        "numbers": "It can hold 63 values.",
+        "negation": "It can not hold 60 values.",
+        "another": "Another one.",
+    }
+    assert tuple(made) == CORRUPTIONS
+    rows = [(f"{word} boats leave harbour.", [f"{word} boats leave harbour."]) for word in ("Red", "Two")]
+    rows.append(("Trains run at night 7 times.", ["Trains run at night 7 times."]))
+    own = validated(rows)
+    assert own["another"] == {"rows": 3, "auc": pytest.approx(5 / 6, abs=1e-4)}
+    assert own["negation"] == {"rows": 0, "auc": None}
+    assert own["numbers"] == {"rows": 1, "auc": 0.5}  # three of four stems are enough: it does not see it
+    assert auc([1, 0.5], [0.5, 0]) == 0.875
+
+
+def test_a_judge_who_always_says_yes():
+    own = corrected([1.0] * 200, [(0.0, 1.0), (1.0, 1.0)] * 5)
+    assert own["mean"] == 0.5 and own["low"] < 0.2 and own["high"] > 0.8
