@@ -28,7 +28,7 @@ from stages.sources.splits import split_groups
 
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("eval", "val", "dev", "valid"), "val")}
 SPEAKERS = {"user": "User", "human": "User", "assistant": "Assistant", "bot": "Assistant", "ai": "Assistant"}
-PICKLES = (".pkl", ".pickle")
+PICKLES = (".pkl", ".pickle", ".pkl.gz")
 SAME = 0.95  # of the words of two passages that are one but for a detail
 
 Blank = Annotated[str, StringConstraints(strip_whitespace=True)]
