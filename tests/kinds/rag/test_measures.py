@@ -141,6 +141,7 @@ def test_the_stand_in_on_corrupted_answers():
         "another": "Another one.",
     }
     assert tuple(made) == CORRUPTIONS
+    assert corrupted("9" * 6000, "")["numbers"].endswith("92")  # longer than Python reads a number
     rows = [(f"{word} boats leave harbour.", [f"{word} boats leave harbour."]) for word in ("Red", "Two")]
     rows.append(("Trains run at night 7 times.", ["Trains run at night 7 times."]))
     own = validated(rows)

@@ -82,7 +82,7 @@ def diagnosis(
 def corrupted(answer: str, another: str) -> dict[str, str]:
     """The answer made wrong in each of CORRUPTIONS that changes it."""
     made = {
-        "numbers": re.sub(r"\d+", lambda number: str(int(number[0]) + 3), answer),
+        "numbers": re.sub(r"\d(?!\d)", lambda last: str((int(last[0]) + 3) % 10), answer),
         "negation": NEGATED.sub(r"\1 not", answer),
         "another": another,
     }
