@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -40,15 +41,21 @@ class Vectors:
         made = finished(path)
         if made is None:
             return embeddings(self.load(knobs), texts, "observed", path)
-        os.utime(path)
+        with suppress(FileNotFoundError):
+            os.utime(path)
         return made
 
 
 def forget(folder: Path, limit: int) -> None:
     """Remove the vectors used longest ago, so that `limit` bytes remain. What is open stays readable."""
-    files = sorted(((path.stat().st_mtime_ns, path) for path in folder.glob("*.npy")), reverse=True)
-    for (_, path), size in zip(files, accumulate(path.stat().st_size for _, path in files), strict=True):
-        if size > limit:
+    files = []
+    for path in folder.glob("*.npy"):
+        with suppress(FileNotFoundError):  # another process forgets, too
+            told = path.stat()
+            files.append((told.st_mtime_ns, told.st_size, path))
+    files.sort(reverse=True)
+    for total, (_, _, path) in zip(accumulate(size for _, size, _ in files), files, strict=True):
+        if total > limit:
             path.with_suffix(".rows").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 

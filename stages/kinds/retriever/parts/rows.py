@@ -58,7 +58,7 @@ class Task(NamedTuple):
     def keys_of(self, split: Split) -> dict[str, str]:
         """What the rows of a split choose from: all keys, unless each row brings its own."""
         rows = self.splits[split]
-        if not all("among" in row for row in rows):
+        if not rows or not all("among" in row for row in rows):
             return self.keys
         named = {key for row in rows for key in (*row["among"], *row["pos"], *row.get("neg", ()))}
         return {key: text for key, text in self.keys.items() if key in named}
