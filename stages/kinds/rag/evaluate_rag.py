@@ -15,8 +15,7 @@ from stages.kinds.rag.knobs import EvaluateRagKnobs
 from stages.kinds.rag.parts.claims import STAND_IN, validated
 from stages.kinds.rag.parts.rows import (
     HELD_OUT,
-    Answer,
-    read_answers,
+    read_all,
     read_found,
     read_passages,
     read_questions,
@@ -57,14 +56,3 @@ def run(dataset: str, knobs: EvaluateRagKnobs) -> dict:
     write_json(layout.figures(dataset) / "rag.json", figures)
     write_json(layout.figures(dataset) / "rag_samples.json", samples)
     return {"words": knobs.words, **told}
-
-
-def read_all(dataset: str) -> list[Answer]:
-    """The answers of all systems. Raises UserError where the student gave none."""
-    own = list(read_answers(places.answers(dataset)))
-    if not any(row["answer"].strip() for row in own):
-        raise UserError(
-            f"{places.answers(dataset)}: {'every answer is empty' if own else 'zero rows'}, so nothing can "
-            "be measured; look at the loss of `finetune`, and at what `convert` says of the training rows"
-        )
-    return [*own, *read_answers(places.compared(dataset))]

@@ -26,6 +26,8 @@ def report(figures: dict) -> Report:
     ]
     values = {"sets": sets, "beside": beside}
     places = [Section("kinds/rag/report.html.j2", values)] if sets else []
+    if judge := figures.get("judge"):
+        places.append(Section("kinds/rag/judge.html.j2", judged(judge)))
     intro = "A small model that answers questions from passages, and what it answered."
     shown_first = [tile for name in SETS for tile in tiles(name, tables[name])]
     return Report(intro=intro, tiles=shown_first, results=places)
@@ -68,6 +70,19 @@ def shown(name: str, own: dict, told: dict, samples: dict) -> dict:
         "failures": list((samples.get("failures") or {}).items()),
         "samples": samples.get("rows") or [],
     }
+
+
+def judged(told: dict) -> dict:
+    """Who judged, how far people agree, and a row for each system, context and set of questions."""
+    stand_in = any(name.startswith("embedded") for name in told["by"])
+    rows = [
+        (f"{system}, {context}: {SETS[name].lower()}", own)
+        for name in SETS
+        for context, systems in told.get(name, {}).items()
+        for system, own in {**systems, **systems["differences"]}.items()
+        if system != "differences"
+    ]
+    return {"by": ", ".join(told["by"]), "stand_in": stand_in, "agreement": told["agreement"], "rows": rows}
 
 
 def bars(systems: dict, measure: str, context: str, title: str) -> str:
