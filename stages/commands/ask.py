@@ -5,6 +5,8 @@ one, a server starts as `serve` does, with a page at its address: passages, answ
 questions that go on from there. The first line of standard output tells both addresses.
 """
 
+from textwrap import indent
+
 import click
 
 from stages.commands.serve import ENGINES, served, usual_decoding
@@ -33,5 +35,5 @@ def cli(dataset: str, question: str | None, port: int, engine: str | None, preci
         return
     beside, answer = start.answered(dataset, of_kind, question, engine, decoding)
     for passage in beside["passages"]:
-        print(f"{passage['score']:8.3f}  {passage['title']}\n{passage['text']}\n")
+        print(f"{passage['score']:8.3f}  {passage['title']}\n{indent(passage['text'], ' ' * 10)}\n")
     print(answer)

@@ -137,8 +137,8 @@ class OpenvinoEngine:
                 if following.get(index) and handle.can_read():
                     waiting += following.pop(index)
                 status = handle.get_status().name
-                if handle.can_read() and (tell or status == "FINISHED"):
-                    (output,) = handle.read_all()  # what there is since it was last read
+                while (tell or status == "FINISHED") and handle.can_read():  # read_all would wait for the end
+                    (output,) = handle.read().values()  # of one step
                     new[index][0].extend(output.generated_ids)
                     new[index][1].extend(output.generated_log_probs)
                     if tell:

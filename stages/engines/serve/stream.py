@@ -12,7 +12,7 @@ from stages.engines.protocol import Generation
 
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 STALLED_S = 20  # for a client to read an event
-BEGUN = "begun"  # of a request: the response that is under way
+BEGUN = web.RequestKey("BEGUN", web.StreamResponse)  # the response of a request that is under way
 Part = Callable[[str, bool], dict]  # (a piece of the answer, is it the first) → a choice without index
 
 

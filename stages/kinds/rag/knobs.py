@@ -77,7 +77,7 @@ class ConvertRagKnobs(Knobs):
     max_length: int = Field(
         1024, gt=1, description="tokens of prompt and answer: passages give way, the last first"
     )
-    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is an error")
+    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is a reject")
     seed: int = Field(1, ge=0)
 
 

@@ -1,6 +1,5 @@
 """The review page in a real headless Chromium, against a real server process."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -8,28 +7,12 @@ import pytest
 
 from stages.core.files import read_jsonl
 from stages.kinds.skills.parts.review.decisions import Change, decided, read_decisions, save_decisions
+from tests.helpers.browser import CHROMIUM, browser, until  # noqa: F401
 from tests.kinds.skills.review.test_decisions import SKILLS, candidates, first, make_project, many, row_of
 from tests.kinds.skills.review.test_server import serving
 
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 WEATHER = "What is the weather in Berlin?"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -39,7 +22,7 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def visit(browser):
+def visit(browser):  # noqa: F811
     """Open the page in a context of its own; at the end no script may have failed in any."""
     contexts, errors = [], []
 
@@ -62,14 +45,6 @@ def visit(browser):
 
 def shown(page) -> str:
     return page.inner_text("#request")
-
-
-def until(page, expression: str) -> None:
-    """Wait for it to be true (page.wait_for_function needs eval, which the page's policy forbids)."""
-    stop = time.monotonic() + 10
-    while not page.evaluate(expression):
-        assert time.monotonic() < stop, expression
-        page.wait_for_timeout(20)
 
 
 def saved(page) -> None:
