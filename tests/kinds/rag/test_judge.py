@@ -175,6 +175,10 @@ def test_a_judge_who_always_says_yes_is_corrected_by_people():
         "kappa": 0,
         "correct": {"people": 0.5, "judge": 1.0},
     }
+    write_jsonl(Path("agreement.jsonl"), labels[1:])  # no random sample: somebody passed over the first
+    told = judged()
+    own = told["test"]["retrieved"]["beside"]
+    assert (own["labelled"], own["by_people"]) == (0, None) and told["agreement"]["answers"] == 5
 
 
 def test_kappa():

@@ -6,6 +6,7 @@ by a refusal, a time-out or mere prose, is neither correct nor incorrect.
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,7 +199,7 @@ class Judged:
             return None
         people, judge = np.array(pairs).T
         share, kappa = float((people == judge).mean()), cohens_kappa(people, judge)
-        told = {"people": float(people.mean()), "judge": float(judge.mean())}
+        told = {name: round(float(own.mean()), 4) for name, own in (("people", people), ("judge", judge))}
         return {"answers": len(pairs), "share": round(share, 4), "kappa": kappa, "correct": told}
 
     def figures(self) -> dict:
@@ -241,16 +242,15 @@ class Judged:
         return [said] * len(MEASURES) if isinstance(said, float) else [np.nan, 0.0, 1.0]
 
     def _counts(self, ids: Sequence[str]) -> dict:
-        scores = [self.scores[name] for name in ids if name in self.scores]
-        labelled = [
-            (float(self.labels[name]), self.scores[name])
-            for name in ids
-            if name in self.labels and name in self.scores
-        ]
+        judged = sorted(name for name in ids if name in self.scores)
+        scores = [self.scores[name] for name in judged]
+        # Ids are hashes, so these are a random sample, whichever answers people passed over further on.
+        first = takewhile(lambda name: name in self.labels, judged)
+        labelled = [(float(self.labels[name]), self.scores[name]) for name in first]
         failed = Counter(said for name in ids if isinstance(said := self.verdicts[name], str))
         people = corrected(scores, labelled) if len(labelled) >= LEAST else None
         return {
-            "judged": len(scores),
+            "judged": len(judged),
             "failed": dict(sorted(failed.items())),
             "labelled": len(labelled),
             "by_people": people and {name: round(value, 4) for name, value in people.items()},
