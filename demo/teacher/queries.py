@@ -3,14 +3,16 @@
 A stand-in for an LLM, so that the whole chain runs with no key and no network. It reads the document in the
 request and writes the queries that a person looking for it might type, from its title, its first sentences
 and its parameters; or its categories (`categories`), if the request asks for immediate categories; or it
-writes or reads requests to an assistant (`skills`). A pure function of the messages. Its quality is that of
-the rules below: for queries worth deploying, point `base_url` at a real model.
+writes or reads requests to an assistant (`skills`), or judges an answer (`verdicts`). A pure function of the
+messages. Its quality is that of the rules below: for queries worth deploying, point `base_url` at a real
+model.
 """
 
 import re
 
 from demo.teacher.categories import categories
 from demo.teacher.skills import asks_for_skills, skill_answer
+from demo.teacher.verdicts import asks_for_verdict, verdict
 
 MAX_PHRASE_WORDS = 9
 MAX_LINES = 6
@@ -67,6 +69,8 @@ def answer(messages: list[dict]) -> str:
     outside = [MARKED.sub("", TAGGED.sub("", str(message.get("content")))) for message in messages]
     if asks_for_skills(outside):
         return skill_answer(messages)
+    if asks_for_verdict([str(message.get("content")) for message in messages]):
+        return verdict(prompt)
     title, text = read_document(prompt)
     around = "\n".join([*(str(message.get("content")) for message in messages[:-1]), instructions(prompt)])
     if ASKS_FOR_CATEGORIES.search(around):

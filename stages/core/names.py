@@ -10,8 +10,8 @@ from stages.core.errors import UserError
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 TAKEN = set(
-    "bench check cost demo evaluate help lint long new pull push register remove review serve slurm store "
-    "test ui base bases code example shipped sources teacher packages".split()
+    "ask bench check cost demo evaluate help lint long new pull push register remove review serve slurm "
+    "store test ui base bases code example shipped sources teacher packages".split()
 )
 
 

@@ -28,8 +28,8 @@ def question(subject: str, split: str) -> dict:
     }
 
 
-def rag_dataset(dataset: str, **more: list[dict]) -> None:
-    """The last two subjects are to learn from; of the others, `planes` is not found. `more`: further rows."""
+def rag_dataset(dataset: str) -> None:
+    """The last two subjects are to learn from; of the others, `planes` is not found."""
     held_out = SUBJECTS[:-2]
     passages = [
         one
@@ -46,7 +46,6 @@ def rag_dataset(dataset: str, **more: list[dict]) -> None:
         "train": [question(SUBJECTS[-2], "train")],
         "val": [question(SUBJECTS[-1], "val")],
     }
-    questions = {split: rows + more.get(split, []) for split, rows in questions.items()}
     with atomic_directory(places.passages(dataset), "passages") as folder:
         write_jsonl(folder / "passages.jsonl", passages)
         for split, rows in questions.items():

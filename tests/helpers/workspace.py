@@ -101,7 +101,7 @@ class Workspace:
         yaml, shared = YAML(typ="safe"), {"prices": PRICES}
         own: dict[str, dict] = {}
         for stage, datasets in blocks.items():
-            if params.STAGES[stage].block:
+            if stage in params.STAGES and params.STAGES[stage].block:  # tests add kinds of their own
                 continue
             if stage in params.BASE_STAGES:
                 shared |= {stage: datasets} if datasets else {}

@@ -166,7 +166,7 @@ def replace(path: Path, before: str, after: str) -> None:
 
 
 def test_it_is_built_by_dvc_with_its_own_stage_in_the_chain(project):
-    chain = ["corpus", "prompt", "collect", "convert", "measure_titles", "report"]
+    chain = ["corpus", "price", "prompt", "collect", "convert", "measure_titles", "report"]
     assert ran(project.output_of_build)[1:] == [f"{stage}@titled" for stage in chain]
     assert ran(project.run("stages", "build", "titled", **KEY)) == []
 

@@ -261,10 +261,21 @@ def test_scaffolding_a_retriever(project, of):
     assert Path("prompts/mine/eval_rows.jsonl").read_text() == ""
 
 
+def test_scaffolding_answers_from_passages(project):
+    done = new.scaffold("mine", "files", kind="rag")
+    assert "made prompts/mine/: edit params.yaml, student.md" in done
+    blocks = params.check()
+    chain = [stage.name for stage in params.stages_of("mine", blocks)]
+    student = ["tokenize", "finetune", "merge", "export"]
+    assert chain == ["passages", "retrieved", "convert_rag", *student, "answer", "evaluate_rag", "report"]
+    assert blocks["passages"]["mine"]["path"] == "files"
+    assert Path("prompts/mine/eval_rows.jsonl").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
-        ("retriver", None, "--kind: 'retriver' has no example to begin with; name retriever"),
+        ("retriver", None, "--kind: 'retriver' has no example to begin with; name rag or retriever"),
         (None, "pydoc", "--kind: None has no example"),
         ("retriever", "nothing", "--of: no dataset is called 'nothing'"),
         ("retriever", "../x", "cannot be a name"),

@@ -21,7 +21,12 @@ MAKERS = ("passages", "passages_embedded")
 
 
 def before(dataset: str, blocks: Blocks) -> list[str]:
-    """The documents that its passages are made of, and all of the student that it is compared with."""
+    """The documents that its passages are made of, and all of the student that it is compared with.
+
+    Of a dataset of answers to judge: all of the dataset that they are from.
+    """
+    if judged := blocks["corpus_judged"].get(dataset, {}).get("of"):
+        return [*before(judged, blocks), f"*@{judged}"]
     of = blocks["passages_embedded"].get(dataset, {}).get("of")
     targets = [f"corpus@{of}"] if of in blocks["corpus"] else []
     beside = STUDENT.fullmatch(str(blocks["answer"].get(dataset, {}).get("beside", "")))
@@ -41,6 +46,12 @@ def problem(blocks: Blocks) -> str | None:
         for dataset in sorted(blocks[stage]):
             if not any(dataset in blocks[maker] for maker in MAKERS):
                 return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"
+    for dataset, knobs in sorted(blocks["corpus_judged"].items()):
+        if "of" in knobs and knobs["of"] not in blocks["answer"]:
+            return f"corpus_judged.{dataset}.of: answer has no block '{knobs['of']}'"
+    for dataset in sorted(blocks["judge"]):
+        if dataset not in blocks["corpus_judged"]:
+            return f"judge.{dataset}: corpus_judged has no block '{dataset}'"
     for dataset, knobs in sorted(blocks["answer"].items()):
         for name in ("encoder", "reranker"):
             if knobs.get(name) != (by := blocks["retrieved"].get(dataset, {}).get(name)):
@@ -60,12 +71,21 @@ def summary(figures: dict[str, dict]) -> list[str]:
         for context, own in contexts.items()
         if name != "differences" and context in ("gold", "retrieved")
     ]
-    return [*lines, COMPOSED] if people else lines
+    judge = figures.get("judge") or {}
+    lines += [
+        f"{split}: {system}, {context} passages: correct {own['correct']['mean']:.3f}, by {judge['by'][0]}"
+        for split in ("test", "people")
+        for context, systems in judge.get(split, {}).items()
+        for system, own in systems.items()
+        if own.get("correct")
+    ]
+    return [*lines, COMPOSED] if people or "people" in judge else lines
 
 
 KIND = Kind(
     name="rag",
     stages=STAGES,
+    tasks={"verdict": "stages.kinds.rag.parts.verdict"},
     report="stages.kinds.rag.report",
     rows="stages.kinds.rag.parts.any_rows",
     serving="stages.kinds.rag.parts.asking",

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, json_array, jsonl, verify_manifest, write_json
+from stages.core.files import atomic_directory, json_array, jsonl, read_object, verify_manifest, write_json
 from stages.core.hashing import stable_integer, stable_unit
 from stages.core.prompts import Template
 from stages.core.tokenizer import TextCodec
@@ -26,6 +26,11 @@ from stages.kinds.rag.parts.rows import Passage, Question, read_found, read_pass
 def run(dataset: str, knobs: ConvertRagKnobs) -> dict:
     passages = read_passages(dataset)
     verify_manifest(places.retrieved(dataset))
+    depth = read_object(places.retrieved(dataset) / places.RETRIEVER)["depth"]
+    if knobs.retrieve > depth:
+        raise UserError(
+            f"convert_rag.{dataset}: retrieve is {knobs.retrieve}, and retrieved.depth {depth}; raise depth"
+        )
     template = Template(layout.prompt(dataset, "student"))
     prompts = Prompts(template, TextCodec(layout.base_model(knobs.base)), knobs)
     counts: Counter[str] = Counter()

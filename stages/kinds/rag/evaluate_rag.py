@@ -10,14 +10,12 @@ about; differences are paired. docs/kinds/rag/measures.md defines the measures.
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_json
-from stages.evaluation.people import check_unseen
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import EvaluateRagKnobs
 from stages.kinds.rag.parts.claims import STAND_IN, validated
 from stages.kinds.rag.parts.rows import (
     HELD_OUT,
-    Answer,
-    read_answers,
+    read_all,
     read_found,
     read_passages,
     read_questions,
@@ -30,8 +28,7 @@ PEOPLE = "people"
 
 def run(dataset: str, knobs: EvaluateRagKnobs) -> dict:
     passages = read_passages(dataset)
-    training = [row for split in ("train", "val") for row in read_questions(dataset, split)]
-    answers = read_all(dataset)
+    training, answers = read_questions(dataset, "train"), read_all(dataset)
     figures: dict[str, dict] = {}
     samples, told = {}, {}
     for split in HELD_OUT:
@@ -40,8 +37,6 @@ def run(dataset: str, knobs: EvaluateRagKnobs) -> dict:
         if not own:
             continue
         path = places.passages(dataset) / f"{split}.jsonl"
-        seen = ((f"question {row['id']}", row["question"]) for row in training)
-        check_unseen(path, [row["question"] for row in questions.values()], seen)
         if unknown := [row["id"] for row in own if row["id"] not in questions]:
             raise UserError(f"{path}: has no question {unknown[0]!r}, which was answered; make `answer` anew")
         asked = QuestionSet(questions, read_found(dataset, split), passages)
@@ -61,14 +56,3 @@ def run(dataset: str, knobs: EvaluateRagKnobs) -> dict:
     write_json(layout.figures(dataset) / "rag.json", figures)
     write_json(layout.figures(dataset) / "rag_samples.json", samples)
     return {"words": knobs.words, **told}
-
-
-def read_all(dataset: str) -> list[Answer]:
-    """The answers of all systems. Raises UserError where the student gave none."""
-    own = list(read_answers(places.answers(dataset)))
-    if not any(row["answer"].strip() for row in own):
-        raise UserError(
-            f"{places.answers(dataset)}: {'every answer is empty' if own else 'zero rows'}, so nothing can "
-            "be measured; look at the loss of `finetune`, and at what `convert` says of the training rows"
-        )
-    return [*own, *read_answers(places.compared(dataset))]

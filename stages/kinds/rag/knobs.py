@@ -77,7 +77,7 @@ class ConvertRagKnobs(Knobs):
     max_length: int = Field(
         1024, gt=1, description="tokens of prompt and answer: passages give way, the last first"
     )
-    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is an error")
+    answer_length: int = Field(160, gt=0, description="tokens kept for an answer; a longer one is a reject")
     seed: int = Field(1, ge=0)
 
 
@@ -119,6 +119,20 @@ class EvaluateRagKnobs(Knobs):
     seed: int = Field(1, ge=0)
 
 
+class CorpusJudgedKnobs(Knobs):
+    of: str = Field(description="dataset whose answers a teacher is to judge")
+    systems: list[str] = Field(["trained", "untrained"], min_length=1, description="whose answers")
+    contexts: list[Literal["gold", "retrieved"]] = Field(
+        ["retrieved"], min_length=1, description="from which passages"
+    )
+
+
+class JudgeKnobs(Knobs):
+    agreement: str = Field(description="file of people's verdicts {id, correct}; empty if there are none")
+    bootstrap: int = Field(1000, gt=0)
+    seed: int = Field(1, ge=0)
+
+
 PACKAGE = __package__
 STAGES = (
     Stage("passages", PassagesKnobs, PACKAGE, reads_source=True),
@@ -128,4 +142,6 @@ STAGES = (
     Stage("finetune_fid", FinetuneFidKnobs, PACKAGE),
     Stage("answer", AnswerKnobs, PACKAGE),
     Stage("evaluate_rag", EvaluateRagKnobs, PACKAGE),
+    Stage("corpus_judged", CorpusJudgedKnobs, PACKAGE, figures="corpus"),
+    Stage("judge", JudgeKnobs, PACKAGE),
 )

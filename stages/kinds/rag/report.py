@@ -5,8 +5,10 @@ from stages.reporting.charts import interval_bars, lines, number
 from stages.reporting.page import Report, Section, defined
 
 SETS = {"people": "Questions in people’s wording", "test": "Held-out questions"}
+SYSTEMS = ("untrained", "beside", "trained", "fid", "first_words", "nearest_question")
 CONTEXTS = ("gold", "retrieved")
 HEADLINE = {"f1": "F1", "rouge_l": "ROUGE-L", "faithfulness": "faithfulness"}
+TIMED = ("retrieve", "generate", "total")
 ROOM = 108  # for the names of systems beside the bars
 CLAIMS = {"numbers": "other numbers", "negation": "a negation", "another": "another question’s answer"}
 
@@ -24,6 +26,8 @@ def report(figures: dict) -> Report:
     ]
     values = {"sets": sets, "beside": beside}
     places = [Section("kinds/rag/report.html.j2", values)] if sets else []
+    if judge := figures.get("judge"):
+        places.append(Section("kinds/rag/judge.html.j2", judged(judge)))
     intro = "A small model that answers questions from passages, and what it answered."
     shown_first = [tile for name in SETS for tile in tiles(name, tables[name])]
     return Report(intro=intro, tiles=shown_first, results=places)
@@ -44,7 +48,7 @@ def tiles(name: str, own: dict | None) -> list[dict]:
 
 def shown(name: str, own: dict, told: dict, samples: dict) -> dict:
     """A set of questions: charts, systems by context, all measures, what was found, failures, samples."""
-    systems = {system: figures for system, figures in own.items() if system != "differences"}
+    systems = {system: own[system] for system in SYSTEMS if system in own}
     parts = list(dict.fromkeys(part for figures in systems.values() for part in figures))
     columns = [(measure, context) for measure in HEADLINE for context in CONTEXTS]
     questions, curve = told.get("questions", 0), list(enumerate(told.get("recall_curve") or [], start=1))
@@ -62,13 +66,23 @@ def shown(name: str, own: dict, told: dict, samples: dict) -> dict:
         "curve": lines([("recall", "student", curve)], "recall by passages found") if len(curve) > 1 else "",
         "recall": [(k, number(share)) for k, share in curve],
         "claims": claims(told.get("claims") or {}),
-        "failures": [
-            (f"{system}, {context}", counts)
-            for system, by_context in (samples.get("failures") or {}).items()
-            for context, counts in by_context.items()
-        ],
+        "runtime": runtime(own),
+        "failures": list((samples.get("failures") or {}).items()),
         "samples": samples.get("rows") or [],
     }
+
+
+def judged(told: dict) -> dict:
+    """Who judged, how far people agree, and a row for each system, context and set of questions."""
+    stand_in = any(name.startswith("embedded") for name in told["by"])
+    rows = [
+        (f"{system}, {context}: {SETS[name].lower()}", own)
+        for name in SETS
+        for context, systems in told.get(name, {}).items()
+        for system, own in {**systems, **systems["differences"]}.items()
+        if system != "differences"
+    ]
+    return {"by": ", ".join(told["by"]), "stand_in": stand_in, "agreement": told["agreement"], "rows": rows}
 
 
 def bars(systems: dict, measure: str, context: str, title: str) -> str:
@@ -94,5 +108,13 @@ def measures(systems: dict, part: str) -> tuple[int, list[str], list[tuple[str, 
 def claims(told: dict) -> str:
     """What judges claims, and how far it can be trusted."""
     known = told.get("told_from_right") or {}
-    parts = [f"{number(own['auc'])} with {CLAIMS[kind]}" for kind, own in known.items() if own["auc"]]
-    return f"{told['by']}. It tells reference answers from these {', '.join(parts)}" if parts else ""
+    aucs = [f"{CLAIMS[kind]} {number(own['auc'])}" for kind, own in known.items() if own["auc"]]
+    return f"{told['by']}. Reference answers are told from changed ones: {', '.join(aucs)}" if aucs else ""
+
+
+def runtime(own: dict) -> list[tuple[str, str]]:
+    """Times of the student's answers from retrieved passages, a question at a time."""
+    shown = {f"{part}_ms_p{n}": f"{part}, ms, p{n}" for part in TIMED for n in (50, 95)}
+    known = own.get("trained", {}).get("retrieved", {})
+    names = {**shown, "tokens_per_second": "tokens a second"}
+    return [(name, number(value["mean"])) for key, name in names.items() if (value := known.get(key))]

@@ -13,6 +13,7 @@ from stages.core.files import atomic_directory, write_json, write_jsonl
 from stages.core.messages import say
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import RetrievedKnobs
+from stages.kinds.rag.parts import measures
 from stages.kinds.rag.parts.retriever import Retriever
 from stages.kinds.rag.parts.rows import SPLITS, Found, Passage, Question, read_passages, read_questions
 
@@ -28,42 +29,33 @@ def run(dataset: str, knobs: RetrievedKnobs) -> dict:
         )
     questions = {split: read_questions(dataset, split) for split in SPLITS}
     rows = [row for own in questions.values() for row in own]
-    hits = Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth)
-    all_found = [
-        Found(id=row["id"], passages=own[0], scores=own[1]) for row, own in zip(rows, hits, strict=True)
-    ]
-    if not any(found["passages"] for found in all_found):
+    found = Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth)
+    hits = [Found(id=row["id"], passages=own[0], scores=own[1]) for row, own in zip(rows, found, strict=True)]
+    empty = sum(not hit["passages"] for hit in hits)
+    if empty == len(hits):
         raise UserError(
             f"retrieved.{dataset}: no question finds any passage; are questions and passages in one "
             "language? Then set `by: dense` and an encoder that knows it"
         )
-    figures, counts, left = {}, {}, iter(all_found)
+    figures, counts, left = {}, {}, iter(hits)
     with atomic_directory(places.retrieved(dataset), "retrieved", counts) as folder:
         for split, own in questions.items():
-            found = list(islice(left, len(own)))
-            counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", found)
-            figures[split] = measured(own, found, passages)
+            own_hits = list(islice(left, len(own)))
+            counts[f"{split}.jsonl"] = write_jsonl(folder / f"{split}.jsonl", own_hits)
+            figures[split] = measured(own, own_hits, passages)
         write_json(folder / places.RETRIEVER, knobs.model_dump())
     for split, own in figures.items():
         told = ", ".join(f"recall@{k} {own[f'recall@{k}']:.3f}" for k in CUTOFFS if own["questions"])
         say(f"retrieved {dataset}: {split}: {own['questions']:,} questions; {told}")
-    return {
-        "passages": len(passages),
-        "without_passages": sum(not found["passages"] for found in all_found),
-        **figures,
-    }
+    return {"passages": len(passages), "without_passages": empty, **figures}
 
 
-def measured(questions: Sequence[Question], found: Sequence[Found], passages: Mapping[str, Passage]) -> dict:
-    """Shares of questions with all gold passages, and with a passage of their document, among the first k."""
-    figures: dict[str, float] = {"questions": len(questions)}
-    for k in CUTOFFS:
-        tops = [hit["passages"][:k] for hit in found]
-        whole = [set(row["gold"]) <= set(top) for row, top in zip(questions, tops, strict=True)]
-        source = [
-            row["source"] in {passages[name]["source"] for name in top}
-            for row, top in zip(questions, tops, strict=True)
-        ]
-        for name, hits in (("recall", whole), ("source_recall", source)):
-            figures[f"{name}@{k}"] = round(sum(hits) / max(1, len(hits)), 4)
-    return figures
+def measured(questions: Sequence[Question], hits: Sequence[Found], passages: Mapping[str, Passage]) -> dict:
+    """Shares of questions with all gold passages, and with their documents, among the first k."""
+    rows = [
+        measures.found(hit["passages"], row["gold"], passages, CUTOFFS)
+        for row, hit in zip(questions, hits, strict=True)
+    ]
+    names = [f"{name}@{k}" for k in CUTOFFS for name in ("recall", "source")]
+    means = {name: round(sum(row[name] for row in rows) / max(1, len(rows)), 4) for name in names}
+    return {"questions": len(rows), **means}

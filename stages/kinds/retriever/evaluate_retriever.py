@@ -38,14 +38,17 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
     tasks = read_tasks(folder, knobs.evaluate, "evaluate")
     training = read_tasks(places.scored(knobs.trained_on))
-    keys_of = {name: Keys(name, task.keys) for name, task in tasks.items()}
+    asked = read_rows(people, Asked)
+    about = PAGES if PAGES in tasks else next(iter(tasks))
+    keys_of = {
+        name: Keys(name, task.keys if asked and name == about else task.keys_of("test"))
+        for name, task in tasks.items()
+    }
     rows_of = {name: task.splits["test"] for name, task in tasks.items()}
     told = {
         name: {"leaks": check_leaks(folder / name / "test.jsonl", keys_of[name], rows, training)}
         for name, rows in rows_of.items()
     }
-    asked = read_rows(people, Asked)
-    about = PAGES if PAGES in tasks else next(iter(tasks))
     check_people(people, asked, keys_of[about], training)
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}

@@ -11,10 +11,9 @@ from collections import Counter
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import prune
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import ScoreKnobs
-from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Scorer, Server, score_prompts
+from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Scorer, Server, kept_scores, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
 from stages.kinds.retriever.parts.rows import Task, read_tasks, write_tasks
 
@@ -32,13 +31,11 @@ def run(dataset: str, knobs: ScoreKnobs) -> dict:
         if name in knobs.tasks:
             figures[name], asked = asked_of(name, task, model, knobs)
             wanted += asked
-    scratch = layout.SCRATCH / f"score-{dataset}-{model.fingerprint[:16]}"
     prompts = [prompt for _, own in wanted for prompt in own]
-    scores = iter(score_prompts(model, prompts, scratch / "scores.txt"))
+    scores = iter(score_prompts(model, prompts, kept_scores(model)))
     for row, own in wanted:
         row["teacher_scores"] = [round(next(scores), 6) for _ in own]
     write_tasks(places.scored(dataset), "score", tasks)
-    prune(scratch)
     return {"tasks": figures, "prompts": len(prompts)}
 
 

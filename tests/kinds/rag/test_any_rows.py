@@ -44,12 +44,13 @@ def own(**changes) -> dict:
 
 
 def test_rows_of_localrqa():
-    result = scored(lines(pair(), pair("kernel")))
+    result = scored(lines(pair(), pair(question=""), pair("kernel")))
     assert result.exit_code == 0, result.output
     made = read_json(Path("scores.json"))
     assert made.keys() == {"trained", "untrained", "first_words", "nearest_question", "differences"}
     assert made["trained"]["gold"]["questions"] == made["trained"]["retrieved"]["questions"] == 2
     assert made["trained"]["retrieved"]["recall@1"]["mean"] == 1  # by words of the question
+    assert "rows.jsonl, row 2: has no question, so it is left out" in result.output
     assert "gold passages, 2 rows" in result.output and "nearest_question" in result.output
 
 

@@ -145,3 +145,12 @@ def test_an_answer_that_is_too_long_is_a_reject():
     reject = read_jsonl(Path("data/d/litgpt/rejects.jsonl"))[0]
     assert (reject["id"], reject["reason"]) == (rows[0]["id"], "answer longer than answer_length")
     assert "no row to train with" in run("--answer_length", "1").stderr
+
+
+def test_more_passages_than_are_retrieved_are_an_error():
+    make_project()
+    result = run("--retrieve", "11")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: convert_rag.d: retrieve is 11, and retrieved.depth 10; raise depth\n",
+    )

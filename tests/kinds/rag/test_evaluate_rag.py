@@ -10,7 +10,7 @@ from stages.kinds.rag import places
 from stages.kinds.rag.evaluate_rag import run
 from stages.kinds.rag.knobs import EvaluateRagKnobs
 from stages.kinds.rag.parts.scoring import FAILURES
-from tests.helpers.rag_answers import edit_answers, question, rag_dataset
+from tests.helpers.rag_answers import edit_answers, rag_dataset
 
 CONTEXTS = ["gold", "retrieved", "answerable", "gold_missed"]
 
@@ -51,7 +51,7 @@ def test_systems_contexts_and_differences(project):
     assert own["stop_rate"]["mean"] == 1 and made["untrained"]["gold"]["stop_rate"]["mean"] == 0
     assert own["total_ms_p50"] == {"mean": 102, "low": 102, "high": 102}
     assert made["trained"]["gold"]["total_ms_p95"]["mean"] == 100
-    assert made["trained"]["gold"]["retrieve_ms_p50"] is None
+    assert made["trained"]["gold"]["retrieve_ms_p50"]["mean"] == 0
     assert own["tokens_per_second"]["mean"] == 200
     assert made["trained"]["answerable"]["f1"]["mean"] == 1 == made["trained"]["answerable"]["bleu"]["mean"]
     assert made["trained"]["gold_missed"]["questions"] == 1
@@ -67,16 +67,16 @@ def test_systems_contexts_and_differences(project):
 def test_samples_and_failures(project):
     evaluated()
     made = figures("rag_samples")["test"]
-    assert len(made["rows"]) == 6 and made["rows"][-1]["id"] == "test-planes"
+    assert len(made["rows"]) == 6 and made["rows"][-1]["question"].startswith("When do planes")
     first = made["rows"][0]
     assert [shown["gold"] for shown in first["passages"]] == [True, False, False]
     assert len(first["answers"]) == 3 * 2 + 2 + 1
     counts = made["failures"]
-    assert tuple(counts["trained"]["retrieved"]) == FAILURES
-    assert counts["trained"]["retrieved"] == {**dict.fromkeys(FAILURES, 0), "empty": 1}
-    assert counts["untrained"]["gold"]["did_not_stop"] == 6
-    assert counts["beside"]["retrieved"]["gold_missed"] == 1
-    assert counts["beside"]["retrieved"]["copied"] == 5
+    assert tuple(counts["trained, retrieved"]) == FAILURES
+    assert counts["trained, retrieved"] == {**dict.fromkeys(FAILURES, 0), "empty": 1}
+    assert counts["untrained, gold"]["did_not_stop"] == 6
+    assert counts["beside, retrieved"]["gold_missed"] == 1
+    assert counts["beside, retrieved"]["copied"] == 5 and len(counts) == 6
 
 
 def test_the_same_answers_give_the_same_bytes(project):
@@ -105,7 +105,7 @@ def test_without_people_beside_or_training_questions(project):
         (lambda rows: [], "answers.jsonl: zero rows"),
         (
             lambda rows: rows[1:],
-            "answers of 'untrained' from retrieved passages are to 6 questions, those of",
+            "from retrieved passages 'trained' answered 5 questions and 'untrained' 6, not all the same",
         ),
         (
             lambda rows: [rows[0] | {"id": "x"}, *rows[1:]],
@@ -118,9 +118,3 @@ def test_answers_that_cannot_be_compared(project, change, told):
     with pytest.raises(UserError) as error:
         evaluated()
     assert told in str(error.value) and not Path("reports").exists()
-
-
-def test_a_question_of_people_that_was_trained_on_ends_the_stage(project):
-    rag_dataset("d", train=[question("boats", "people") | {"question": "WHEN can one take boats"}])
-    with pytest.raises(UserError, match=r"people.jsonl, row 1: .* stands in training, too"):
-        evaluated()

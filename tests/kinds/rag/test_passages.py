@@ -53,11 +53,16 @@ def local_rqa(train: list[dict] | None = None, documents: bool = True) -> None:
     write("train_w_qa.jsonl", [pair(0), pair(1), pair(2)] if train is None else train)
     write("eval_w_qa.jsonl", [pair(3), pair(4)])
     write("test_w_qa.jsonl", [pair(5), pair(6)])
-    more = {"source": "more", "title": "More", "text": "an article of its own. " * 60}
+    more = {
+        "source": "more",
+        "title": "More",
+        "text": " ".join(f"article {n} of its own." for n in range(60)),
+    }
     pages = [
         {"source": f"page-{n}", "title": f"Page {n}", "text": f"before\n{text(n)}  \n after"}
         for n in range(12)
     ]
+    pages[0]["text"] += " ".join(f"and much more {n}." for n in range(60))
     if documents:
         write("docs.jsonl", [*pages, more, {"source": "none", "title": "", "text": "\n"}])
 
@@ -88,17 +93,27 @@ def test_local_rqa_is_read_as_it_is():
     gold, hard = passages[first["gold"][0]], passages[first["hard"][0]]
     assert (gold["title"], gold["text"], hard["text"]) == ("Page 0", text(0), text(5))
     assert (gold["start"], gold["end"]) == (7, 7 + len(text(0)))  # in its document
-    # Passages of the pairs once each, then pieces of what holds none of them.
-    assert [name for name in passages if not name.startswith("more")] == [
-        f"page-{n}#0" for n in (3, 8, 4, 9, 5, 10, 6, 11, 0, 1, 2, 7)
-    ]
-    assert sum(name.startswith("more#") for name in passages) > 2
+    # Passages of the pairs once each, then pieces of what shares nothing with them.
+    pairs = [f"page-{n}#0" for n in (3, 8, 4, 9, 5, 10, 6, 11, 0, 1, 2, 7)]
+    assert list(passages)[: len(pairs)] == pairs
+    rest = [passage for name, passage in passages.items() if name not in pairs]
+    assert {passage["source"] for passage in rest} == {"page-0", "more"}
+    assert "and much more 59." in "".join(one["text"] for one in rest)
+    assert not any("number0" in passage["text"] for passage in rest)
 
 
 def test_without_documents_the_corpus_is_that_of_the_pairs():
     local_rqa(documents=False)
     assert run().exit_code == 0
     assert len(read_passages("d")) == 12
+
+
+def test_names_of_files_need_say_no_more_than_the_split():
+    local_rqa(documents=False)
+    for split in ("train", "eval", "test"):
+        Path(f"in/{split}_w_qa.jsonl").rename(f"in/shop-{split}.jsonl")
+    assert run().exit_code == 0
+    assert [len(read_questions("d", split)) for split in SPLITS] == [3, 2, 2, 0]
 
 
 def test_questions_without_answers_bring_passages_alone():

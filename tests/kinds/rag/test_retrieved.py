@@ -80,7 +80,7 @@ def test_all_questions_are_asked_once_and_recall_is_told():
     figures = read_json(Path("reports/d/figures/retrieved.json"))
     assert figures["train"] == {
         "questions": 5,
-        **{f"{name}@{k}": 1.0 for k in (1, 4, 10) for name in ("recall", "source_recall")},
+        **{f"{name}@{k}": 1.0 for k in (1, 4, 10) for name in ("recall", "source")},
     }
     assert read_json(places.retrieved("d") / places.RETRIEVER)["depth"] == 3
 
@@ -98,7 +98,7 @@ def test_a_question_needs_all_its_gold_passages():
     write_manifest(places.passages("d"), "test", {})
     assert run("--depth", "5").exit_code == 0
     figures = read_json(Path("reports/d/figures/retrieved.json"))["val"]
-    assert (figures["recall@1"], figures["source_recall@1"]) == (0.0, 1.0)
+    assert figures == {"questions": 1, **dict.fromkeys(figures.keys() - {"questions"}, 0.0)}
 
 
 @pytest.mark.parametrize(

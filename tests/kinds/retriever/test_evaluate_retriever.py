@@ -16,8 +16,9 @@ from stages.base import import_model
 from stages.commands import build, evaluate_rows
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_json, write_text
+from stages.kinds.retriever import score
 from stages.kinds.retriever.evaluate_retriever import run
-from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
+from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
 from tests.helpers.cli import invoke
 from tests.helpers.retrieval_rows import edit_rows, scored_rows, tiny_encoder
 from tests.helpers.tiny import tiny_model
@@ -107,7 +108,9 @@ def test_runs_and_qrels_give_the_figures_again_and_the_same_bytes(project):
 def test_a_row_with_its_own_candidates_chooses_from_those(project):
     folder = scored_rows("d")
     edit_rows(folder, "qa", lambda row: row.update(among=[*row["pos"], *row["neg"]]), "test")
-    evaluated()
+    told = evaluated()
+    rows = read_jsonl(folder / "qa/test.jsonl")
+    assert told["tasks"]["qa"]["keys"] == len({key for row in rows for key in row["among"]}) < 40
     lines = Path("data/d/runs/qa.base.trec").read_text().splitlines()
     assert len(lines) == 6 * 7
     assert figures()["qa"]["base"]["recall@10"]["mean"] == 1
@@ -292,6 +295,17 @@ def test_a_language_model_reads_the_keys_of_a_dialogue(project):
     share = (ends[0] - ends[2]) / (ends[0] - ends[1])
     assert made["trained"]["gap_closed"]["mean"] == pytest.approx(share, rel=0.02, abs=0.01)
     assert made["differences"]["trained-base"].keys() == made["trained"].keys()
+
+
+def test_what_was_scored_is_not_read_again(project):
+    folder = scored_rows("d", "chat", part="mined")
+    edit_rows(folder, "chat", lambda row: (with_answers(row), row.pop("teacher_scores")), "test")
+    score.run("d", ScoreKnobs(base="lm", tasks=["chat"], max_length=200))
+    (kept,) = Path("data/.work").glob("scores-*.txt")
+    before = kept.read_bytes()
+    assert before
+    evaluated()
+    assert "perplexity" in figures()["chat"]["trained"] and kept.read_bytes() == before
 
 
 def test_examples_before_a_request(project):

@@ -207,6 +207,7 @@ def test_a_chunk_chooses_from_earlier_ones_of_its_file(sources):
     query, answer = text.index(row["query"]), text.index(row["answers"][0])
     assert query + len(row["query"]) <= answer <= query + len(row["query"]) + 2
     assert len(row["among"]) == 16 and all(text.index(task.keys[name]) < query for name in row["among"])
+    assert row["neg"] == sorted(row["among"]) != row["among"]  # the first ones are any
 
 
 def test_no_query_meets_its_own_output(sources):

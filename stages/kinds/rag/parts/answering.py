@@ -12,10 +12,10 @@ from stages.core.hashing import stable_integer
 from stages.core.stage import valid
 from stages.engines.asked import alone, together
 from stages.engines.load import check_model, context_of, open_engine, prepare
-from stages.engines.protocol import Decoding
+from stages.engines.protocol import Decoding, Generation
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import AnswerKnobs, RetrievedKnobs
-from stages.kinds.rag.parts.context import Prompts
+from stages.kinds.rag.parts.context import Prompt, Prompts
 from stages.kinds.rag.parts.retriever import Retriever
 from stages.kinds.rag.parts.rows import (
     GOLD,
@@ -106,15 +106,8 @@ class System:
     ) -> tuple[list[Answer], dict, dict]:
         """(the answers from each context, what there is to count, how long it took)."""
         cases = [(one, context) for one in asked for context in one.contexts]
-        prompts = [
-            self.prompts.of(one.question, [passages[name] for name in one.contexts[context]])
-            for one, context in cases
-        ]
-        engine = open_engine(self.directory, self.decoding)
-        begun = perf_counter()
-        texts = [prompt.text for prompt in prompts]
-        made = together(engine, texts, self.decoding, [one.order for one, _ in cases])
-        seconds = perf_counter() - begun
+        given = [(one, [passages[name] for name in one.contexts[context]]) for one, context in cases]
+        prompts, made, seconds = self.said(given)
         rows = [
             Answer(
                 id=one.question["id"],
@@ -142,6 +135,17 @@ class System:
             "passages_dropped": sum(prompt.dropped for prompt in prompts),
         }
         return rows, counts, {"seconds": round(seconds, 2), "tokens_per_second": round(tokens / seconds, 1)}
+
+    def said(
+        self, given: Sequence[tuple[Asked, list[Passage]]]
+    ) -> tuple[list[Prompt], Sequence[Generation], float]:
+        """The prompt of each question with its passages, what is answered, and in how many seconds."""
+        prompts = [self.prompts.of(one.question, own) for one, own in given]
+        engine = open_engine(self.directory, self.decoding)
+        begun = perf_counter()
+        texts = [prompt.text for prompt in prompts]
+        made = together(engine, texts, self.decoding, [one.order for one, _ in given])
+        return prompts, made, perf_counter() - begun
 
     def times(
         self, asked: Sequence[Asked], passages: Mapping[str, Passage], retriever: Retriever

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from stages.core.errors import UserError
+from stages.core.messages import say
 from stages.core.stage import valid
 from stages.engines.load import resolve
 from stages.engines.protocol import Decoding
@@ -15,7 +16,7 @@ from stages.kinds.rag.knobs import AnswerKnobs, EvaluateRagKnobs
 from stages.kinds.rag.parts.answering import TRAINED, Asked, System, models_of, retriever_of
 from stages.kinds.rag.parts.chunking import by_source, holding
 from stages.kinds.rag.parts.context import prompts_of
-from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, turn, validated
+from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, one_spaced, speaker, validated
 from stages.kinds.rag.parts.rows import (
     GOLD,
     RETRIEVED,
@@ -69,20 +70,28 @@ def evaluate_rows(
 
 
 def questions_of(file: Path, passages: Mapping[str, Passage]) -> Iterator[Question]:
-    """The rows, all in one of the two forms, with ids of their gold passages. Raises UserError."""
-    by_words = {(own["source"], " ".join(own["text"].split())): name for name, own in passages.items()}
+    """The rows, all in one of the two forms, with ids of their gold passages, less those without a question.
+
+    Raises UserError for an answer or a gold passage that is missing.
+    """
+    by_words = {(own["source"], one_spaced(own["text"])): name for name, own in passages.items()}
     of_document = by_source(passages.values())
     model = PairRow if any("gold_docs" in fields for _, fields in rows_of([file])) else OwnRow
     for number, (where, _, row) in enumerate(validated(model, [file]), start=1):
         gold: dict[str, str | None]  # by what the row calls it
         if isinstance(row, PairRow):
             source, answer, history = row.gold_docs[0].source, row.gold_answer, row.chat_history
-            gold = {piece.text: by_words.get(piece.key) for piece in row.gold_docs}
+            gold = {one.text: by_words.get((one.source, one_spaced(one.text))) for one in row.gold_docs}
         else:
             source, answer, history = row.document_id, row.answer, []
-            gold = {source: holding(answer, of_document[source]) if source in of_document else None}
-        if not (row.question and answer):
-            raise UserError(f"{where}: question or answer is missing; fill it or delete the row")
+            gold = {
+                source: holding(row.gold or answer, of_document[source]) if source in of_document else None
+            }
+        if not row.question:  # of Faire's rows one has none
+            say(f"{where}: has no question, so it is left out")
+            continue
+        if not answer:
+            raise UserError(f"{where}: field 'gold_answer' is missing; add it or delete the row")
         if unknown := [name for name, passage in gold.items() if passage is None]:
             raise UserError(
                 f"{where}: the dataset has no passage {unknown[0][:60]!r} (source {source!r}), which is "
@@ -91,7 +100,9 @@ def questions_of(file: Path, passages: Mapping[str, Passage]) -> Iterator[Questi
         right = [name for name in gold.values() if name]
         asked = Question(id=f"row-{number}", question=row.question, answer=answer, gold=right, source=source)
         if history:
-            asked["history"] = [turn(where, said) for said in history]
+            asked["history"] = [
+                {"speaker": speaker(where, said.speaker), "message": said.message} for said in history
+            ]
         yield asked
 
 

@@ -31,13 +31,13 @@ class Cutter:
         self.tokenizer = TextCodec(Path(knobs.tokenizer)).tokenizer
         self.most, self.overlap = knobs.chunk, knobs.overlap
 
-    def passages(self, documents: Iterable[Piece], numbers: Counter[str] | None = None) -> list[Passage]:
-        """The passages of documents; `numbers` counts those that there are of each source."""
-        passages, numbers = [], Counter() if numbers is None else numbers
-        for document in documents:
-            for start, end in self.spans(document.text):
-                passages.append(passage_of(document._replace(text=document.text[start:end]), start, numbers))
-        return passages
+    def passages(self, documents: Iterable[Piece]) -> list[Passage]:
+        numbers: Counter[str] = Counter()
+        return [
+            passage_of(document._replace(text=document.text[start:end]), start, numbers)
+            for document in documents
+            for start, end in self.spans(document.text)
+        ]
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """(start, end) of pieces of at most `chunk` tokens that cover all but the blanks of a text.
@@ -85,7 +85,7 @@ class Cutter:
 
 
 def passage_of(piece: Piece, start: int, numbers: Counter[str]) -> Passage:
-    """A passage that begins at a place of its document, with the next number of its source."""
+    """A passage that begins at a place of its document, with the next of `numbers` of its source."""
     seq = numbers[piece.source]
     numbers[piece.source] += 1
     return {

@@ -11,21 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from stages.core.text import STEMMER, content_words
 
-DIAGNOSIS = (
-    "claim_precision",  # share of the answer's claims that the reference entails
-    "claim_coverage",  # share of the reference's claims that the answer entails; RAGChecker calls it recall
-    "claim_recall",  # share of the reference's claims that a passage entails
-    "context_precision",  # share of passages that entail a claim of the reference: relevant ones
-    "utilisation",  # of the reference's claims that a passage entails, the share that the answer entails
-    "noise_relevant",  # share of claims that are wrong, and entailed by a relevant passage
-    "noise_irrelevant",  # the same of those entailed by other passages alone
-    "hallucination",  # share of claims that are wrong, and entailed by no passage
-    "self_knowledge",  # share of claims that are right, and entailed by no passage
-    "faithfulness",  # share of claims that a passage entails
-)
 STAND_IN = "sentences, entailed where 60% of their content stems stand in one sentence: a local stand-in"
 SHARE = 0.6
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
@@ -58,38 +47,33 @@ def stands_in(text: str, claim: str) -> bool:
 
 def diagnosis(
     answer: str, reference: str, passages: Sequence[str], entails: Entails = stands_in
-) -> list[float]:
-    """DIAGNOSIS of an answer; NaN where nothing is defined: without claims, or without passages."""
+) -> dict[str, float]:
+    """The measures that docs/kinds/rag/measures.md defines; NaN without claims, or without passages."""
     own, wanted = claims_of(answer), claims_of(reference)
     right = np.array([entails(reference, claim) for claim in own], bool)
     told = np.array([entails(answer, claim) for claim in wanted], bool)
-    holds = np.array([[entails(text, claim) for text in passages] for claim in own], bool)
-    needed = np.array([[entails(text, claim) for text in passages] for claim in wanted], bool)
-    holds, needed = holds.reshape(len(own), len(passages)), needed.reshape(len(wanted), len(passages))
-    relevant, recalled = needed.any(axis=0), needed.any(axis=1)
+    holds, needed = (
+        np.array([[entails(text, claim) for text in passages] for claim in claims], bool).reshape(
+            len(claims), len(passages)
+        )
+        for claims in (own, wanted)
+    )
+    relevant, recalled = needed.any(axis=0), needed.any(axis=1)  # passages; claims of the reference
     by_any, by_relevant = holds.any(axis=1), holds[:, relevant].any(axis=1)
-    return [
-        share(right),
-        share(told),
-        share(recalled, len(passages)),
-        share(relevant, len(wanted)),
-        share(told[recalled]),
-        *(
-            share(which, len(passages))
-            for which in (
-                ~right & by_relevant,
-                ~right & by_any & ~by_relevant,
-                ~right & ~by_any,
-                right & ~by_any,
-                by_any,
-            )
-        ),
-    ]
-
-
-def share(which: np.ndarray, others: int = 1) -> float:
-    """The share that is true; NaN of none, and where there is nothing that it could be true of."""
-    return float(which.mean()) if len(which) and others else np.nan
+    nothing = np.empty(0)  # to take a share of
+    of_passages = {
+        "claim_recall": recalled,
+        "context_precision": relevant if wanted else nothing,
+        "utilisation": told[recalled],
+        "noise_relevant": ~right & by_relevant,
+        "noise_irrelevant": ~right & by_any & ~by_relevant,
+        "hallucination": ~right & ~by_any,
+        "self_knowledge": right & ~by_any,
+        "faithfulness": by_any,
+    }
+    shares = {"claim_precision": right, "claim_coverage": told}
+    shares |= of_passages if passages else dict.fromkeys(of_passages, nothing)
+    return {name: float(which.mean()) if len(which) else np.nan for name, which in shares.items()}
 
 
 # How good the judgement is
@@ -98,7 +82,7 @@ def share(which: np.ndarray, others: int = 1) -> float:
 def corrupted(answer: str, another: str) -> dict[str, str]:
     """The answer made wrong in each of CORRUPTIONS that changes it."""
     made = {
-        "numbers": re.sub(r"\d+", lambda number: str(int(number[0]) + 3), answer),
+        "numbers": re.sub(r"\d(?!\d)", lambda last: str((int(last[0]) + 3) % 10), answer),
         "negation": NEGATED.sub(r"\1 not", answer),
         "another": another,
     }
@@ -113,17 +97,15 @@ def validated(rows: Sequence[tuple[str, Sequence[str]]], entails: Entails = stan
     scores: dict[str, list[tuple[float, float]]] = {kind: [] for kind in CORRUPTIONS}
     for place, (answer, passages) in enumerate(rows):
         for kind, text in corrupted(answer, rows[place - 1][0]).items():
-            both = [diagnosis(one, answer, passages, entails)[-1] for one in (answer, text)]
+            both = [diagnosis(one, answer, passages, entails)["faithfulness"] for one in (answer, text)]
             if not np.isnan(both).any():
                 scores[kind].append((both[0], both[1]))
     return {
-        kind: {"rows": len(own), "auc": auc(*np.array(own).T) if own else None}
+        kind: {"rows": len(own), "auc": auc(*zip(*own, strict=True)) if own else None}
         for kind, own in scores.items()
     }
 
 
-def auc(right: np.ndarray, wrong: np.ndarray) -> float:
-    """The area under the ROC curve, as a count of pairs (Mann and Whitney 1947)."""
-    ordered = np.sort(wrong)
-    below, up_to = (np.searchsorted(ordered, right, side) for side in ("left", "right"))
-    return round(float((below + up_to).mean()) / 2 / len(wrong), 4)
+def auc(right: Sequence[float], wrong: Sequence[float]) -> float:
+    """The area under the ROC curve, as a share of pairs."""
+    return round(float(mannwhitneyu(right, wrong).statistic) / len(right) / len(wrong), 4)

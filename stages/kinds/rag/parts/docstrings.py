@@ -2,18 +2,20 @@
 
 A page is a docstring in numpy's style, its markup gone: a summary, then sections under headings (Parameters,
 Returns, Raises, ...), with entries "name : type" and lines of description. Each sort of question has several
-wordings, and a page's name several forms; a hash of page, sort and entry chooses, so that new pages change
-nothing of old ones.
+wordings (wordings.yaml), and a page's name several forms; a hash of page, sort and entry chooses, so that
+new pages change nothing of old ones.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from stages.core.hashing import stable_integer, stable_unit
 from stages.core.records import Document
 from stages.core.text import count_words
+from stages.core.yaml_text import read_yaml
 
 SECTIONS = (
     "Parameters|Other Parameters|Attributes|Returns|Yields|Raises|Warns|Notes|Methods|See also|Examples?|"
@@ -38,88 +40,11 @@ PROPER = {
     "networkx": "NetworkX",
     "sklearn": "scikit-learn",
 }
-VERBS = frozenset(
-    """accept add adjust aggregate append apply assign attempt autoscale bin build calculate call cast center
-    change check choose clear clip close combine compare compute concatenate configure connect construct
-    contain contract convert convolve copy count create cut decode define delete describe detect determine
-    disable display divide draw drop embed enable encode ensure enumerate estimate evaluate execute expand
-    export extract factor fill filter find fit format generate get give group handle hide implement impute
-    import indicate infer initialize insert integrate interpolate invert iterate join label learn limit list
-    load locate make map mark mask match measure merge minimize modify move multiply normalize obtain open
-    pack parse partition perform permute pickle place plot predict prepare print process produce project
-    provide put raise read rearrange reconstruct reduce register remove rename render repeat replace
-    represent resample reset reshape restore retrieve return reverse roll rotate round run sample save scale
-    score search select set shift show shuffle simulate solve sort specify split stack store subtract sum
-    swap switch take test transform translate trim truncate try turn unpack update use validate verify wrap
-    write yield""".split()
-)
 SHORTEST, LONGEST = 8, 60  # words of an answer
 WEIGHTS = {"condition": 3, "parameter": 2, "returns": 2, "raises": 2, "how": 2, "which": 0.7, "takes": 0.5}
-
-
-def one_line(text: str) -> str:
-    """A text in a line, without the blanks that markup left before points and commas."""
-    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
-
-
-# Sorts of questions, each with its wordings.
-TABLE = """
-summary: What does {page} do? | What is {page} for? | What is the purpose of {page}? | When would I use
-{page}? | Can you explain what {page} does? | What is {page} used for?
-
-thing: What is {page}? | What does {page} represent? | What is {page} for? | What kind of object is {page}?
-| What does {page} describe?
-
-which: Which {noun} in {package} {entry}? | Which {package} {noun} {entry}? | In {package}, what {noun}
-{entry}? | Is there a {noun} in {package} that {entry}?
-
-parameter: What does the {entry} parameter of {page} do? | What does {entry} mean in {page}? | What is
-{entry} in {page}? | What should be passed as {entry} to {page}? | How does {entry} affect {page}? | What
-does the argument {entry} of {page} control? | In {page}, what is the role of {entry}? | What can {entry}
-be in {page}?
-
-attribute: What does the attribute {entry} of {page} hold? | What is stored in {entry} of {page}? | What is
-the {entry} attribute of {page}?
-
-default: What is the default of {entry} in {page}? | What happens in {page} if {entry} is not given? | Which
-value does {entry} have by default in {page}? | What default does {page} use for {entry}? | What is the
-default value of {entry} in {page}?
-
-both: What does {entry} do in {page}, and what is its default? | What does {entry} mean in {page} and which
-value does it have by default? | In {page}, what is {entry} and what does it default to?
-
-returns: What does {page} return? | What is returned by {page}? | What do I get back from {page}? | In what
-form does {page} return its result? | What is the return value of {page}? | What does calling {page} give?
-
-raises: When does {page} raise {entry}? | When is {entry} raised by {page}? | What makes {page} raise
-{entry}? | What causes {entry} in {page}? | Under which condition does {page} throw {entry}?
-
-condition: What happens in {page} if {entry}? | What does {page} do when {entry}? | In {page}, what happens
-when {entry}? | How does {page} behave if {entry}?
-
-pointer: How does {page} relate to similar functions? | Is there an equivalent of, or an alternative to,
-{page}? | What is {page} similar or equivalent to? | What should I know before I choose {page}?
-
-how: How does {page} work? | What is {page} based on? | Which method or algorithm is behind {page}? | How is
-the result of {page} computed? | What do the notes on {page} say about how it works?
-
-takes: Which parameters does {page} take? | What arguments does {page} accept? | Which arguments can I pass
-to {page}? | What are the parameters of {page}?
-"""
-WORDINGS = {
-    sort: [one_line(wording) for wording in told.split("|")]
-    for sort, told in (part.split(":", 1) for part in TABLE.strip().split("\n\n"))
-}
 TWO = 0.5  # share of the pages that are asked two things at once, as people often do
-THEN: dict[str, tuple[str, ...]] = {
-    "parameter": ("what is {entry}?", "what does {entry} do?", "what is {entry} for?"),
-    "attribute": ("what does {entry} hold?", "what is its {entry}?"),
-    "default": ("what is the default of {entry}?", "which value does {entry} have by default?"),
-    "returns": ("what does it return?", "what do I get back?", "what is the result?"),
-    "raises": ("when does it raise {entry}?", "what makes it raise {entry}?"),
-    "condition": ("what happens if {entry}?", "what does it do when {entry}?"),
-    "how": ("how does it work?", "what is it based on?"),
-}
+WORDS = read_yaml(Path(__file__).with_name("wordings.yaml"))
+WORDINGS, THEN, VERBS = WORDS["first"], WORDS["then"], frozenset(WORDS["verbs"].split())
 
 
 class Candidate(NamedTuple):
@@ -159,6 +84,11 @@ class Names:
                 own = f"{name} of {proper}" if "." in name else f"{proper}'s {name}"
                 forms += [f"{name} in {proper}", own, f"{proper} {name}"]
         return forms
+
+
+def one_line(text: str) -> str:
+    """A text in a line, without the blanks that markup left before points and commas."""
+    return re.sub(r" ([.,;:])(?= |$)", r"\1", " ".join(text.split()))
 
 
 def sections(text: str) -> dict[str, str]:

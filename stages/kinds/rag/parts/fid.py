@@ -7,6 +7,7 @@ another of its batch gets masked ones: repeating one would count it twice.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import torch
@@ -18,11 +19,14 @@ from stages.core.files import read_object
 from stages.core.prompts import Template
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
+from stages.engines.protocol import Decoding, Generation
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs, Fusion
-from stages.kinds.rag.parts.context import Prompts
+from stages.kinds.rag.parts.answering import Asked, System
+from stages.kinds.rag.parts.context import Prompt, Prompts
+from stages.kinds.rag.parts.rows import Passage
 from stages.student.fast.functions import IGNORE
-from stages.student.formats.seq2seq import open_seq2seq
+from stages.student.formats.seq2seq import NEEDED, open_seq2seq
 
 BATCH = 16  # questions answered together
 
@@ -60,18 +64,20 @@ class Reading:
         self.prompts = Prompts(template, self.codec, alone)
 
     def encoder(self, question: Mapping, passages: Sequence[Mapping]) -> list[list[int]]:
-        """A prompt for each passage. Raises UserError where there is none, or the question leaves no room."""
-        if not passages:
-            raise UserError(
-                f"question {question.get('id', '')!r} has no passage, gold or retrieved; run `retrieved` "
-                "with a retriever that finds one, or take the question out"
-            )
-        made = [self.prompts.of(question, [passage]) for passage in passages]
+        """A prompt for each passage; of none the question alone. Raises UserError where that is too long."""
+        made = [self.prompts.of(question, [passage]) for passage in passages] or [
+            self.prompts.of(question, [])
+        ]
         self.cut += sum(bool(prompt.cut or prompt.dropped) for prompt in made)
         return self.codec.prompts([prompt.text for prompt in made])
 
     def row(self, question: Mapping, passages: Sequence[Mapping]) -> Row:
-        """Raises UserError as `encoder` does, and for an answer that is too long."""
+        """Raises UserError as `encoder` does, without passages, and for an answer that is too long."""
+        if not passages:
+            raise UserError(
+                f"question {question['id']!r} has no passage, gold or retrieved; run `retrieved` with a "
+                "retriever that finds one, or take the question out"
+            )
         answer = self.codec.answers([self.codec.disarmed(question["answer"])])[0]
         if len(answer) > self.knobs.answer_length:
             raise UserError(
@@ -126,66 +132,68 @@ def summed_loss(model: T5ForConditionalGeneration, rows: Sequence[Row]) -> torch
     )
 
 
-class Said(NamedTuple):
-    """An answer, its tokens with EOS, and why it ended: `stop`, or `length`."""
-
-    text: str
-    tokens: int
-    finish_reason: str
-
-
 class Fid:
     """A model that `finetune_fid` wrote; `template` is prompts/DATASET/student.md. Raises UserError."""
 
     def __init__(self, folder: Path, template: Template):
         self.knobs = valid(Fusion, read_object(folder / places.CONTEXT), str(folder / places.CONTEXT))
         self.model, self.reading = open_seq2seq(folder), Reading(template, folder, self.knobs)
+        # greedy, whatever the base's own settings: these may ask for beams, or forbid repetition
+        ids = {name: getattr(self.model.config, name) for name in NEEDED}
+        self.model.generation_config = GenerationConfig(do_sample=False, num_beams=1, **ids)
         if (device := torch.accelerator.current_accelerator()) is not None:
             self.model.to(device)
 
     def answered(
         self, questions: Sequence[Mapping], passages: Sequence[Sequence[Mapping]], max_new_tokens: int
-    ) -> list[Said]:
-        """Greedy answers, each from the first `retrieve` of its passages; batches are of one length.
-
-        Raises UserError for a question without passages.
-        """
+    ) -> list[Generation]:
+        """Greedy answers, each from the first `retrieve` of its passages; a batch is of about one length."""
         prompts = [
             self.reading.encoder(question, own[: self.knobs.retrieve])
             for question, own in zip(questions, passages, strict=True)
         ]
         order = sorted(range(len(prompts)), key=lambda place: sum(map(len, prompts[place])))
-        said: dict[int, Said] = {}
+        said: dict[int, Generation] = {}
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             rows = self.generated([prompts[place] for place in batch], max_new_tokens)
-            said.update(zip(batch, map(self.as_text, rows), strict=True))
+            for place, ids in zip(batch, rows, strict=True):
+                said[place] = self.as_text(place, ids)._replace(prompt_tokens=sum(map(len, prompts[place])))
         return [said[place] for place in range(len(prompts))]
 
     @torch.inference_mode()
     def generated(self, prompts: Sequence[list[list[int]]], max_new_tokens: int) -> list[list[int]]:
         """The new token ids of each question, padded behind EOS."""
-        device, config = self.model.device, self.model.config
-        ids, mask = (tensor.to(device) for tensor in padded(prompts))
-        hidden, mask = fused(self.model, ids, mask)
-        # all of it said here: a base's own generation_config may ask for beams, or forbid repetition
-        self.model.generation_config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-            decoder_start_token_id=config.decoder_start_token_id,
-        )
+        hidden, mask = fused(self.model, *(tensor.to(self.model.device) for tensor in padded(prompts)))
         # `generate` may expand the output that it is given in place: each call gets one of its own
-        made = self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), attention_mask=mask
-        )
+        output = BaseModelOutput(last_hidden_state=hidden)
+        made = self.model.generate(encoder_outputs=output, attention_mask=mask, max_new_tokens=max_new_tokens)
         return made[:, 1:].tolist()
 
-    def as_text(self, ids: list[int]) -> Said:
+    def as_text(self, place: int, ids: list[int]) -> Generation:
         eos = self.model.config.eos_token_id
         stopped = eos in ids
         length = ids.index(eos) if stopped else len(ids)
         text = self.reading.codec.decode(ids[:length])
-        return Said(text, length + stopped, "stop" if stopped else "length")
+        return Generation(place, text, "stop" if stopped else "length", 0, length + stopped, None, None)
+
+
+class FidSystem(System):
+    """A model of `finetune_fid` among the systems of `answer`: greedy, from the passages of all others."""
+
+    def __init__(self, name: str, directory: Path, template: Template, decoding: Decoding):
+        self.name, self.directory, self.decoding = name, directory, decoding
+        self.fid = Fid(directory, template)
+
+    def said(
+        self, given: Sequence[tuple[Asked, list[Passage]]]
+    ) -> tuple[list[Prompt], Sequence[Generation], float]:
+        begun, reading = perf_counter(), self.fid.reading
+        questions, passages = [one.question for one, _ in given], [own for _, own in given]
+        made = self.fid.answered(questions, passages, self.decoding.max_new_tokens)
+        seconds, prompts = perf_counter() - begun, []
+        for question, own in zip(questions, passages, strict=True):
+            read = own[: self.fid.knobs.retrieve]
+            cut = sum(reading.prompts.of(question, [passage]).cut for passage in read)
+            prompts.append(Prompt("", [passage["id"] for passage in read], cut, len(own) - len(read)))
+        return prompts, made, seconds

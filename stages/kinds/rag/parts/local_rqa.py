@@ -1,9 +1,9 @@
 """Documents, passages and questions in the files that people bring.
 
 Two forms. LocalRQA's own: `docs.jsonl` ({source, title, text}; may be absent) and files named after their
-split, as `train_w_qa.jsonl`, of questions with answers, gold passages and hard negatives; `*_w_q.jsonl` have
-no answers and give passages alone. Or `documents.*` ({id, title, text}) and `questions.*` ({question, answer}
-and `document_id` or `gold`, a text of the document), as any table.
+split, as `train_w_qa.jsonl`, of questions with answers, gold passages and hard negatives; files without
+answers, as `train_w_q.jsonl`, give passages alone. Or `documents.*` ({id, title, text}) and `questions.*`
+({question, answer} and `document_id` or `gold`, a text of the document), as any table.
 """
 
 import re
@@ -28,8 +28,7 @@ from stages.sources.splits import split_groups
 
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("eval", "val", "dev", "valid"), "val")}
 SPEAKERS = {"user": "User", "human": "User", "assistant": "Assistant", "bot": "Assistant", "ai": "Assistant"}
-PAIRS, NO_ANSWERS = re.compile(r"_w_qa?\."), re.compile(r"_w_q\.")  # in names of LocalRQA's files
-PICKLES = (".pkl", ".pickle")
+PICKLES = (".pkl", ".pickle", ".pkl.gz")
 SAME = 0.95  # of the words of two passages that are one but for a detail
 
 Blank = Annotated[str, StringConstraints(strip_whitespace=True)]
@@ -60,7 +59,7 @@ class Said(Fields):
 
 
 class PairRow(Fields):
-    """LocalRQA's row. In files of questions without answers the first two are missing."""
+    """LocalRQA's row. Where there are no answers, the first two are missing."""
 
     question: Blank | None = None
     gold_answer: Text | None = None
@@ -77,10 +76,11 @@ class OwnRow(Fields):
 
 
 class Files(NamedTuple):
-    """The files of a folder: of documents, of LocalRQA's pairs, else of questions."""
+    """The files of a folder: of documents, of LocalRQA's pairs, without answers, and of questions else."""
 
     documents: list[Path]
     pairs: list[Path]
+    unanswered: list[Path]
     questions: list[Path]
 
 
@@ -97,15 +97,29 @@ def files_of(knobs: PassagesKnobs) -> Files:
             f"{pickles[0]}: pickles are refused, as reading one runs what is in it; save the documents as "
             "JSON lines {source, title, text}"
         )
-    pairs = [file for file in present if PAIRS.search(file.name) and ending(file) in READERS]
-    files = Files(documents, pairs, [] if pairs else data_files(folder, "questions*.*"))
-    if not pairs and not (documents and files.questions):
+    of_form: dict[str, list[Path]] = defaultdict(list)
+    for file in present:
+        if split_named(file) and ending(file) in READERS:
+            of_form[form_of(file)].append(file)
+    pairs = of_form["pairs"]
+    questions = [] if pairs else data_files(folder, "questions*.*")
+    if not pairs and not (documents and questions):
         lacking = "questions.*" if documents else knobs.documents
         raise UserError(
             f"{folder}: no file {lacking}; put documents.* and questions.* there, or LocalRQA's files "
             "(train_w_qa.jsonl and so on)"
         )
-    return files
+    return Files(documents, pairs, of_form["unanswered"], questions)
+
+
+def form_of(file: Path) -> str:
+    """Pairs or unanswered, as its first row says, for a file of LocalRQA's, else ""."""
+    row = next((row for _, row in rows_of([file])), None)
+    if row is None:
+        return "pairs" if "_w_qa." in file.name else ""
+    if "gold_docs" not in row:
+        return ""
+    return "unanswered" if "questions" in row else "pairs"
 
 
 def validated(model: type[Fields], files: Sequence[Path]) -> Iterator[tuple[str, Path, Any]]:
@@ -176,7 +190,7 @@ class Given:
         self.of_source: dict[str, dict[str, Piece]] = defaultdict(dict)
         for document in documents:
             self.of_source[document.source].setdefault(one_spaced(document.text), document)
-        self.holders: set[Piece] = set()  # documents that hold one
+        self.taken: dict[Piece, list[tuple[int, int]]] = defaultdict(list)  # where they stand in documents
         self.numbers: Counter[str] = Counter()
 
     def add(self, where: str, row: PieceRow, gold: bool) -> str:
@@ -192,11 +206,22 @@ class Given:
                     f"{where}: field 'gold_docs': the passage {piece.text[:60]!r} is in no document of "
                     f"source {piece.source!r}; add the document, or correct source or text"
                 )
-            self.holders.update(holders)
-            found = holders and re.search(r"\s+".join(map(re.escape, spaced.split())), holders[0].text)
-            made = passage_of(piece, found.start() if found else 0, self.numbers)
-            self.passages[piece.source, spaced] = made
+            words = re.compile(r"\s+".join(map(re.escape, spaced.split())))
+            for one in holders:
+                self.taken[one] += [found.span() for found in words.finditer(one.text)]
+            start = self.taken[holders[0]][-1][0] if holders else 0
+            self.passages[piece.source, spaced] = passage_of(piece, start, self.numbers)
         return self.passages[piece.source, spaced]["id"]
+
+    def add_rest(self, cutter: Cutter) -> None:
+        """Add the pieces of documents that share nothing with these passages, the same once."""
+        for document in [one for own in self.of_source.values() for one in own.values()]:
+            for start, end in cutter.spans(document.text):
+                piece = document._replace(text=document.text[start:end])
+                key = piece.source, one_spaced(piece.text)
+                shared = any(first < end and start < last for first, last in self.taken[document])
+                if not shared and key not in self.passages:
+                    self.passages[key] = passage_of(piece, start, self.numbers)
 
 
 def one_spaced(text: str) -> str:
@@ -208,14 +233,14 @@ def read_pairs(
 ) -> tuple[list[Passage], Rows]:
     """Passages and questions by split of LocalRQA's files.
 
-    Passages are those of the pairs, then pieces of the documents that hold none of these.
+    Passages are those of the pairs, then pieces of the documents that share nothing with these.
     """
     given = Given(documents)
-    rows: Rows = {split_named(file): [] for file in files.pairs if not NO_ANSWERS.search(file.name)}
-    for where, file, row in validated(PairRow, files.pairs):
+    rows: Rows = {split_named(file): [] for file in files.pairs}
+    for where, file, row in validated(PairRow, [*files.pairs, *files.unanswered]):
         gold = [given.add(where, one, gold=True) for one in row.gold_docs]
         hard = [given.add(where, one, gold=False) for one in row.hard_neg_docs]
-        if NO_ANSWERS.search(file.name):
+        if file in files.unanswered:
             continue
         for field in ("question", "gold_answer"):
             if getattr(row, field) is None:
@@ -238,8 +263,8 @@ def read_pairs(
                 for said in row.chat_history
             ]
         rows[split].append(question)
-    rest = [own for one in given.of_source.values() for own in one.values() if own not in given.holders]
-    return [*given.passages.values(), *cutter.passages(rest, given.numbers)], rows
+    given.add_rest(cutter)
+    return list(given.passages.values()), rows
 
 
 def speaker(where: str, name: str) -> str:

@@ -25,8 +25,6 @@ from stages.evaluation.bootstrap import Interval
 from stages.evaluation.ranking import measured, ranks_of
 from stages.kinds.rag.parts.rows import Passage
 
-OVERLAPS = ("f1", "precision", "recall", "rouge_1", "rouge_2", "rouge_l")
-FOUND = ("recall", "found", "ndcg", "accuracy", "likely", "source")  # each @ a cut-off
 LIKELY = 0.7  # of a gold passage's words: so much in another makes it as good, by LocalRQA
 NGRAMS = 4
 COUNTS = 2 * NGRAMS + 2  # what BLEU is made of: matches and n-grams by length, words of answer and reference
@@ -65,13 +63,19 @@ def words_in(text: str, unicode: bool = False) -> Words:
     return Words(Counter(squad), Counter(order), Counter(pairwise(order)), order)
 
 
-def overlaps(target: str, answer: str, unicode: bool = False) -> list[float]:
-    """OVERLAPS of an answer with what it should say; 0 where nothing is shared."""
+def overlaps(target: str, answer: str, unicode: bool = False) -> dict[str, float]:
+    """F1, precision, recall and ROUGE of an answer and what it should say; 0 where nothing is shared."""
     own, wanted = words_in(answer, unicode), words_in(target, unicode)
     precision, recall, f1 = shared(own.squad, wanted.squad)
     in_order = common_subsequence(wanted.order, own.order)
-    rouge_l = of_both(in_order, len(own.order), len(wanted.order))[2]
-    return [f1, precision, recall, shared(own.one, wanted.one)[2], shared(own.two, wanted.two)[2], rouge_l]
+    return {
+        "f1": f1,
+        "precision": precision,
+        "recall": recall,
+        "rouge_1": shared(own.one, wanted.one)[2],
+        "rouge_2": shared(own.two, wanted.two)[2],
+        "rouge_l": of_both(in_order, len(own.order), len(wanted.order))[2],
+    }
 
 
 def shared(own: Counter, wanted: Counter) -> tuple[float, float, float]:
@@ -125,11 +129,8 @@ def bleu_counts(reference: str, answer: str) -> list[int]:
 
 def bleu(counts: np.ndarray) -> np.ndarray:
     """BLEU of counts (any, COUNTS), or of their means: 0 where no n-gram of some length matches."""
-    matches, grams, (own, wanted) = (
-        counts[..., :NGRAMS],
-        counts[..., NGRAMS:-2],
-        np.moveaxis(counts, -1, 0)[-2:],
-    )
+    matches, grams = counts[..., :NGRAMS], counts[..., NGRAMS:-2]
+    own, wanted = counts[..., -2], counts[..., -1]
     with np.errstate(divide="ignore", invalid="ignore"):
         precision = np.exp(np.log(matches / grams).mean(axis=-1))
         brevity = np.exp(np.minimum(0, 1 - wanted / own))
@@ -145,31 +146,29 @@ def found(
     passages: Mapping[str, Passage],
     cutoffs: Sequence[int],
     unicode: bool = False,
-) -> list[float]:
-    """FOUND at each of the cut-offs k, of the ids in a ranking, best first, by those of all gold passages:
+) -> dict[str, float]:
+    """For each cut-off k how much of the gold passages is among the first k ids of a ranking, best first.
 
-    recall: all are among the first k; found: the share that is; ndcg: of these; accuracy: the share of gold
-    ones among the first k; likely: as recall, for LIKELY of the words of each; source: as recall, for their
-    documents.
+    recall: all; found: the share; ndcg; accuracy: the share of the first k that is gold; likely: as recall,
+    for LIKELY of the words of each; source: as recall, for their documents.
     """
     ranks = ranks_of(ranked, gold)
-    shares = measured(ranks, len(gold), ["recall"], cutoffs)
     texts = [words_in(passages[name]["text"], unicode).squad for name in ranked[: max(cutoffs)]]
     wanted = [words_in(passages[name]["text"], unicode).squad for name in gold]
-    first = [
-        next((rank for rank, own in enumerate(texts, 1) if shared(own, right)[1] > LIKELY), np.inf)
-        for right in wanted
-    ]
+    covered = [[shared(text, right)[1] > LIKELY for text in texts] for right in wanted]
     sources = [passages[name]["source"] for name in ranked]
-    right = {passages[name]["source"] for name in gold}
-    return [
-        *(float(share == 1) for share in shares),
-        *shares,
-        *measured(ranks, len(gold), ["ndcg"], cutoffs),
-        *(sum(rank <= k for rank in ranks) / max(1, len(ranked[:k])) for k in cutoffs),
-        *(float(max(first) <= k) for k in cutoffs),
-        *(float(right <= set(sources[:k])) for k in cutoffs),
-    ]
+    made = {}
+    for k in cutoffs:
+        share, ndcg = measured(ranks, len(gold), ["recall", "ndcg"], [k])
+        made |= {
+            f"recall@{k}": float(share == 1),
+            f"found@{k}": share,
+            f"ndcg@{k}": ndcg,
+            f"accuracy@{k}": share * len(gold) / max(1, len(ranked[:k])),
+            f"likely@{k}": float(all(any(own[:k]) for own in covered)),
+            f"source@{k}": float({passages[name]["source"] for name in gold} <= set(sources[:k])),
+        }
+    return made
 
 
 # A judge

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
+from sentence_transformers import CrossEncoder
 
 from stages.core.errors import UserError
 from stages.kinds.rag.knobs import RetrievedKnobs
@@ -37,7 +38,7 @@ class Retriever:
         return Bm25(self.texts)
 
     @cached_property
-    def reranker(self):  # a CrossEncoder, whose import takes seconds
+    def reranker(self) -> CrossEncoder | None:
         return load_reranker(self.knobs.reranker)
 
     def find(self, questions: Sequence[str], count: int) -> list[tuple[list[str], list[float]]]:

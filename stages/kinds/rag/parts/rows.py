@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
+from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, verify_manifest
 from stages.kinds.rag import places
 
@@ -97,6 +98,17 @@ def read_found(dataset: str, split: Split) -> dict[str, Found]:
 
 def read_answers(path: Path) -> Iterator[Answer]:
     return iter_jsonl(path, ("id", "split", "system", "context", "question", "answer", "passages"))
+
+
+def read_all(dataset: str) -> list[Answer]:
+    """The answers of all systems. Raises UserError where the student gave none."""
+    own = list(read_answers(places.answers(dataset)))
+    if not any(row["answer"].strip() for row in own):
+        raise UserError(
+            f"{places.answers(dataset)}: {'every answer is empty' if own else 'zero rows'}, so nothing can "
+            "be measured; look at the loss of `finetune`, and at what `convert` says of the training rows"
+        )
+    return [*own, *read_answers(places.compared(dataset))]
 
 
 def query_of(question: Mapping) -> str:

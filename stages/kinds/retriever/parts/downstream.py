@@ -17,7 +17,7 @@ from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
 from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.lm_scoring import LanguageModel, score_prompts
+from stages.kinds.retriever.parts.lm_scoring import LanguageModel, kept_scores, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, beginnings
 from stages.kinds.retriever.parts.rows import Row
 from stages.retrieval.ranking import Hits
@@ -74,7 +74,7 @@ def reward(row: Row, order: Sequence[str]) -> float:
 
 
 class Reader:
-    """The language model `lm`, loaded when it is first needed; its scores are kept in the scratch folder."""
+    """The language model `lm`, loaded when it is first needed; what `score` has scored is not read again."""
 
     def __init__(self, knobs: EvaluateRetrieverKnobs):
         self.knobs, self.limits = knobs, ScoreKnobs(base=knobs.lm)
@@ -102,8 +102,7 @@ class Reader:
             # of each system the best key stands last, next to the query
             before = ["\n\n".join(self.cut(keys.text(k)) for k in reversed(order[:shown])) for order in own]
             asked += [prompt for text in texts for prompt in prompts.of(row, before, text)]
-        kept = layout.SCRATCH / f"read-{self.model.fingerprint[:16]}.txt"
-        scores = np.reshape(score_prompts(self.model, asked, kept), (-1, len(made)))
+        scores = np.reshape(score_prompts(self.model, asked, kept_scores(self.model)), (-1, len(made)))
         # of each row (answers, systems)
         told = np.split(scores, np.cumsum([len(texts) for texts in choices])[:-1])
         values = {

@@ -20,6 +20,7 @@ import openai
 import torch
 from pydantic import BaseModel, Field, FiniteFloat
 
+from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.hashing import model_fingerprint, sha256_file, sha256_json
 from stages.core.progress import Progress
@@ -66,6 +67,11 @@ class Scorer(Protocol):
 
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, float]]]:
         """(number of a prompt, mean log-probability of its answer's tokens), a batch at a time."""
+
+
+def kept_scores(model: Scorer) -> Path:
+    """Where a model's scores are kept: one file for all stages and datasets."""
+    return layout.SCRATCH / f"scores-{model.fingerprint[:16]}.txt"
 
 
 def score_prompts(
@@ -123,12 +129,14 @@ class Kept:
 
     def add(self, scores: dict[str, float]) -> None:
         self.values.update(scores)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a") as stream:
-                stream.writelines(f"{key} {score!r}\n" for key, score in scores.items())
-                stream.flush()
-                os.fsync(stream.fileno())
+        if self.path is None:
+            return
+        lines = "".join(f"{key} {score!r}\n" for key, score in scores.items())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # In one call, so that lines of two processes do not mix
+        with open(self.path, "ab", buffering=0) as stream:
+            stream.write(lines.encode())
+            os.fsync(stream.fileno())
 
 
 class LanguageModel:

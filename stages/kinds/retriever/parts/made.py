@@ -44,16 +44,17 @@ def choosing(row: Row, earlier: Iterable[str], keys: dict[str, str]) -> Row:
     """`row`, which chooses from earlier texts, that join `keys`: a model's scores will say which are good."""
     texts = {key_id(text): text for text in earlier}
     keys |= texts
-    return {**row, "among": list(texts), "neg": list(texts)}
+    # By id, which is a hash: where only the first ones are scored, they are not the earliest.
+    return {**row, "among": list(texts), "neg": sorted(texts)}
 
 
 def sampled(keys: Mapping[str, str], found: Iterable[Row], val: float, test: float, rows: int) -> Task:
-    """Of rows in splits of these shares, `rows` of train, a quarter of that of val, half of test at most.
+    """Of rows in splits of these shares, `rows` of train, an eighth of that of val, half of test at most.
 
     And the keys that they name.
     """
     splits = split_rows(distinct(found), val, test)
-    sizes: dict[Split, int] = {"train": rows, "val": rows // 4, "test": rows // 2}
+    sizes: dict[Split, int] = {"train": rows, "val": rows // 8, "test": rows // 2}
     kept = {split: lowest(splits[split], max(1, size), "row") for split, size in sizes.items()}
     named = {name for own in kept.values() for row in own for name in (*row["pos"], *row.get("among", ()))}
     return Task({name: keys[name] for name in named}, kept)

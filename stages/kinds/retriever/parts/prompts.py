@@ -30,8 +30,11 @@ def answer_of(row: Row, seed: int) -> str | None:
 
 
 def candidates(row: Row, keys: int) -> tuple[list[str], list[str]]:
-    """(positives, negatives) that are scored: all positives, and the first negatives up to `keys` in all."""
-    return row["pos"], row.get("neg", [])[: max(keys - len(row["pos"]), 1)]
+    """(positives, negatives) that are scored: all positives, and the first negatives up to `keys` in all.
+
+    But two negatives at least, where there are so many: training draws some of them.
+    """
+    return row["pos"], row.get("neg", [])[: max(keys - len(row["pos"]), 2)]
 
 
 def beginnings(codec: TextCodec, text: str, tokens: int) -> list[str]:

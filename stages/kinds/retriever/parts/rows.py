@@ -55,6 +55,14 @@ class Task(NamedTuple):
         """Those of some splits, by default of all, one after the other."""
         return list(chain.from_iterable(self.splits[split] for split in splits or SPLITS))
 
+    def keys_of(self, split: Split) -> dict[str, str]:
+        """What the rows of a split choose from: all keys, unless each row brings its own."""
+        rows = self.splits[split]
+        if not rows or not all("among" in row for row in rows):
+            return self.keys
+        named = {key for row in rows for key in (*row["among"], *row["pos"], *row.get("neg", ()))}
+        return {key: text for key, text in self.keys.items() if key in named}
+
 
 def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict[str, Task]:
     """The `wanted` tasks of a folder of rows, or else all that it has.
