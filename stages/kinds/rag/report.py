@@ -76,10 +76,11 @@ def judged(told: dict) -> dict:
     """Who judged, how far people agree, and a row for each system, context and set of questions."""
     stand_in = any(name.startswith("embedded") for name in told["by"])
     rows = [
-        (f"{system}, {context}: {SETS[name].lower()}", own)
+        (f"{system}, {context}: {SETS[name].lower()}", own, sign)
         for name in SETS
         for context, systems in told.get(name, {}).items()
-        for system, own in {**systems, **systems["differences"]}.items()
+        for sign, of in (("", systems), ("+", systems["differences"]))
+        for system, own in of.items()
         if system != "differences"
     ]
     return {"by": ", ".join(told["by"]), "stand_in": stand_in, "agreement": told["agreement"], "rows": rows}

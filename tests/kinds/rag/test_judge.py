@@ -1,22 +1,24 @@
 """From answers to a judge's verdicts: what is asked, what is read, what it is worth, and what is refused."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stages import collect, prompt
+from stages import collect, prompt, report
 from stages.core import layout, pacing
 from stages.core.errors import UserError
 from stages.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from stages.core.stage import NoKnobs
 from stages.kinds import registry
 from stages.kinds.rag import KIND, corpus_judged, judge, places
 from stages.kinds.rag.knobs import CorpusJudgedKnobs, JudgeKnobs
 from stages.kinds.rag.parts.judging import cohens_kappa
 from stages.kinds.rag.parts.verdict import parse_answer
-from stages.kinds.rag.report import report
 from stages.knobs import PromptKnobs
 from stages.teacher.knobs import CollectKnobs
 from tests.helpers.rag_answers import HOSTILE, rag_dataset
@@ -144,10 +146,14 @@ def test_failures_are_counted_by_outcome_between_bounds():
 
     with Teacher(fault=fault, answer=lambda messages: CORRECT).running() as url:
         asked(url, timeout=2)
-    own = judged()["test"]["retrieved"]["untrained"]
+    told = judged()["test"]["retrieved"]
+    own = told["untrained"]
     assert own["failed"] == {"error": 1, "no verdict": 1, "refusal": 1} and own["judged"] == 3
     assert own["correct"]["mean"] == 1
-    assert own["if_failed_incorrect"]["mean"] == 0.5 and own["if_failed_correct"]["mean"] == 1
+    assert own["lowest"]["mean"] == 0.5 and own["highest"]["mean"] == 1
+    gained = told["differences"]["trained-untrained"]  # trained said nothing on planes
+    means = [gained[measure]["mean"] for measure in ("lowest", "correct", "highest")]
+    assert means == pytest.approx([-1 / 6, -1 / 6, 1 / 3], abs=1e-4)
 
 
 def test_a_judge_who_always_says_yes_is_corrected_by_people():
@@ -233,9 +239,18 @@ def test_the_stand_in_says_that_it_is_one():
     told = judged()
     own = told["test"]["retrieved"]
     assert own["trained"]["correct"]["mean"] > 0.8 and own["beside"]["correct"]["mean"] == 0
-    (section,) = report({"judge": told}).results
-    assert section.data["stand_in"] and section.data["by"] == "embedded"
-    assert any(name.startswith("trained, retrieved: held-out") for name, _ in section.data["rows"])
+    shutil.copyfile(ROOT / "dvc.yaml", "dvc.yaml")
+    write_text(Path("dvc.yaml"), re.sub(r"(?m)^  - prompts/.*\n", "", Path("dvc.yaml").read_text()))
+    write_text(Path("params.yaml"), "judge:\n  d_judged: {}\n")
+    write_json(layout.figures("d_judged") / "judge.json", told)
+    report.run("d_judged", NoKnobs())
+    page = Path("reports/d_judged/report.html").read_text()
+    for text in (
+        "Judge: embedded, a rule-based stand-in",
+        "trained-beside, retrieved: held-out",
+        "Nobody has",
+    ):
+        assert text in page, text
     lines = KIND.summary({"judge": told})
     assert lines[0] == "test: beside, retrieved passages: correct 0.000, by embedded"
     assert HOSTILE in json.dumps(read_jsonl(layout.requests("d_judged")), ensure_ascii=False)

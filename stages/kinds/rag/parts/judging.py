@@ -38,7 +38,8 @@ BLANK = "blank"  # the split of answers that nobody is asked about
 UNREADABLE = "no verdict"
 TO_LABEL = 100
 LEAST = 5  # people's verdicts on answers of a system, from which the others are estimated
-MEASURES = ("correct", "if_failed_incorrect", "if_failed_correct")
+# Of the answers that were judged; of all, were each failed one decided against the system, or for it.
+MEASURES = ("correct", "lowest", "highest")
 
 
 # What is judged
@@ -222,8 +223,12 @@ class Judged:
             for system, own in sorted(by_system.items())
         }
         pairs = [(STUDENT, other) for other in values if other != STUDENT]
-        knobs = self.knobs
-        made = table(values, MEASURES, pairs, list(sources.values()), knobs.bootstrap, knobs.seed)
+        groups, knobs = list(sources.values()), self.knobs
+        made = table(values, MEASURES, [], groups, knobs.bootstrap, knobs.seed)
+        # What is decided against the student is decided for the other: the lowest less the highest.
+        turned = {system: own if system == STUDENT else own[:, [0, 2, 1]] for system, own in values.items()}
+        against = table(turned, MEASURES, pairs, groups, knobs.bootstrap, knobs.seed)
+        made["differences"] = against["differences"]
         for system, own in by_system.items():
             made[system] |= self._counts([row["id"] for row in own.values()])
         return made
