@@ -18,9 +18,10 @@ from stages.engines.load import resolve
 from stages.engines.protocol import Decoding
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import AnswerKnobs
-from stages.kinds.rag.parts.answering import TRAINED, System, held_out, models_of, retriever_of
+from stages.kinds.rag.parts.answering import TRAINED, held_out, models_of, retriever_of
 from stages.kinds.rag.parts.context import prompts_of
 from stages.kinds.rag.parts.rows import HELD_OUT, RETRIEVED, Answer, read_passages
+from stages.kinds.rag.parts.systems import system_of
 
 
 def run(dataset: str, knobs: AnswerKnobs) -> tuple[dict, dict]:
@@ -34,7 +35,7 @@ def run(dataset: str, knobs: AnswerKnobs) -> tuple[dict, dict]:
     timings: dict = {}
     rows: list[Answer] = []
     for name, directory in models.items():
-        system = System(name, directory, prompts_of(dataset, directory), decoding)
+        system = system_of(dataset, name, directory, decoding)
         answers, metrics[name], timings[name] = system.answers(asked, passages)
         if name == TRAINED:
             if not any(row["answer"] for row in answers):

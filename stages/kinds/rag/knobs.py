@@ -102,6 +102,7 @@ class AnswerKnobs(Decoding):
     beside: str = Field(
         description="Hugging Face directory of another student to compare, or models/shipped/none"
     )
+    fid: str = Field(description="directory of a fusion-in-decoder to compare, or models/shipped/none")
     encoder: str = Field(description="that of the block retrieved, for latency")
     reranker: str = Field(description="that of the block retrieved, for latency")
     limit: int = Field(0, ge=0, description="questions of each set, lowest hash first; 0: all")

@@ -15,7 +15,15 @@ from stages.kinds.rag import places
 from stages.kinds.rag.knobs import RetrievedKnobs
 from stages.kinds.rag.parts import measures
 from stages.kinds.rag.parts.retriever import Retriever
-from stages.kinds.rag.parts.rows import SPLITS, Found, Passage, Question, read_passages, read_questions
+from stages.kinds.rag.parts.rows import (
+    SPLITS,
+    Found,
+    Passage,
+    Question,
+    query_of,
+    read_passages,
+    read_questions,
+)
 
 CUTOFFS = (1, 4, 10)
 
@@ -29,7 +37,7 @@ def run(dataset: str, knobs: RetrievedKnobs) -> dict:
         )
     questions = {split: read_questions(dataset, split) for split in SPLITS}
     rows = [row for own in questions.values() for row in own]
-    found = Retriever(passages, knobs).find([row["question"] for row in rows], knobs.depth)
+    found = Retriever(passages, knobs).find([query_of(row) for row in rows], knobs.depth)
     hits = [Found(id=row["id"], passages=own[0], scores=own[1]) for row, own in zip(rows, found, strict=True)]
     empty = sum(not hit["passages"] for hit in hits)
     if empty == len(hits):

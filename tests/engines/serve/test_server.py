@@ -197,7 +197,9 @@ def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
     with one, server.reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(server.serve(SimpleNamespace(app=Application), other))
+            asyncio.run(
+                server.serve(SimpleNamespace(app=Application, student=SimpleNamespace(page=None)), other)
+            )
 
 
 def test_what_cannot_be_served_is_one_line(project, client, monkeypatch):

@@ -53,7 +53,14 @@ def saying(monkeypatch):
 
 def knobs(**more) -> AnswerKnobs:
     decoding = {"engine": "transformers", "threads": 1, "batch_size": 4, "max_new_tokens": 6}
-    given = {"base": "b", "beside": NONE, "encoder": NONE, "reranker": NONE, "latency_questions": 2}
+    given = {
+        "base": "b",
+        "beside": NONE,
+        "fid": NONE,
+        "encoder": NONE,
+        "reranker": NONE,
+        "latency_questions": 2,
+    }
     return AnswerKnobs(**{**decoding, **given, **more})
 
 

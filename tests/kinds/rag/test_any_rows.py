@@ -18,7 +18,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_project()
     decoding = {"engine": "transformers", "threads": 1, "batch_size": 4, "max_new_tokens": 6}
-    answer = {"base": "b", "beside": NONE, "encoder": NONE, "reranker": NONE, **decoding}
+    answer = {"base": "b", "beside": NONE, "fid": NONE, "encoder": NONE, "reranker": NONE, **decoding}
     blocks = {"answer": {"d": answer}, "evaluate_rag": {"d": {"bootstrap": 20}}}
     write_json(Path("params.yaml"), blocks)  # JSON is YAML
 

@@ -20,9 +20,10 @@ from stages.kinds.rag.finetune_fid import run
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts import fid_trainer
 from stages.kinds.rag.parts.answering import Asked
-from stages.kinds.rag.parts.fid import Fid, FidSystem, Reading, Row, fused, padded, summed_loss
+from stages.kinds.rag.parts.fid import Fid, Reading, Row, fused, padded, summed_loss
 from stages.kinds.rag.parts.fid_trainer import Training, rows_of
 from stages.kinds.rag.parts.rows import read_passages, read_questions
+from stages.kinds.rag.parts.systems import system_of
 from stages.knobs import BaseSeq2seqKnobs
 from stages.student.fabric import make_fabric
 from stages.student.formats.seq2seq import open_seq2seq
@@ -301,8 +302,7 @@ def test_a_base_that_asks_for_beams_is_greedy_all_the_same(place):
 
 
 def test_among_the_systems_of_answer(fid):
-    template, decoding = Template(layout.prompt("d", "student")), Decoding(max_new_tokens=6)
-    system = FidSystem("fid", Path("models/d/said"), template, decoding)
+    system = system_of("d", "fid", Path("models/d/said"), Decoding(max_new_tokens=6))
     asked = [
         Asked(
             "test", question, {"gold": question["gold"], "retrieved": ["p5", "p6", "p7", "p8"]}, [4, 3, 2, 1]

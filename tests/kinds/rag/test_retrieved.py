@@ -56,6 +56,15 @@ def test_two_questions_find_different_passages(by, monkeypatch):
     assert all(len(ids) == len(scores) <= 2 for ids, scores in found)
 
 
+def test_words_that_ask_are_no_telling_ones():
+    """Of many passages one alone has them."""
+    asking = passage("median") | {"text": "what does which when how do"}
+    found = Retriever({**PASSAGES, "median": asking}, knobs()).find(
+        ["What does a kernel do?", "what does"], 2
+    )
+    assert [ids[0] for ids, _ in found] == ["kernel", "median"]
+
+
 def test_a_reranker_reads_more_than_are_asked_for(monkeypatch):
     monkeypatch.setattr(retriever, "load_reranker", lambda directory: Reranker())
     monkeypatch.setattr("stages.retrieval.ranking.narrow", lambda device: nullcontext())

@@ -31,7 +31,7 @@ from stages.kinds.rag.parts.rows import (
 )
 from stages.retrieval.knobs import METHOD_FILE, method_of
 
-TRAINED, UNTRAINED, BESIDE = "trained", "untrained", "beside"
+TRAINED, UNTRAINED, BESIDE, FID = "trained", "untrained", "beside", "fid"
 
 
 class Asked(NamedTuple):
@@ -78,12 +78,14 @@ def held_out(dataset: str, passages: Mapping[str, Passage], retrieve: int, limit
 def models_of(dataset: str, knobs: AnswerKnobs) -> dict[str, Path]:
     """The directory of each system's model. Raises UserError for one that is not as it was made."""
     models = {TRAINED: layout.model(dataset, "hf"), UNTRAINED: layout.base_model(knobs.base)}
-    if (Path(knobs.beside) / METHOD_FILE).is_file():
-        method_of(knobs.beside, "beside", ("none",))
-    else:
-        models[BESIDE] = Path(knobs.beside)
-    for directory in models.values():
-        check_model(directory)
+    for name in (BESIDE, FID):
+        directory = getattr(knobs, name)
+        if (Path(directory) / METHOD_FILE).is_file():
+            method_of(directory, name, ("none",))
+        else:
+            models[name] = Path(directory)
+    for model in models.values():
+        check_model(model)
     return models
 
 

@@ -13,7 +13,7 @@ from stages.engines.load import resolve
 from stages.engines.protocol import Decoding
 from stages.kinds.kind import Blocks
 from stages.kinds.rag.knobs import AnswerKnobs, EvaluateRagKnobs
-from stages.kinds.rag.parts.answering import TRAINED, Asked, System, models_of, retriever_of
+from stages.kinds.rag.parts.answering import TRAINED, Asked, models_of, retriever_of
 from stages.kinds.rag.parts.chunking import by_source, holding
 from stages.kinds.rag.parts.context import prompts_of
 from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, one_spaced, speaker, validated
@@ -24,10 +24,12 @@ from stages.kinds.rag.parts.rows import (
     Found,
     Passage,
     Question,
+    query_of,
     read_passages,
     read_questions,
 )
 from stages.kinds.rag.parts.scoring import FIRST_WORDS, NEAREST, QuestionSet, Scores, simple
+from stages.kinds.rag.parts.systems import system_of
 from stages.sources.data_files import rows_of
 
 SHOWN = ("f1", "precision", "recall", "rouge_l", "bleu", "faithfulness", "copied", "stop_rate")
@@ -54,7 +56,7 @@ def evaluate_rows(
         raise UserError(f"{file}: no row; expected LocalRQA's, or {{question, answer, document_id}}")
     retrieve = prompts_of(dataset, models[TRAINED]).knobs.retrieve
     retriever = retriever_of(dataset, passages, encoder=answering.encoder, reranker=answering.reranker)
-    hits = retriever.find([row["question"] for row in questions], max(retrieve, *measuring.cutoffs))
+    hits = retriever.find([query_of(row) for row in questions], max(retrieve, *measuring.cutoffs))
     found, asked = {}, []
     for row, (ids, scores) in zip(questions, hits, strict=True):
         found[row["id"]] = Found(id=row["id"], passages=ids, scores=scores)
@@ -62,7 +64,7 @@ def evaluate_rows(
     decoding = resolve(Decoding(**answering.model_dump(include=set(Decoding.model_fields))))
     answers: list[Answer] = []
     for name in (name for name in models if name in chosen):
-        system = System(name, models[name], prompts_of(dataset, models[name]), decoding)
+        system = system_of(dataset, name, models[name], decoding)
         answers += system.answers(asked, passages)[0]
     of = QuestionSet({row["id"]: row for row in questions}, found, passages)
     answers += simple(of, found, "test", read_questions(dataset, "train"))

@@ -29,6 +29,8 @@ from stages.student.fast.functions import IGNORE
 from stages.student.formats.seq2seq import NEEDED, open_seq2seq
 
 BATCH = 16  # questions answered together
+# Passages of a pass of the encoder on a CPU, whose caches hold the scores of so many.
+TOGETHER = 8
 
 
 class Row(NamedTuple):
@@ -107,7 +109,11 @@ def fused(
     Passages that are masked altogether are not read: their states are 0.
     """
     there = mask.any(-1)
-    states = model.encoder(input_ids=ids[there], attention_mask=mask[there]).last_hidden_state
+    read, kept = ids[there], mask[there]
+    size = TOGETHER if ids.device.type == "cpu" else len(read)
+    parts = zip(read.split(size), kept.split(size), strict=True)
+    made = [model.encoder(input_ids=part, attention_mask=own).last_hidden_state for part, own in parts]
+    states = torch.cat(made)
     whole = states.new_zeros(*ids.shape, states.shape[-1])
     whole[there] = states
     return whole.flatten(1, 2), mask.flatten(1)

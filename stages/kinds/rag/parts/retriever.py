@@ -14,6 +14,18 @@ from stages.retrieval.knobs import MODEL, method_of
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
 from stages.retrieval.vectors import Vectors, prompt_of
 
+# Documents seldom hold the words that ask, so BM25 takes these for rare, telling ones. Without them all gold
+# passages are among the first four for .838 of pydoc's training questions, with them for .785.
+ASKING = frozenset(
+    """a an are can could did do does get how i if is it its me my should the there was were what when where
+    which who why will would you""".split()
+)
+
+
+def without_asking(question: str) -> str:
+    """The words of a question that say what it is about; all of them where none is left."""
+    return " ".join(word for word in question.split() if word.lower().strip("?,.") not in ASKING) or question
+
 
 class Retriever:
     """Finds passages for questions. Models are loaded, and passages read, when they are needed.
@@ -54,12 +66,13 @@ class Retriever:
         return found
 
     def _hits(self, questions: Sequence[str], count: int) -> Hits:
+        about = [without_asking(question) for question in questions]
         if self.knobs.by == "bm25":
-            return by_bm25(self.words, questions, count)
+            return by_bm25(self.words, about, count)
         asked, keys = self._vectors(questions, "query"), self._vectors(self.texts, "document")
         if self.knobs.by == "dense":
             return by_dense(asked, keys, count)
-        return by_hybrid(asked, keys, self.words, questions, count, weight=self.knobs.bm25_weight)
+        return by_hybrid(asked, keys, self.words, about, count, weight=self.knobs.bm25_weight)
 
     def _vectors(self, texts: Sequence[str], side: str) -> np.ndarray:
         folder = self.knobs.encoder
