@@ -28,6 +28,7 @@ from stages.core.stage import main
 from stages.core.versions import git
 
 PROMPTS = Path("prompts")
+STUDENT = re.compile("models/([^/]+)/")
 EXAMPLE = PROMPTS / "example"
 SHARED_BASES = PROMPTS / "bases"
 KINDS = Path(__file__).parents[1] / "kinds"
@@ -162,12 +163,18 @@ def copy_example(prompts: Path, example: Path, words: dict[str, str]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def built_upon(own: Path) -> list[Path]:
-    """The params files of the datasets whose rows or documents the blocks of `own` name, and of theirs."""
-    blocks = [knobs for datasets in params.read(own).values() for knobs in (datasets or {}).values()]
-    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in (knobs or {})}
-    paths = [PROMPTS / name / "params.yaml" for name in sorted(names - {own.parent.name})]
-    return [path for named in paths if named.is_file() for path in (*built_upon(named), named)]
+def built_upon(own: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
+    """The params files of datasets whose rows, documents or students the blocks of `own` name, and theirs.
+
+    Two that compare their students with each other name each other; those `known` are not looked at again.
+    """
+    blocks = blocks_in(own)
+    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in knobs}
+    students = (STUDENT.match(str(value)) for knobs in blocks for value in knobs.values())
+    names |= {student[1] for student in students if student}
+    known |= {own}
+    paths = [path for name in sorted(names) if (path := PROMPTS / name / "params.yaml").is_file()]
+    return [path for named in paths if named not in known for path in (*built_upon(named, known), named)]
 
 
 def shared_bases(own: Path) -> list[Path]:
@@ -179,9 +186,13 @@ def shared_bases(own: Path) -> list[Path]:
 
 def bases_in(own: Path) -> set[str]:
     """The base models that the params file of a dataset names."""
+    return {str(knobs["base"]) for knobs in blocks_in(own) if "base" in knobs}
+
+
+def blocks_in(own: Path) -> list[dict]:
+    """The knobs of each block of a params file; what has another shape is for the check to tell."""
     stages = [datasets for datasets in params.read(own).values() if isinstance(datasets, dict)]
-    blocks = [knobs for datasets in stages for knobs in datasets.values() if isinstance(knobs, dict)]
-    return {str(knobs["base"]) for knobs in blocks if "base" in knobs}
+    return [knobs for datasets in stages for knobs in datasets.values() if isinstance(knobs, dict)]
 
 
 def add_to_graph(path: Path) -> bool:

@@ -303,6 +303,30 @@ def test_a_base_that_two_datasets_share_is_listed_once(project):
     assert params.check()["base_hub"]["llama2"]["id"] == "meta-llama/Llama-2-7b-hf"
 
 
+def test_all_that_a_dataset_is_built_upon_is_listed(project):
+    """A judge's answers are another dataset's, whose student is compared with a third one's."""
+    new.join("pydoc_rag_judged", None)
+    listed = re.findall(r"(?m)^  - prompts/(\w+)/", Path("dvc.yaml").read_text())
+    assert {"pydoc", "pydoc_rag", "pydoc_rag_sft", "pydoc_rag_judged"} <= set(listed)
+    targets = params.before("pydoc_rag_judged", params.check())
+    assert targets[0] == "corpus@pydoc" and targets[-1] == "*@pydoc_rag"
+    assert "export@pydoc_rag_sft" in targets
+
+
+def test_two_students_are_compared_with_each_other(project):
+    for one, other in (("pydoc_rag", "pydoc_rag_sft"), ("pydoc_rag_sft", "pydoc_rag")):
+        path = Path(f"prompts/{one}/params.yaml")
+        text = re.sub(r"(?ms)^answer:\n.*?(?=^\w|\Z)", "", path.read_text())
+        none = "models/shipped/none"
+        path.write_text(
+            f"{text}\nanswer:\n  {one}: {{base: smol_chat, beside: models/{other}/hf, fid: {none}, "
+            f"encoder: {none}, reranker: {none}}}\n"
+        )
+    new.join("pydoc_rag", None)
+    assert "prompts/pydoc_rag_sft/params.yaml" in Path("dvc.yaml").read_text()
+    assert "export@pydoc_rag" in params.before("pydoc_rag_sft", params.check())
+
+
 def test_a_folder_is_set_where_the_dataset_is_read(project):
     done = new.scaffold("orcas", str(project))
     assert f"set corpus_xc.orcas.path in prompts/orcas/params.yaml to {project}" in done

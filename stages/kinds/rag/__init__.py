@@ -27,14 +27,11 @@ def before(dataset: str, blocks: Blocks) -> list[str]:
     """
     if judged := blocks["corpus_judged"].get(dataset, {}).get("of"):
         return [*before(judged, blocks), f"*@{judged}"]
-    of = blocks["passages_embedded"].get(dataset, {}).get("of")
-    targets = [f"corpus@{of}"] if of in blocks["corpus"] else []
     beside = STUDENT.fullmatch(str(blocks["answer"].get(dataset, {}).get("beside", "")))
-    if beside and beside[1] != dataset:
-        other = beside[1]
-        targets += before(other, blocks)
-        targets += [f"{stage}@{other}" for stage in TAUGHT_BY if other in blocks[stage]]
-    return targets
+    others = [beside[1]] if beside and beside[1] != dataset else []
+    pages = [blocks["passages_embedded"].get(name, {}).get("of") for name in (dataset, *others)]
+    targets = [f"corpus@{of}" for of in dict.fromkeys(pages) if of in blocks["corpus"]]
+    return targets + [f"{stage}@{name}" for name in others for stage in TAUGHT_BY if name in blocks[stage]]
 
 
 def problem(blocks: Blocks) -> str | None:
@@ -49,6 +46,8 @@ def problem(blocks: Blocks) -> str | None:
     for dataset, knobs in sorted(blocks["corpus_judged"].items()):
         if "of" in knobs and knobs["of"] not in blocks["answer"]:
             return f"corpus_judged.{dataset}.of: answer has no block '{knobs['of']}'"
+        if dataset in blocks["answer"]:
+            return f"corpus_judged.{dataset}: '{dataset}' has answers itself; judge them under another name"
     for dataset in sorted(blocks["judge"]):
         if dataset not in blocks["corpus_judged"]:
             return f"judge.{dataset}: corpus_judged has no block '{dataset}'"

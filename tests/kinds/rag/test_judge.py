@@ -234,6 +234,8 @@ def test_the_blocks_of_a_judge():
     judge_of = {"corpus_judged": {"d_judged": {"of": "d"}}, "judge": {"d_judged": {}}}
     assert KIND.problem({**blocks, **judge_of}) == "corpus_judged.d_judged.of: answer has no block 'd'"
     assert KIND.problem({**blocks, "judge": {"e": {}}}) == "judge.e: corpus_judged has no block 'e'"
+    both = {**blocks, "passages": {"d": {}}, "answer": {"d": {}}, "corpus_judged": {"d": {"of": "d"}}}
+    assert KIND.problem(both).startswith("corpus_judged.d: 'd' has answers itself")
     assert KIND.before("d_judged", {**blocks, **judge_of}) == ["*@d"]
 
 
