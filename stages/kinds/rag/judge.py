@@ -2,7 +2,7 @@
 
 Reads data/DATASET/corpus/ and responses.jsonl, and people's verdicts. The figures have, for each set of
 questions, system and context: answers judged, and failed by outcome; the share that is correct, with what it
-were if all failed ones were correct, or incorrect; and, of at least LEAST people's verdicts, the share that
+were if all failed ones were correct, or incorrect; and, from five verdicts of people on, the share that
 people would find correct (prediction-powered inference). Beside it: how well judge and people agree.
 """
 
