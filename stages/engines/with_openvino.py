@@ -137,16 +137,18 @@ class OpenvinoEngine:
                 if following.get(index) and handle.can_read():
                     waiting += following.pop(index)
                 status = handle.get_status().name
-                while (tell or status == "FINISHED") and handle.can_read():  # read_all would wait for the end
-                    (output,) = handle.read().values()  # of one step
+                while tell and handle.can_read():
+                    (output,) = handle.read().values()  # of one step: read_all would wait for the end
                     new[index][0].extend(output.generated_ids)
                     new[index][1].extend(output.generated_log_probs)
-                    if tell:
-                        tell(index, new[index][0])
+                    tell(index, new[index][0])
                 if status == "RUNNING":
                     continue
                 if status != "FINISHED":
                     raise RuntimeError(f"openvino gave up on a prompt of {len(ids[index])} tokens: {status}")
+                if not tell:
+                    (output,) = handle.read_all()
+                    new[index] = (list(output.generated_ids), list(output.generated_log_probs))
                 del running[index]
                 yield index, new.pop(index)
 

@@ -26,7 +26,7 @@ def student(tmp_path, monkeypatch):
     monkeypatch.delenv("RETORT_SHARED", raising=False)
     make_project(20)
     with completions() as running:
-        blocks = {name: {} for name in params.STAGES}
+        blocks = {name: {} for name, stage in params.STAGES.items() if not stage.block}
         blocks["generate"] = {"d": {**decoding(running), "shards": 5}}
         prices = {"version": "none", "models": {}}
         YAML(typ="safe").dump({"prices": prices, **blocks}, Path("params.yaml"))
