@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from time import perf_counter
 
+from stages.core.progress import Progress
 from stages.engines.protocol import Decoding, Engine, Generation
 
 
@@ -14,7 +15,11 @@ def together(
     grammar: str | None = None,
 ) -> list[Generation]:
     """The answers, in the order of the prompts."""
-    answers = engine.generate(list(prompts), decoding, list(seeds), grammar=grammar)
+    answers = []
+    with Progress(len(prompts), "answers of a model", "answer") as shown:
+        for answer in engine.generate(list(prompts), decoding, list(seeds), grammar=grammar):
+            answers.append(answer)
+            shown.update()
     return sorted(answers, key=lambda answer: answer.index)
 
 
