@@ -24,7 +24,6 @@ from stages.core.shards import write_shards
 from stages.core.tokenizer import TextCodec
 from stages.engines.jobs import items, on_ray, pool, shared
 from stages.engines.load import check_model, context_of, engine_versions, prepare, resolve
-from stages.engines.protocol import Decoding
 from stages.kinds import registry
 from stages.kinds.kind import Task
 from stages.knobs import GenerateKnobs
@@ -63,7 +62,7 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
     """
     check(f"params.yaml, {name}.{dataset}", model, knobs)
     fingerprint = model_fingerprint(model)
-    decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    decoding = resolve(knobs)
     versions, grammar = engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
     basis = [fingerprint, decoding.model_dump(), versions, grammar, items.Row.model_json_schema()]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"

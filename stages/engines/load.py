@@ -20,7 +20,11 @@ PACKAGES = {
 
 
 def resolve(decoding: Decoding) -> Decoding:
-    """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run."""
+    """`decoding` with `precision` decided for this machine. Raises UserError for one that would not run.
+
+    Of the knobs of a stage, which have more, those of Decoding alone.
+    """
+    decoding = Decoding(**decoding.model_dump(include=set(Decoding.model_fields)))
     # openvino 2026.4 divides by zero (and dies) in bf16 with one thread, in the fused MLP of Llama and Qwen.
     single = decoding.engine == "openvino" and min(decoding.threads, len(os.sched_getaffinity(0))) == 1
     if decoding.precision == "bf16" and single:

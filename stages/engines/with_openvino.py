@@ -125,7 +125,7 @@ class OpenvinoEngine:
         following = {rows.pop(): rows for rows in alike.values()}
         waiting = sorted(following, key=lambda index: (len(ids[index]), -index))  # the last is first
         running: dict[int, object] = {}
-        new: dict[int, tuple[list[int], list[float]]] = {index: ([], []) for index in range(len(ids))}
+        heard: dict[int, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
         while waiting or running:
             while waiting and len(running) < self.in_flight:
                 index = waiting.pop()
@@ -139,18 +139,20 @@ class OpenvinoEngine:
                 status = handle.get_status().name
                 while tell and handle.can_read():
                     (output,) = handle.read().values()  # of one step: read_all would wait for the end
-                    new[index][0].extend(output.generated_ids)
-                    new[index][1].extend(output.generated_log_probs)
-                    tell(index, new[index][0])
+                    tokens, logprobs = heard[index]
+                    tokens.extend(output.generated_ids)
+                    logprobs.extend(output.generated_log_probs)
+                    tell(index, tokens)
                 if status == "RUNNING":
                     continue
                 if status != "FINISHED":
                     raise RuntimeError(f"openvino gave up on a prompt of {len(ids[index])} tokens: {status}")
-                if not tell:
-                    (output,) = handle.read_all()
-                    new[index] = (list(output.generated_ids), list(output.generated_log_probs))
                 del running[index]
-                yield index, new.pop(index)
+                if tell:
+                    yield index, heard.pop(index)
+                else:
+                    (output,) = handle.read_all()
+                    yield index, (list(output.generated_ids), list(output.generated_log_probs))
 
     def _config(self, sampling: Decoding, seed: int):
         config = openvino_genai.GenerationConfig()

@@ -36,6 +36,14 @@ def method_of(directory: str, knob: str, methods: tuple[str, ...]) -> str:
     return MODEL
 
 
+def is_none(directory: str, knob: str) -> bool:
+    """Does the directory stand for no model, as models/shipped/none does?
+
+    Raises UserError for one that stands for another method.
+    """
+    return (Path(directory) / METHOD_FILE).is_file() and method_of(directory, knob, ("none",)) == "none"
+
+
 class Encoder(Knobs):
     encoder: str = Field(description="models/shipped/tfidf, or a sentence-transformers directory")
     dims: int = Field(256, gt=0, description="dimensions of TF-IDF's latent semantic analysis")

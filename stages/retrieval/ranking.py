@@ -20,7 +20,7 @@ from stages.core.errors import UserError, reason
 from stages.core.files import read_object
 from stages.core.progress import Progress
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.knobs import METHOD_FILE, Search, method_of
+from stages.retrieval.knobs import Search, is_none
 from stages.retrieval.neighbours import nearest
 from stages.retrieval.transformer import narrow
 
@@ -142,8 +142,7 @@ def load_reranker(directory: str, knob: str = "reranker") -> CrossEncoder | None
 
     Raises UserError, which names the `knob`, for any other directory.
     """
-    if (Path(directory) / METHOD_FILE).is_file():
-        method_of(directory, knob, ("none",))
+    if is_none(directory, knob):
         return None
     config = Path(directory) / "config.json"
     # An encoder would be loaded, too, with a head of random weights.

@@ -15,20 +15,19 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_jsonl
 from stages.engines.load import resolve
-from stages.engines.protocol import Decoding
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import AnswerKnobs
 from stages.kinds.rag.parts.answering import TRAINED, held_out, models_of, retriever_of
-from stages.kinds.rag.parts.context import prompts_of
+from stages.kinds.rag.parts.context import knobs_of
 from stages.kinds.rag.parts.rows import HELD_OUT, RETRIEVED, Answer, read_passages
 from stages.kinds.rag.parts.systems import system_of
 
 
 def run(dataset: str, knobs: AnswerKnobs) -> tuple[dict, dict]:
     models, passages = models_of(dataset, knobs), read_passages(dataset)
-    retrieve = prompts_of(dataset, models[TRAINED]).knobs.retrieve
+    retrieve = knobs_of(dataset).retrieve
     asked = held_out(dataset, passages, retrieve, knobs.limit)
-    decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    decoding = resolve(knobs)
     metrics: dict = {"questions": {split: sum(one.split == split for one in asked) for split in HELD_OUT}}
     metrics["nothing_retrieved"] = sum(not one.contexts[RETRIEVED] for one in asked)
     metrics["models"] = {name: directory.as_posix() for name, directory in models.items()}

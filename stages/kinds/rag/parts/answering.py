@@ -29,7 +29,7 @@ from stages.kinds.rag.parts.rows import (
     read_found,
     read_questions,
 )
-from stages.retrieval.knobs import METHOD_FILE, method_of
+from stages.retrieval.knobs import is_none
 
 TRAINED, UNTRAINED, BESIDE, FID = "trained", "untrained", "beside", "fid"
 
@@ -80,9 +80,7 @@ def models_of(dataset: str, knobs: AnswerKnobs) -> dict[str, Path]:
     models = {TRAINED: layout.model(dataset, "hf"), UNTRAINED: layout.base_model(knobs.base)}
     for name in (BESIDE, FID):
         directory = getattr(knobs, name)
-        if (Path(directory) / METHOD_FILE).is_file():
-            method_of(directory, name, ("none",))
-        else:
+        if not is_none(directory, name):
             models[name] = Path(directory)
     for model in models.values():
         check_model(model)

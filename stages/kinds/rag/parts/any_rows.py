@@ -10,13 +10,12 @@ from stages.core.errors import UserError
 from stages.core.messages import say
 from stages.core.stage import valid
 from stages.engines.load import resolve
-from stages.engines.protocol import Decoding
 from stages.kinds.kind import Blocks
 from stages.kinds.rag.knobs import AnswerKnobs, EvaluateRagKnobs
-from stages.kinds.rag.parts.answering import TRAINED, Asked, models_of, retriever_of
+from stages.kinds.rag.parts.answering import Asked, models_of, retriever_of
 from stages.kinds.rag.parts.chunking import by_source, holding
-from stages.kinds.rag.parts.context import prompts_of
-from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, one_spaced, speaker, validated
+from stages.kinds.rag.parts.context import knobs_of
+from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, history_of, one_spaced, validated
 from stages.kinds.rag.parts.rows import (
     GOLD,
     RETRIEVED,
@@ -54,14 +53,14 @@ def evaluate_rows(
     questions = list(questions_of(file, passages))
     if not questions:
         raise UserError(f"{file}: no row; expected LocalRQA's, or {{question, answer, document_id}}")
-    retrieve = prompts_of(dataset, models[TRAINED]).knobs.retrieve
+    retrieve = knobs_of(dataset).retrieve
     retriever = retriever_of(dataset, passages, encoder=answering.encoder, reranker=answering.reranker)
     hits = retriever.find([query_of(row) for row in questions], max(retrieve, *measuring.cutoffs))
     found, asked = {}, []
     for row, (ids, scores) in zip(questions, hits, strict=True):
         found[row["id"]] = Found(id=row["id"], passages=ids, scores=scores)
         asked.append(Asked("test", row, {GOLD: row["gold"], RETRIEVED: ids[:retrieve]}, scores[:retrieve]))
-    decoding = resolve(Decoding(**answering.model_dump(include=set(Decoding.model_fields))))
+    decoding = resolve(answering)
     answers: list[Answer] = []
     for name in (name for name in models if name in chosen):
         system = system_of(dataset, name, models[name], decoding)
@@ -102,9 +101,7 @@ def questions_of(file: Path, passages: Mapping[str, Passage]) -> Iterator[Questi
         right = [name for name in gold.values() if name]
         asked = Question(id=f"row-{number}", question=row.question, answer=answer, gold=right, source=source)
         if history:
-            asked["history"] = [
-                {"speaker": speaker(where, said.speaker), "message": said.message} for said in history
-            ]
+            asked["history"] = history_of(where, history)
         yield asked
 
 

@@ -86,8 +86,12 @@ class Prompts:
 
 def prompts_of(dataset: str, model: Path) -> Prompts:
     """As `convert_rag` made those that the students of `dataset` learnt from. Raises UserError."""
-    knobs = valid(ConvertRagKnobs, read_object(layout.litgpt_data(dataset) / places.CONTEXT), places.CONTEXT)
-    return Prompts(Template(layout.prompt(dataset, "student")), TextCodec(model), knobs)
+    return Prompts(Template(layout.prompt(dataset, "student")), TextCodec(model), knobs_of(dataset))
+
+
+def knobs_of(dataset: str) -> ConvertRagKnobs:
+    """Those of `convert_rag`, as it noted them. Raises UserError."""
+    return valid(ConvertRagKnobs, read_object(layout.litgpt_data(dataset) / places.CONTEXT), places.CONTEXT)
 
 
 def gold_first(question: Question, found: Sequence[str], count: int) -> list[str]:

@@ -21,7 +21,7 @@ from stages.core.text import plain_words
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesKnobs
 from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding, passage_of
-from stages.kinds.rag.parts.rows import Passage, Question
+from stages.kinds.rag.parts.rows import Passage, Question, Turn
 from stages.sources.data_files import READERS, data_files, rows_of
 from stages.sources.near import nearest
 from stages.sources.splits import split_groups
@@ -258,13 +258,15 @@ def read_pairs(
             "hard": [name for name in dict.fromkeys(hard) if name not in gold],
         }
         if row.chat_history:
-            question["history"] = [
-                {"speaker": speaker(where, said.speaker), "message": said.message}
-                for said in row.chat_history
-            ]
+            question["history"] = history_of(where, row.chat_history)
         rows[split].append(question)
     given.add_rest(cutter)
     return list(given.passages.values()), rows
+
+
+def history_of(where: str, said: Sequence[Said]) -> list[Turn]:
+    """The turns before a question. Raises UserError for a speaker that is unknown."""
+    return [{"speaker": speaker(where, one.speaker), "message": one.message} for one in said]
 
 
 def speaker(where: str, name: str) -> str:

@@ -36,8 +36,7 @@ class Retriever:
     def __init__(self, passages: Mapping[str, Passage], knobs: RetrievedKnobs) -> None:
         if not passages:
             raise UserError("no passage to retrieve from; put documents there and make the passages again")
-        methods = ("none",) if knobs.by == "bm25" else (MODEL,)
-        if method_of(knobs.encoder, "encoder", ("none",)) not in methods and knobs.by != "bm25":
+        if method_of(knobs.encoder, "encoder", ("none",)) != MODEL and knobs.by != "bm25":
             raise UserError(
                 f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory"
             )
@@ -48,6 +47,11 @@ class Retriever:
     @cached_property
     def words(self) -> Bm25:
         return Bm25(self.texts)
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """The passages' vectors: to find them in scratch, all texts are hashed."""
+        return self._vectors(self.texts, "document")
 
     @cached_property
     def reranker(self) -> CrossEncoder | None:
@@ -69,10 +73,10 @@ class Retriever:
         about = [without_asking(question) for question in questions]
         if self.knobs.by == "bm25":
             return by_bm25(self.words, about, count)
-        asked, keys = self._vectors(questions, "query"), self._vectors(self.texts, "document")
+        asked = self._vectors(questions, "query")
         if self.knobs.by == "dense":
-            return by_dense(asked, keys, count)
-        return by_hybrid(asked, keys, self.words, about, count, weight=self.knobs.bm25_weight)
+            return by_dense(asked, self.keys, count)
+        return by_hybrid(asked, self.keys, self.words, about, count, weight=self.knobs.bm25_weight)
 
     def _vectors(self, texts: Sequence[str], side: str) -> np.ndarray:
         folder = self.knobs.encoder

@@ -56,7 +56,7 @@ def score_students(
 
     Raises UserError for a model that is not there.
     """
-    decoding = resolve(Decoding(**knobs.model_dump(include=set(Decoding.model_fields))))
+    decoding = resolve(knobs)
     template = Template(layout.prompt(dataset, "student"))
     prompts = [render(template, row) for row in rows]
     seeds = [stable_integer("sample", knobs.seed, row["id"], 0) >> 1 for row in rows]
