@@ -13,13 +13,14 @@ from pydantic import AfterValidator
 
 from stages.core.errors import UserError
 from stages.core.stage import Stage
+from stages.kinds.academic import KIND as ACADEMIC
 from stages.kinds.kind import Kind, Task
 from stages.kinds.rag import KIND as RAG
 from stages.kinds.retriever import KIND as RETRIEVER
 from stages.kinds.skills import KIND as SKILLS
 from stages.kinds.xc import KIND as XC
 
-KINDS: tuple[Kind, ...] = (XC, SKILLS, RETRIEVER, RAG)
+KINDS: tuple[Kind, ...] = (XC, SKILLS, RETRIEVER, RAG, ACADEMIC)
 
 
 def check(kinds: Iterable[Kind], spine: Iterable[Stage] = ()) -> None:

@@ -14,15 +14,17 @@ from ruamel.yaml import YAML
 
 from stages import params
 from stages.core.hashing import sha256_file
+from stages.kinds.academic.knobs import STAGES as ACADEMIC
 from stages.kinds.rag.knobs import STAGES as RAG
 from stages.kinds.retriever.knobs import STAGES as RETRIEVER
 from tests.helpers.tiny import WORDS, tiny_model
 
 ROOT = Path(__file__).parents[2]
-# The stages that only datasets of skills take part in, only retrievers, only those of rag.
+# The stages that only datasets of skills take part in, only retrievers, only those of rag, only of papers.
 OF_SKILLS = ("skills", "corpus_briefs", "candidates", "corpus_skills", "evaluate_calls")
 OF_RETRIEVERS = tuple(stage.name for stage in RETRIEVER)
 OF_RAG = tuple(stage.name for stage in RAG)
+OF_PAPERS = tuple(stage.name for stage in ACADEMIC)
 SUBJECTS = (
     "matrix histogram frame index series variance quantile kernel filter signal cluster graph".split(),
     "curve gradient system path nodes edges query document table forest classifier median".split(),

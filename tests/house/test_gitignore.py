@@ -44,5 +44,6 @@ def test_no_output_of_dvc_is_added_and_all_that_points_to_one_is(tmp_path):
     assert sorted(to_git) == [
         *["reports/shop/figures/metrics.json"] * 2,
         "reports/shop/figures/rag.json",
+        "reports/shop/figures/academic.json",
         "reports/shop/figures/retriever.json",
     ]

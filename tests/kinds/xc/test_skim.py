@@ -15,7 +15,7 @@ from stages.core.stage import valid
 from stages.kinds.xc.parts import categories, queries
 from stages.knobs import ConvertKnobs, PromptKnobs
 from stages.prompt import run as prompt
-from tests.helpers.workspace import OF_RAG, OF_RETRIEVERS, OF_SKILLS
+from tests.helpers.workspace import OF_PAPERS, OF_RAG, OF_RETRIEVERS, OF_SKILLS
 from tests.helpers.xc_fixture import EMPTY, orcas_made, wiki_made
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
 def test_a_dataset_takes_part_in_every_stage_of_its_kind(project, dataset):
     assert new.scaffold(dataset)
     chain = {stage.name for stage in params.stages_of(dataset, params.check())}
-    others = {*OF_SKILLS, *OF_RETRIEVERS, *OF_RAG}
+    others = {*OF_SKILLS, *OF_RETRIEVERS, *OF_RAG, *OF_PAPERS}
     assert chain == params.STAGES.keys() - {*params.BASE_STAGES, "corpus", *others}
     assert new.scaffold(dataset) == [
         f"data/sources/{dataset} does not exist yet: put your files there, or set "

@@ -1,0 +1,5 @@
+"""To be written."""
+
+
+def run(dataset: str, knobs) -> dict:
+    raise NotImplementedError

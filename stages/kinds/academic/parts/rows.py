@@ -1,0 +1,41 @@
+"""The rows that stages of this kind pass on: questions of a benchmark and models' answers."""
+
+from typing import Literal, TypedDict
+
+NOT_SAID = (
+    "The text does not say."  # what an unanswerable question is answered with, at training and by people
+)
+
+
+class Question(TypedDict):
+    """A question and its reference answer. `context` is the text to answer from; "": to be retrieved.
+
+    `source` is the paper that it is about ("" if unknown), `answerable` False where the reference is that the
+    text does not say. `extra` holds the other columns of the file, as texts, for tables.
+    """
+
+    id: str
+    question: str
+    answer: str
+    source: str
+    answerable: bool
+    context: str
+    extra: dict[str, str]
+
+
+class Answer(TypedDict):
+    """A model's answer. `chunks` are the ids of those in its prompt, in order; none where a text was given.
+
+    `milliseconds` is the time of the question asked alone, or None.
+    """
+
+    id: str
+    model: str
+    kind: Literal[
+        "benchmark", "held_out"
+    ]  # questions of the file, chunks retrieved; paragraphs held out, given
+    answer: str
+    chunks: list[str]
+    milliseconds: float | None
+    tokens: int
+    finish_reason: str
