@@ -1,9 +1,10 @@
-"""Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
+"""Serve what datasets made, on this machine, by OpenAI's protocol: students, retrievers, rerankers.
 
-A chat request's last user message is put into prompts/DATASET/student.md, as in training; a student of skills
-answers with a call. With vLLM and CUDA, `vllm serve` serves what it can serve alike; all else goes to a small
-server on the engines of this project. The first line of standard output tells the address, once requests are
-answered.
+Each is asked for by the name of its dataset: a student for chats, a retriever for /v1/embeddings, a reranker
+for /v1/rerank. A chat request's last user message is put into prompts/DATASET/student.md, as in training; a
+student of skills answers with a call. With vLLM and CUDA, `vllm serve` serves what it can serve alike; all
+else goes to a small server on the engines of this project. The first line of standard output tells the
+address, once requests are answered.
 """
 
 import importlib
@@ -42,7 +43,7 @@ def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
 
 
 @click.command(help=__doc__)
-@click.argument("dataset")
+@click.argument("datasets", nargs=-1, required=True)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Others reach this machine only by 0.0.0.0."
 )
@@ -58,12 +59,24 @@ def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
 )
 @main
 def cli(
-    dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes: int | None
+    datasets: tuple[str, ...],
+    host: str,
+    port: int,
+    engine: str | None,
+    grammar: bool,
+    precision: str,
+    **sizes: int | None,
 ) -> None:
     from stages.engines.serve import start
 
-    of_kind = served(dataset)
-    stages = [of_kind.evaluated_by, "generate"] if of_kind.evaluated_by else ["generate"]
+    of_kinds = {dataset: served(dataset) for dataset in datasets}
     given = {name: size for name, size in sizes.items() if size is not None}
-    decoding = {"precision": precision, **usual_decoding(dataset, stages), **given}
-    start.run(dataset, of_kind, host=host, port=port, engine=engine, constrain=grammar, decoding=decoding)
+    decodings = {
+        dataset: {
+            "precision": precision,
+            **usual_decoding(dataset, [name for name in (of_kind.evaluated_by, "generate") if name]),
+            **given,
+        }
+        for dataset, of_kind in of_kinds.items()
+    }
+    start.run(of_kinds, host=host, port=port, engine=engine, constrain=grammar, decodings=decodings)

@@ -1,4 +1,4 @@
-"""From an exported student to a running server: what is loaded, and which engine and server take it.
+"""From models of this project to a running server: what is loaded, and which engine and server take it.
 
 Imported to serve only, never to show help.
 """
@@ -6,10 +6,13 @@ Imported to serve only, never to show help.
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 from jinja2 import StrictUndefined
 
 from stages.core import layout
@@ -26,8 +29,9 @@ from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
 from stages.engines.serve.bodies import ChatBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import WARM_UP, Api, Student, reserved, serve
+from stages.engines.serve.server import WARM_UP, Api, Model, Student, reserved, serve
 from stages.engines.serve.student import Served, exported
+from stages.engines.serve.texts import Encoder, Reranker, TextQueue
 
 KEY = "RETORT_SERVE_KEY"
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
@@ -36,34 +40,97 @@ ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 
 
 
 def run(
-    dataset: str, served: Served, *, host: str, port: int, engine: str | None, constrain: bool, decoding: dict
+    served: Mapping[str, Served],
+    *,
+    host: str,
+    port: int,
+    engine: str | None,
+    constrain: bool,
+    decodings: Mapping[str, dict],
 ) -> None:
     """Serve until SIGTERM or SIGINT; with vllm this process becomes `vllm serve` where that answers alike.
 
-    port: 0 takes a free one. engine: None takes vllm with CUDA, else a CPU engine. constrain: every answer
-    obeys the grammar, unasked. decoding: fields of Decoding; those left out have the defaults of serving.
-    Raises UserError where student, prompt, grammar or engine is missing, and for a port that is taken.
+    served: how each dataset's student is asked, by name; beside it, its retriever and its reranker are
+    served where they are there. port: 0 takes a free one. engine: None takes vllm with CUDA, else a CPU
+    engine. constrain: every answer obeys the grammar, unasked. decodings: fields of Decoding of each dataset;
+    those left out have the defaults of serving. Raises UserError where there is nothing of a name to serve,
+    where a prompt, grammar or engine is missing, and for a port that is taken.
     """
     address = reserved(host, port)  # before anything that takes long
     key = setting(KEY)
     if is_public(address) and not key:
         say(f"serve: warning: {host} lets the network in, and there is no key: set {KEY}")
-    student = student_of(dataset, sampling_of(engine, served, decoding), constrain, served)
+    models: dict[str, Model] = {}
+    for dataset, of_kind in served.items():
+        readers = readers_of(dataset)
+        if readers and not layout.model(dataset, "hf").is_dir():
+            models[dataset] = Model(**readers)
+            continue
+        student = student_of(dataset, sampling_of(engine, of_kind, decodings[dataset]), constrain, of_kind)
+        if student.sampling.engine == "vllm" and len(served) == 1 and not readers:
+            become_vllm(student, address, host, port, key)
+        models[dataset] = Model(student, queue_of(student), **readers)
+    asyncio.run(serve(Api(models, answers_to(address, host, key=key), key), address))
+
+
+def become_vllm(student: Student, address: socket.socket, host: str, port: int, key: str) -> None:
+    """Returns only where `vllm serve` would not answer as the small server does."""
+    try:
+        command = vllm_command(student, host, port)
+    except UserError as error:
+        say(f"serve: the small server, on the engine vllm ({error})")
+        return
+    address.close()
+    os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
+
+
+def queue_of(student: Student) -> EngineQueue:
+    """Its engine, loaded and warm."""
     sampling = student.sampling
-    if sampling.engine == "vllm":
-        try:
-            command = vllm_command(student, host, port)
-        except UserError as error:
-            say(f"serve: the small server, on the engine vllm ({error})")
-        else:
-            address.close()
-            os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
     cache = getattr(queue.engine, "cache_bytes", 0)
     more = f", a cache of up to {cache / 2**20:,.1f} MiB beside the model" if cache else ""
     at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
-    say(f"serve: engine {sampling.engine}, {at_once}{more}")
-    asyncio.run(serve(Api(student, queue, answers_to(address, host, key=key), key), address))
+    say(f"serve: {student.name}: engine {sampling.engine}, {at_once}{more}")
+    return queue
+
+
+def readers_of(dataset: str) -> dict[str, Any]:
+    """The retriever and the reranker of a dataset, those that are there, by the fields of Model."""
+    retriever, reranker = (layout.model(dataset, name) for name in ("retriever", "reranker"))
+    readers: dict[str, Any] = {}
+    # Their packages take seconds to import: a server of students alone does not wait for them.
+    if (retriever / "modules.json").is_file():
+        from stages.retrieval.transformer import narrow, open_model
+        from stages.retrieval.vectors import prompt_of
+
+        model = open_model(str(retriever), "serve")
+        prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
+
+        def vectors(items: Sequence[tuple[str, str]]) -> np.ndarray:
+            texts = [prompts[side] + text for text, side in items]
+            with narrow(model.device):
+                return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
+
+        readers["encoder"] = Encoder(
+            TextQueue(vectors), partial(count_tokens, model.tokenizer), model.get_embedding_dimension()
+        )
+        say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
+    if (reranker / "config.json").is_file():
+        from stages.retrieval.ranking import load_reranker, pair_scores
+
+        cross = load_reranker(str(reranker))
+        assert cross is not None
+        readers["reranker"] = Reranker(
+            TextQueue(partial(pair_scores, cross)), partial(count_tokens, cross.tokenizer)
+        )
+        say(f"serve: {dataset}: a reranker")
+    return readers
+
+
+def count_tokens(tokenizer: Callable, texts: Sequence[str]) -> int:
+    """How many tokens they have, before any is cut."""
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]))
 
 
 def answered(

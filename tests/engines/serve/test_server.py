@@ -182,7 +182,9 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
             text = answer.result().choices[0].message.content
         assert text and (dataset == "pages" or SKILLS.problem_with(parse_call(text)) is None)
         said = process.stderr.read()
-        assert re.fullmatch(r"serve: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said)
+        assert re.fullmatch(
+            rf"serve: {dataset}: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said
+        )
         assert ("cache of up to" in said) == (dataset == "pages")
     finally:
         process.kill()
@@ -197,9 +199,7 @@ def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
     with one, server.reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(
-                server.serve(SimpleNamespace(app=Application, student=SimpleNamespace(page=None)), other)
-            )
+            asyncio.run(server.serve(SimpleNamespace(app=Application, page_file=None), other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client, monkeypatch):
