@@ -8,11 +8,15 @@ address, once requests are answered.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import click
 
 from stages import params
+from stages.core import layout
+from stages.core.messages import say
 from stages.core.stage import main
 from stages.engines.serve.student import Served
 from stages.kinds.registry import KINDS
@@ -28,6 +32,43 @@ def served(dataset: str) -> Served:
     """
     modules = (importlib.import_module(kind.serving) for kind in KINDS if kind.serving)
     return next(filter(None, (module.served(dataset) for module in modules)), Served())
+
+
+def readers_of(dataset: str) -> dict:
+    """The retriever and the reranker of a dataset, those that are there, as fields of the server's Model."""
+    retriever, reranker = (layout.model(dataset, name) for name in ("retriever", "reranker"))
+    readers: dict = {}
+    # Their packages take seconds to import: a server of students alone does not wait for them.
+    if (retriever / "modules.json").is_file():
+        from stages.engines.serve.texts import Encoder, TextQueue
+        from stages.retrieval.transformer import narrow, open_model
+        from stages.retrieval.vectors import prompt_of
+
+        model = open_model(str(retriever), "serve")
+        prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
+
+        def vectors(items: Sequence[tuple[str, str]]) -> Any:
+            texts = [prompts[side] + text for text, side in items]
+            with narrow(model.device):
+                return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
+
+        count = partial(count_tokens, model.tokenizer)
+        readers["encoder"] = Encoder(TextQueue(vectors), count, model.get_embedding_dimension())
+        say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
+    if (reranker / "config.json").is_file():
+        from stages.engines.serve.texts import Reranker, TextQueue
+        from stages.retrieval.ranking import load_reranker, pair_scores
+
+        cross = load_reranker(str(reranker))
+        count = partial(count_tokens, cross.tokenizer)
+        readers["reranker"] = Reranker(TextQueue(partial(pair_scores, cross)), count)
+        say(f"serve: {dataset}: a reranker")
+    return readers
+
+
+def count_tokens(tokenizer: Callable, texts: Sequence[str]) -> int:
+    """How many tokens they have, before any is cut."""
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]))
 
 
 def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
@@ -79,4 +120,5 @@ def cli(
         }
         for dataset, of_kind in of_kinds.items()
     }
-    start.run(of_kinds, host=host, port=port, engine=engine, constrain=grammar, decodings=decodings)
+    readers = {dataset: readers_of(dataset) for dataset in datasets}
+    start.run(of_kinds, readers, host=host, port=port, engine=engine, constrain=grammar, decodings=decodings)

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from aiohttp import web
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.core.web import application, body_of, check, html_page, parsed
-from stages.core.web import serve as listen
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body, too_long
 from stages.engines.serve.metrics import CONTENT_TYPE, Metrics
@@ -31,7 +29,6 @@ from stages.engines.serve.stream import BEGUN, Part, Stream
 from stages.engines.serve.student import Asked, Reading
 from stages.engines.serve.texts import EmbeddingsBody, Encoder, RerankBody, Reranker, TextQueue
 
-GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 2**20  # bytes
 SHORT = 2**14  # bytes of a body that is read at once, which takes some milliseconds
 MOST_READ = 64  # longer bodies that wait to be read
@@ -387,33 +384,3 @@ def _problem(
     form = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": form, "param": param, "code": code}
     return web.json_response({"error": error}, status=status, headers=headers)
-
-
-def reserved(host: str, port: int) -> socket.socket:
-    """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise unusable(host, port, error) from None
-    return bound
-
-
-def unusable(host: str, port: int, error: Exception) -> UserError:
-    return UserError(f"port {port} of {host}: {error}; choose another with --port")
-
-
-async def serve(api: Api, address: socket.socket) -> None:
-    """Listen until SIGTERM or SIGINT, then let requests in flight end.
-
-    The addresses are the first line of standard output, as JSON. Raises UserError where another process has
-    begun to listen there.
-    """
-    host, port = address.getsockname()[:2]
-    site = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    told = {"base_url": f"{site}v1"} | ({"page": site} if api.page_file else {})
-    try:
-        await listen(api.app(), address, json.dumps(told), GRACE_S)
-    except OSError as error:
-        raise unusable(host, port, error) from None

@@ -7,12 +7,12 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from jinja2 import StrictUndefined
 
 from stages.core import layout
@@ -25,14 +25,15 @@ from stages.core.servers import setting
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.core.web import answers_to, is_public
+from stages.core.web import serve as listen
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
 from stages.engines.serve.bodies import ChatBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import WARM_UP, Api, Model, Student, reserved, serve
+from stages.engines.serve.server import WARM_UP, Api, Model, Student
 from stages.engines.serve.student import Served, exported
-from stages.engines.serve.texts import Encoder, Reranker, TextQueue
 
+GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 KEY = "RETORT_SERVE_KEY"
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
@@ -41,6 +42,7 @@ ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 
 
 def run(
     served: Mapping[str, Served],
+    readers: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     *,
     host: str,
     port: int,
@@ -50,11 +52,11 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT; with vllm this process becomes `vllm serve` where that answers alike.
 
-    served: how each dataset's student is asked, by name; beside it, its retriever and its reranker are
-    served where they are there. port: 0 takes a free one. engine: None takes vllm with CUDA, else a CPU
-    engine. constrain: every answer obeys the grammar, unasked. decodings: fields of Decoding of each dataset;
-    those left out have the defaults of serving. Raises UserError where there is nothing of a name to serve,
-    where a prompt, grammar or engine is missing, and for a port that is taken.
+    served: how each dataset's student is asked, by name. readers: its encoder and reranker, as fields of
+    Model, of those that have them; a student is then no must. port: 0 takes a free one. engine: None takes
+    vllm with CUDA, else a CPU engine. constrain: every answer obeys the grammar, unasked. decodings: fields
+    of Decoding of each dataset; those left out have the defaults of serving. Raises UserError where there is
+    nothing of a name to serve, a prompt, grammar or engine is missing, or the port is taken.
     """
     address = reserved(host, port)  # before anything that takes long
     key = setting(KEY)
@@ -62,14 +64,14 @@ def run(
         say(f"serve: warning: {host} lets the network in, and there is no key: set {KEY}")
     models: dict[str, Model] = {}
     for dataset, of_kind in served.items():
-        readers = readers_of(dataset)
-        if readers and not layout.model(dataset, "hf").is_dir():
-            models[dataset] = Model(**readers)
+        beside = readers.get(dataset, {})
+        if beside and not layout.model(dataset, "hf").is_dir():
+            models[dataset] = Model(**beside)
             continue
         student = student_of(dataset, sampling_of(engine, of_kind, decodings[dataset]), constrain, of_kind)
-        if student.sampling.engine == "vllm" and len(served) == 1 and not readers:
+        if student.sampling.engine == "vllm" and len(served) == 1 and not beside:
             become_vllm(student, address, host, port, key)
-        models[dataset] = Model(student, queue_of(student), **readers)
+        models[dataset] = Model(student, queue_of(student), **beside)
     asyncio.run(serve(Api(models, answers_to(address, host, key=key), key), address))
 
 
@@ -93,44 +95,6 @@ def queue_of(student: Student) -> EngineQueue:
     at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
     say(f"serve: {student.name}: engine {sampling.engine}, {at_once}{more}")
     return queue
-
-
-def readers_of(dataset: str) -> dict[str, Any]:
-    """The retriever and the reranker of a dataset, those that are there, by the fields of Model."""
-    retriever, reranker = (layout.model(dataset, name) for name in ("retriever", "reranker"))
-    readers: dict[str, Any] = {}
-    # Their packages take seconds to import: a server of students alone does not wait for them.
-    if (retriever / "modules.json").is_file():
-        from stages.retrieval.transformer import narrow, open_model
-        from stages.retrieval.vectors import prompt_of
-
-        model = open_model(str(retriever), "serve")
-        prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
-
-        def vectors(items: Sequence[tuple[str, str]]) -> np.ndarray:
-            texts = [prompts[side] + text for text, side in items]
-            with narrow(model.device):
-                return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
-
-        readers["encoder"] = Encoder(
-            TextQueue(vectors), partial(count_tokens, model.tokenizer), model.get_embedding_dimension()
-        )
-        say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
-    if (reranker / "config.json").is_file():
-        from stages.retrieval.ranking import load_reranker, pair_scores
-
-        cross = load_reranker(str(reranker))
-        assert cross is not None
-        readers["reranker"] = Reranker(
-            TextQueue(partial(pair_scores, cross)), partial(count_tokens, cross.tokenizer)
-        )
-        say(f"serve: {dataset}: a reranker")
-    return readers
-
-
-def count_tokens(tokenizer: Callable, texts: Sequence[str]) -> int:
-    """How many tokens they have, before any is cut."""
-    return sum(map(len, tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]))
 
 
 def answered(
@@ -285,3 +249,33 @@ def warm_engine(student: Student) -> Engine:
                 raise
             say(f"serve: requests with `grammar` will be refused: {error}")
     return engine
+
+
+def reserved(host: str, port: int) -> socket.socket:
+    """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise unusable(host, port, error) from None
+    return bound
+
+
+def unusable(host: str, port: int, error: Exception) -> UserError:
+    return UserError(f"port {port} of {host}: {error}; choose another with --port")
+
+
+async def serve(api: Api, address: socket.socket) -> None:
+    """Listen until SIGTERM or SIGINT, then let requests in flight end.
+
+    The addresses are the first line of standard output, as JSON. Raises UserError where another process has
+    begun to listen there.
+    """
+    host, port = address.getsockname()[:2]
+    site = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    told = {"base_url": f"{site}v1"} | ({"page": site} if api.page_file else {})
+    try:
+        await listen(api.app(), address, json.dumps(told), GRACE_S)
+    except OSError as error:
+        raise unusable(host, port, error) from None

@@ -193,13 +193,11 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
 def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
     from aiohttp.web import Application
 
-    from stages.engines.serve import server
-
-    one = server.reserved("127.0.0.1", 0)
-    with one, server.reserved("127.0.0.1", one.getsockname()[1]) as other:
+    one = start.reserved("127.0.0.1", 0)
+    with one, start.reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(server.serve(SimpleNamespace(app=Application, page_file=None), other))
+            asyncio.run(start.serve(SimpleNamespace(app=Application, page_file=None), other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client, monkeypatch):
