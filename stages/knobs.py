@@ -24,7 +24,7 @@ RESERVED = set(
 
 class BaseKnobs(Knobs):
     path: str = Field(
-        description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model, or of a "
+        description="directory of a GPT-NeoX, Llama, Mistral, Phi, Phi-3, Qwen2/2.5 or Qwen3 model, or of a "
         "sentence-transformers encoder; or a GGUF file"
     )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
