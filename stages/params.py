@@ -6,7 +6,10 @@ definition of what it accepts; a misspelt name gets a suggestion. Exits with cod
 problem.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from itertools import combinations
 from pathlib import Path
 
@@ -29,6 +32,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (*SPINE, *(stage for kind in KINDS for stage in kind.stages))
 }
 BASE_STAGES = tuple(stage.name for stage in BASES)
+STUDENT = "base_student"
 
 
 class Params:
@@ -127,6 +131,7 @@ def check() -> dict[str, dict[str, dict]]:
     for kind in KINDS:
         if problem := kind.problem(params.blocks):
             raise UserError(f"{PARAMS}, {problem}")
+    check_students(params)
     bases = {name for stage in BASE_STAGES for name in params.blocks[stage]}
     without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
     for (stage, dataset), path in params.file_of.items():
@@ -188,9 +193,68 @@ def check_outputs(params: Params) -> None:
                 )
 
 
+def check_students(params: Params) -> None:
+    """Each base that is a student has one, which is not made from that base itself. Raises UserError."""
+    students, exported = params.blocks[STUDENT], params.blocks["export"]
+    for name in students:
+        where, of = f"{params.file_of[STUDENT, name]}, {STUDENT}.{name}.of", students[name].get("of")
+        if of is not None and str(of) not in exported:
+            raise UserError(f"{where}: export has no block '{of}'{nearest(of, exported)}")
+        try:
+            upstream([f"{STUDENT}@{name}"], params.blocks)
+        except CycleError as error:
+            circle = ", ".join(error.args[1])
+            raise UserError(f"{where}: '{of}' is made from '{name}' itself: {circle}") from None
+
+
 def before(dataset: str, blocks: Blocks) -> list[str]:
     """DVC targets that a dataset's own stages are built upon, in order."""
+    upon = upon_others(dataset, blocks)
+    return [*students_before([*upon, f"*@{dataset}"], blocks), *upon]
+
+
+def upon_others(dataset: str, blocks: Blocks) -> list[str]:
+    """The same without what the students are made from that are among its bases."""
     return [target for kind in KINDS for target in kind.before(dataset, blocks)]
+
+
+def students_before(targets: Iterable[str], blocks: Blocks) -> list[str]:
+    """All that the students are made from which `targets` have as a base, and these bases, in order."""
+    if not blocks[STUDENT]:
+        return []
+    every = (f"{stage}@{key}" for stage in STAGES for key in blocks[stage])
+    named = [one for one in every if any(fnmatch(one, target) for target in targets)]
+    bases = [target for target in upstream(named, blocks) if target.startswith(f"{STUDENT}@")]
+    if not bases:
+        return []
+    others = tuple(f"{stage}@" for stage in BASE_STAGES if stage != STUDENT)
+    return [target for target in upstream(bases, blocks) if not target.startswith(others)]
+
+
+def upstream(targets: Iterable[str], blocks: Blocks) -> list[str]:
+    """`targets` and all that they are made from, by the paths in dvc.yaml, in an order to make them in.
+
+    Raises CycleError where something would be made from itself.
+    """
+    drawn = graph()["stages"]
+
+    def paths(target: str, part: str) -> Iterator[Path]:
+        stage, key = target.split("@")
+        values = {**blocks[stage][key], "key": key}
+        for path in drawn[stage]["do"][part]:
+            yield Path(re.sub(r"\$\{(?:item\.)?(\w+)\}", lambda found: str(values.get(found[1])), path))
+
+    every = [f"{stage}@{key}" for stage in STAGES for key in blocks[stage]]
+    maker = {path: target for target in every for path in paths(target, "outs")}
+    sources: dict[str, list[str]] = {}
+    waiting = list(targets)
+    while waiting:
+        target = waiting.pop()
+        if target not in sources:
+            places = (place for path in paths(target, "deps") for place in (path, *path.parents))
+            sources[target] = [maker[place] for place in places if place in maker]
+            waiting += sources[target]
+    return list(TopologicalSorter(sources).static_order())
 
 
 def before_any(blocks: Blocks) -> list[str]:

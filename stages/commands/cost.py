@@ -2,7 +2,8 @@
 
 Brings the requests of a dataset up to date and shows their estimate. A dataset that is built upon another
 which asks, such as one of skills upon its briefs, has an estimate for each; the second needs the answers to
-the first, and is left out until these are collected.
+the first, and is left out until these are collected. So has one that begins with another's student, whose
+requests need no answers of that one.
 """
 
 import subprocess
@@ -28,22 +29,24 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
     """
     if dataset not in blocks[ASKS]:
         raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
-    made: list[tuple[str, list[str]]] = []
+    targets = [*params.upon_others(dataset, blocks), f"*@{dataset}"]
+    teaching = (target.split("@") for target in params.students_before(targets, blocks))
+    made = {name: own for stage, of in teaching if stage == ASKS for name, own in steps(of, blocks)}
     stages: list[str] = []
-    listed: set[str] = set()
-    for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
+    listed = {stage for own in made.values() for stage in own}
+    for target in targets:
         stage, name = target.split("@")
         if stage != "*":
             stages.append(target)
             continue
         chain = [f"{stage.name}@{name}" for stage in params.stages_of(name, blocks)]
         wanted = [*stages, *chain[: chain.index(f"{ASKS}@{name}") + 1]]
-        made.append((name, [stage for stage in dict.fromkeys(wanted) if stage not in listed]))
+        made.setdefault(name, [stage for stage in dict.fromkeys(wanted) if stage not in listed])
         listed.update(wanted)
         if not layout.responses(name).is_file():
             break
         stages = []
-    return made
+    return list(made.items())
 
 
 @click.command(help=__doc__)
