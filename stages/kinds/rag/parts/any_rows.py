@@ -13,15 +13,14 @@ from stages.engines.load import resolve
 from stages.kinds.kind import Blocks
 from stages.kinds.rag.knobs import AnswerKnobs, EvaluateRagKnobs
 from stages.kinds.rag.parts.answering import Asked, models_of, retriever_of
-from stages.kinds.rag.parts.chunking import by_source, holding
 from stages.kinds.rag.parts.context import knobs_of
 from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, history_of, one_spaced, validated
+from stages.kinds.rag.parts.questions import holding
 from stages.kinds.rag.parts.rows import (
     GOLD,
     RETRIEVED,
     Answer,
     Found,
-    Passage,
     Question,
     query_of,
     read_passages,
@@ -29,6 +28,7 @@ from stages.kinds.rag.parts.rows import (
 )
 from stages.kinds.rag.parts.scoring import FIRST_WORDS, NEAREST, QuestionSet, Scores, simple
 from stages.kinds.rag.parts.systems import system_of
+from stages.retrieval.passages import Passage, by_source
 from stages.sources.data_files import rows_of
 
 SHOWN = ("f1", "precision", "recall", "rouge_l", "bleu", "faithfulness", "copied", "stop_rate")

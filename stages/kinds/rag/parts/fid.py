@@ -24,7 +24,7 @@ from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs, Fusion
 from stages.kinds.rag.parts.answering import Asked, System
 from stages.kinds.rag.parts.context import Prompt, Prompts
-from stages.kinds.rag.parts.rows import Passage
+from stages.retrieval.passages import Passage
 from stages.student.fast.functions import IGNORE
 from stages.student.formats.seq2seq import NEEDED, open_seq2seq
 

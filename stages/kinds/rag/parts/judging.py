@@ -15,16 +15,16 @@ import numpy as np
 from stages.core.errors import UserError
 from stages.core.hashing import sha256_json
 from stages.core.records import Document
+from stages.evaluation.overlap import shared, words_in
 from stages.evaluation.people import Row, Text, read_rows
 from stages.evaluation.ranking import table
 from stages.kinds.answers import answer_of, document_of, is_first, read_responses
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import CorpusJudgedKnobs, JudgeKnobs
-from stages.kinds.rag.parts.measures import LIKELY, corrected, shared, words_in
+from stages.kinds.rag.parts.measures import LIKELY, corrected
 from stages.kinds.rag.parts.rows import (
     HELD_OUT,
     Answer,
-    Passage,
     Question,
     read_all,
     read_found,
@@ -34,6 +34,7 @@ from stages.kinds.rag.parts.rows import (
 )
 from stages.kinds.rag.parts.scoring import STUDENT
 from stages.kinds.rag.parts.verdict import TASK
+from stages.retrieval.passages import Passage
 
 BLANK = "blank"  # the split of answers that nobody is asked about
 UNREADABLE = "no verdict"

@@ -20,8 +20,9 @@ from stages.core.stage import explain
 from stages.core.text import plain_words
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesKnobs
-from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding, passage_of
-from stages.kinds.rag.parts.rows import Passage, Question, Turn
+from stages.kinds.rag.parts.questions import holding
+from stages.kinds.rag.parts.rows import Question, Turn
+from stages.retrieval.passages import Cutter, Passage, Piece, by_source, passage_of
 from stages.sources.data_files import READERS, data_files, rows_of
 from stages.sources.near import nearest
 from stages.sources.splits import split_groups
