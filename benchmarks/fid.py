@@ -163,7 +163,8 @@ def fusion() -> dict:
     nll = {name: losses(fid, questions, given) for name, given in sets.items()}
     pairs = {"one-four": ("one", "four"), "none-one": ("none", "one")}
     rows = [[a - b for a, b in ((nll[x][n], nll[y][n]) for x, y in pairs.values())] for n in range(len(four))]
-    said = fid.answered(questions, four, 16)
+    asked = [fid.reading.asked(*pair) for pair in zip(questions, four, strict=True)]
+    said = fid.answered([fid.reading.ids(own) for own in asked], 16)
     right: dict[int, list[bool]] = {place: [] for place in range(PASSAGES)}
     for question, own, answer in zip(questions, four, said, strict=True):
         place = [passage["id"] for passage in own].index(question["gold"][0])

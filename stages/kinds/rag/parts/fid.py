@@ -65,16 +65,18 @@ class Reading:
         )
         self.prompts = Prompts(template, self.codec, alone)
 
-    def encoder(self, question: Mapping, passages: Sequence[Mapping]) -> list[list[int]]:
+    def asked(self, question: Mapping, passages: Sequence[Mapping]) -> list[Prompt]:
         """A prompt for each passage; of none the question alone. Raises UserError where that is too long."""
-        made = [self.prompts.of(question, [passage]) for passage in passages] or [
-            self.prompts.of(question, [])
-        ]
+        alone = [[passage] for passage in passages] or [[]]
+        made = [self.prompts.of(question, own) for own in alone]
         self.cut += sum(bool(prompt.cut or prompt.dropped) for prompt in made)
-        return self.codec.prompts([prompt.text for prompt in made])
+        return made
+
+    def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return self.codec.prompts([prompt.text for prompt in prompts])
 
     def row(self, question: Mapping, passages: Sequence[Mapping]) -> Row:
-        """Raises UserError as `encoder` does, without passages, and for an answer that is too long."""
+        """Raises UserError as `asked` does, without passages, and for an answer that is too long."""
         if not passages:
             raise UserError(
                 f"question {question['id']!r} has no passage, gold or retrieved; run `retrieved` with a "
@@ -86,7 +88,7 @@ class Reading:
                 f"question {question['id']!r}: its answer has {len(answer)} tokens, over answer_length "
                 f"{self.knobs.answer_length}; raise it in the block finetune_fid"
             )
-        return Row(self.encoder(question, passages), answer)
+        return Row(self.ids(self.asked(question, passages)), answer)
 
 
 def padded(questions: Sequence[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,14 +152,8 @@ class Fid:
         if (device := torch.accelerator.current_accelerator()) is not None:
             self.model.to(device)
 
-    def answered(
-        self, questions: Sequence[Mapping], passages: Sequence[Sequence[Mapping]], max_new_tokens: int
-    ) -> list[Generation]:
-        """Greedy answers, each from the first `retrieve` of its passages; a batch is of about one length."""
-        prompts = [
-            self.reading.encoder(question, own[: self.knobs.retrieve])
-            for question, own in zip(questions, passages, strict=True)
-        ]
+    def answered(self, prompts: Sequence[list[list[int]]], max_new_tokens: int) -> list[Generation]:
+        """Greedy answers to questions, by the ids of their prompts; a batch is of about one length."""
         order = sorted(range(len(prompts)), key=lambda place: sum(map(len, prompts[place])))
         said: dict[int, Generation] = {}
         for start in range(0, len(order), BATCH):
@@ -195,11 +191,14 @@ class FidSystem(System):
         self, given: Sequence[tuple[Asked, list[Passage]]]
     ) -> tuple[list[Prompt], Sequence[Generation], float]:
         begun, reading = perf_counter(), self.fid.reading
-        questions, passages = [one.question for one, _ in given], [own for _, own in given]
-        made = self.fid.answered(questions, passages, self.decoding.max_new_tokens)
-        seconds, prompts = perf_counter() - begun, []
-        for question, own in zip(questions, passages, strict=True):
-            read = own[: self.fid.knobs.retrieve]
-            cut = sum(reading.prompts.of(question, [passage]).cut for passage in read)
-            prompts.append(Prompt("", [passage["id"] for passage in read], cut, len(own) - len(read)))
+        read = [own[: self.fid.knobs.retrieve] for _, own in given]
+        asked = [reading.asked(one.question, own) for (one, _), own in zip(given, read, strict=True)]
+        made = self.fid.answered([reading.ids(own) for own in asked], self.decoding.max_new_tokens)
+        seconds = perf_counter() - begun
+        prompts = [
+            Prompt(
+                "", [passage["id"] for passage in own], sum(part.cut for part in parts), len(whole) - len(own)
+            )
+            for (_, whole), own, parts in zip(given, read, asked, strict=True)
+        ]
         return prompts, made, seconds
