@@ -6,6 +6,7 @@ summed: each computes a part of one and the same loss.
 """
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -54,7 +55,7 @@ class Loop:
         self, name: str, fabric: Fabric, model: torch.nn.Module, knobs: Training, steps: int, work: Path
     ):
         self.name, self.fabric, self.model, self.knobs, self.steps = name, fabric, model, knobs, steps
-        self.file, self.state = Path(work) / "state.pt", State()
+        self.file, self.state, self.tokens_per_second = Path(work) / "state.pt", State(), 0.0
         self.parameters = list(trained(model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=knobs.lr, weight_decay=knobs.weight_decay, fused=True
@@ -74,6 +75,7 @@ class Loop:
         loss that is no number. Of several processes only the first one returns, the others end.
         """
         state, knobs, fabric = self.state, self.knobs, self.fabric
+        began, before = time.monotonic(), state.tokens
         log_every = max(1, self.steps // CURVE_POINTS)
         if state.step == 0:
             self._record(val_loss=validate())
@@ -103,6 +105,7 @@ class Loop:
                     shown.update(note=note)
         if not fabric.is_global_zero:
             raise SystemExit(0)  # one process goes on to write what all have made
+        self.tokens_per_second = round((state.tokens - before) / (time.monotonic() - began), 1)
         return state
 
     def _update(self) -> None:

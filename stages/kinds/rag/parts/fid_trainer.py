@@ -1,7 +1,6 @@
 """Training of fusion-in-decoder: rows, steps, and the weights with the lowest loss on the validation rows."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,13 +104,11 @@ def train(
     given = knobs.model_dump(exclude=LAYOUT)
     depends_on = [given, train, val, model_fingerprint(base), launch.devices * launch.nodes]
     work = scratch("finetune_fid", dataset, sha256_json(depends_on)[:16])
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    fabric = make_fabric(knobs)
     model.to(fabric.device)
     training = Training(fabric, model, train, val, knobs, work / "best.safetensors")
     loop = Loop("finetune_fid", fabric, model, knobs, training.plan.steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, lambda: training.keep(loop, training.validate()))
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     if state.best_step:
         best = load_file(training.best)
         with torch.no_grad():
@@ -125,9 +122,9 @@ def train(
     figures = {
         "rows": {"train": len(train), "val": len(val)},
         "passages": round(sum(len(row.prompts) for row in train) / len(train), 3),
-        "steps": training.plan.steps,
+        "steps": loop.steps,
         "tokens": state.tokens,
-        "best_step": state.best_step or training.plan.steps,
+        "best_step": state.best_step or loop.steps,
         **losses_of(state.curve),
     }
-    return state.curve, figures, {"tokens_per_second": speed}
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}

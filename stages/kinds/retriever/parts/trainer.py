@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -200,14 +199,12 @@ def train(
     """
     stage, files = f"train_{part}", training_rows(knobs)
     work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    fabric = make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
     loop = Loop(stage, fabric, model, knobs, steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     training.finish()
     with atomic_directory(layout.model(dataset, part), producer=stage) as directory:
         model.cpu().save_pretrained(str(directory), create_model_card=False)
@@ -220,7 +217,7 @@ def train(
         **losses_of(state.curve),
         "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
     }
-    return state.curve, figures, {"tokens_per_second": speed}
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}
 
 
 def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
