@@ -7,7 +7,7 @@ summed: each computes a part of one and the same loss.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,12 +17,16 @@ from torch.nn.utils import clip_grad_norm_
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import prune
+from stages.core.hashing import sha256_json
 from stages.core.processes import first_process
 from stages.core.progress import Progress
+from stages.student.fabric import launch_of
 from stages.student.formats.litgpt import Fabric
 from stages.student.recipe import Training
 from stages.student.state import State, load, save, trained
 
+# Knobs of which the result does not depend, so that a run goes on with others.
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "sub_batch", "checkpoint", "save_interval"}
 CURVE_POINTS = 500  # at most about this many training losses are kept
 
 
@@ -36,14 +40,16 @@ def rate(step: int, steps: int, knobs: Training) -> float:
     return knobs.lr * shares[knobs.schedule]
 
 
-def scratch(stage: str, dataset: str, mark: str) -> Path:
-    """The scratch directory of a stage's run on inputs with this mark; those of other inputs are removed.
+def scratch(stage: str, dataset: str, knobs: Training, depends_on: Sequence) -> Path:
+    """The scratch directory of a stage's run on these inputs; those of its runs on others are removed.
 
     To be called before the processes are launched. All but the first get one that holds no state.
     """
     if not first_process():
         return layout.SCRATCH
-    mine = layout.SCRATCH / f"{stage}-{dataset}-{mark}"
+    launch = launch_of(knobs)
+    known = [knobs.model_dump(exclude=LAYOUT), *depends_on, launch.devices * launch.nodes]
+    mine = layout.SCRATCH / f"{stage}-{dataset}-{sha256_json(known)[:16]}"
     prune(mine)
     return mine
 

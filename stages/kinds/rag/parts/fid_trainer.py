@@ -11,20 +11,18 @@ from safetensors.torch import load_file, save_file
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, atomic_path, write_json
-from stages.core.hashing import model_fingerprint, sha256_json, stable_integer
+from stages.core.hashing import model_fingerprint, stable_integer
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts.context import gold_first
 from stages.kinds.rag.parts.fid import Reading, Row, summed_loss
 from stages.kinds.rag.parts.rows import Split, read_found, read_passages, read_questions
 from stages.student.data import Plan, micro_batches
-from stages.student.fabric import launch_of, make_fabric
+from stages.student.fabric import make_fabric
 from stages.student.formats.hf_folder import copy_companions
 from stages.student.formats.seq2seq import save_seq2seq
 from stages.student.loop import Loop, losses_of, scratch
 from stages.student.state import adapter_of, trained
-
-LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "save_interval"}
 
 
 def rows_of(dataset: str, splits: Sequence[Split], reading: Reading) -> list[list[Row]]:
@@ -100,10 +98,7 @@ def train(
     """
     if not train:
         raise UserError(f"{places.passages(dataset)}/train.jsonl: has no question to learn from")
-    launch = launch_of(knobs)
-    given = knobs.model_dump(exclude=LAYOUT)
-    depends_on = [given, train, val, model_fingerprint(base), launch.devices * launch.nodes]
-    work = scratch("finetune_fid", dataset, sha256_json(depends_on)[:16])
+    work = scratch("finetune_fid", dataset, knobs, [train, val, model_fingerprint(base)])
     fabric = make_fabric(knobs)
     model.to(fabric.device)
     training = Training(fabric, model, train, val, knobs, work / "best.safetensors")
