@@ -6,9 +6,11 @@ definition of what it accepts; a misspelt name gets a suggestion. Exits with cod
 problem.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from pydantic import ValidationError
@@ -188,14 +190,65 @@ def check_outputs(params: Params) -> None:
                 )
 
 
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """DVC targets that a dataset's own stages are built upon, in order."""
-    return [target for kind in KINDS for target in kind.before(dataset, blocks)]
+class Made(NamedTuple):
+    """What the stages of dvc.yaml read, by DVC target, as corpus@d, and which of them makes a path."""
+
+    reads: dict[str, list[str]]
+    maker: dict[str, str]
+
+    def makers(self, target: str) -> Iterator[str]:
+        """Of what a target reads."""
+        for path in self.reads[target]:
+            places = (path, *(folder.as_posix() for folder in Path(path).parents))
+            yield from filter(None, map(self.maker.get, places))
+
+
+def made(blocks: Blocks) -> Made:
+    """Of all datasets; base models are not among the targets."""
+    reads: dict[str, list[str]] = {}
+    maker: dict[str, str] = {}
+    for name, stage in graph()["stages"].items() if DVC.is_file() else ():
+        if name not in STAGES or name in BASE_STAGES:
+            continue
+        for dataset, knobs in blocks[name].items():
+            values = {f"item.{knob}": str(value) for knob, value in knobs.items()} | {"key": dataset}
+            target = f"{name}@{dataset}"
+            reads[target] = [filled(path, values) for path in stage["do"].get("deps", [])]
+            maker |= {filled(path, values): target for path in stage["do"].get("outs", [])}
+    return Made(reads, maker)
+
+
+def filled(path: str, values: dict[str, str]) -> str:
+    """A path of dvc.yaml with its ${…}; what a block lacks is for the check to tell."""
+    return re.sub(r"\$\{([^}]*)\}", lambda found: values.get(found[1], ""), path)
+
+
+def before(dataset: str, blocks: Blocks, of: Made | None = None) -> list[str]:
+    """DVC targets that a dataset's own stages are built upon, each behind what it is built upon itself.
+
+    They follow from dvc.yaml. Where one of another dataset needs some of this one's, these are among them.
+    """
+    of = of or made(blocks)
+    ordered: dict[str, None] = {}
+    seen: set[str] = set()
+
+    def visit(target: str) -> None:
+        if target not in seen:
+            seen.add(target)
+            for maker in of.makers(target):
+                visit(maker)
+            ordered[target] = None
+
+    for own in [target for target in of.reads if target.partition("@")[2] == dataset]:
+        for maker in of.makers(own):
+            if maker.partition("@")[2] != dataset:
+                visit(maker)
+    return list(ordered)
 
 
 def before_any(blocks: Blocks) -> list[str]:
-    datasets = sorted({dataset for block in blocks.values() for dataset in block})
-    return [target for dataset in datasets for target in before(dataset, blocks)]
+    of = made(blocks)
+    return [target for dataset in datasets(blocks) for target in before(dataset, blocks, of)]
 
 
 def stages_of(dataset: str, blocks: Blocks) -> list[Stage]:

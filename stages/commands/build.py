@@ -53,8 +53,7 @@ def build(dataset: str, folder: str | None = None) -> None:
     log, before = new_log(dataset), locked_hashes()
     with tracking.stage_run(tracking.BUILD, dataset, all_knobs(dataset, blocks)) as record:
         with in_use(layout.CODE_STAGE, *bases, log=log):
-            for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
-                repro("-s", "--glob", target, log=log)
+            repro("-s", "--glob", *params.before(dataset, blocks), f"*@{dataset}", log=log)
         figures = layout.figures(dataset) / "metrics.json"
         changed = locked_hashes() != before
         record((read_json(figures) if figures.is_file() else {}) if changed else None, {})

@@ -30,19 +30,17 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
         raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
     made: list[tuple[str, list[str]]] = []
     stages: list[str] = []
-    listed: set[str] = set()
-    for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
+    chain = [f"{stage.name}@{dataset}" for stage in params.stages_of(dataset, blocks)]
+    before = params.before(dataset, blocks)
+    for target in dict.fromkeys([*before, *chain[: chain.index(f"{ASKS}@{dataset}") + 1]]):
         stage, name = target.split("@")
-        if stage != "*":
+        if stage != "collect":
             stages.append(target)
-            continue
-        chain = [f"{stage.name}@{name}" for stage in params.stages_of(name, blocks)]
-        wanted = [*stages, *chain[: chain.index(f"{ASKS}@{name}") + 1]]
-        made.append((name, [stage for stage in dict.fromkeys(wanted) if stage not in listed]))
-        listed.update(wanted)
-        if not layout.responses(name).is_file():
-            break
-        stages = []
+        if stage == ASKS:
+            made.append((name, stages))
+            stages = []
+            if not layout.responses(name).is_file():
+                break
     return made
 
 

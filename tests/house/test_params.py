@@ -309,7 +309,7 @@ def test_all_that_a_dataset_is_built_upon_is_listed(project):
     listed = re.findall(r"(?m)^  - prompts/(\w+)/", Path("dvc.yaml").read_text())
     assert {"pydoc", "pydoc_rag", "pydoc_rag_sft", "pydoc_rag_judged"} <= set(listed)
     targets = params.before("pydoc_rag_judged", params.check())
-    assert targets[0] == "corpus@pydoc" and targets[-1] == "*@pydoc_rag"
+    assert targets[0] == "corpus@pydoc" and targets[-1] == "answer@pydoc_rag"
     assert "export@pydoc_rag_sft" in targets
 
 

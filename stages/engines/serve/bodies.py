@@ -5,7 +5,7 @@ and neither does one whose value says nothing: null, false, 0 or empty, or as in
 """
 
 import secrets
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -160,7 +160,10 @@ class CompletionBody(Body):
     logprobs: int | None = None  # accepted, and answered with null: clients of this project send it
 
 
-def read_body(kind: type[Body], raw: object) -> Body:
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+
+
+def read_body(kind: type[AnyBody], raw: object) -> AnyBody:
     """The checked body. Raises Refused, which names the first field that cannot be."""
     if not isinstance(raw, dict):
         raise Refused("the body must be a JSON object")

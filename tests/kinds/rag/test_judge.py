@@ -226,7 +226,6 @@ def test_the_blocks_of_a_judge():
     assert KIND.problem({**blocks, "judge": {"e": {}}}) == "judge.e: corpus_judged has no block 'e'"
     both = {**blocks, "passages": {"d": {}}, "answer": {"d": {}}, "corpus_judged": {"d": {"of": "d"}}}
     assert KIND.problem(both).startswith("corpus_judged.d: 'd' has answers itself")
-    assert KIND.before("d_judged", {**blocks, **judge_of}) == ["*@d"]
 
 
 def test_the_stand_in_says_that_it_is_one():
