@@ -136,7 +136,7 @@ def losses(fid, questions: Sequence[dict], passages: Sequence[Sequence[dict]]) -
     """Mean -log p of the answer's tokens of each question."""
     import torch
 
-    from stages.kinds.rag.parts.fid import summed_loss
+    from stages.student.fusion import summed_loss
 
     found = []
     with torch.inference_mode():
@@ -181,8 +181,8 @@ def encoder_seconds() -> dict:
     """Of the same number of questions with 2 and with 8 passages, apart and in one text."""
     import torch
 
-    from stages.kinds.rag.parts.fid import fused
     from stages.student.formats.seq2seq import open_seq2seq
+    from stages.student.fusion import fused
 
     model = open_seq2seq(Path("models/four/fid"))
     shapes = {"2": (2, LENGTH), "8": (8, LENGTH), "2 in one": (1, 2 * LENGTH), "8 in one": (1, 8 * LENGTH)}

@@ -20,13 +20,14 @@ from stages.kinds.rag.finetune_fid import run
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts import fid_trainer
 from stages.kinds.rag.parts.answering import Asked
-from stages.kinds.rag.parts.fid import Fid, Reading, Row, fused, padded, summed_loss
+from stages.kinds.rag.parts.fid import Fid, Reading
 from stages.kinds.rag.parts.fid_trainer import Training, rows_of
 from stages.kinds.rag.parts.rows import read_passages, read_questions
 from stages.kinds.rag.parts.systems import system_of
 from stages.knobs import BaseSeq2seqKnobs
 from stages.student.fabric import make_fabric
 from stages.student.formats.seq2seq import open_seq2seq
+from stages.student.fusion import Row, fused, padded, summed_loss
 from tests.helpers.tiny import tiny_model
 from tests.helpers.tiny_t5 import VOCABULARY, tiny_rag, tiny_t5
 

@@ -15,12 +15,13 @@ from stages.core.hashing import model_fingerprint, stable_integer
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts.context import gold_first
-from stages.kinds.rag.parts.fid import Reading, Row, summed_loss
+from stages.kinds.rag.parts.fid import Reading
 from stages.kinds.rag.parts.rows import Split, read_found, read_passages, read_questions
 from stages.student.data import Plan, micro_batches
 from stages.student.fabric import make_fabric
 from stages.student.formats.hf_folder import copy_companions
 from stages.student.formats.seq2seq import save_seq2seq
+from stages.student.fusion import Row, summed_loss
 from stages.student.loop import Loop, losses_of, scratch
 from stages.student.state import adapter_of, trained
 
