@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
-from stages.core.hashing import sha256_folder, sha256_json
+from stages.core.hashing import sha256_folder
 from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.batches import Batches, of_rank
@@ -24,11 +23,10 @@ from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
 from stages.kinds.retriever.parts.instructions import INSTRUCTIONS, prompts
 from stages.kinds.retriever.parts.losses import false_negatives, guided, retriever_loss, weights
 from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
-from stages.student.fabric import launch_of, make_fabric
+from stages.student.fabric import make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
 
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
-LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
 class TaskRows(NamedTuple):
@@ -199,15 +197,14 @@ def train(
     does, and for a loss that is no number.
     """
     stage, files = f"train_{part}", training_rows(knobs)
-    work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    rows, base = verify_manifest(places.scored(knobs.rows))["files"], sha256_folder(Path(knobs.base))
+    work = scratch(stage, dataset, knobs, [rows, base])
+    fabric = make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
     loop = Loop(stage, fabric, model, knobs, steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     training.finish()
     with atomic_directory(layout.model(dataset, part), producer=stage) as directory:
         model.cpu().save_pretrained(str(directory), create_model_card=False)
@@ -220,15 +217,7 @@ def train(
         **losses_of(state.curve),
         "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
     }
-    return state.curve, figures, {"tokens_per_second": speed}
-
-
-def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
-    """What a saved state depends on: knobs but LAYOUT, rows, base, and the processes that share a batch."""
-    launch = launch_of(knobs)
-    rows, base = verify_manifest(folder)["files"], sha256_folder(Path(knobs.base))
-    given = knobs.model_dump(exclude=LAYOUT)
-    return sha256_json([given, rows, base, launch.devices * launch.nodes])[:16]
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}
 
 
 def task_figures(task: TaskRows) -> dict:
