@@ -61,7 +61,7 @@ def tool_rows(part: str) -> dict:
 
     For training, with the pages after the right one as negatives: mostly of the same service.
     """
-    from stages.kinds.retriever.parts.operations import tool_task
+    from stages.kinds.retriever.parts.embedded import tool_task
 
     keys, splits = tool_task(400)
     rows = [row for own in splits.values() for row in own]
@@ -81,8 +81,8 @@ def tool_rows(part: str) -> dict:
 def prompts() -> dict:
     """Token ids [what others may begin with, the rest, the answer] of each prompt."""
     from stages.core.tokenizer import TextCodec
+    from stages.kinds.retriever.parts.embedded import icl_task, lrlm_task
     from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
-    from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
 
     found: list[Sequence] = []
     for name, task in {"lrlm": lrlm_task, "icl": icl_task}.items():
@@ -244,7 +244,7 @@ def score_theirs(given: dict, name: str) -> None:
 
 def mine_ours(given: dict, _: str) -> None:
     from stages.kinds.retriever.mine import mined
-    from stages.kinds.retriever.parts.keys import Keys
+    from stages.kinds.retriever.parts.rows import Keys
     from stages.retrieval.vectors import Vectors
 
     wanted = {"by": "dense", "tasks": ["tool"], "max_length": LENGTH, "hits": HITS, "negatives": NEGATIVES}

@@ -16,10 +16,10 @@ from stages.core import layout
 from stages.core.files import atomic_directory, write_json
 from stages.evaluation.people import check_unseen, read_rows, right_places
 from stages.evaluation.ranking import write_qrels, write_run
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.comparing import (
     EDGES,
+    Systems,
     check_leaks,
     compared,
     compared_pages,
@@ -27,17 +27,15 @@ from stages.kinds.retriever.parts.comparing import (
     misses,
 )
 from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Asked, Task, asked_row, read_tasks
-from stages.kinds.retriever.parts.systems import Systems
+from stages.kinds.retriever.parts.rows import Asked, Keys, Task, asked_row, folder_of, read_tasks
 
 PEOPLE, PAGES = "people", "qa"
 
 
 def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
-    folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
+    folder, people = folder_of(knobs.rows, "scored"), Path(knobs.eval_rows)
     tasks = read_tasks(folder, knobs.evaluate, "evaluate")
-    training = read_tasks(places.scored(knobs.trained_on))
+    training = read_tasks(folder_of(knobs.trained_on, "scored"))
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else next(iter(tasks))
     keys_of = {
@@ -53,7 +51,7 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
     missed: dict[str, list[dict]] = {}
-    with atomic_directory(places.runs(dataset), "evaluate_retriever") as runs:
+    with atomic_directory(folder_of(dataset, "runs"), "evaluate_retriever") as runs:
         for task, rows in rows_of.items():
             keys = keys_of[task]
             right = [place for place, row in enumerate(rows) if row["pos"]]

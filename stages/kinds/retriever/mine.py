@@ -11,11 +11,9 @@ import numpy as np
 
 from stages.core.errors import UserError
 from stages.core.messages import say
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.mining import Scores, mine, own_candidates
-from stages.kinds.retriever.parts.rows import Row, read_tasks, write_tasks
+from stages.kinds.retriever.parts.rows import Keys, Row, folder_of, read_tasks, write_tasks
 from stages.retrieval.bm25 import Bm25
 from stages.retrieval.knobs import MODEL, method_of
 from stages.retrieval.neighbours import exact_scores
@@ -27,9 +25,9 @@ def run(dataset: str, knobs: MineKnobs) -> dict:
     methods = (MODEL,) if knobs.by != "bm25" else (MODEL, "none")
     if method_of(knobs.encoder, "encoder", ("none",)) not in methods:
         raise UserError(f"encoder: {knobs.encoder}: by {knobs.by} needs a sentence-transformers directory")
-    tasks, vectors = read_tasks(places.tasks(dataset)), Vectors()
+    tasks, vectors = read_tasks(folder_of(dataset, "tasks")), Vectors()
     figures = {name: mined(Keys(name, own.keys), own.rows(), knobs, vectors) for name, own in tasks.items()}
-    write_tasks(places.mined(dataset), "mine", tasks)
+    write_tasks(folder_of(dataset, "mined"), "mine", tasks)
     return {"tasks": figures}
 
 

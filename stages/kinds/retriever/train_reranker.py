@@ -5,8 +5,7 @@ a directory of sentence-transformers' CrossEncoder. A killed run goes on where i
 """
 
 from stages.kinds.retriever.knobs import TrainRerankerKnobs
-from stages.kinds.retriever.parts.cross_encoder import Reranking, as_retriever, open_cross_encoder
-from stages.kinds.retriever.parts.trainer import train
+from stages.kinds.retriever.parts.trainer import Reranking, as_retriever, open_cross_encoder, train
 
 
 def run(dataset: str, knobs: TrainRerankerKnobs) -> tuple[dict, dict]:

@@ -10,9 +10,8 @@ from stages.core.files import read_jsonl
 from stages.core.stage import valid
 from stages.kinds.retriever import mine as stage
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.mining import limit, mine
-from stages.kinds.retriever.parts.rows import Task, write_tasks
+from stages.kinds.retriever.parts.rows import Keys, Task, write_tasks
 from stages.retrieval import vectors
 from stages.retrieval.ranking import Hits
 from tests.helpers.retrieval_rows import ByLength

@@ -11,11 +11,10 @@ from torch.nn.functional import cross_entropy, kl_div
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRerankerKnobs
-from stages.kinds.retriever.parts import cross_encoder
-from stages.kinds.retriever.parts.cross_encoder import Reranking, as_retriever, open_cross_encoder
+from stages.kinds.retriever.parts import trainer
 from stages.kinds.retriever.parts.encoding import prepare
 from stages.kinds.retriever.parts.groups import draw
-from stages.kinds.retriever.parts.trainer import training_rows
+from stages.kinds.retriever.parts.trainer import Reranking, as_retriever, open_cross_encoder, training_rows
 from stages.kinds.retriever.train_reranker import run
 from stages.student.fabric import make_fabric
 from tests.helpers.retrieval_rows import place_to_train
@@ -82,7 +81,7 @@ def test_cut_and_continued_is_bit_equal(place, monkeypatch, capsys):
             raise KeyboardInterrupt
         return step(self, number)
 
-    monkeypatch.setattr(cross_encoder.Reranking, "gradients", until_cut)
+    monkeypatch.setattr(trainer.Reranking, "gradients", until_cut)
     with pytest.raises(KeyboardInterrupt):
         run("d", given)
     monkeypatch.undo()

@@ -383,15 +383,6 @@ def test_a_directory_that_is_no_encoder_is_told(place, missing, told):
         run("d", knobs(base="broken"))
 
 
-def test_rows_that_cannot_be_are_told_with_file_and_row(place):
-    folder = scored_rows("bad", "qa")
-    edit_rows(folder, "qa", lambda row: row["teacher_scores"].pop())
-    with pytest.raises(
-        UserError, match="bad/scored/qa/train.jsonl, row 'qa-train-000': teacher_scores: 6 num"
-    ):
-        run("bad", knobs(rows="bad", train=["qa"]))
-
-
 def test_a_loss_that_is_no_number_is_told(place, monkeypatch):
     monkeypatch.setattr(trainer, "retriever_loss", lambda queries, *_: queries.sum() * float("nan"))
     with pytest.raises(UserError, match="the loss is not finite at step 1; lower lr"):

@@ -9,13 +9,10 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.stage import valid
 from stages.kinds.kind import Blocks
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts.comparing import compared_pages
-from stages.kinds.retriever.parts.input_rows import InputRow, input_row
-from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Row, asked_row, read_tasks
-from stages.kinds.retriever.parts.systems import Systems
+from stages.kinds.retriever.parts.comparing import Systems, compared_pages
+from stages.kinds.retriever.parts.reading import InputRow, input_row
+from stages.kinds.retriever.parts.rows import Keys, Row, asked_row, folder_of, read_tasks
 from stages.sources.data_files import rows_of
 
 
@@ -29,7 +26,7 @@ def evaluate_rows(
     """
     stage = "evaluate_retriever"
     knobs = valid(EvaluateRetrieverKnobs, blocks[stage].get(dataset, {}), f"params.yaml, {stage}.{dataset}")
-    tasks = read_tasks(places.scored(knobs.rows), knobs.evaluate, "evaluate")
+    tasks = read_tasks(folder_of(knobs.rows, "scored"), knobs.evaluate, "evaluate")
     keys = {name: Keys(name, task.keys) for name, task in tasks.items()}
     rows: dict[str, list[Row]] = {}
     for number, (where, fields) in enumerate(rows_of([file])):

@@ -16,10 +16,9 @@ from stages.core import layout
 from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
-from stages.kinds.retriever.parts.keys import Keys
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, kept_scores, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, beginnings
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.rows import Keys, Row
 from stages.retrieval.ranking import Hits
 
 READ = ("chat", "lrlm", "icl")  # tasks whose keys a language model reads

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.keys import Keys, folded
-from stages.kinds.retriever.parts.rows import Row
+from stages.kinds.retriever.parts.rows import Keys, Row, folded
 from stages.retrieval.ranking import Hits
 
 # Scores of some keys for each row, by their numbers.

@@ -1,4 +1,9 @@
-"""Training of an encoder on groups of a query, a positive and negatives, of one task or several at once."""
+"""Training of encoders on groups of a query, a positive and negatives, of one task or several at once.
+
+A retriever encodes queries and keys apart. A cross-encoder reads a query and a key together and gives one
+number; of the same groups it learns the positive among its negatives (listwise cross entropy), or the
+distribution of the teacher's scores over them (KL).
+"""
 
 import copy
 import shutil
@@ -10,20 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from torch.nn.functional import cross_entropy
+from transformers.utils import logging
 
 from stages.core import layout
-from stages.core.errors import UserError
+from stages.core.errors import UserError, reason
 from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
-from stages.kinds.retriever import places
-from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.batches import Batches, of_rank
+from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
-from stages.kinds.retriever.parts.instructions import INSTRUCTIONS, prompts
-from stages.kinds.retriever.parts.losses import false_negatives, guided, retriever_loss, weights
-from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
+from stages.kinds.retriever.parts.groups import Batches, Group, draw, of_task, usable
+from stages.kinds.retriever.parts.losses import distilled, false_negatives, guided, retriever_loss, weights
+from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
+from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
 
@@ -48,7 +53,7 @@ def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
 
     Raises UserError as `usable_rows` does, and where no row of any task can be used.
     """
-    folder = places.scored(knobs.rows)
+    folder = folder_of(knobs.rows, "scored")
     tasks = {
         name: usable_rows(folder / name, task, knobs)
         for name, task in read_tasks(folder, knobs.train, "train").items()
@@ -167,7 +172,7 @@ class Retrieving(Training):
         """Keys that are no negatives of a query: right ones, the guide's better ones, another device's."""
         masked = false_negatives(numbers[:, 1:], [self.keys(task, group.right) for group in groups])
         if not self.knobs.cross_device:
-            device = torch.from_numpy(of_rank(len(groups), self.fabric.world_size))
+            device = torch.arange(len(groups)) * self.fabric.world_size // len(groups)
             masked |= device.unsqueeze(1) != device.repeat_interleave(numbers.shape[1] - 1)
         masked = masked.to(self.fabric.device)
         if self.knobs.guide:
@@ -199,7 +204,7 @@ def train(
     does, and for a loss that is no number.
     """
     stage, files = f"train_{part}", training_rows(knobs)
-    work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
+    work = scratch(stage, dataset, fingerprint(folder_of(knobs.rows, "scored"), knobs))
     started, fabric = time.monotonic(), make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
@@ -234,3 +239,58 @@ def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
 def task_figures(task: TaskRows) -> dict:
     """Rows of the training split, groups an epoch, and the rows left out, by reason."""
     return {"rows": task.total, "groups": len(task.train), "dropped": dict(sorted(task.drops.items()))}
+
+
+def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
+    """The same as knobs of a retriever, by which rows are chosen, groups drawn and batches cut."""
+    kl = knobs.loss == "kl"
+    return TrainRetrieverKnobs(
+        **knobs.model_dump(include=set(TrainRetrieverKnobs.model_fields)),
+        key_max_length=knobs.max_length,
+        positive="teacher" if kl else "first",
+        distill="kl" if kl else "none",
+        contrastive_weight=float(not kl),
+    )
+
+
+def open_cross_encoder(knobs: TrainRerankerKnobs) -> CrossEncoder:
+    """A cross-encoder from the base; its head is fresh where the base is a plain encoder.
+
+    Raises UserError for a directory that cannot be one, and for pairs that are too long for it.
+    """
+    if not (Path(knobs.base) / "config.json").is_file():
+        raise UserError(f"base: {knobs.base}: holds no config.json; expected the directory of an encoder")
+    logging.disable_progress_bar()
+    for chatty in ("transformers", "sentence_transformers"):  # they warn that the head is fresh
+        logging.get_logger(chatty).setLevel(logging.ERROR)
+    torch.manual_seed(knobs.seed)  # of a fresh head
+    try:
+        model = CrossEncoder(
+            knobs.base, num_labels=1, max_length=knobs.max_length, local_files_only=True, device="cpu"
+        )
+        model.predict([("a text", "another")], show_progress_bar=False)
+    except Exception as error:  # of many kinds, for files that could be anything
+        raise UserError(f"base: {knobs.base!r} makes no cross-encoder ({reason(error)})") from None
+    positions = getattr(model[0].config, "max_position_embeddings", None)
+    if positions and knobs.max_length > positions:
+        raise UserError(f"max_length: {knobs.max_length} is more than the {positions} tokens of {knobs.base}")
+    # scores as they are: a sigmoid would press those of good keys together, and margins with them
+    model.activation_fn = torch.nn.Identity()
+    return model
+
+
+class Reranking(Training):
+    """A cross-encoder: a group's texts are its query with each key."""
+
+    output = "scores"
+
+    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
+        drawn = zip(rows, groups, strict=True)
+        pairs = [(row["query"], task.keys[key]) for row, group in drawn for key in group.keys]
+        return np.reshape(self.texts.add(pairs, self.knobs.key_max_length), (len(rows), -1))
+
+    def loss(self, task, outputs, teacher, masked) -> torch.Tensor:
+        own = outputs.squeeze(-1)
+        if self.knobs.distill == "kl":
+            return distilled(own, teacher)
+        return cross_entropy(own, torch.zeros(len(own), dtype=torch.long, device=own.device))
