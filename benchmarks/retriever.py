@@ -162,7 +162,7 @@ def train_ours(given: dict, name: str) -> None:
     model, rows = open_model(str(MINILM), "base"), given["rows"][: STEPS * BATCH]
     model.max_seq_length = LENGTH
     meter = meter_of(model, rows, given["keys"])
-    task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], len(rows), Counter())
+    task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], Counter())
     fabric = make_fabric(knobs)
     prepare(model)
     training = trainer.Retrieving(fabric, model, [task], knobs)
@@ -243,7 +243,7 @@ def score_theirs(given: dict, name: str) -> None:
 
 
 def mine_ours(given: dict, _: str) -> None:
-    from stages.kinds.retriever.mine import mined
+    from stages.kinds.retriever.parts.mining import mined
     from stages.kinds.retriever.parts.rows import Keys
     from stages.retrieval.vectors import Vectors
 

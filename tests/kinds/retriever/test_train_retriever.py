@@ -21,7 +21,7 @@ from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts import encoding, trainer
 from stages.kinds.retriever.parts.groups import draw
-from stages.kinds.retriever.parts.losses import retriever_loss
+from stages.kinds.retriever.parts.trainer import retriever_loss
 from stages.kinds.retriever.train_retriever import run
 from stages.retrieval.knobs import Encoder
 from stages.retrieval.transformer import Transformer
@@ -349,7 +349,10 @@ def test_the_left_end_is_cut_where_asked(place):
         ({"small_files": "error", "batch_size": 32}, "train: qa has 24 rows, fewer than the 32 of a batch"),
         ({"train": ["icl"]}, "train: data/d/scored has no task 'icl'; it has qa, chat, tool"),
         ({"inbatch": "none"}, "inbatch: none mixes rows"),
-        ({"train": ["tool"], "contrastive_weight": 0}, "tool: there are no teacher_scores to distil"),
+        (
+            {"train": ["tool"], "contrastive_weight": 0},
+            "train.jsonl: there are no teacher_scores to distil",
+        ),
         ({"train": ["tool"], "positive": "teacher"}, "positive is 'teacher', but no row has teacher_scores"),
         ({"train": ["chat"]}, "no training row of chat gives a group: 24 no_positive"),
         ({"key_max_length": 200}, "200 is more than the 128 tokens of models/base/t"),

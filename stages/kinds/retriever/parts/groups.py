@@ -18,7 +18,6 @@ import numpy as np
 from stages.core.errors import UserError
 from stages.core.hashing import stable_integer
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.losses import weights
 from stages.kinds.retriever.parts.rows import Row
 
 
@@ -123,12 +122,19 @@ def of_task(knobs: TrainRetrieverKnobs, task: str, scored: bool) -> TrainRetriev
     return knobs.model_copy(update=own if scored or own.get("distill") != "stable" else _UNSCORED)
 
 
+def weights(knobs: TrainRetrieverKnobs, scored: bool) -> tuple[float, float]:
+    """Of the contrastive loss and of the distillation: 0 of one that is off, 1 of one that is alone."""
+    contrast = knobs.contrastive_weight
+    distil = knobs.distill_weight if scored and knobs.distill != "none" else 0.0
+    return (contrast, distil) if contrast and distil else (float(contrast > 0), float(distil > 0))
+
+
 def usable(
     rows: Sequence[Row], keys: Mapping[str, str], knobs: TrainRetrieverKnobs, where: Path
 ) -> tuple[list[Row], Counter]:
     """The rows that give a group, and how many do not, by reason; the two add up to all rows.
 
-    Raises UserError where a knob asks for scores and no row has any.
+    Raises UserError where no row has the scores that a knob asks for, or that all is learned from.
     """
     scored = any("teacher_scores" in row for row in rows)
     for knob in ("positive", "negative"):
@@ -137,7 +143,12 @@ def usable(
                 f"{where}: {knob} is {getattr(knobs, knob)!r}, but no row has teacher_scores; run the "
                 "stage score for this task, or choose first or random"
             )
-    _, distils = weights(knobs, scored)
+    contrasts, distils = weights(knobs, scored)
+    if rows and not (contrasts or distils):
+        raise UserError(
+            f"{where}: there are no teacher_scores to distil and no contrastive loss, so there is "
+            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
+        )
     good, drops = [], Counter()
     for row in rows:
         drawn = draw(row, keys, knobs, epoch=0)

@@ -25,26 +25,33 @@ from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import Batches, Group, draw, of_task, usable
-from stages.kinds.retriever.parts.losses import distilled, false_negatives, guided, retriever_loss, weights
+from stages.kinds.retriever.parts.groups import Batches, Group, draw, of_task, usable, weights
 from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
 from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
+from stages.student.losses import (
+    contrastive,
+    distilled,
+    false_negatives,
+    guided,
+    own_scores,
+    similarities,
+    stable,
+)
 
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
 LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
 class TaskRows(NamedTuple):
-    """The rows of a task that give a group, and why others do not. `total`: all of the training split."""
+    """The rows of a task that give a group, and why others of the training split do not."""
 
     name: str
     knobs: TrainRetrieverKnobs
     keys: dict[str, str]
     train: list[Row]
     val: list[Row]
-    total: int
     drops: Counter
 
 
@@ -66,20 +73,43 @@ def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
 
 
 def usable_rows(folder: Path, task: Task, knobs: TrainRetrieverKnobs) -> TaskRows:
-    """Of a task in a folder. Raises UserError for rows that cannot be, or that nothing is learned from."""
+    """Of a task in a folder. Raises UserError as `usable` does."""
     train, val = task.splits["train"], task.splits["val"]
     knobs = of_task(knobs, folder.name, any("teacher_scores" in row for row in train))
     rows = lowest(train, knobs.max_rows, "max_rows")
     good, drops = usable(rows, task.keys, knobs, folder / "train.jsonl")
-    if len(rows) < len(train):
-        drops["max_rows"] = len(train) - len(rows)
-    if good and not any(weights(knobs, any("teacher_scores" in row for row in good))):
-        raise UserError(
-            f"{folder}: there are no teacher_scores to distil and no contrastive loss, so there is "
-            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
-        )
+    drops["max_rows"] = len(train) - len(rows)
     good_val, _ = usable(val, task.keys, knobs, folder / "val.jsonl")
-    return TaskRows(folder.name, knobs, task.keys, good, good_val, len(train), drops)
+    return TaskRows(folder.name, knobs, task.keys, good, good_val, +drops)
+
+
+def retriever_loss(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    teacher: torch.Tensor | None,
+    masked: torch.Tensor | None,
+    knobs: TrainRetrieverKnobs,
+) -> torch.Tensor:
+    """The loss of a batch, from vectors of B queries and of their B·N keys; the mean over prefixes, if any.
+
+    teacher: scores (B, N), or None. masked: bool (B, B·N), as in `contrastive`. Two losses are weighted, one
+    alone is not. Prefixes: Matryoshka representations (Kusupati et al. 2022).
+    """
+    temperature = knobs.cos_temperature if knobs.metric == "cos" else 1.0
+    losses = []
+    for dims in [*knobs.matryoshka, queries.shape[1]]:
+        scores = similarities(queries[:, :dims], keys[:, :dims], knobs.metric) / temperature
+        contrast, distil = weights(knobs, teacher is not None)
+        parts = []
+        if contrast:
+            parts.append(contrast * contrastive(scores, masked, knobs.margin / temperature))
+        if distil and knobs.distill == "stable":
+            parts.append(distil * stable(scores, teacher, masked))
+        elif distil:
+            temperatures = knobs.student_temperature, knobs.teacher_temperature
+            parts.append(distil * distilled(own_scores(scores), teacher, *temperatures))
+        losses.append(sum(parts))
+    return sum(losses) / len(losses)
 
 
 class Training:
@@ -223,7 +253,14 @@ def train(
         "texts_cut": training.texts.cut,
         "left_over_an_epoch": training.batches.left_over,
         **losses_of(state.curve),
-        "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
+        "tasks": {
+            task.name: {
+                "rows": len(task.train) + task.drops.total(),
+                "groups": len(task.train),
+                "dropped": dict(sorted(task.drops.items())),
+            }
+            for task in files
+        },
     }
     return state.curve, figures, {"tokens_per_second": speed}
 
@@ -234,11 +271,6 @@ def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
     rows, base = verify_manifest(folder)["files"], sha256_folder(Path(knobs.base))
     given = knobs.model_dump(exclude=LAYOUT)
     return sha256_json([given, rows, base, launch.devices * launch.nodes])[:16]
-
-
-def task_figures(task: TaskRows) -> dict:
-    """Rows of the training split, groups an epoch, and the rows left out, by reason."""
-    return {"rows": task.total, "groups": len(task.train), "dropped": dict(sorted(task.drops.items()))}
 
 
 def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
