@@ -145,8 +145,8 @@ def train_ours(given: dict, name: str) -> None:
     import numpy as np
 
     from stages.kinds.retriever.parts import trainer
-    from stages.kinds.retriever.parts.encoding import prepare
     from stages.retrieval.transformer import open_model
+    from stages.student.encoding import prepare
     from stages.student.fabric import make_fabric
     from stages.student.loop import Loop
 
@@ -177,7 +177,7 @@ def train_theirs(given: dict, name: str) -> None:
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from torch.utils.data import BatchSampler, SequentialSampler
 
-    from stages.kinds.retriever.parts.encoding import prepare
+    from stages.student.encoding import prepare
 
     rows, keys = given["rows"][: STEPS * BATCH], given["keys"]
     if "sorted" in name:

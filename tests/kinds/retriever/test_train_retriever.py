@@ -19,12 +19,13 @@ from transformers import AutoModel, AutoTokenizer
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts import encoding, trainer
+from stages.kinds.retriever.parts import trainer
 from stages.kinds.retriever.parts.groups import draw
 from stages.kinds.retriever.parts.trainer import retriever_loss
 from stages.kinds.retriever.train_retriever import run
 from stages.retrieval.knobs import Encoder
 from stages.retrieval.transformer import Transformer
+from stages.student import encoding
 from stages.student.loop import Loop, rate
 from tests.helpers.retrieval_group import gradients, knobs, training
 from tests.helpers.retrieval_rows import edit_rows, place_to_train, scored_rows, tiny_encoder

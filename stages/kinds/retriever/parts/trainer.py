@@ -20,14 +20,16 @@ from torch.nn.functional import cross_entropy
 from transformers.utils import logging
 
 from stages.core import layout
-from stages.core.errors import UserError, reason
+from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
-from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
 from stages.kinds.retriever.parts.groups import Batches, Group, draw, of_task, usable, weights
 from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
 from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
+from stages.retrieval.ranking import open_cross_encoder
+from stages.retrieval.transformer import check_length
+from stages.student.encoding import Encoding, Texts, places_in, prepare
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
 from stages.student.losses import (
@@ -285,7 +287,7 @@ def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
     )
 
 
-def open_cross_encoder(knobs: TrainRerankerKnobs) -> CrossEncoder:
+def untrained_reranker(knobs: TrainRerankerKnobs) -> CrossEncoder:
     """A cross-encoder from the base; its head is fresh where the base is a plain encoder.
 
     Raises UserError for a directory that cannot be one, and for pairs that are too long for it.
@@ -296,16 +298,8 @@ def open_cross_encoder(knobs: TrainRerankerKnobs) -> CrossEncoder:
     for chatty in ("transformers", "sentence_transformers"):  # they warn that the head is fresh
         logging.get_logger(chatty).setLevel(logging.ERROR)
     torch.manual_seed(knobs.seed)  # of a fresh head
-    try:
-        model = CrossEncoder(
-            knobs.base, num_labels=1, max_length=knobs.max_length, local_files_only=True, device="cpu"
-        )
-        model.predict([("a text", "another")], show_progress_bar=False)
-    except Exception as error:  # of many kinds, for files that could be anything
-        raise UserError(f"base: {knobs.base!r} makes no cross-encoder ({reason(error)})") from None
-    positions = getattr(model[0].config, "max_position_embeddings", None)
-    if positions and knobs.max_length > positions:
-        raise UserError(f"max_length: {knobs.max_length} is more than the {positions} tokens of {knobs.base}")
+    model = open_cross_encoder(knobs.base, "base", num_labels=1, max_length=knobs.max_length, device="cpu")
+    check_length(model, knobs.max_length, "max_length", knobs.base)
     # scores as they are: a sigmoid would press those of good keys together, and margins with them
     model.activation_fn = torch.nn.Identity()
     return model
