@@ -39,12 +39,12 @@ def evaluate_rows(
         raise UserError(f"{file}: no row; expected {{query, pos}} or {{query, pos_index}}")
     models, made = Systems(dataset, knobs), {}
     for task, own in rows.items():
-        hits = models.rank(keys[task], own)
-        names = list(hits) if systems is None else systems
-        if unknown := [name for name in names if name not in hits]:
-            raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {', '.join(hits)}")
-        chosen = {name: hits[name] for name in names}
-        made[task] = compared_pages(keys[task], own, chosen, knobs)
+        ranked = models.rank(keys[task], own)
+        names = list(ranked.hits) if systems is None else systems
+        if unknown := [name for name in names if name not in ranked.hits]:
+            known = ", ".join(ranked.hits)
+            raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {known}")
+        made[task] = compared_pages(ranked._replace(hits={n: ranked.hits[n] for n in names}), knobs)
     return made
 
 

@@ -24,11 +24,12 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
 from stages.core.hashing import sha256_folder, sha256_json
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
-from stages.kinds.retriever.parts.groups import Batches, Group, draw, of_task, usable, weights
+from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable, weights
 from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
 from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
 from stages.retrieval.ranking import open_cross_encoder
 from stages.retrieval.transformer import check_length
+from stages.student.batches import Batches
 from stages.student.encoding import Encoding, Texts, places_in, prepare
 from stages.student.fabric import launch_of, make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch

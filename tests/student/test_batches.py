@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from stages.core.errors import UserError
-from stages.kinds.retriever.parts.groups import Batches
+from stages.student.batches import Batches
 
 NAMES, SIZES, BLOCK = ["qa", "tool", "icl"], [17, 9, 40], 4
 MODES = ["epoch", "epoch_static", "random", "epoch_random"]
