@@ -396,7 +396,8 @@ def main() -> None:
     leave_idle_cores()
     if given.contestant:
         part, name, data = given.contestant
-        contestant = CONTESTANTS[part][not name.startswith("ours")]
+        ours, theirs, _ = CONTESTANTS[part]
+        contestant = ours if name.startswith("ours") else theirs
         contestant(json.loads(Path(data).read_text(encoding="utf-8")), name)
         return
     parts = [given.only] if given.only else list(CONTESTANTS)
