@@ -52,8 +52,8 @@ def files_of(path: Path) -> list[Path]:
     if not files:
         raise UserError(
             f"{path}: no rows to train with: expected a CSV with the columns {', '.join(COLUMNS)}, JSON "
-            f"lines with the field text, or JSON with {', '.join(ALPACA)}; a CSV with a column {BENCHMARK!r} is a "
-            "benchmark, for the stage chunks"
+            f"lines with the field text, or JSON with {', '.join(ALPACA)}; a CSV with a column "
+            f"{BENCHMARK!r} is a benchmark, for the stage chunks"
         )
     return files
 
@@ -82,7 +82,7 @@ def read(path: Path, counts: Counter[str]) -> tuple[list[Instruction], list[Reje
 
 
 def sai_table(file: Path, by_whole: dict[str, Instruction]) -> Found:
-    """The rows of the original's CSV. Texts that semicolons broke into cells, in three rows, are whole again."""
+    """The rows of the original's CSV. Texts that semicolons broke into cells, three of them, are mended."""
     names, rows = read_table(file, mend=lambda cells: [*cells[:2], ";".join(cells[2:-2]), *cells[-2:]])
     if missing := [name for name in COLUMNS if name not in names]:
         raise UserError(f"{file}: no column {missing[0]!r}; expected {', '.join(COLUMNS)}")
