@@ -8,6 +8,7 @@ the sentence that has most of its words, or, where none has enough of them, with
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from stages.core.hashing import stable_integer
@@ -18,7 +19,7 @@ QUESTION = re.compile(r"<question>\s*((?:(?!<question>).)*?)\s*</question>\s*\Z"
 PAGE = re.compile(r"<page>\s*(.*)\s*</page>", re.S)
 NOT_SAID = "The text does not say."
 SENTINEL = "No meaningful paragraphs found."
-MOST_QUESTIONS = 4
+MOST_QUESTIONS = 5
 COMMON = {"what": 1, "yes": 2, "no": 0}  # kinds of question that can be asked of nearly every sentence
 SHARE = 0.7  # of a question's words that the sentence has which answers it
 MOST_WORDS = 24  # of an answer
@@ -31,7 +32,7 @@ CONNECTIVE = re.compile(
     r"In general|In practice|First|Second|Above all|In this view|In this way|In words),? ",
 )
 ASIDE = re.compile(
-    r",? (?:therefore|thus|consequently|hence|also)(?= )|, (?:therefore|moreover|however|nevertheless|indeed),"
+    r",? (?:therefore|thus|consequently|hence|also)(?= )|, (?:therefore|moreover|however|indeed),"
 )
 # What a sentence that begins so is about stands in another one.
 ANAPHORA = re.compile(
@@ -43,39 +44,42 @@ ANAPHORA = re.compile(
 )
 PREPOSITION = re.compile(
     r"^(?:in|on|at|by|for|from|with|without|under|after|before|during|to|of|as|if|when|while|because|since|"
-    r"once|although|unlike|within|over|instead|about|among|between|like|through|until|whether|not|even|where|which|typically)\b",
+    r"once|although|unlike|within|over|instead|about|among|between|like|through|until|whether|not|even|"
+    r"where|which|typically)\b",
     re.I,
 )
 AUXILIARIES = set("is are was were has have had can could may might must should will would cannot".split())
 HAVE = {"has": ("have", "does"), "have": ("have", "do"), "had": ("have", "did")}
 # Verbs of which the form with an s, and the past, are hardly ever nouns; base, or base/past.
-VERBS = """abandon absorb accept accumulate achieve add address adjust affect aggregate aim allow alter amplify appear
+VERBS = """
+abandon absorb accept accumulate achieve add address adjust affect aggregate aim allow alter amplify appear
 apply arise arrange assess assign assume attach attend average avoid base become/became begin/began bound
 bring/brought build/built calibrate call capture carry characterise check choose/chose claim clarify classify
-clip close collapse combine come/came compare compensate compete complete compress compute concatenate concern
-confine confirm confuse conserve consider consist construct contain contradict contribute convert correct
-correspond count create cut/cut deal/dealt decay decide decouple decrease define degrade delete deliver depend
-derive describe detect deteriorate determine develop differ disable disappear discard discriminate distinguish
-divide dominate double draw/drew drive/drove earn embed emphasise enable encode enforce ensure equal establish
-evaluate examine exceed expand expect expire explain exploit explore express extend extract factorise fail
-fall/fell fill find/found finish fit fix flatten follow forget/forgot formulate free gather generalise
-generate give/gave go/went grow/grew handle happen help hide/hid hold/held identify ignite ignore illustrate
-imitate implement imply impose improve include indicate infer inherit initialise insert inspect inspire
-interpret introduce invert investigate involve join justify keep/kept lack lead/led learn leave/left lengthen
-let locate look lose/lost lower make/made matter maximise mean/meant memorise merge minimise modify move
-multiply normalise note observe occupy occur offer open optimise order outperform overcome/overcame overfit
-overlook pack partition pass pay/paid perform permit pick play postpone precede predict prefer prepare
-preserve prevent produce promise propose protect prove provide prune pull punish push put/put quantise raise
-reach read receive recommend reconstruct recover recur reduce refer reflect regard reject rely remain remember
-remove repair replace report represent require rescale resemble resolve respond restrict retain retrieve
-return reveal reward rise/rose save say/said see/saw seem select separate serve shift shorten show/showed
-shrink/shrank simplify sit/sat smooth solve sort speak/spoke specify spoil spread stand/stood standardise
-start stop store substitute succeed suffer suffice suggest suit summarise supply support surpass survive
-take/took teach/taught tell/told tend think/thought tie train transfer transform translate treat truncate try
-turn understand/understood unite update validate vanish vary violate visit warn watch weigh widen win/won
-wonder write/wrote yield""".split()
+clip close collapse combine come/came compare compensate compete complete compress compute concatenate
+concern confine confirm confuse conserve consider consist construct contain contradict contribute convert
+correct correspond count create cut/cut deal/dealt decay decide decouple decrease define degrade delete
+deliver depend derive describe detect deteriorate determine develop differ disable disappear discard
+discriminate distinguish divide dominate double draw/drew drive/drove earn embed emphasise enable encode
+enforce ensure equal establish evaluate examine exceed exchange expand expect expire explain exploit explore
+express extend extract factorise fail fall/fell fill find/found finish fit fix flatten follow forget/forgot
+formulate free gather generalise generate give/gave go/went grow/grew handle happen help hide/hid hold/held
+identify ignite ignore illustrate imitate implement imply impose improve include indicate infer inherit
+initialise insert inspect inspire intend interpret introduce invert investigate involve join justify
+keep/kept lack lead/led learn leave/left lengthen let locate look lose/lost lower make/made matter maximise
+mean/meant memorise merge minimise modify move multiply normalise note observe occupy occur offer open
+optimise order outperform overcome/overcame overfit overlook pack partition pass pay/paid perform permit pick
+play postpone precede predict prefer prepare preserve prevent produce promise propose protect prove provide
+prune pull punish push put/put quantise raise reach read receive recommend reconstruct recover recur reduce
+refer reflect regard reject rely remain remember remove repair replace report represent require rescale
+resemble resolve respond restrict retain retrieve return reveal reward rise/rose save say/said see/saw seem
+select separate serve shift shorten show/showed shrink/shrank simplify sit/sat smooth solve sort speak/spoke
+specify spoil spread stand/stood standardise start stop store substitute succeed suffer suffice suggest suit
+summarise supply support surpass survive take/took teach/taught tell/told tend think/thought tie train
+transfer transform translate treat truncate try turn understand/understood unite update validate vanish vary
+violate visit warn watch weigh widen win/won wonder write/wrote yield
+""".split()
 OBJECT = re.compile(
-    r"(?:the|a|an|each|every|its|their|no|only|both|all|more|from|to|on|with|in|as|by|about|\d)\b"
+    r"(?:the|a|an|each|every|its|their|no|only|both|all|more|from|to|on|with|in|as|by|about|two|\d)\b"
 )
 NOUNS_TOO = set(
     "limit work need increase use run/ran split/split measure review study estimate rank cover share".split()
@@ -83,7 +87,7 @@ NOUNS_TOO = set(
 POINTS = re.compile(r"(?:This|These|That|Those|Their|Its|It|They|Such)\b")
 REPORTED = "show report observe find propose introduce describe derive conclude study examine".split()
 NAMES = r"[A-Z][\w’'-]+(?:(?:,| and|, and) [A-Z][\w’'-]+)*(?: et al\.)? \((?:19|20)\d\d\)"
-NUMBER = r"\d[\d,.]*(?:⁰-⁹)?(?: (?:million|billion|thousand))?|two|three|four|five|six|seven|eight|nine|ten|sixteen|one hundred"
+NUMBER = r"\d[\d,.]*(?: (?:million|billion|thousand))?|two|three|four|five|six|seven|ten|sixteen"
 
 
 def _forms() -> dict[str, tuple[str, str]]:
@@ -114,9 +118,8 @@ class Clause(NamedTuple):
         subject = low(self.subject)
         if self.verb == "cannot":
             return f"can {subject} not {self.rest}"
-        if self.verb in AUXILIARIES and (
-            self.verb not in HAVE or re.match(r"(?:been|to|\w+ed)\b", self.rest)
-        ):
+        perfect = re.match(r"(?:been|to|\w+ed)\b", self.rest)
+        if self.verb in AUXILIARIES and (self.verb not in HAVE or perfect):
             return f"{self.verb} {subject} {self.rest}"
         base, helper = HAVE.get(self.verb) or FORMS[self.verb]
         return f"{helper} {subject} {base} {self.rest}"
@@ -174,7 +177,12 @@ def answer(text: str, question: str) -> str:
     return clipped(sentences(text)[-place]) if wanted and most >= SHARE * len(wanted) else NOT_SAID
 
 
+Made = Iterator[tuple[str, str, str]]  # kind, question without its mark, answer
+
+
 class Pair(NamedTuple):
+    """`sentence` is the number of that which it was made of."""
+
     sentence: int
     kind: str
     question: str
@@ -186,68 +194,75 @@ def pairs(text: str) -> Iterator[Pair]:
     for place, sentence in enumerate(sentences(text)):
         if not 7 <= len(sentence.split()) <= 60 or re.search(r"[=Σ∏≈∈]|:$", sentence):
             continue
-        for kind, question, said in _of_sentence(sentence):
+        for kind, question, said in chain(_joined(sentence), _sourced(sentence), _plain(sentence)):
             question = " ".join(question.split()).strip(" ,;:.")
             unclear = re.search(r"\b(?:it|they|them|this|these|those|their|its|such|here)\b", question)
             words = len(question.split())
-            if 5 <= words <= 22 and len(content_words(question)) >= 3 and not unclear and balanced(question):
+            telling = len(content_words(question)) >= (3 if kind in COMMON else 2)
+            if 4 <= words <= 22 and telling and not unclear and balanced(question):
                 yield Pair(place, kind, f"{up(question)}?", clipped(said))
 
 
-def _of_sentence(sentence: str) -> Iterator[tuple[str, str, str]]:
-    """(kind, question, answer)."""
+def _joined(sentence: str) -> Made:
+    """What a sentence of two clauses is good for."""
     body = sentence.rstrip(".")
     if found := re.match(r"(If|When|Once|Without) ([^,]+), (?!and |or |whose |which )(.+)", body):
         said = up(found[3].removeprefix("then "))
-        yield "condition", f"what happens {low(found[1])} {found[2]}", f"{said}."
-    if found := re.search(rf"(?:^|\. )({NAMES}) (\w+) (.+)", body):
+        yield "condition", f"what happens {low(found[1])} {found[2]}", said
+    found = re.match(r"(.+?),? (?:because|since(?! \d)) (.+)", body)
+    if found and (clause := clause_of(found[1])):
+        yield "reason", f"why {shortened(clause.asked)}", f"Because {found[2]}"
+    found = re.match(r"(.+?), so (?:that )?(.+)", body)
+    if found and not POINTS.match(found[1]) and (clause := clause_of(found[2])):
+        yield "reason", f"why {shortened(clause.asked)}", f"Because {low(found[1])}"
+    found = re.match(r"(.+?) by (\w{3,}ing .+)", body)
+    if found and (clause := clause_of(found[1])):
+        yield "means", f"how {shortened(clause.asked)}", f"By {found[2]}"
+    found = re.match(r"([^,]+?) (?:if|when|as soon as|only if) (?!only)([^,]+)$", body)
+    if found and " that " not in body and (clause := clause_of(found[1])):
+        yield "when", f"when {clause.asked}", body
+    found = re.match(r"(.+?), (?:whereas|while) (.+)", body)
+    sides = [clause_of(side) for side in found.groups()] if found else []
+    subjects = [low(clause.subject) for clause in sides if clause and len(clause.subject.split()) <= 6]
+    if len(subjects) == 2:
+        yield "difference", f"how do {' and '.join(subjects)} differ", body
+
+
+def _sourced(sentence: str) -> Made:
+    """Who found, or proposed, what."""
+    body = sentence.rstrip(".")
+    if found := re.search(rf"({NAMES}) (\w+) (.+)", body):
         base, helper = FORMS.get(found[2], ("", ""))
         if base in REPORTED and helper == "did":
-            yield "source", f"what did {found[1]} {base}", f"{found[0].lstrip('. ')}."
+            yield "source", f"what did {found[1]} {base}", found[0]
         if helper == "did":
-            yield "who", f"who {found[2]} {shortened(found[3])}", f"{found[0].lstrip('. ')}."
-    if found := re.match(rf"([^,]+), (introduced|proposed|described|discussed|developed) by ({NAMES})", body):
-        if not (ANAPHORA.match(found[1]) or clause_of(found[1])):
-            yield "who", f"who {found[2]} {low(found[1])}", f"{found[3]} {found[2]} {low(found[1])}."
-    if found := re.match(r"(.+?),? (?:because|,? since(?! \d)) (.+)", body):
-        if clause := clause_of(found[1]):
-            yield "reason", f"why {shortened(clause.asked)}", f"Because {found[2]}."
-    elif found := re.match(r"(.+?), so (?:that )?(.+)", body):
-        if (clause := clause_of(found[2])) and not POINTS.match(found[1]):
-            yield "reason", f"why {shortened(clause.asked)}", f"Because {low(found[1])}."
-    if found := re.match(r"(.+?) by (\w{3,}ing .+)", body):
-        if clause := clause_of(found[1]):
-            yield "means", f"how {clause.asked}", f"By {found[2]}."
-    if found := re.match(r"(.+?),? (?:if|when|as soon as|only if) (?!only)(.+)", body):
-        clause = clause_of(found[1])
-        if clause and not re.search(r",| that ", f"{found[1]}{found[2]}"):
-            yield "when", f"when {clause.asked}", f"{up(body)}."
-    if found := re.match(r"(.+?), (?:whereas|while) (.+)", body):
-        one, other = clause_of(found[1]), clause_of(found[2])
-        if one and other and all(len(each.subject.split()) <= 6 for each in (one, other)):
-            yield "difference", f"how do {low(one.subject)} and {low(other.subject)} differ", sentence
-    main, around = body, ""
-    if found := re.match(r"((?:In|For|With|At|During|After|Under) [^,]{3,60}), (.+)", body):
+            yield "who", f"who {found[2]} {shortened(found[3])}", found[0]
+    found = re.match(rf"([^,]+), (introduced|proposed|described|discussed|developed) by ({NAMES})", body)
+    if found and not (ANAPHORA.match(found[1]) or clause_of(found[1])):
+        yield "who", f"who {found[2]} {low(found[1])}", f"{found[3]} {found[2]} {low(found[1])}"
+
+
+def _plain(sentence: str) -> Made:
+    """What a single clause says of its subject, where and when it says so before it."""
+    main, around = sentence.rstrip("."), ""
+    if found := re.match(r"((?:In|For|With|At|During|After|Under) [^,]{3,60}), (.+)", main):
         main, around = found[2], f" {low(found[1])}"
-    if (clause := clause_of(main)) is None:
+    clause = clause_of(main)
+    if clause is None or clause.rest.startswith("that "):
         return
-    subject, verb, rest = clause
-    if rest.startswith("that "):
-        return
+    verb, subject, rest = clause.verb, low(clause.subject), clause.rest
     if verb in ("is", "are") and re.match(r"(?:an?|the|one) ", rest) and len(subject.split()) <= 6:
-        yield "definition", f"what {verb} {low(subject)}{around}", sentence
-    if found := re.match(rf"(?:about |only |almost |up to |some )?(?:{NUMBER}) ([a-z-]+s)\b(.*)", rest):
-        if verb not in AUXILIARIES:
-            base, helper = FORMS[verb]
-            asked = f"how many {found[1]} {helper} {low(subject)} {base}"
-            yield "number", f"{asked}{around}", sentence
+        yield "definition", f"what {verb} {subject}{around}", sentence
+    counted = re.match(rf"(?:about |only |almost |up to |some )?(?:{NUMBER}) ([a-z-]+s)\b", rest)
+    if counted and verb in FORMS:
+        base, helper = FORMS[verb]
+        yield "number", f"how many {counted[1]} {helper} {subject} {base}{around}", sentence
     negated = verb == "cannot" or re.match(r"(?:not|no longer|never)\b", rest)
     if verb in AUXILIARIES and verb not in HAVE:
-        plain = re.sub(r"^(?:not|never|no longer) ", "", rest)
-        helper = "can" if verb == "cannot" else verb
-        said = "No" if negated else "Yes"
-        yield said.lower(), f"{helper} {low(subject)} {shortened(plain)}{around}", f"{said}, {low(sentence)}"
-    if not negated:
+        plain = shortened(re.sub(r"^(?:not|never|no longer) ", "", rest))
+        said, helper = "No" if negated else "Yes", "can" if verb == "cannot" else verb
+        yield said.lower(), f"{helper} {subject} {plain}{around}", f"{said}, {low(sentence)}"
+    if not negated and not re.match(NAMES, subject):
         singular = {"are": "is", "were": "was", "have": "has"}.get(verb) or THIRD.get(verb, verb)
         yield "what", f"what {singular} {shortened(rest)}{around}", sentence
 
@@ -258,28 +273,28 @@ def clause_of(text: str) -> Clause | None:
     words = text.split()
     if not words or ANAPHORA.match(text) or PREPOSITION.match(text) or words[0].lower() in THIRD:
         return None
-    for place in range(1, min(len(words) - 1, 13)):
-        word = words[place]
-        if re.search(r"[,;:]$", words[place - 1]) or word in (
-            "that",
-            "which",
-            "who",
-            "whose",
-            "where",
-            "when",
-        ):
+    relative = False  # behind "that": the next verb is not that of the subject
+    for place in range(1, min(len(words) - 1, 16)):
+        if re.search(r"[,;:]$", words[place - 1]):
             return None
-        known = word in AUXILIARIES or word in FORMS
-        if not known:
+        relative |= words[place] in ("that", "which", "who", "whose")
+        if not is_verb(words, place):
             continue
-        base, helper = FORMS.get(word, ("", ""))
-        plural = re.search(r"(?<![su’'])s$", words[place - 1])
-        if word not in AUXILIARIES and not OBJECT.match(words[place + 1]):
-            if base in NOUNS_TOO or helper == "did" or (helper == "do" and not plural):
-                continue
-        if word in AUXILIARIES or helper != "do" or plural:
-            return Clause(" ".join(words[:place]), word, " ".join(words[place + 1 :]))
+        if not relative:
+            return Clause(" ".join(words[:place]), words[place], " ".join(words[place + 1 :]))
+        relative = False
     return None
+
+
+def is_verb(words: list[str], place: int) -> bool:
+    """Whether the word stands for a verb there, and not for a noun or a participle."""
+    word = words[place]
+    if word in AUXILIARIES or word not in FORMS:
+        return word in AUXILIARIES
+    base, helper = FORMS[word]
+    if helper == "do" and not re.search(r"(?<![su’'])s$", words[place - 1]):
+        return False  # of no plural
+    return bool(OBJECT.match(words[place + 1])) or (helper == "does" and base not in NOUNS_TOO)
 
 
 def sentences(text: str) -> list[str]:
