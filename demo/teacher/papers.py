@@ -198,7 +198,7 @@ def pairs(text: str) -> Iterator[Pair]:
             question = " ".join(question.split()).strip(" ,;:.")
             unclear = re.search(r"\b(?:it|they|them|this|these|those|their|its|such|here)\b", question)
             words = len(question.split())
-            telling = len(content_words(question)) >= (3 if kind in COMMON else 2)
+            telling = len(content_words(question)) >= (3 if kind in COMMON else 1)
             if 4 <= words <= 22 and telling and not unclear and balanced(question):
                 yield Pair(place, kind, f"{up(question)}?", clipped(said))
 

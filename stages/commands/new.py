@@ -220,11 +220,11 @@ def set_folder(own: Path, dataset: str, folder: str) -> bool:
 
     True if that changed anything. Raises as `path_line`.
     """
-    stage = source_stage(dataset, params.blocks())
-    text = read_text(own)
+    blocks, text = params.blocks(), read_text(own)
+    stage = str(source_stage(dataset, blocks))
     lines = text.splitlines()
     path_line(own, lines, f"{stage}.{dataset}")
-    before = str(params.blocks()[stage][dataset]["path"])
+    before = str(blocks[stage][dataset]["path"])
     for block, knob, value in named_in(own):
         if value == before or value.startswith(f"{before}/"):
             place = path_line(own, lines, block, knob)
