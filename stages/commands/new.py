@@ -69,7 +69,7 @@ def example_of(kind: str | None, of: str | None) -> Path:
     name = "example" if of is None else "example_of"
     examples = {folder.parent.name: folder for folder in sorted(KINDS.glob(f"*/{name}"))}
     if kind not in examples:
-        known = " or ".join(examples)
+        known = " or ".join(", ".join(examples).rsplit(", ", 1))
         raise UserError(
             f"--kind: {kind!r} has no example to begin with; name {known}, or leave KIND and OF out"
         )

@@ -275,7 +275,11 @@ def test_scaffolding_answers_from_passages(project):
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
-        ("retriver", None, "--kind: 'retriver' has no example to begin with; name rag or retriever"),
+        (
+            "retriver",
+            None,
+            "--kind: 'retriver' has no example to begin with; name academic, rag or retriever",
+        ),
         (None, "pydoc", "--kind: None has no example"),
         ("retriever", "nothing", "--of: no dataset is called 'nothing'"),
         ("retriever", "../x", "cannot be a name"),
