@@ -28,6 +28,7 @@ def test_the_last_texts_give_way_until_the_prompt_fits(codec, room):
     prompt, kept, over = fitted(codec, TEXTS, room, rendered)
     assert prompt == rendered(kept) and len(codec.prompts([prompt])[0]) - room == over
     assert (over <= 0) or not kept
-    assert kept[:-1] == TEXTS[: len(kept) - 1] and (not kept or TEXTS[len(kept) - 1].startswith(kept[-1]))
+    whole = kept[:-1]
+    assert whole == TEXTS[: len(whole)] and all(TEXTS[len(whole)].startswith(text) for text in kept[-1:])
     if len(codec.prompts([rendered(TEXTS)])[0]) <= room:
         assert kept == TEXTS
