@@ -16,4 +16,10 @@ def before(dataset: str, blocks: Blocks) -> list[str]:
     return [*before(of, blocks), *(f"{stage}@{of}" for stage in stages)]
 
 
-KIND = Kind(name="academic", stages=STAGES, before=before)
+KIND = Kind(
+    name="academic",
+    stages=STAGES,
+    report="stages.kinds.academic.report",
+    rows="stages.kinds.academic.parts.any_rows",
+    before=before,
+)

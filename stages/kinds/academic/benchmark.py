@@ -7,33 +7,26 @@ model: the beginning of the best chunk, of as many words as the answers of train
 data/DATASET/benchmark.jsonl, and data/DATASET/benchmark_times.jsonl: how long some questions took alone.
 """
 
-from statistics import median
-
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_jsonl
 from stages.core.messages import say
 from stages.core.prompts import Template
-from stages.core.text import clip_words, count_words
 from stages.core.tokenizer import TextCodec
 from stages.engines.load import resolve
 from stages.kinds.academic import places
 from stages.kinds.academic.knobs import BenchmarkKnobs
 from stages.kinds.academic.parts.answering import (
-    FIRST_WORDS,
     REFERENCE,
     UNTRAINED,
-    Case,
     Model,
+    first_words,
     held_out,
     models_of,
     read_chunks,
     read_questions,
-    read_training,
     retrieved,
-    said,
 )
-from stages.kinds.academic.parts.rows import Answer
 
 
 def run(dataset: str, knobs: BenchmarkKnobs) -> dict:
@@ -70,13 +63,3 @@ def run(dataset: str, knobs: BenchmarkKnobs) -> dict:
     write_jsonl(places.answers(dataset), sorted(rows, key=lambda row: (row["kind"], row["id"], row["model"])))
     write_jsonl(places.times(dataset), sorted(times, key=lambda row: (row["id"], row["model"])))
     return metrics
-
-
-def first_words(dataset: str, cases: list[Case]) -> list[Answer]:
-    """The beginning of the best chunk, of as many words as half of the answers of training have at most."""
-    words = int(median(count_words(row["output"]) for row in read_training(dataset, "train")))
-    texts = [case.question["context"] or "".join(one["text"] for one in case.chunks[:1]) for case in cases]
-    return [
-        said(FIRST_WORDS, case.question, clip_words(text, words), [one["id"] for one in case.chunks[:1]])
-        for case, text in zip(cases, texts, strict=True)
-    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from stages.core import layout
@@ -10,6 +11,7 @@ from stages.core.files import iter_jsonl, read_json, verify_manifest
 from stages.core.hashing import stable_integer
 from stages.core.prompts import Template, render
 from stages.core.records import Document, TrainingRow
+from stages.core.text import clip_words, count_words
 from stages.core.tokenizer import TextCodec
 from stages.engines.asked import alone, together
 from stages.engines.load import check_model, context_of, open_engine, prepare
@@ -210,3 +212,13 @@ def said(model: str, question: Question, text: str, chunks: Sequence[str] = ()) 
         tokens=0,
         finish_reason="",
     )
+
+
+def first_words(dataset: str, cases: Sequence[Case]) -> list[Answer]:
+    """The beginning of the best chunk, of as many words as half of the answers of training have at most."""
+    words = int(median(count_words(row["output"]) for row in read_training(dataset, "train")))
+    texts = [case.question["context"] or "".join(one["text"] for one in case.chunks[:1]) for case in cases]
+    return [
+        said(FIRST_WORDS, case.question, clip_words(text, words), [one["id"] for one in case.chunks[:1]])
+        for case, text in zip(cases, texts, strict=True)
+    ]

@@ -14,7 +14,7 @@ from stages.retrieval.knobs import is_none
 from stages.sources.data_files import data_files, rows_of
 
 BETWEEN = "_results_"  # task and model in the name of a file
-FIELDS = ("question", "answer", "model_response")
+FIELDS, RESPONSE = ("question", "answer"), "model_response"
 PUBLISHED = "published"
 RESERVED = (*MODELS, "held_out", "pooled", "differences", PUBLISHED)  # keys of figures
 
@@ -64,7 +64,7 @@ def read_published(folder: str) -> dict[str, Results]:
     if not found:
         raise UserError(
             f"{folder}: no published results; expected files called <task>{BETWEEN}<model>.csv with the "
-            f"columns {', '.join(FIELDS)}, or models/shipped/none"
+            f"columns {', '.join((*FIELDS, RESPONSE))}, or models/shipped/none"
         )
     return found
 
@@ -73,7 +73,11 @@ def add(to: Results, file: Path, model: str) -> None:
     """Add the rows of a file, and the answers of the reference model, which is the same in all of a task."""
     seen = set()
     for where, row in rows_of([file]):
-        question = question_of(row, where)
+        question = question_of(row, where, one_spaced(str(row.get("question"))))
+        if not isinstance(row.get(RESPONSE), str):
+            raise UserError(
+                f"{where}: field '{RESPONSE}' is missing; this row has {', '.join(filter(None, row))}"
+            )
         if question["id"] in seen:
             raise UserError(f"{where}: the question {question['id'][:60]!r} is there twice; delete one row")
         seen.add(question["id"])
@@ -82,7 +86,7 @@ def add(to: Results, file: Path, model: str) -> None:
             and question["extra"]["gpt_response"]
         ):
             to.answers.append(said(REFERENCE, question, question["extra"]["gpt_response"]))
-        to.answers.append(said(model, question, row["model_response"]))
+        to.answers.append(said(model, question, row[RESPONSE]))
         for field, by_model in (("inference_speed_seconds", to.seconds), ("cosine_similarity", to.cosines)):
             if cell := row.get(field):
                 by_model[model].append(number_of(cell, field, where))
@@ -90,18 +94,18 @@ def add(to: Results, file: Path, model: str) -> None:
         raise UserError(f"{file}: zero rows")
 
 
-def question_of(row: dict, where: str) -> Question:
-    """The question and its reference answer in a row that has FIELDS. Raises UserError."""
+def question_of(row: dict, where: str, name: str) -> Question:
+    """The question and its reference answer in a row of a file, under an id. Raises UserError."""
     for field in FIELDS:
-        if not isinstance(row.get(field), str):
-            raise UserError(
-                f"{where}: field '{field}' is missing or no text; this row has {', '.join(filter(None, row))}"
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            lack = (
+                "is empty or no text"
+                if field in row
+                else f"is missing; there are {', '.join(filter(None, row))}"
             )
-    for field in FIELDS[:2]:
-        if not row[field].strip():
-            raise UserError(f"{where}: field '{field}' is empty; fill it in or delete the row")
+            raise UserError(f"{where}: field '{field}' {lack}; add it or delete the row")
     return Question(
-        id=one_spaced(row["question"]),
+        id=name,
         question=row["question"].strip(),
         answer=row["answer"].strip(),
         source=row.get("pdf_name") or "",
