@@ -74,19 +74,14 @@ def add(to: Results, file: Path, model: str) -> None:
     seen = set()
     for where, row in rows_of([file]):
         question = question_of(row, where, one_spaced(str(row.get("question"))))
-        if not isinstance(row.get(RESPONSE), str):
-            raise UserError(
-                f"{where}: field '{RESPONSE}' is missing; this row has {', '.join(filter(None, row))}"
-            )
+        answers = {model: field_of(row, RESPONSE, where)}
         if question["id"] in seen:
             raise UserError(f"{where}: the question {question['id'][:60]!r} is there twice; delete one row")
         seen.add(question["id"])
-        if (
-            to.questions.setdefault(question["id"], question) is question
-            and question["extra"]["gpt_response"]
-        ):
-            to.answers.append(said(REFERENCE, question, question["extra"]["gpt_response"]))
-        to.answers.append(said(model, question, row[RESPONSE]))
+        if question["id"] not in to.questions and (reference := question["extra"]["gpt_response"]):
+            answers[REFERENCE] = reference
+        to.questions.setdefault(question["id"], question)
+        to.answers.extend(said(name, question, text) for name, text in answers.items())
         for field, by_model in (("inference_speed_seconds", to.seconds), ("cosine_similarity", to.cosines)):
             if cell := row.get(field):
                 by_model[model].append(number_of(cell, field, where))
@@ -94,16 +89,19 @@ def add(to: Results, file: Path, model: str) -> None:
         raise UserError(f"{file}: zero rows")
 
 
+def field_of(row: dict, field: str, where: str) -> str:
+    """A text of a row. Raises UserError where there is none."""
+    if isinstance(text := row.get(field), str):
+        return text.strip()
+    known = ", ".join(filter(None, row))
+    raise UserError(f"{where}: field '{field}' is missing or no text; this row has {known}")
+
+
 def question_of(row: dict, where: str, name: str) -> Question:
     """The question and its reference answer in a row of a file, under an id. Raises UserError."""
     for field in FIELDS:
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            lack = (
-                "is empty or no text"
-                if field in row
-                else f"is missing; there are {', '.join(filter(None, row))}"
-            )
-            raise UserError(f"{where}: field '{field}' {lack}; add it or delete the row")
+        if not field_of(row, field, where):
+            raise UserError(f"{where}: field '{field}' is empty; fill it in or delete the row")
     return Question(
         id=name,
         question=row["question"].strip(),
