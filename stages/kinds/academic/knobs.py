@@ -32,7 +32,8 @@ class CorpusPapersKnobs(Pdfs):
 
 
 class CorpusAskedKnobs(Knobs):
-    of: str = Field(description="dataset whose teacher's answers, paragraphs or questions, become documents")
+    of: str = Field(description="dataset whose teacher's answers become documents")
+    task: Literal["paragraphs", "question"] = Field("question", description="what that teacher was asked for")
     shortest: float = Field(0.25, ge=0, lt=1, description="share of paragraphs left out, the shortest")
     unanswerable: float = Field(
         0.1, ge=0, lt=1, description="share of questions that are put to a text which does not answer them"
@@ -48,7 +49,7 @@ class InstructKnobs(Knobs):
     val_share: float = Field(0.1, gt=0, lt=0.5, description="of papers, or of rows without one")
     test_share: float = Field(0.2, gt=0, lt=0.5, description="of papers, or of rows without one")
     shortest: float = Field(
-        0.25, ge=0, lt=1, description="share of rows left out, those of the shortest texts"
+        0, ge=0, lt=1, description="share of rows left out, those of the shortest texts; SAI's are left out"
     )
     limit: int = Field(0, ge=0, description="training rows, lowest hash first; 0: all")
 
