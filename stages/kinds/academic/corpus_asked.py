@@ -103,10 +103,12 @@ def paragraphs(sources: Mapping[str, Document], written: Mapping[str, list[str]]
 
 
 def without_shortest(documents: list[Document], share: float) -> list[Document]:
-    """Those of at least as many characters as the quantile `share` has."""
-    lengths = [len(document["text"]) for document in documents]
-    least = np.quantile(lengths, share) if lengths else 0
-    return [document for document, length in zip(documents, lengths, strict=True) if length >= least]
+    """Those of at least as many characters as the quantile `share` of their own paper has."""
+    lengths: dict[str, list[int]] = {}
+    for document in documents:
+        lengths.setdefault(paper(document), []).append(len(document["text"]))
+    least = {name: np.quantile(own, share) for name, own in lengths.items()}
+    return [document for document in documents if len(document["text"]) >= least[paper(document)]]
 
 
 def quality(sources: Mapping[str, Document], written: Mapping[str, list[str]], pages: Iterable[int]) -> dict:

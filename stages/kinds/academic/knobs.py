@@ -34,7 +34,9 @@ class CorpusPapersKnobs(Pdfs):
 class CorpusAskedKnobs(Knobs):
     of: str = Field(description="dataset whose teacher's answers become documents")
     task: Literal["paragraphs", "question"] = Field("question", description="what that teacher was asked for")
-    shortest: float = Field(0.25, ge=0, lt=1, description="share of paragraphs left out, the shortest")
+    shortest: float = Field(
+        0.25, ge=0, lt=1, description="share of a paper's paragraphs left out, the shortest"
+    )
     unanswerable: float = Field(
         0.1, ge=0, lt=1, description="share of questions that are put to a text which does not answer them"
     )
