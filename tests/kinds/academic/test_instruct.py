@@ -10,6 +10,7 @@ import pytest
 from stages.core import layout
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_text
 from stages.kinds.academic.parts.instructions import parsed
+from stages.kinds.academic.parts.rows import NOT_SAID
 from tests.helpers.cli import invoke
 from tests.helpers.workspace import ROOT
 
@@ -124,6 +125,22 @@ def test_limit_takes_the_same_rows_first(folder):
     more = litgpt()
     assert len(few["train"]) == 5 and len(more["train"]) == 8 and few["test"] == more["test"]
     assert {row["id"] for row in few["train"]} < {row["id"] for row in more["train"]}
+
+
+def test_few_rows_that_say_nothing_are_trained_on_and_all_are_held_out(folder):
+    rows = [
+        {
+            "instruction": f"What is {n}?",
+            "input": f"Text {n}.",
+            "output": "The text does not mention it." if n % 2 else "It.",
+        }
+        for n in range(100)
+    ]
+    write_text(folder / "alpaca.json", json.dumps(rows))
+    assert run("--unanswerable", "0.2").exit_code == 0
+    said = {split: Counter(row["output"] for row in own) for split, own in litgpt().items()}
+    assert said["train"][NOT_SAID] == round(said["train"]["It."] / 4)
+    assert said["test"].total() == 20 and said["test"][NOT_SAID] > 4
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ PARAGRAPH = "A paragraph of some length that says something."
         ("answer", "the text does not say", "text", [NOT_SAID]),
         (
             "answer",
+            "The text does not provide details on work by J.S. Bell et al. (1964).",
+            "text",
+            [NOT_SAID],
+        ),
+        (
+            "answer",
             "The text does not say that, but it says more.",
             "text",
             ["The text does not say that, but it says more."],
