@@ -14,6 +14,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, read_jsonl, write_json
 from stages.core.messages import say
+from stages.evaluation.people import one_spelling
 from stages.kinds.academic import places
 from stages.kinds.academic.knobs import EvaluatePapersKnobs
 from stages.kinds.academic.parts.answering import (
@@ -26,7 +27,7 @@ from stages.kinds.academic.parts.answering import (
     said,
 )
 from stages.kinds.academic.parts.measures import Likeness
-from stages.kinds.academic.parts.published import PUBLISHED, one_spaced, read_published
+from stages.kinds.academic.parts.published import PUBLISHED, REFERENCE_RESPONSE, read_published
 from stages.kinds.academic.parts.rows import Answer
 from stages.kinds.academic.parts.scoring import Scores, asked_of, pooled
 from stages.kinds.academic.parts.tables import write_tables
@@ -41,10 +42,10 @@ def run(dataset: str, knobs: EvaluatePapersKnobs) -> dict:
     }
     seconds = {model: [s for (name, _), s in timed.items() if name == model] for model, _ in timed}
     if not any(row["model"] == REFERENCE for row in answers):
-        texts = {row["id"]: row["extra"].get("gpt_response", "") for row in questions}
+        texts = {row["id"]: row["extra"].get(REFERENCE_RESPONSE, "") for row in questions}
         answers += [said(REFERENCE, row, texts[row["id"]]) for row in questions if texts[row["id"]]]
     published, others = read_published(knobs.published), {}
-    ids = {one_spaced(row["question"]): row["id"] for row in questions}
+    ids = {one_spelling(row["question"]): row["id"] for row in questions}
     for task, own in published.items():
         if own.questions.keys() == ids.keys():  # the benchmark's very questions: models of the same table
             for row in own.answers:

@@ -41,7 +41,7 @@ def report(figures: dict) -> Report:
         "sets": sets,
         "charts": charts,
         "models": (figures.get("benchmark") or {}).get("models") or {},
-        "published": published(told.get("published") or {}),
+        "published": told.get("published") or {},
         "samples": samples.get("rows") or [],
     }
     places = [Section("kinds/academic/report.html.j2", values)] if sets or charts else []
@@ -97,13 +97,3 @@ def quality(corpus: dict) -> list[tuple[str, str]]:
             chart = columns(edges, own["histogram"], title, "teacher")
             made.append((f"Paragraphs of {qc['pages']} pages. {title}: {number(own['mean'])}", chart))
     return made
-
-
-def published(told: dict) -> list[tuple[str, str, int, str]]:
-    """(task, model, answers, mean of the cosines published of them) of all that have some."""
-    return [
-        (task, model, own["answers"], number(own["cosine"]))
-        for task, models in told.items()
-        for model, own in models.items()
-        if own["cosine"] is not None
-    ]

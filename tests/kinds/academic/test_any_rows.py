@@ -37,7 +37,8 @@ def test_a_published_file_is_scored_beside_the_models():
 
 def test_questions_alone_and_models_by_name():
     row = {"question": "what does the kernel return", "answer": "a sorted array"}
-    write_text(Path("rows.jsonl"), f"{json.dumps(row)}\n{json.dumps(row)}\n")
+    other = row | {"question": "what is a median"}
+    write_text(Path("rows.jsonl"), f"{json.dumps(row)}\n{json.dumps(other)}\n")
     assert scored("rows.jsonl", "--systems=first_words,trained").exit_code == 0
     made = read_json(Path("scores.json"))
     assert made.keys() == {"trained", "first_words", "differences"}
@@ -48,10 +49,10 @@ def test_questions_alone_and_models_by_name():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rows.jsonl: no row"),
-        ('{"question": "q"}\n', "row 1: field 'answer' is missing"),
-        ('{"question": "q", "answer": " "}\n', "row 1: field 'answer' is empty"),
-        ('{"question": "q", "answer": 3}\n', "row 1: field 'answer' is missing or no text"),
+        ("", "rows.jsonl: no question"),
+        ('{"question": "q"}\n', "row 1: answer: Field required"),
+        ('{"question": "q", "answer": " "}\n', "row 1: answer: String should have"),
+        ('{"question": "q", "answer": 3}\n', "row 1: answer: Input should be a valid string"),
         (
             '{"question": "q", "answer": "a", "model_response": "b"}\n{"question": "p", "answer": "a"}\n',
             "1 rows lack an answer of 'given'",

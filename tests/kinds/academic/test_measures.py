@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stages.kinds.academic.parts import measures
-from stages.kinds.academic.parts.measures import Likeness, calibrated, ended, says_not
+from stages.kinds.academic.parts.measures import Likeness, calibrated, ended
+from stages.kinds.academic.parts.rows import says_not
 from tests.helpers.papers_student import NONE, write_rows
 
 

@@ -24,10 +24,10 @@ from stages.kinds.academic.parts.answering import (
     said,
 )
 from stages.kinds.academic.parts.measures import Likeness
-from stages.kinds.academic.parts.published import RESPONSE, question_of
+from stages.kinds.academic.parts.published import REFERENCE_RESPONSE, RESPONSE
+from stages.kinds.academic.parts.questions import read_questions
 from stages.kinds.academic.parts.scoring import Scores, asked_of
 from stages.kinds.kind import Blocks
-from stages.sources.data_files import rows_of
 
 GIVEN = "given"
 SHOWN = ("f1", "rouge_l", "cosine", "cosine_calibrated", "stop_rate", "unanswerable_recall", "false_alarms")
@@ -44,17 +44,13 @@ def evaluate_rows(
     asking = valid(BenchmarkKnobs, blocks["benchmark"].get(dataset, {}), where)
     where = f"params.yaml, evaluate_papers.{dataset}"
     measuring = valid(EvaluatePapersKnobs, blocks["evaluate_papers"].get(dataset, {}), where)
-    rows = list(rows_of([file]))
-    questions = [question_of(row, where, f"row-{n}") for n, (where, row) in enumerate(rows, start=1)]
-    if not questions:
-        raise UserError(f"{file}: no row; expected some with question and answer")
+    questions = read_questions(file)
     models = models_of(asking)
-    pairs = list(zip(questions, (row for _, row in rows), strict=True))
     answers = [
-        said(model, question, row[column])
-        for model, column in ((GIVEN, RESPONSE), (REFERENCE, "gpt_response"))
-        for question, row in pairs
-        if row.get(column)
+        said(model, row, row["extra"][column])
+        for model, column in ((GIVEN, RESPONSE), (REFERENCE, REFERENCE_RESPONSE))
+        for row in questions
+        if row["extra"].get(column)
     ]
     known = dict.fromkeys([*models, FIRST_WORDS, *(row["model"] for row in answers)])
     chosen = list(known) if systems is None else systems

@@ -2,27 +2,28 @@
 
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
 from stages.core.errors import UserError
+from stages.evaluation.people import one_spelling
 from stages.kinds.academic.parts.answering import MODELS, REFERENCE, said
-from stages.kinds.academic.parts.measures import says_not
+from stages.kinds.academic.parts.questions import read_questions
 from stages.kinds.academic.parts.rows import Answer, Question
 from stages.retrieval.knobs import is_none
-from stages.sources.data_files import data_files, rows_of
+from stages.sources.data_files import data_files
 
 BETWEEN = "_results_"  # task and model in the name of a file
-FIELDS, RESPONSE = ("question", "answer"), "model_response"
+RESPONSE, REFERENCE_RESPONSE = "model_response", "gpt_response"
+SECONDS, COSINE = "inference_speed_seconds", "cosine_similarity"
 PUBLISHED = "published"
 RESERVED = (*MODELS, "held_out", "pooled", "differences", PUBLISHED)  # keys of figures
 
 
 class Results(NamedTuple):
-    """What is published of a task. The id of a question is its text with single spaces.
+    """What is published of a task. The id of a question is its text as it is compared.
 
-    `seconds` and `cosines` are the columns inference_speed_seconds and cosine_similarity, by model.
+    `seconds` and `cosines` are the columns SECONDS and COSINE, by model.
     """
 
     questions: dict[str, Question]
@@ -30,91 +31,50 @@ class Results(NamedTuple):
     seconds: dict[str, list[float]]
     cosines: dict[str, list[float]]
 
-    def told(self) -> dict[str, dict]:
-        """By model the number of its answers, and the mean of the cosines that were published of them."""
-        models = dict.fromkeys(row["model"] for row in self.answers)
-        return {
-            model: {
-                "answers": sum(row["model"] == model for row in self.answers),
-                "cosine": round(float(np.mean(own)), 4) if (own := self.cosines.get(model)) else None,
-            }
-            for model in models
-        }
-
-
-def one_spaced(text: str) -> str:
-    return " ".join(text.split())
+    def told(self) -> dict[str, float]:
+        """By model the mean of the cosines that were published of it."""
+        return {model: round(fmean(own), 4) for model, own in self.cosines.items()}
 
 
 def read_published(folder: str) -> dict[str, Results]:
     """What is published in a folder, by task; {} for one that stands for none.
 
-    Raises UserError for a folder without such files, a model that is called as one of ours, and with file and
-    row for a field that is missing, empty or no number, and for two rows of one question.
+    Raises UserError for a folder without such files, a model that is called as one of ours, and rows that
+    `read_questions` refuses, that have no answer of the model, or a cell that is no number.
     """
-    if is_none(folder, "published"):
+    if is_none(folder, PUBLISHED):
         return {}
     found: dict[str, Results] = {}
     for file in data_files(Path(folder), f"*{BETWEEN}*.csv"):
         task, _, model = file.stem.partition(BETWEEN)
         if model in RESERVED:
             raise UserError(f"{file}: {model!r} has a meaning of its own in figures; rename the file")
-        own = found.setdefault(task, Results({}, [], defaultdict(list), defaultdict(list)))
-        add(own, file, model)
+        add(found.setdefault(task, Results({}, [], defaultdict(list), defaultdict(list))), file, model)
     if not found:
         raise UserError(
             f"{folder}: no published results; expected files called <task>{BETWEEN}<model>.csv with the "
-            f"columns {', '.join((*FIELDS, RESPONSE))}, or models/shipped/none"
+            f"columns question, answer, {RESPONSE}, or models/shipped/none"
         )
     return found
 
 
 def add(to: Results, file: Path, model: str) -> None:
     """Add the rows of a file, and the answers of the reference model, which is the same in all of a task."""
-    seen = set()
-    for where, row in rows_of([file]):
-        question = question_of(row, where, one_spaced(str(row.get("question"))))
-        answers = {model: field_of(row, RESPONSE, where)}
-        if question["id"] in seen:
-            raise UserError(f"{where}: the question {question['id'][:60]!r} is there twice; delete one row")
-        seen.add(question["id"])
-        if question["id"] not in to.questions and (reference := question["extra"]["gpt_response"]):
-            answers[REFERENCE] = reference
+    for row in read_questions(file):
+        question: Question = {**row, "id": one_spelling(row["question"])}
+        cells = row["extra"]
+        if RESPONSE not in cells:
+            known = ", ".join(("question", "answer", *cells))
+            raise UserError(f"{file}: no column {RESPONSE!r}; there are {known}")
+        to.answers.append(said(model, question, cells[RESPONSE]))
+        if question["id"] not in to.questions and cells.get(REFERENCE_RESPONSE):
+            to.answers.append(said(REFERENCE, question, cells[REFERENCE_RESPONSE]))
         to.questions.setdefault(question["id"], question)
-        to.answers.extend(said(name, question, text) for name, text in answers.items())
-        for field, by_model in (("inference_speed_seconds", to.seconds), ("cosine_similarity", to.cosines)):
-            if cell := row.get(field):
-                by_model[model].append(number_of(cell, field, where))
-    if not seen:
-        raise UserError(f"{file}: zero rows")
-
-
-def field_of(row: dict, field: str, where: str) -> str:
-    """A text of a row. Raises UserError where there is none."""
-    if isinstance(text := row.get(field), str):
-        return text.strip()
-    known = ", ".join(filter(None, row))
-    raise UserError(f"{where}: field '{field}' is missing or no text; this row has {known}")
-
-
-def question_of(row: dict, where: str, name: str) -> Question:
-    """The question and its reference answer in a row of a file, under an id. Raises UserError."""
-    for field in FIELDS:
-        if not field_of(row, field, where):
-            raise UserError(f"{where}: field '{field}' is empty; fill it in or delete the row")
-    return Question(
-        id=name,
-        question=row["question"].strip(),
-        answer=row["answer"].strip(),
-        source=row.get("pdf_name") or "",
-        answerable=not says_not(row["answer"]),
-        context="",
-        extra={"gpt_response": row.get("gpt_response") or ""},
-    )
-
-
-def number_of(cell: str, field: str, where: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise UserError(f"{where}: field '{field}': expected a number, found {cell!r}") from None
+        for column, by_model in ((SECONDS, to.seconds), (COSINE, to.cosines)):
+            if cell := cells.get(column):
+                try:
+                    by_model[model].append(float(cell))
+                except ValueError:
+                    raise UserError(
+                        f"{file}, {row['id']}: field '{column}': expected a number, found {cell!r}"
+                    ) from None
