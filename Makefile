@@ -28,7 +28,7 @@ help: ## list the targets
 $(DATASETS): $(LOCK)
 	@python -m stages build $@ $${FOLDER:+--path "$$FOLDER"}
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever or rag
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever, rag or academic
 	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"} \
 	  $${KIND:+--kind "$$KIND"} $${OF:+--of "$$OF"}
 

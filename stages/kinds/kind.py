@@ -67,7 +67,7 @@ class Kind:
 
     name: str
     stages: tuple[Stage, ...]
-    tasks: Mapping[str, str] = field(default_factory=dict)  # task name -> module with TASK, a Task
+    tasks: Mapping[str, str] = field(default_factory=dict)  # name -> module with TASK, or module:NAME
     report: str = ""  # module with `report(figures) -> Report` (stages/reporting/page.py)
     serving: str = ""  # module with `served(dataset) -> Served` (stages/engines/serve/student.py)
     # For rows of any file, a module with `evaluate_rows(dataset, file, blocks, systems, ask) -> scores` and

@@ -106,6 +106,7 @@ def finetune(
     figures = {
         "rows": len(train),
         "steps": run.plan.steps,
+        "steps_of_epoch": run.plan.per_epoch,
         "stopped_at": run.state.step,
         "warmup_steps": warmup_steps(run.plan.steps, recipe),
         "tokens": run.state.tokens,

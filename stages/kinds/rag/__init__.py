@@ -3,7 +3,7 @@
 from stages.kinds.kind import COMPOSED, Blocks, Kind
 from stages.kinds.rag.knobs import STAGES
 
-MAKERS = ("passages", "passages_embedded")
+MAKERS = ("passages", "passages_embedded", "passages_asked")
 
 
 def problem(blocks: Blocks) -> str | None:
