@@ -163,7 +163,7 @@ class Connection(sqlite3.Connection):
 
 connect = sqlite3.connect
 sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)
-store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW ledger", "SELECT die(); CREATE VIEW ledger"))
+store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW batches", "SELECT die(); CREATE VIEW batches"))
 store.Store(Path("s.sqlite"))
 """
 
