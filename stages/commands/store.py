@@ -15,8 +15,7 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.messages import printable
 from stages.core.stage import main
-from stages.teacher.audit.account import account
-from stages.teacher.audit.verify import Damage, remove, snapshot, verify
+from stages.teacher.audit import Damage, account, remove, snapshot, verify
 from stages.teacher.store.store import Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")

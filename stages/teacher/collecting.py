@@ -15,8 +15,8 @@ from stages.core.versions import LOCK, locked_hashes
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches, check_free
 from stages.teacher.client import ask_all
-from stages.teacher.connect import EMBEDDED, endpoint
-from stages.teacher.knobs import CollectKnobs
+from stages.teacher.connect import endpoint
+from stages.teacher.knobs import EMBEDDED, CollectKnobs
 from stages.teacher.money import Budget, check_cap
 from stages.teacher.prices import noted_price
 from stages.teacher.projection import Projection

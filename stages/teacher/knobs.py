@@ -6,8 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.core.servers import address, variable
 from stages.core.stage import Knobs
-from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
+
+EMBEDDED = "embedded"  # base_url of the stand-in
 
 
 class CollectKnobs(Knobs):

@@ -1,6 +1,6 @@
 """The tables of the answer store, as the scripts that lead from each version to the next."""
 
-# A trigger that `audit.verify.remove` takes away while it removes damaged rows.
+# A trigger that `audit.remove` takes away while it removes damaged rows.
 NO_DELETE = """CREATE TRIGGER no_delete BEFORE DELETE ON attempts
 BEGIN SELECT RAISE(ABORT, 'append-only'); END"""
 

@@ -363,7 +363,7 @@ def test_what_was_answered_meanwhile_is_not_submitted():
     with Store(layout.STORE) as store, Budget(store, "d", None) as budget, Progress(10, "d") as shown:
         chosen = iter([(row, 0) for row in rows])  # when nothing was stored
         tally = Tally()
-        ask_in_batches(chosen, Endpoint(url, "k"), store, budget, shown, tally)
+        ask_in_batches(chosen, Endpoint(url, "k", CollectKnobs()), store, budget, shown, tally)
     assert tally.attempts == 0 and shown.done == 10 and len(teacher.submitted) == 5
 
 
