@@ -132,8 +132,7 @@ def ask(
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:
     """Raises UserError where the teacher has no Batch API that is spoken here."""
-    if knobs.mode == "batch" and (knobs.base_url == EMBEDDED or knobs.api_version):
+    if knobs.mode == "batch" and knobs.base_url == EMBEDDED:
         raise UserError(
-            f"{where}: mode: batch needs a base_url with OpenAI's Batch API. The embedded teacher has none, "
-            "Azure has it at https://NAME.openai.azure.com/openai/v1, without api_version. Or: mode: online"
+            f"{where}: mode: batch needs a base_url with OpenAI's Batch API, which the embedded teacher has not"
         )

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from stages.core.pacing import retry_after_s
 from stages.core.servers import MOST_BYTES, account
@@ -55,13 +55,6 @@ class Endpoint:
         """The address, by which the store knows the provider of a batch."""
         return self.base_url.rstrip("/")
 
-    def url(self, path: str, model: str) -> str:
-        """The address of a call. Azure has the model, which it calls deployment, in that of a completion."""
-        if not self.knobs.api_version:
-            return f"{self.source}/{path}"
-        deployment = f"deployments/{quote(model, safe='')}/" if path == COMPLETIONS else ""
-        return f"{self.source}/openai/{deployment}{path}?api-version={self.knobs.api_version}"
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -100,8 +93,6 @@ def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
     import aiohttp
 
     key = {"Authorization": f"Bearer {endpoint.api_key}"}
-    if endpoint.knobs.api_version:
-        key = {"api-key": endpoint.api_key}
     named = {f"OpenAI-{name.title()}": value for name, value in account().items()}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # pacing bounds what is in flight
@@ -134,12 +125,12 @@ async def call(
 ) -> Reply:
     """Send one request. The body of a 200 is written to `file`, if given; else at most MOST_BYTES are read.
 
-    `model` is for messages, and for the address where the server is Azure. Where a completion is an error in
-    spite of its status, the reply has the status that the error tells: some gateways say 429 so.
+    `model` is for messages. Where a completion is an error in spite of its status, the reply has the status
+    that the error tells: some gateways say 429 so.
     """
     import aiohttp
 
-    reply, body, url = Reply(), bytearray(), endpoint.url(path, model)
+    reply, body, url = Reply(), bytearray(), f"{endpoint.source}/{path}"
     try:
         async with session.request(method, url, allow_redirects=False, **request) as response:
             if file and response.status == 200:

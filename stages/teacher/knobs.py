@@ -16,9 +16,6 @@ class CollectKnobs(Knobs):
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="environment variable (or line in .env) with the key; '' = no key"
     )
-    api_version: str = Field(
-        "", description="of Azure OpenAI, whose base_url is https://NAME.openai.azure.com"
-    )
     mode: Literal["online", "batch"] = Field(
         "online",
         description="batch: through the provider's Batch API, which takes up to a day and costs less",
