@@ -41,8 +41,6 @@ def common(knobs: PromptKnobs) -> dict:
         params["top_p"] = knobs.top_p
     if knobs.n > 1:
         params["n"] = knobs.n
-    if knobs.logprobs:
-        params["logprobs"] = True
     form: dict[str, Any] = {}
     answer = registry.task(knobs.task).Answer
     if knobs.answer == "json":
