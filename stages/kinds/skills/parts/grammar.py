@@ -34,7 +34,7 @@ QUOTE = '"'
 
 
 def lark(skills: Skills) -> str:
-    """The grammar: a rule for all skills, one for each, one for each argument after a call's first, terminals.
+    """The grammar: rules for all skills, for each, for each argument after a call's first, and terminals.
 
     Raises UserError where there are no skills.
     """
