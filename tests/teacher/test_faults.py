@@ -640,14 +640,6 @@ def test_choices_and_samples_share_what_they_can():
 # Providers, provenance
 
 
-def test_azure_and_its_key():
-    make_requests("d", 10)
-    teacher = Teacher()
-    with teacher.running() as url:
-        run(url.removesuffix("/v1"), api_version="2024-10-21")
-    assert teacher.calls == 10 and teacher.keys == {f"api-key {KEY}"}
-
-
 def test_a_proxy_of_the_environment_is_used_and_a_netrc_is_not(monkeypatch):
     make_requests("d", 10)
     teacher = Teacher()
@@ -669,15 +661,6 @@ def test_provenance_is_recorded():
         run(url)
     assert {row["system_fingerprint"] for row in responses("d")} == {"rules"}
     assert sorted(name for (name,) in ledger("request_id")) == [f"req_{n:06}" for n in range(1, 11)]
-
-
-def test_logprobs_become_a_mean():
-    make_requests("d", 10)
-    choice = json.loads(completion("a b").body)
-    choice["choices"][0]["logprobs"] = {"content": [{"logprob": -0.5}, {"logprob": -1.5}]}
-    with Teacher(lambda body, seen: Reply(json.dumps(choice))).running() as url:
-        run(url)
-    assert {row["logprob"] for row in responses("d")} == {-1.0}
 
 
 def test_thoughts_are_counted_and_left_out_online_again_and_where_they_are_taken_over():
