@@ -18,7 +18,7 @@ NO_PATH = "models/shipped/none"  # an empty folder: DVC needs a path in every bl
 Default = Literal["default"]  # the server's own: not sent
 RESERVED = set(
     "model messages tools tool_choice response_format n stream max_tokens max_completion_tokens temperature "
-    "top_p seed".split()
+    "top_p seed logprobs".split()
 )
 
 
@@ -113,6 +113,7 @@ class PromptKnobs(Knobs):
     limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the server calls that limit"
     )
+    logprobs: bool = Field(False, description="ask for the probabilities of the tokens, and keep their mean")
     body: str = Field("", description="further fields of the request as a JSON object: '{\"top_k\": 20}'")
 
     @field_validator("body")

@@ -41,6 +41,8 @@ def common(knobs: PromptKnobs) -> dict:
         params["top_p"] = knobs.top_p
     if knobs.n > 1:
         params["n"] = knobs.n
+    if knobs.logprobs:
+        params["logprobs"] = True
     form: dict[str, Any] = {}
     answer = registry.task(knobs.task).Answer
     if knobs.answer == "json":

@@ -71,7 +71,8 @@ class Response(RequestKeys):
     """A row of responses.jsonl: the answer to a row of requests.jsonl.
 
     `outcome` is one of `teacher.outcomes.OUTCOMES`; `accepted` says whether it is used. `usage` counts tokens
-    of the whole request. `thoughts_removed` is true where a reasoning model's thoughts stood in the text.
+    of the whole request. `logprob` is the mean over the tokens of the answer. `thoughts_removed` is true
+    where a reasoning model's thoughts stood in the text.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Response(RequestKeys):
     problem: NotRequired[str]
     usage: dict[str, int] | None
     system_fingerprint: NotRequired[str]
+    logprob: NotRequired[float]
     thoughts_removed: NotRequired[bool]
     prompt_hash: str
 

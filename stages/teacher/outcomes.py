@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from math import isfinite
 from typing import Any, Literal, TypeGuard, get_args
 
 from pydantic import ConfigDict
@@ -30,7 +31,8 @@ class Answer:
     `response` is the text: the content, or for tool calls the JSON list of {"name", "arguments"}. `problem`
     says why an outcome is `invalid`. `usage` is that of the whole request, all its choices together:
     prompt_tokens, completion_tokens, and cached_tokens and reasoning_tokens where the server tells them.
-    `thoughts_removed`: the model's thoughts stood in the text.
+    `logprob` is the mean over the tokens, where it was asked for. `thoughts_removed`: the model's thoughts
+    stood in the text.
     """
 
     outcome: Outcome
@@ -39,6 +41,7 @@ class Answer:
     usage: dict[str, int] | None = None
     model: str | None = None
     system_fingerprint: str | None = None
+    logprob: float | None = None
     thoughts_removed: bool | None = None
 
 
@@ -143,7 +146,7 @@ def _problem_of(said: str) -> str | None:
 
 def row_of(answer: Answer) -> dict[str, Any]:
     """The answer's fields for a row of `responses.jsonl`; the optional ones only where they are known."""
-    optional = ("problem", "system_fingerprint", "thoughts_removed")
+    optional = ("problem", "system_fingerprint", "logprob", "thoughts_removed")
     return {
         name: value for name, value in asdict(answer).items() if name not in optional or value is not None
     }
@@ -155,11 +158,11 @@ def _choice(choice: object, request: RequestContent) -> dict[str, Any]:
         return {"outcome": "invalid", "problem": "a choice without a message"}
     reason, calls, refusal = choice.get("finish_reason"), message.get("tool_calls"), message.get("refusal")
     text: Any = refusal or message.get("content")
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"logprob": _logprob(choice)}
     if calls and not refusal:
         text = _calls(calls)
     elif _is_text(text) and (said := without_thoughts(text)) != text:
-        text, told = said, {"problem": _problem_of(said), "thoughts_removed": True}
+        text, told = said, {**told, "problem": _problem_of(said), "thoughts_removed": True}
     if refusal:
         outcome = "refusal"
     elif reason == "content_filter":
@@ -208,3 +211,12 @@ def _is_text(text: object) -> TypeGuard[str]:
 
 def _text_or_none(value: object) -> str | None:
     return value if _is_text(value) else None
+
+
+def _logprob(choice: Any) -> float | None:
+    try:
+        values = [token["logprob"] for token in choice["logprobs"]["content"]]
+        mean = round(sum(values) / len(values), 6)
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError):
+        return None
+    return mean if isfinite(mean) else None

@@ -18,7 +18,7 @@ def check(row: dict, of: type) -> None:
     assert of.__required_keys__ <= row.keys() <= of.__required_keys__ | of.__optional_keys__
 
 
-@pytest.mark.parametrize("knobs", [{}, {"answer": "json", "n": 2}])
+@pytest.mark.parametrize("knobs", [{}, {"answer": "json", "n": 2, "logprobs": True}])
 def test_rows_from_corpus_to_training_have_the_fields_of_their_types(tmp_path, monkeypatch, knobs):
     monkeypatch.chdir(tmp_path)
     write_corpus("d", 20)

@@ -663,6 +663,15 @@ def test_provenance_is_recorded():
     assert sorted(name for (name,) in ledger("request_id")) == [f"req_{n:06}" for n in range(1, 11)]
 
 
+def test_logprobs_become_a_mean():
+    make_requests("d", 10)
+    choice = json.loads(completion("a b").body)
+    choice["choices"][0]["logprobs"] = {"content": [{"logprob": -0.5}, {"logprob": -1.5}]}
+    with Teacher(lambda body, seen: Reply(json.dumps(choice))).running() as url:
+        run(url)
+    assert {row["logprob"] for row in responses("d")} == {-1.0}
+
+
 def test_thoughts_are_counted_and_left_out_online_again_and_where_they_are_taken_over():
     make_requests("d", 10)
     thinking = completion("<think>\nwhat to write\n</think>\n\na b\nc d")

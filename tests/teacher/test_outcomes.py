@@ -29,6 +29,14 @@ def only(raw: str, request: dict = TEXT, **more):
 # Bodies that no server should send
 
 
+@pytest.mark.parametrize("logprob", [HUGE, "NaN", "-Infinity", '"x"', "[1]", "null", "1e308, 1e308"])
+def test_a_mean_that_is_no_number_is_none(logprob):
+    values = ", ".join(f'{{"logprob": {value}}}' for value in logprob.split(", "))
+    raw = body(logprobs="HERE").replace('"HERE"', f'{{"content": [{values}]}}')
+    answer = only(raw)
+    assert (answer.outcome, answer.response, answer.logprob) == ("ok", LINES, None)
+
+
 @pytest.mark.parametrize(
     "choices", [{"x": {}}, {"0": "ok"}, {"0": {"outcome": "ok", "response": 5}}, ["a"], 5]
 )

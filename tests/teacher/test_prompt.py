@@ -102,11 +102,12 @@ def test_seeds_follow_from_messages_and_sample():
 
 
 def test_only_what_is_asked_for_is_sent():
-    knobs = {"temperature": "default", "limit_field": "max_completion_tokens", "top_p": 0.9}
+    knobs = {"temperature": "default", "limit_field": "max_completion_tokens", "logprobs": True, "top_p": 0.9}
     row = rows_with(**knobs, body='{"reasoning_effort": "low", "chat_template_kwargs": {"a": 1}}')[0]
     assert row["params"] == {
         "max_completion_tokens": 256,
         "top_p": 0.9,
+        "logprobs": True,
         "reasoning_effort": "low",
         "chat_template_kwargs": {"a": 1},
     }
