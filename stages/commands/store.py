@@ -1,8 +1,9 @@
 """Show the answer store and check it.
 
 What data/teacher/store.sqlite holds, what it cost, and whether all of it is as it was written; exit code 2
-where it is not. With --salvage, damaged rows are removed, after a copy of the file was made beside it. With
---disown, an answer that is wrong counts no longer: the next `collect` asks again.
+where it is not. With --salvage, damaged rows are removed, after a copy of the file was made beside it; where
+sqlite cannot read the file itself, what it can read is copied to a new one beside it. With --disown, an
+answer that is wrong counts no longer: the next `collect` asks again.
 """
 
 import json
@@ -16,7 +17,8 @@ from stages.core.errors import UserError
 from stages.core.messages import printable
 from stages.core.stage import main
 from stages.teacher.audit import Damage, account, remove, snapshot, verify
-from stages.teacher.store.store import Store
+from stages.teacher.rescue import Rescued, rescue
+from stages.teacher.store.store import Damaged, Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 COLUMNS = ("dataset", "mode", "attempts", "answers", "failures", *TOKENS, "dollars", "unknown_cost")
@@ -136,21 +138,47 @@ def _age(seconds: int) -> str:
 def repair(path: Path) -> None:
     """Remove damaged rows from the store at `path`, after a copy of the file, and say what was removed.
 
-    Raises UserError where sqlite finds the file itself damaged.
+    Where the file itself is damaged, it stays, and what can be read is copied.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: there is nothing to salvage")
-    with Store(path) as store:
-        with snapshot(store) as connection:
-            damage = verify(connection)
-        if damage.file:
-            raise UserError(damage.message(path))
-        copy = remove(store, damage) if damage else None
+    try:
+        with Store(path) as store:
+            with snapshot(store) as connection:
+                damage = verify(connection)
+            if damage.file:
+                raise Damaged
+            copy = remove(store, damage) if damage else None
+    except Damaged:
+        print(_how_to_go_on(path, rescue(path)))
+        return
     if not damage:
         print(f"{path}: nothing is damaged")
         return
     counts = f"{len(damage.attempts):,} damaged attempts and {len(damage.requests):,} damaged requests"
     print(f"{path}: removed {counts}; {copy} is the file as it was")
+
+
+def _how_to_go_on(path: Path, rescued: Rescued) -> str:
+    kept = ", ".join(f"{count:,} {table}" for table, count in rescued.rows.items())
+    least = "at least " if rescued.broken else ""
+    lines = [
+        f"{rescued.path} has what could be read of {path}: {kept}",
+        f"lost: {least}{rescued.lost:,} attempts",
+    ]
+    if rescued.broken:
+        lines += [f"tables that could not be read in full: {', '.join(sorted(rescued.broken))}"]
+    if rescued.batches:
+        lines += [
+            f"open batches of which requests are lost: {', '.join(rescued.batches)}; give them up once the "
+            "file is in place: `python -m stages collect DATASET --forget`"
+        ]
+    lines += [
+        "To put it in place, while nothing uses the store:",
+        f"  mv {path} {path}.damaged && rm -f {path}-wal {path}-shm && mv {rescued.path} {path}",
+        "`collect` then takes over what responses.jsonl has of the lost answers, and asks again for the rest",
+    ]
+    return "\n".join(lines)
 
 
 def give_up(path: Path, name: str) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from contextlib import closing
+import subprocess
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -308,12 +309,87 @@ def test_a_file_that_sqlite_cannot_read_is_told(collected):
     content[(page - 1) * size : page * size] = b"\xff" * size
     layout.STORE.write_bytes(content)
     told = refused()
-    assert "sqlite says (" in told and "move data" in told and figures()["damage"]["file"]
-    assert refused("--salvage") == told
-    with Teacher().running() as url, pytest.raises(UserError, match=r"is damaged: .*move data"):
+    assert "sqlite says (" in told and "SALVAGE=1" in told and figures()["damage"]["file"]
+    with Teacher().running() as url, pytest.raises(UserError, match=r"is damaged: .*SALVAGE=1"):
         collect(url)
     layout.STORE.write_text("no database at all" * 1000)
     assert "cannot be opened" in refused() and "cannot be opened" in refused("--salvage")
+
+
+@pytest.fixture
+def large():
+    """A store of many pages, of answers that fill one or two each; returns its requests."""
+    rows = make_requests("d", 200)
+    Path("params.yaml").write_text(json.dumps({"prices": PRICES}))
+    with Teacher(answer=lambda messages: f"{messages[-1]['content']}\n" + "how-to-" * 150).running() as url:
+        collect(url, max_dollars=1000)
+    return rows
+
+
+def overwrite_pages(marker: str, value: int = 0xFF) -> None:
+    """What a disk can do to the pages of the store that hold `marker`."""
+    content, size = bytearray(layout.STORE.read_bytes()), 4096
+    for place in range(size, len(content), size):
+        if marker.encode() in content[place : place + size]:
+            content[place : place + size] = bytes([value]) * size
+    layout.STORE.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [(1,), (100,), (200,), (1, 100, 200)], ids=str)
+@pytest.mark.parametrize("value", [0, 0xFF])
+def test_what_can_be_read_of_a_broken_file_is_copied(large, damaged, value):
+    before, (cap,) = figures(), figures()["caps"]
+    keys = dict(rows_of("(SELECT id, raw FROM attempts)"))
+    for number in damaged:
+        overwrite_pages(keys[number][:200], value)
+    assert "SALVAGE=1" in refused()
+    readable = 0
+    with closing(sqlite3.connect(layout.STORE)) as connection:
+        for number in keys:
+            with suppress(sqlite3.DatabaseError):
+                readable += len(connection.execute(f"SELECT * FROM attempts WHERE id = {number}").fetchall())
+
+    told = done("--salvage").splitlines()
+    assert "store.sqlite.salvaged exists: move it away" in refused("--salvage")
+    lost = int(told[1].removeprefix("lost: at least ").removesuffix(" attempts"))
+    assert len(damaged) <= lost == 200 - readable
+    assert f"200 requests, {200 - lost} attempts, 0 disowned" in told[0]
+    assert told[2] == "tables that could not be read in full: attempts"
+
+    subprocess.run(next(line for line in told if line.startswith("  mv ")), shell=True, check=True)
+    assert "every attempt has its checksum" in done()
+    assert dict(rows_of("(SELECT id, raw FROM attempts)")).items() < keys.items()
+    assert figures()["caps"][0]["committed"] == cap["committed"]
+    assert figures()["spent_here"]["dollars"] < before["spent_here"]["dollars"]
+    teacher = Teacher()
+    with teacher.running() as url:
+        assert collect(url, max_dollars=1000)["outcomes"] == {"ok": 200}
+    assert teacher.calls == 0  # responses.jsonl had the others
+
+
+def test_a_file_that_was_cut_off_or_is_of_an_earlier_version_is_read_as_far_as_it_goes(large):
+    with closing(sqlite3.connect(layout.STORE)) as connection:
+        connection.executescript("DROP TABLE disowned; DROP TABLE costs; PRAGMA user_version = 2")
+    content = layout.STORE.read_bytes()
+    layout.STORE.write_bytes(content[: len(content) // 2 // 4096 * 4096])
+    assert "SALVAGE=1" in refused()
+    told = done("--salvage").splitlines()
+    kept = int(told[0].split(" attempts")[0].split()[-1])
+    assert 50 < kept < 200 and told[1] == "lost: at least 0 attempts"
+    Path(f"{layout.STORE}.salvaged").replace(layout.STORE)
+    assert f"{kept} attempts with {kept} answers" in done()
+
+
+def test_open_batches_of_which_requests_are_lost_are_named(large):
+    detail = {"source": "http://h/v1", "dataset": "d", "model": "m", "price": None, "rows": 1}
+    with Store(layout.STORE) as store, store.transaction() as writer:
+        insert_event(writer, "b1", "intended", detail)
+        insert_row(writer, "b1", large[4]["request_key"])
+    (content,) = rows_of(f"(SELECT request FROM requests WHERE request_key = '{large[4]['request_key']}')")[0]
+    overwrite_pages(content[:200])
+    told = done("--salvage")
+    assert "lost: at least 0 attempts\ntables that could not be read in full: requests\n" in told
+    assert "open batches of which requests are lost: b1; give them up" in told
 
 
 def test_a_store_from_before_checksums_can_be_checked():

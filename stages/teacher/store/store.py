@@ -37,14 +37,22 @@ FIX_ROWS = (
     "removes the damaged rows; `collect` takes what they held over from responses.jsonl, or asks again"
 )
 FIX_FILE = (
+    "To fix it, put a backup of {path} in its place, or run `make store SALVAGE=1`: it copies what can be "
+    "read to {path}.salvaged and says how to go on with that"
+)
+FIX_LOST = (
     "To fix it, put a backup of {path} in its place. Without one, move {path}* away: `collect` takes over "
-    "the answers in responses.jsonl, and caps count from zero again"
+    "the answers in responses.jsonl"
 )
 FIELDS = "request_key at source seconds status error raw dataset mode request_id price".split()
 REQUEST = ("model", "messages", "params", "sample", "tools", "response_format")
 ATTEMPT = (*FIELDS, "checksum")
 COUNTS = "raw IS NOT NULL AND attempts.id NOT IN (SELECT attempt FROM disowned)"  # it may be an answer
 CHECKED = ("request_key", "at", "source", "dataset", "mode", "status", "error", "request_id", "price", "raw")
+
+
+class Damaged(UserError):
+    """The file of a store is one that sqlite cannot read in full."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Store:
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.path.is_file() and not self.path.stat().st_size:
-                raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_FILE.format(path=self.path)}")
+                raise UserError(f"{self.path} is damaged: it has 0 bytes. {FIX_LOST.format(path=self.path)}")
             connection = None
             try:
                 if not self.path.exists():  # renamed when it has its tables: a kill leaves no empty file
@@ -107,6 +115,8 @@ class Store:
             except sqlite3.DatabaseError as error:
                 if connection:  # a traceback would keep it, and with it the lock of a failed migration
                     connection.close()
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+                    raise self._damaged(error) from None
                 raise UserError(
                     f"{self.path}: cannot be opened ({error}); if it is damaged, move it away: "
                     "it is filled again from responses.jsonl"
@@ -117,14 +127,17 @@ class Store:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file. Raises UserError where sqlite found it damaged in the block.
+        """Close the file. Raises Damaged where sqlite found it damaged in the block.
 
         Of other failures of sqlite, such as a lock or a disk, `core.errors.message_about` tells.
         """
         self.writer.close()
         self.reader.close()
         if is_damage(error):
-            raise UserError(f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}") from None
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: BaseException | None) -> Damaged:
+        return Damaged(f"{self.path} is damaged: {error}. {FIX_FILE.format(path=self.path)}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
