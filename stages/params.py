@@ -7,7 +7,8 @@ problem.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,9 @@ STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (*SPINE, *(stage for kind in KINDS for stage in kind.stages))
 }
 BASE_STAGES = tuple(stage.name for stage in BASES)
+
+
+STUDENT = "base_student"  # the one stage of BASES whose base is made of a dataset
 
 
 class Params:
@@ -129,6 +133,7 @@ def check() -> dict[str, dict[str, dict]]:
     for kind in KINDS:
         if problem := kind.problem(params.blocks):
             raise UserError(f"{PARAMS}, {problem}")
+    check_students(params)
     bases = {name for stage in BASE_STAGES for name in params.blocks[stage]}
     without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
     for (stage, dataset), path in params.file_of.items():
@@ -190,6 +195,20 @@ def check_outputs(params: Params) -> None:
                 )
 
 
+def check_students(params: Params) -> None:
+    """Each base that is a student has one, which is not made from that base itself. Raises UserError."""
+    students, exported, of = params.blocks[STUDENT], params.blocks["export"], made(params.blocks)
+    for name, knobs in students.items():
+        where, student = f"{params.file_of[STUDENT, name]}, {STUDENT}.{name}.of", knobs.get("of")
+        if student is not None and str(student) not in exported:
+            raise UserError(f"{where}: export has no block '{student}'{nearest(student, exported)}")
+        try:
+            of.upstream([f"{STUDENT}@{name}"])
+        except CycleError as error:
+            circle = ", ".join(error.args[1])
+            raise UserError(f"{where}: '{student}' is made from '{name}' itself: {circle}") from None
+
+
 class Made(NamedTuple):
     """What the stages of dvc.yaml read, by DVC target, as corpus@d, and which of them makes a path."""
 
@@ -202,15 +221,36 @@ class Made(NamedTuple):
             places = (path, *(folder.as_posix() for folder in Path(path).parents))
             yield from filter(None, map(self.maker.get, places))
 
+    def upstream(self, targets: Iterable[str]) -> list[str]:
+        """`targets` and all that they are made from, each behind that.
+
+        Raises CycleError, with a circle of targets, where something would be made from itself.
+        """
+        ordered: dict[str, None] = {}
+        entered: dict[str, None] = {}
+
+        def visit(target: str) -> None:
+            if target in entered:
+                circle = list(entered)
+                raise CycleError("circle", [*circle[circle.index(target) :], target])
+            if target not in ordered:
+                entered[target] = None
+                for maker in self.makers(target):
+                    visit(maker)
+                del entered[target]
+                ordered[target] = None
+
+        for target in targets:
+            visit(target)
+        return list(ordered)
+
 
 def made(blocks: Blocks) -> Made:
-    """Of all datasets; base models are not among the targets."""
+    """Of all datasets and bases."""
     reads: dict[str, list[str]] = {}
     maker: dict[str, str] = {}
     for name, stage in graph()["stages"].items() if DVC.is_file() else ():
-        if name not in STAGES or name in BASE_STAGES:
-            continue
-        for dataset, knobs in blocks[name].items():
+        for dataset, knobs in blocks.get(name, {}).items():
             values = {f"item.{knob}": str(value) for knob, value in knobs.items()} | {"key": dataset}
             target = f"{name}@{dataset}"
             reads[target] = [filled(path, values) for path in stage["do"].get("deps", [])]
@@ -226,24 +266,14 @@ def filled(path: str, values: dict[str, str]) -> str:
 def before(dataset: str, blocks: Blocks, of: Made | None = None) -> list[str]:
     """DVC targets that a dataset's own stages are built upon, each behind what it is built upon itself.
 
-    They follow from dvc.yaml. Where one of another dataset needs some of this one's, these are among them.
+    They follow from dvc.yaml. Where one of another dataset needs some of this one's, these are among them;
+    of bases only those are that a dataset's student is.
     """
     of = of or made(blocks)
-    ordered: dict[str, None] = {}
-    seen: set[str] = set()
-
-    def visit(target: str) -> None:
-        if target not in seen:
-            seen.add(target)
-            for maker in of.makers(target):
-                visit(maker)
-            ordered[target] = None
-
-    for own in [target for target in of.reads if target.partition("@")[2] == dataset]:
-        for maker in of.makers(own):
-            if maker.partition("@")[2] != dataset:
-                visit(maker)
-    return list(ordered)
+    own = [target for target in of.reads if target.partition("@")[2] == dataset]
+    others = [other for target in own for other in of.makers(target) if other.partition("@")[2] != dataset]
+    shared = tuple(f"{stage}@" for stage in BASE_STAGES if stage != STUDENT)
+    return [target for target in of.upstream(others) if not target.startswith(shared)]
 
 
 def before_any(blocks: Blocks) -> list[str]:

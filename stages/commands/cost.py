@@ -28,19 +28,19 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
     """
     if dataset not in blocks[ASKS]:
         raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
+    of = params.made(blocks)
+    shared = tuple(f"{stage}@" for stage in params.BASE_STAGES)
     made: list[tuple[str, list[str]]] = []
-    stages: list[str] = []
-    chain = [f"{stage.name}@{dataset}" for stage in params.stages_of(dataset, blocks)]
-    before = params.before(dataset, blocks)
-    for target in dict.fromkeys([*before, *chain[: chain.index(f"{ASKS}@{dataset}") + 1]]):
-        stage, name = target.split("@")
-        if stage != "collect":
-            stages.append(target)
-        if stage == ASKS:
-            made.append((name, stages))
-            stages = []
-            if not layout.responses(name).is_file():
-                break
+    listed: set[str] = set()
+    for asking in [*params.before(dataset, blocks, of), f"{ASKS}@{dataset}"]:
+        name = asking.removeprefix(f"{ASKS}@")
+        if name == asking:
+            continue
+        needed = [target for target in of.upstream([asking]) if not target.startswith(shared)]
+        collected = [target.partition("@")[2] for target in needed if target.startswith("collect@")]
+        if all(layout.responses(other).is_file() for other in collected):
+            made.append((name, [t for t in needed if t not in listed and not t.startswith("collect@")]))
+            listed.update(needed)
     return made
 
 

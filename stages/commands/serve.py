@@ -18,11 +18,12 @@ from stages import params
 from stages.core import layout
 from stages.core.messages import say
 from stages.core.stage import main
+from stages.engines.serve import bodies
 from stages.engines.serve.student import Served
 from stages.kinds.registry import KINDS
 
 ENGINES = ("openvino", "transformers", "vllm")
-SAMPLING = {"temperature", "top_k", "top_p", "frequency_penalty", "max_new_tokens"}
+SAMPLING = {"max_new_tokens", *bodies.SAMPLING}
 
 
 def served(dataset: str) -> Served:

@@ -207,7 +207,7 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
         raise UserError("vllm serve would give other tokens than training did")
     file, model = layout.SCRATCH / f"serve-{student.name}.jinja", layout.model(student.name, "hf")
     write_text(file, template.source)
-    usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p"})
+    usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p", "repetition_penalty"})
     return [
         *("vllm", "serve", str(model), "--served-model-name", student.name),
         *("--host", host, "--port", str(port), "--allowed-origins", "[]"),
