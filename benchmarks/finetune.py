@@ -192,7 +192,8 @@ def run(name: str, given: dict) -> dict:
         given["precision"] = style
     if peer == "ours" and style:
         given["knobs"] = {style: True}
-    start, path = [sys.executable, "-m", f"benchmarks.finetune_peers.with_{peer}"], str(ROOT)
+    start: list = [sys.executable, "-m", f"benchmarks.finetune_peers.with_{peer}"]
+    path = str(ROOT)
     if peer == "trl":
         start, path = [trl_python(), PEERS / "with_trl.py"], ""
     done = subprocess.run(

@@ -311,7 +311,9 @@ def versions(python: str | None) -> Iterator[tuple[str, str]]:
     code = f"from importlib.metadata import version\nfor name in {VERSIONS}: print(name, version(name))"
     if python:
         told = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
-        yield from (tuple(line.split()) for line in told.splitlines())
+        for line in told.splitlines():
+            name, number = line.split()
+            yield name, number
     from benchmarks.finetune import TRL
 
     yield "training, TRL's environment", ", ".join(TRL)

@@ -33,6 +33,7 @@ def running(dataset: str, *flags: str):
     """(the address of the running server, its process)."""
     command = [sys.executable, "-m", "stages", "serve", dataset, "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     try:
         yield json.loads(process.stdout.readline())["base_url"], process
     finally:
@@ -184,7 +185,7 @@ def main() -> None:
     template = Template(layout.prompt(given.dataset, "student"))
     prompts = codec.prompts([render(template, row) for row in rows])
     texts = [row["text"] for row in rows]
-    found = {
+    found: dict = {
         "requests": len(rows),
         "load": round(os.getloadavg()[0], 1),
         "serve_grammar": timed(given.dataset, texts, "--grammar"),
