@@ -327,18 +327,22 @@ def apart(part: str, ran: dict[str, dict]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in told.items()}
 
 
-def peers_python() -> str | None:
-    """The interpreter of the peers' environment, which is made where there is none; None without network."""
-    venv = Path(os.environ.get("RETRIEVER_VENV") or ROOT / ".venv-retriever")
-    python = venv / "bin" / "python"
-    if not list(venv.glob("lib/*/site-packages/rank_bm25.py")):
-        print(f"making {venv} with {', '.join(PEERS)}, once", file=sys.stderr, flush=True)
+def peers_python(name: str = "retriever", packages: Sequence[str] = PEERS) -> str | None:
+    """The interpreter of a benchmark's peers, in an environment that borrows all else from ours.
+
+    It is made where there is none: `.venv-NAME`, or where NAME_VENV points. None without network.
+    """
+    venv = Path(os.environ.get(f"{name.upper()}_VENV") or ROOT / f".venv-{name}")
+    python, made = venv / "bin" / "python", venv / "complete"
+    if not made.is_file():
+        print(f"making {venv} with {', '.join(packages)}, once", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         (site,) = venv.glob("lib/*/site-packages")
         (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
-        if subprocess.run([python, "-m", "pip", "install", "-qq", *PEERS]).returncode:
+        if subprocess.run([python, "-m", "pip", "install", "-qq", *packages]).returncode:
             print("peers that need them are left out", file=sys.stderr, flush=True)
             return None
+        made.touch()
     return str(python)
 
 

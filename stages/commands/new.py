@@ -168,8 +168,8 @@ def built_upon(own: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
 
     Two that compare their students with each other name each other; those `known` are not looked at again.
     """
-    blocks = blocks_in(own)
-    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in knobs}
+    blocks = [knobs for path in (own, *shared_bases(own)) for knobs in blocks_in(path)]
+    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of", "asked") if knob in knobs}
     students = (STUDENT.match(str(value)) for knobs in blocks for value in knobs.values())
     names |= {student[1] for student in students if student}
     known |= {own}

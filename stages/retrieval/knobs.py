@@ -1,9 +1,9 @@
 """How texts become vectors and how their neighbours are found: knobs that the stages share."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.errors import UserError
 from stages.core.files import read_json
@@ -65,3 +65,32 @@ class Search(Knobs):
     probes: int = Field(32, gt=0, description="ivf: cells looked into")
     links: int = Field(32, gt=1, description="hnsw: edges a node")
     ef: int = Field(128, gt=0, description="hnsw: nodes kept while searching and building")
+
+
+class Cut(Knobs):
+    """How documents are cut into passages."""
+
+    tokenizer: str = Field(
+        description="model directory whose tokens measure a passage, like models/base/smol"
+    )
+    chunk: int = Field(300, gt=0, description="most tokens of a passage")
+    overlap: int = Field(50, ge=0, description="tokens that a passage repeats of the one before")
+
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        if self.overlap >= self.chunk:
+            raise ValueError("expected overlap to be less than chunk")
+        return self
+
+
+class Retrieving(Knobs):
+    """What finds passages for a question."""
+
+    by: Literal["bm25", "dense", "hybrid"] = Field("hybrid", description="what ranks the passages")
+    encoder: str = Field(
+        description="sentence-transformers directory, like models/D/retriever; by bm25 models/shipped/none"
+    )
+    reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
+    rerank: int = Field(20, gt=0, description="first passages that the reranker reads")
+    max_length: int = Field(128, gt=0, description="dense: tokens of a text")
+    bm25_weight: float = Field(0.5, ge=0, description="hybrid: weight of BM25's score beside the cosine's 1")

@@ -18,9 +18,10 @@ from stages.core.prompts import Template
 from stages.core.tokenizer import TextCodec
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs
-from stages.kinds.rag.parts.chunking import coverage
 from stages.kinds.rag.parts.context import Prompts, gold_first
-from stages.kinds.rag.parts.rows import Passage, Question, read_found, read_passages, read_questions
+from stages.kinds.rag.parts.questions import coverage
+from stages.kinds.rag.parts.rows import Question, read_found, read_passages, read_questions
+from stages.retrieval.passages import Passage
 
 
 def run(dataset: str, knobs: ConvertRagKnobs) -> dict:

@@ -3,30 +3,21 @@
 docs/kinds/rag.md has the table of LocalRQA's flags and these knobs.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from stages.core.stage import Knobs, Stage
 from stages.engines.protocol import Decoding
+from stages.retrieval.knobs import Cut, Retrieving
 from stages.student.recipe import Training
 
 
-class Chunks(Knobs):
-    tokenizer: str = Field(
-        description="model directory whose tokens measure a passage, like models/base/smol"
-    )
+class Chunks(Cut):
     chunk: int = Field(400, gt=0, description="most tokens of a passage")
-    overlap: int = Field(50, ge=0, description="tokens that a passage repeats of the one before")
     eval_rows: str = Field(
         description="file of people's questions {question, answer, document_id}; empty if there are none"
     )
-
-    @model_validator(mode="after")
-    def _overlap(self) -> Self:
-        if self.overlap >= self.chunk:
-            raise ValueError("expected overlap to be less than chunk")
-        return self
 
 
 class PassagesKnobs(Chunks):
@@ -47,16 +38,8 @@ class PassagesEmbeddedKnobs(Chunks):
     test: int = Field(150, gt=0, description="held-out questions")
 
 
-class RetrievedKnobs(Knobs):
-    by: Literal["bm25", "dense", "hybrid"] = Field("hybrid", description="what ranks the passages")
-    encoder: str = Field(
-        description="sentence-transformers directory, like models/D/retriever; by bm25 models/shipped/none"
-    )
-    reranker: str = Field(description="CrossEncoder directory, or models/shipped/none")
+class RetrievedKnobs(Retrieving):
     depth: int = Field(10, gt=0, description="passages kept of a question, best first")
-    rerank: int = Field(20, gt=0, description="first passages that the reranker reads")
-    max_length: int = Field(128, gt=0, description="dense: tokens of a text")
-    bm25_weight: float = Field(0.5, ge=0, description="hybrid: weight of BM25's score beside the cosine's 1")
 
 
 class ConvertRagKnobs(Knobs):

@@ -8,9 +8,9 @@ same bytes for the same files.
 """
 
 from stages.kinds.rag.knobs import PassagesKnobs
-from stages.kinds.rag.parts.chunking import Cutter, by_source
 from stages.kinds.rag.parts.local_rqa import files_of, read
 from stages.kinds.rag.parts.questions import people_questions, write_passages
+from stages.retrieval.passages import Cutter, by_source
 
 
 def run(dataset: str, knobs: PassagesKnobs) -> dict:

@@ -12,10 +12,10 @@ from stages.core.hashing import stable_unit
 from stages.core.records import Document
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesEmbeddedKnobs
-from stages.kinds.rag.parts.chunking import Cutter, Piece, by_source, holding
 from stages.kinds.rag.parts.docstrings import Names, question_of
-from stages.kinds.rag.parts.questions import people_questions, write_passages
+from stages.kinds.rag.parts.questions import holding, people_questions, write_passages
 from stages.kinds.rag.parts.rows import Question
+from stages.retrieval.passages import Cutter, Piece, by_source
 
 
 def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:

@@ -14,16 +14,9 @@ from stages.core.messages import say
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import RetrievedKnobs
 from stages.kinds.rag.parts import measures
-from stages.kinds.rag.parts.retriever import Retriever
-from stages.kinds.rag.parts.rows import (
-    SPLITS,
-    Found,
-    Passage,
-    Question,
-    query_of,
-    read_passages,
-    read_questions,
-)
+from stages.kinds.rag.parts.rows import SPLITS, Found, Question, query_of, read_passages, read_questions
+from stages.retrieval.passages import Passage
+from stages.retrieval.retriever import Retriever
 
 CUTOFFS = (1, 4, 10)
 

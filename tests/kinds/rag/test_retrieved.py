@@ -10,9 +10,9 @@ from stages.core.errors import UserError
 from stages.core.files import read_json, write_json, write_jsonl, write_manifest
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import RetrievedKnobs
-from stages.kinds.rag.parts import retriever
-from stages.kinds.rag.parts.retriever import Retriever
 from stages.kinds.rag.parts.rows import SPLITS, read_found
+from stages.retrieval import retriever
+from stages.retrieval.retriever import Retriever
 from tests.helpers.cli import invoke
 from tests.helpers.rag_student import NONE, TOPICS, make_project, passage
 

@@ -12,7 +12,7 @@ import pytest
 from stages import params
 from stages.commands import build, new
 from stages.core.files import atomic_directory, verify_manifest, write_jsonl
-from stages.kinds.retriever import KIND, tasks_embedded
+from stages.kinds.retriever import tasks_embedded
 from stages.kinds.retriever.parts import embedded
 from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Task
 from tests.helpers.cli import invoke
@@ -265,14 +265,14 @@ def test_one_task_is_built_upon_the_rows_of_all_and_these_upon_a_students_querie
     new.join("recall_qa", None)
     blocks = params.check()
     assert {"recall", "recall_qa", "pydoc"} <= set(params.datasets(blocks))
-    targets = KIND.before("recall_qa", blocks)
+    targets = params.before("recall_qa", blocks)
     assert targets[0] == "corpus@pydoc" and targets[-4:] == [
         "generate@pydoc",
         "tasks_embedded@recall",
         "mine@recall",
         "score@recall",
     ]
-    assert KIND.before("recall", blocks) == targets[:-3] and KIND.before("pydoc", blocks) == []
+    assert params.before("recall", blocks) == targets[:-3] and params.before("pydoc", blocks) == []
     assert {"smol", "minilm"} <= build.bases_of("recall_qa", blocks)
 
 

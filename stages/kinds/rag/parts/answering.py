@@ -16,13 +16,11 @@ from stages.engines.protocol import Decoding, Generation
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import AnswerKnobs, RetrievedKnobs
 from stages.kinds.rag.parts.context import Prompt, Prompts
-from stages.kinds.rag.parts.retriever import Retriever
 from stages.kinds.rag.parts.rows import (
     GOLD,
     HELD_OUT,
     RETRIEVED,
     Answer,
-    Passage,
     Question,
     Split,
     query_of,
@@ -30,6 +28,8 @@ from stages.kinds.rag.parts.rows import (
     read_questions,
 )
 from stages.retrieval.knobs import is_none
+from stages.retrieval.passages import Passage
+from stages.retrieval.retriever import Retriever
 
 TRAINED, UNTRAINED, BESIDE, FID = "trained", "untrained", "beside", "fid"
 

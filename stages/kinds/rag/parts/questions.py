@@ -1,4 +1,4 @@
-"""Questions of people, and the folder of passages and questions that both makers of it write."""
+"""Questions, which passage holds their answer, and the folder that both makers of passages write."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_jsonl
 from stages.core.messages import say
+from stages.evaluation.overlap import shared, words_in
 from stages.evaluation.people import Row, Text, check_unseen, read_rows, where
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import Chunks
-from stages.kinds.rag.parts.chunking import holding
-from stages.kinds.rag.parts.rows import SPLITS, Passage, Question
+from stages.kinds.rag.parts.rows import SPLITS, Question
+from stages.retrieval.passages import Passage
 
 
 class PeoplesQuestion(Row):
@@ -19,6 +20,16 @@ class PeoplesQuestion(Row):
     question: Text
     answer: Text
     document_id: Text
+
+
+def coverage(answer: str, text: str) -> float:
+    """The share of an answer's words, each as often as it stands there, that are in a text."""
+    return shared(words_in(text).squad, words_in(answer).squad)[1]
+
+
+def holding(answer: str, passages: Sequence[Passage]) -> str:
+    """The id of the passage that covers most of an answer, the first of several."""
+    return max(passages, key=lambda passage: coverage(answer, passage["text"]))["id"]
 
 
 def people_questions(file: str, of_document: Mapping[str, Sequence[Passage]]) -> list[Question]:

@@ -7,26 +7,12 @@ from typing import Literal, NotRequired, TypedDict
 from stages.core.errors import UserError
 from stages.core.files import iter_jsonl, verify_manifest
 from stages.kinds.rag import places
+from stages.retrieval.passages import Passage
 
 Split = Literal["train", "val", "test", "people"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "people")  # people: for measuring only
 HELD_OUT: tuple[Split, ...] = ("test", "people")
 GOLD, RETRIEVED = "gold", "retrieved"  # which passages an answer was given from
-
-
-class Passage(TypedDict):
-    """A piece of a document. `start` and `end` are its place there in characters, `seq` its number, from 0.
-
-    `source` is the id, or address, of the document: passages of one are a cluster.
-    """
-
-    id: str
-    title: str
-    text: str
-    source: str
-    seq: int
-    start: int
-    end: int
 
 
 class Turn(TypedDict):
@@ -119,11 +105,6 @@ def query_of(question: Mapping) -> str:
     turns = question.get("history") or []
     before = [turn["message"] for turn in turns if turn["speaker"] == "user"]
     return "\n".join([*before[-1:], question["question"]])
-
-
-def titled(passage: Mapping) -> str:
-    """A passage as retrievers read it."""
-    return f"{passage['title']}\n{passage['text']}"
 
 
 def texts_of(passages: Mapping[str, Passage], ids: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ distribution of the teacher's scores over them (KL).
 
 import copy
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers.utils import logging
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
-from stages.core.hashing import sha256_folder, sha256_json
+from stages.core.hashing import sha256_folder
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable, weights
 from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
@@ -31,7 +30,7 @@ from stages.retrieval.ranking import open_cross_encoder
 from stages.retrieval.transformer import check_length
 from stages.student.batches import Batches
 from stages.student.encoding import Encoding, Texts, places_in, prepare
-from stages.student.fabric import launch_of, make_fabric
+from stages.student.fabric import make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
 from stages.student.losses import (
     contrastive,
@@ -44,7 +43,6 @@ from stages.student.losses import (
 )
 
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
-LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
 class TaskRows(NamedTuple):
@@ -230,15 +228,14 @@ def train(
     does, and for a loss that is no number.
     """
     stage, files = f"train_{part}", training_rows(knobs)
-    work = scratch(stage, dataset, fingerprint(folder_of(knobs.rows, "scored"), knobs))
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    rows, base = verify_manifest(folder_of(knobs.rows, "scored"))["files"], sha256_folder(Path(knobs.base))
+    work = scratch(stage, dataset, knobs, [rows, base])
+    fabric = make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
     loop = Loop(stage, fabric, model, knobs, steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     training.finish()
     with atomic_directory(layout.model(dataset, part), producer=stage) as directory:
         model.cpu().save_pretrained(str(directory), create_model_card=False)
@@ -258,15 +255,7 @@ def train(
             for task in files
         },
     }
-    return state.curve, figures, {"tokens_per_second": speed}
-
-
-def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
-    """What a saved state depends on: knobs but LAYOUT, rows, base, and the processes that share a batch."""
-    launch = launch_of(knobs)
-    rows, base = verify_manifest(folder)["files"], sha256_folder(Path(knobs.base))
-    given = knobs.model_dump(exclude=LAYOUT)
-    return sha256_json([given, rows, base, launch.devices * launch.nodes])[:16]
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}
 
 
 def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:

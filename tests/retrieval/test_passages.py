@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from stages.kinds.rag.knobs import Chunks
-from stages.kinds.rag.parts.chunking import Cutter, Piece, coverage, holding
+from stages.kinds.rag.parts.questions import coverage, holding
+from stages.retrieval.passages import Cutter, Piece
 from tests.helpers.tiny import WORDS, tokenizer_folder
 
 

@@ -1,4 +1,4 @@
-"""The retriever of a dataset: one for its training rows, for answers and for `make ask`."""
+"""What finds passages for questions: one for a dataset's training rows, its answers and those who ask."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -7,10 +7,9 @@ import numpy as np
 from sentence_transformers import CrossEncoder
 
 from stages.core.errors import UserError
-from stages.kinds.rag.knobs import RetrievedKnobs
-from stages.kinds.rag.parts.rows import Passage, titled
 from stages.retrieval.bm25 import Bm25
-from stages.retrieval.knobs import MODEL, method_of
+from stages.retrieval.knobs import MODEL, Retrieving, method_of
+from stages.retrieval.passages import Passage, titled
 from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, reranked
 from stages.retrieval.vectors import Vectors, prompt_of
 
@@ -33,7 +32,7 @@ class Retriever:
     Raises UserError where there is no passage, and for an encoder that does not fit `by`.
     """
 
-    def __init__(self, passages: Mapping[str, Passage], knobs: RetrievedKnobs) -> None:
+    def __init__(self, passages: Mapping[str, Passage], knobs: Retrieving) -> None:
         if not passages:
             raise UserError("no passage to retrieve from; put documents there and make the passages again")
         if method_of(knobs.encoder, "encoder", ("none",)) != MODEL and knobs.by != "bm25":

@@ -1,19 +1,32 @@
-"""Documents cut into passages by tokens, and which passage holds an answer."""
+"""Documents cut into passages by tokens."""
 
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from stages.core.tokenizer import TextCodec
-from stages.kinds.rag.knobs import Chunks
-from stages.kinds.rag.parts.measures import shared, words_in
-from stages.kinds.rag.parts.rows import Passage
+from stages.retrieval.knobs import Cut
 
 # A cut is behind the last of these in the latter half of what a passage may hold: the first kind there is.
 BREAKS = tuple(map(re.compile, (r"\n[^\S\n]*\n\s*", r"\n\s*", r"[.!?…。！？]['\")\]]*\s+|[。！？]", r"\s+")))
+
+
+class Passage(TypedDict):
+    """A piece of a document. `start` and `end` are its place there in characters, `seq` its number, from 0.
+
+    `source` is the id, or address, of the document: passages of one are a cluster.
+    """
+
+    id: str
+    title: str
+    text: str
+    source: str
+    seq: int
+    start: int
+    end: int
 
 
 class Piece(NamedTuple):
@@ -27,7 +40,7 @@ class Piece(NamedTuple):
 class Cutter:
     """Cuts texts as the knobs say. Raises UserError for a directory without a tokenizer."""
 
-    def __init__(self, knobs: Chunks):
+    def __init__(self, knobs: Cut):
         self.tokenizer = TextCodec(Path(knobs.tokenizer)).tokenizer
         self.most, self.overlap = knobs.chunk, knobs.overlap
 
@@ -97,19 +110,14 @@ def passage_of(piece: Piece, start: int, numbers: Counter[str]) -> Passage:
     }  # type: ignore[typeddict-item]
 
 
-def coverage(answer: str, text: str) -> float:
-    """The share of an answer's words, each as often as it stands there, that are in a text."""
-    return shared(words_in(text).squad, words_in(answer).squad)[1]
-
-
-def holding(answer: str, passages: Sequence[Passage]) -> str:
-    """The id of the passage that covers most of an answer, the first of several."""
-    return max(passages, key=lambda passage: coverage(answer, passage["text"]))["id"]
-
-
 def by_source(passages: Iterable[Passage]) -> dict[str, list[Passage]]:
     """The passages of each document."""
     found: dict[str, list[Passage]] = defaultdict(list)
     for passage in passages:
         found[passage["source"]].append(passage)
     return dict(found)
+
+
+def titled(passage: Mapping) -> str:
+    """A passage as retrievers read it."""
+    return f"{passage['title']}\n{passage['text']}"
