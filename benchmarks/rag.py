@@ -311,7 +311,8 @@ def versions(python: str | None) -> Iterator[tuple[str, str]]:
     code = f"from importlib.metadata import version\nfor name in {VERSIONS}: print(name, version(name))"
     if python:
         told = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
-        for name, installed in map(str.split, told.splitlines()):
+        for line in told.splitlines():
+            name, _, installed = line.partition(" ")
             yield name, installed
     from benchmarks.finetune import TRL
 

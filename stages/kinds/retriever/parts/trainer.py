@@ -119,15 +119,12 @@ class Training:
 
     def __init__(self, fabric, model, files: list[TaskRows], knobs: TrainRetrieverKnobs, dims: int = 1):
         self.fabric, self.model, self.files, self.knobs = fabric, model, files, knobs
+        self.tasks = {file.name: file for file in files}
         self.size = knobs.batch_size * fabric.world_size
         names, sizes = [file.name for file in files], [len(file.train) for file in files]
         self.batches = Batches(names, sizes, self.size, knobs.inbatch, knobs.small_files, knobs.seed)
         self.texts = Texts(model)
         self.encoding = Encoding(fabric, model, self.texts, self.output, dims, knobs.sub_batch)
-
-    @property
-    def tasks(self) -> dict[str, TaskRows]:
-        return {file.name: file for file in self.files}
 
     def gradients(self, step: int) -> tuple[float, int]:
         epoch, file, rows = self.batches.at(step)
