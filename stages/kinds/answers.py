@@ -1,5 +1,6 @@
 """The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def document_of(row: Response) -> str:
 def is_first(row: Response) -> bool:
     """Is it the first of a document's answers? Only that one stands for the teacher on held-out pages."""
     return not row.get("sample") and not row.get("choice")
+
+
+def first_answers(path: Path) -> tuple[dict[str, Response], Counter[str]]:
+    """(the first answer about each document, by its id, how often each model answered)."""
+    answers: dict[str, Response] = {}
+    models: Counter[str] = Counter()
+    for row in read_responses(path):
+        models[row.get("model", "unknown")] += 1
+        if is_first(row):
+            answers[document_of(row)] = row
+    return answers, models
 
 
 def answer_of(row: Response, task: Task) -> Any:
