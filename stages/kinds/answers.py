@@ -70,5 +70,8 @@ def answer_of(row: Response, task: Task) -> Any:
 
 
 def lines_of(row: Response, task: Task) -> list[str]:
-    """The texts in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
-    return task.flat(answer_of(row, task))
+    """The texts in an accepted answer; none in any other, or in one of no form that can be read."""
+    try:
+        return task.flat(answer_of(row, task)) if row["accepted"] else []
+    except ValueError:
+        return []

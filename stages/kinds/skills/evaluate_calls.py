@@ -105,11 +105,7 @@ def score_people(
 
 def label(row: dict) -> str:
     """The teacher's call in a row of responses; "" where it is not accepted, or has not the form of one."""
-    try:
-        lines = lines_of(row, TASK) if row["accepted"] else []
-    except ValueError:  # accepted although it is in no form that can be read: as if nothing had come
-        lines = []
-    return lines[0] if lines else ""
+    return next(iter(lines_of(row, TASK)), "")
 
 
 def chosen(documents: list[dict], labels: dict[str, str], limit: int) -> list[dict]:

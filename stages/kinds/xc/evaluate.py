@@ -130,11 +130,7 @@ def written(source: Path, names: list[str], column: str) -> tuple[list, dict, Co
 
 def taught(answer: dict, task: Task = QUERIES):
     """The teacher's Output: the lines of an accepted answer, nothing for any other."""
-    try:
-        lines = lines_of(answer, task) if answer["accepted"] else []
-    except ValueError:  # kept although it is cut or in no form: as if nothing had come
-        lines = []
-    return Output(lines, float(answer["outcome"] == "ok"))
+    return Output(lines_of(answer, task), float(answer["outcome"] == "ok"))
 
 
 def copied(page: dict):
