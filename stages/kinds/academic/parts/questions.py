@@ -10,9 +10,10 @@ from stages.core.errors import UserError
 from stages.core.hashing import canonical_json
 from stages.core.rows import as_text
 from stages.core.stage import explain
+from stages.evaluation.answers import says_not
 from stages.evaluation.people import one_spelling
 from stages.kinds.academic.parts.papers import Paper
-from stages.kinds.academic.parts.rows import Question, says_not
+from stages.kinds.academic.parts.rows import Question
 from stages.sources.data_files import rows_of
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.core.text import count_words
+from stages.evaluation.answers import ended, says_not
 from stages.evaluation.bootstrap import Interval, quantile_interval
 from stages.evaluation.overlap import overlaps
 from stages.evaluation.ranking import table
 from stages.kinds.academic.knobs import EvaluatePapersKnobs
 from stages.kinds.academic.parts.answering import FIRST_WORDS, MODELS, REFERENCE, TRAINED
-from stages.kinds.academic.parts.measures import Likeness, calibrated, ended
-from stages.kinds.academic.parts.rows import Answer, Question, says_not
+from stages.kinds.academic.parts.rows import Answer, Question
+from stages.retrieval.likeness import Likeness, calibrated
 
 COMPARED = ("cosine", "cosine_calibrated", "f1", "f1_answerable", "rouge_l")  # told of pairs of models
 OVER_LONG = 2  # times as many words as the reference
