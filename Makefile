@@ -45,8 +45,8 @@ review: $(LOCK) ## decide about candidates in a browser: make review DATASET=ott
 evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET=otto ROWS=rows.json OUT=scores.json
 	@python -m stages evaluate_rows "$${DATASET:-otto}" --rows "$$ROWS" --out "$${OUT:-scores.json}"
 
-serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
-	@python -m stages serve "$${DATASET:-otto}" $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
+serve: $(LOCK) ## serve students, retrievers and rerankers on an OpenAI-compatible endpoint: make serve DATASET="otto recall"
+	@python -m stages serve $${DATASET:-otto} $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
 
 ask: $(LOCK) ## ask a student that answers from passages, on a page: make ask DATASET=pydoc_rag; QUESTION="..." here
 	@python -m stages ask "$${DATASET:-pydoc_rag}" $${QUESTION:+"$$QUESTION"} $${PORT:+--port "$$PORT"}

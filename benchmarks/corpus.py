@@ -82,6 +82,7 @@ def run(code: str, *arguments: str, folder: Path) -> tuple[str, float, float]:
         stdout=subprocess.PIPE,
         text=True,
     ) as child:
+        assert child.stdout
         printed = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)

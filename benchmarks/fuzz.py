@@ -222,7 +222,7 @@ def answers() -> Attempt:
     plain = {"model": "m", "messages": [{"role": "user", "content": "q"}], "params": {"n": 2}}
     json_schema = {"name": "write", "schema": schema, "strict": True}
     tool = {"type": "function", "function": {"name": "write", "parameters": schema}}
-    pairs = [
+    pairs: list[tuple[dict, dict]] = [
         (plain, {"content": "<think>hm</think>one query"}),
         (
             {**plain, "response_format": {"type": "json_schema", "json_schema": json_schema}},

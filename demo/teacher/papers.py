@@ -206,7 +206,7 @@ def pairs(text: str) -> Iterator[Pair]:
 def _joined(sentence: str) -> Made:
     """What a sentence of two clauses is good for."""
     body = sentence.rstrip(".")
-    if found := re.match(r"(If|When|Once|Without) ([^,]+), (?!and |or |whose |which )(.+)", body):
+    if found := re.match(r"(If|When|Once|Without) ([^,]+), (?!and |or |whose |which |of which )(.+)", body):
         said = up(found[3].removeprefix("then "))
         yield "condition", f"what happens {low(found[1])} {found[2]}", said
     found = re.match(r"(.+?),? (?:because|since(?! \d)) (.+)", body)

@@ -69,7 +69,7 @@ def example_of(kind: str | None, of: str | None) -> Path:
     name = "example" if of is None else "example_of"
     examples = {folder.parent.name: folder for folder in sorted(KINDS.glob(f"*/{name}"))}
     if kind not in examples:
-        known = " or ".join(examples)
+        known = " or ".join(", ".join(examples).rsplit(", ", 1))
         raise UserError(
             f"--kind: {kind!r} has no example to begin with; name {known}, or leave KIND and OF out"
         )
@@ -168,8 +168,8 @@ def built_upon(own: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
 
     Two that compare their students with each other name each other; those `known` are not looked at again.
     """
-    blocks = blocks_in(own)
-    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in knobs}
+    blocks = [knobs for path in (own, *shared_bases(own)) for knobs in blocks_in(path)]
+    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of", "asked") if knob in knobs}
     students = (STUDENT.match(str(value)) for knobs in blocks for value in knobs.values())
     names |= {student[1] for student in students if student}
     known |= {own}

@@ -57,10 +57,6 @@ class Task:
     subject: Callable[[Document], str | None] = lambda document: None  # what must not stay without any answer
 
 
-def nothing_before(dataset: str, blocks: Blocks) -> list[str]:
-    return []
-
-
 def no_problems(blocks: Blocks) -> str | None:
     return None
 
@@ -79,6 +75,4 @@ class Kind:
     rows: str = ""
     headline: tuple[str, ...] = ()  # measures of metrics.json that `build` prints
     summary: Callable[[dict], list[str]] = lambda figures: []  # further lines that `build` prints
-    # DVC targets to bring up to date before a dataset's own, in order: `skills@d`, `*@d_candidates`.
-    before: Callable[[str, Blocks], list[str]] = nothing_before
     problem: Callable[[Blocks], str | None] = no_problems  # what its blocks lack, for the check of params

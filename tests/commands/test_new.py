@@ -62,10 +62,11 @@ def test_the_example_of_papers_is_two_datasets_that_read_one_folder(project):
     ]
     assert {path.name for path in (new.PROMPTS / "mine").iterdir()} == {
         "benchmark.jsonl",
+        "paragraphs.md",
         "params.yaml",
         "questions.md",
         "student.md",
         "teacher.md",
     }
-    for name in ("questions", "student", "teacher"):  # the prompts that ship are those that are measured
+    for name in ("paragraphs", "questions", "student", "teacher"):  # those that are measured
         assert read_text(new.PROMPTS / f"mine/{name}.md") == read_text(ROOT / f"prompts/papers/{name}.md")

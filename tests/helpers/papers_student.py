@@ -4,8 +4,9 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.files import atomic_directory, write_json, write_jsonl, write_text
+from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds.academic import places
-from stages.kinds.academic.parts.rows import NOT_SAID, Question
+from stages.kinds.academic.parts.rows import Question
 from tests.helpers.tiny import made_once, tiny_model
 
 NONE = "models/shipped/none"

@@ -99,7 +99,7 @@ def test_every_file_that_a_stage_prompts_for_a_task_is_its_code():
     for stage in ("prompt", "convert", "generate", "baseline"):
         files = record(params.STAGES[stage])
         assert "stages/kinds/xc/parts/queries.py" in files and "stages/kinds/skills/parts/task.py" in files
-        assert "stages/kinds/academic/parts/written.py" in files  # three tasks of one module
+        assert "stages/kinds/written.py" in files  # three tasks of one module
     assert "stages/kinds/xc/parts/queries.py" not in record(params.STAGES["finetune"])
     assert "stages/kinds/xc/samples.html.j2" in record(params.STAGES["report"])
 

@@ -85,7 +85,7 @@ def random_pair(**targets):
     "targets",
     [{}, {"lora_query": True, "lora_value": True}, {"lora_key": True}, {"lora_mlp": True, "lora_head": True}],
 )
-@pytest.mark.parametrize("kind", ["pythia", "llama"])
+@pytest.mark.parametrize("kind", ["pythia", "llama", "phi"])
 def test_quick_model_is_litgpts_function(tmp_path, monkeypatch, kind, targets):
     monkeypatch.chdir(tmp_path)
     prepare(kind, train=2)

@@ -1,43 +1,10 @@
 """The kind academic: papers to a student that answers questions about them, and a fair benchmark of it."""
 
-import re
-
 from stages.kinds.academic.knobs import STAGES
 from stages.kinds.kind import COMPOSED, Blocks, Kind
 
-STUDENT = re.compile("models/([^/]+)/hf")
-ASKED = ("corpus_papers", "corpus_asked", "price", "prompt", "collect")  # what makes documents and answers
-TAUGHT_BY = (*ASKED, "convert", "instruct", "tokenize", "finetune", "merge", "export")
 CORPORA = ("corpus", "corpus_papers", "corpus_asked")
-WRITTEN = "stages.kinds.academic.parts.written"
-
-
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """What its documents are made of, and all of the students that its own is compared with."""
-    models = blocks["benchmark"].get(dataset, {})
-    named = (STUDENT.fullmatch(str(models.get(knob))) for knob in ("trained", "beside"))
-    students = dict.fromkeys(student[1] for student in named if student and student[1] != dataset)
-    targets = made_of(dataset, blocks)
-    for student in students:
-        targets += [*made_of(student, blocks), *targets_of(student, TAUGHT_BY, blocks)]
-    return list(dict.fromkeys(targets))
-
-
-def made_of(dataset: str, blocks: Blocks) -> list[str]:
-    """The answers that its documents are made of, behind what those are made of."""
-    chain = [dataset]
-    while (of := blocks["corpus_asked"].get(chain[-1], {}).get("of")) and of not in chain:
-        chain.append(of)
-    return [target for of in chain[:0:-1] for target in targets_of(of, ("corpus", *ASKED), blocks)]
-
-
-def targets_of(dataset: str, stages: tuple[str, ...], blocks: Blocks) -> list[str]:
-    return [f"{stage}@{dataset}" for stage in stages if dataset in blocks[of_price(stage)]]
-
-
-def of_price(stage: str) -> str:
-    """The stage whose blocks say that a dataset takes part in `stage`."""
-    return "prompt" if stage == "price" else stage
+WRITTEN = "stages.kinds.written"
 
 
 def problem(blocks: Blocks) -> str | None:
@@ -78,6 +45,5 @@ KIND = Kind(
     report="stages.kinds.academic.report",
     rows="stages.kinds.academic.parts.any_rows",
     summary=summary,
-    before=before,
     problem=problem,
 )

@@ -14,16 +14,15 @@ from stages.core.files import atomic_directory, write_jsonl
 from stages.core.messages import say
 from stages.kinds.academic import places
 from stages.kinds.academic.knobs import ChunksKnobs
-from stages.kinds.academic.parts.papers import pdfs_at, read_papers, warn
 from stages.kinds.academic.parts.questions import read_questions
 from stages.retrieval.passages import Cutter, Piece
+from stages.sources.papers import pdfs_at, read_papers
 
 BINS = 10
 
 
 def run(dataset: str, knobs: ChunksKnobs) -> dict:
-    papers = read_papers(knobs)
-    warn("chunks", dataset, papers)
+    papers = read_papers(f"chunks {dataset}", knobs.path, knobs.skip)
     questions = read_questions(Path(knobs.questions), papers)
     cutter = Cutter(knobs)
     pieces = (Piece(paper.name, paper.title, page.text) for paper in papers for page in paper.pages)

@@ -23,9 +23,9 @@ from stages.core.hashing import stable_integer, stable_unit
 from stages.core.records import Document
 from stages.core.text import comparable, content_words, tokens
 from stages.kinds.academic.knobs import CorpusAskedKnobs
-from stages.kinds.academic.parts.written import PARAGRAPHS, QUESTION
 from stages.kinds.answers import answer_of, document_of, read_responses
 from stages.kinds.kind import Task
+from stages.kinds.written import PARAGRAPHS, QUESTION
 
 BINS = 10  # of the histograms
 
@@ -145,7 +145,8 @@ def questions(sources: Mapping[str, Document], written: Mapping[str, list[str]])
 
 
 def asked(source: Document, name: str, question: str, answerable: bool, split: str) -> Document:
-    metadata = {**source["metadata"], "question": question, "answerable": answerable}
+    metadata = {**source["metadata"], "document_id": source["id"]}
+    metadata |= {"question": question, "answerable": answerable}
     return {**source, "id": name, "metadata": metadata, "split": split}
 
 

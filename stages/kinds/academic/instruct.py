@@ -18,6 +18,7 @@ from stages.core.files import atomic_directory, json_array, jsonl
 from stages.core.hashing import stable_integer
 from stages.core.messages import say
 from stages.core.prompts import Template, render
+from stages.evaluation.unanswered import says_not
 from stages.kinds.academic.knobs import InstructKnobs
 from stages.kinds.academic.parts.instructions import Instruction, Rejected, files_of, read
 
@@ -58,13 +59,14 @@ def run(dataset: str, knobs: InstructKnobs) -> dict:
         "rows": dict(counts),
         "repeated": repeated,
         "papers": len({row.paper for row in rows} - {""}),
+        "unanswerable": sum(says_not(row.answer) for row in rows),
         "accepted": {split: accepted[split] for split in SPLITS},
         "rejected": dict(sorted(Counter(one.reason for one in rejected).items())),
     }
 
 
 def splits(rows: list[Instruction], knobs: InstructKnobs) -> dict[Instruction, str]:
-    """The split of each row that takes part: `limit` of those of train."""
+    """The split of each row that takes part: `limit` of those of train, few of which say nothing."""
     groups = sorted(
         {row.paper or row.id for row in rows}, key=lambda group: stable_integer("instruct", group)
     )
@@ -77,9 +79,13 @@ def splits(rows: list[Instruction], knobs: InstructKnobs) -> dict[Instruction, s
     split_of = {row: split_of_group[row.paper or row.id] for row in rows}
     train = [row for row in rows if split_of[row] == "train"]
     train.sort(key=lambda row: stable_integer("limit", row.id))
-    for row in train[knobs.limit or len(train) :]:
-        del split_of[row]
-    return split_of
+    silent = [row for row in train if says_not(row.answer)]
+    telling = [row for row in train if not says_not(row.answer)]
+    total = round(len(telling) / (1 - knobs.unanswerable))
+    total = min(knobs.limit or total, total)
+    silent = silent[: round(knobs.unanswerable * total)]
+    taken = {*silent, *telling[: total - len(silent)]}
+    return {row: split for row, split in split_of.items() if split != "train" or row in taken}
 
 
 def check_source(knobs: InstructKnobs) -> None:

@@ -53,6 +53,9 @@ class InstructKnobs(Knobs):
     shortest: float = Field(
         0, ge=0, lt=1, description="share of rows left out, those of the shortest texts; SAI's are left out"
     )
+    unanswerable: float = Field(
+        0.1, ge=0, lt=1, description="largest share of training rows that say that the text does not answer"
+    )
     limit: int = Field(0, ge=0, description="training rows, lowest hash first; 0: all")
 
 

@@ -13,10 +13,10 @@ from stages.core.prompts import Template
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.engines.protocol import Generation
+from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds.academic import benchmark, places
 from stages.kinds.academic.knobs import BenchmarkKnobs
 from stages.kinds.academic.parts import answering
-from stages.kinds.academic.parts.rows import NOT_SAID
 from tests.helpers.papers_student import (
     KNOBS,
     PROMPT,

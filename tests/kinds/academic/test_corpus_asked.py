@@ -6,9 +6,9 @@ from demo.teacher.queries import answer
 from stages import collect, convert, prompt
 from stages.core import layout
 from stages.core.files import atomic_directory, read_json, read_jsonl, write_json, write_jsonl
+from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds.academic import KIND, corpus_asked
 from stages.kinds.academic.knobs import CorpusAskedKnobs
-from stages.kinds.academic.parts.rows import NOT_SAID
 from stages.knobs import ConvertKnobs, PromptKnobs
 from stages.teacher.knobs import CollectKnobs
 from tests.helpers.cli import invoke
@@ -191,10 +191,8 @@ def blocks(**more) -> dict:
     return {stage: {} for stage in ("corpus", "tokenize", "finetune", "merge")} | BLOCKS | more
 
 
-def test_what_a_dataset_is_built_upon():
-    asked = ["corpus_papers@q", "price@q", "prompt@q", "collect@q"]
-    assert KIND.before("d", blocks()) == [*asked, "instruct@other", "export@other"]
-    assert KIND.before("q", blocks()) == [] and KIND.problem(blocks()) is None
+def test_blocks_that_lack_nothing():
+    assert KIND.problem(blocks()) is None
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,14 @@ def test_the_published_figures_of_the_original():
         "phipaca": "0.16",
         "saiphipaca": "0.15",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped"),
+    [("Yes.", 1), ('He said "yes."', 1), ("好。", 1), ("Why? (No!)", 1), ("", 0), ("and so", 0)],
+)
+def test_an_answer_of_unknown_end_stopped_if_it_ends_as_a_sentence_does(text, stopped):
+    edit_answers(
+        lambda row: row | {"finish_reason": ""} | ({"answer": text} if row["model"] == "untrained" else {})
+    )
+    assert means(run()[1]["untrained"])["stop_rate"] == stopped

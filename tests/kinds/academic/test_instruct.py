@@ -9,6 +9,7 @@ import pytest
 
 from stages.core import layout
 from stages.core.files import read_json, read_jsonl, verify_manifest, write_text
+from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds.academic.parts.instructions import parsed
 from tests.helpers.cli import invoke
 from tests.helpers.workspace import ROOT
@@ -126,6 +127,22 @@ def test_limit_takes_the_same_rows_first(folder):
     assert {row["id"] for row in few["train"]} < {row["id"] for row in more["train"]}
 
 
+def test_few_rows_that_say_nothing_are_trained_on_and_all_are_held_out(folder):
+    rows = [
+        {
+            "instruction": f"What is {n}?",
+            "input": f"Text {n}.",
+            "output": "The text does not mention it." if n % 2 else "It.",
+        }
+        for n in range(100)
+    ]
+    write_text(folder / "alpaca.json", json.dumps(rows))
+    assert run("--unanswerable", "0.2").exit_code == 0
+    said = {split: Counter(row["output"] for row in own) for split, own in litgpt().items()}
+    assert said["train"][NOT_SAID] == round(said["train"]["It."] / 4)
+    assert said["test"].total() == 20 and said["test"][NOT_SAID] > 4
+
+
 @pytest.mark.parametrize(
     "name, text, told",
     [
@@ -176,7 +193,7 @@ def test_no_such_folder_is_one_line(folder):
 
 @pytest.mark.skipif(not SAI.is_dir(), reason="David & Goliath's data are not here")
 def test_the_originals_files_as_they_are(folder):
-    assert invoke("instruct", ["d", "--path", str(SAI)]).exit_code == 0
+    assert invoke("instruct", ["d", "--path", str(SAI), "--unanswerable", "0.99"]).exit_code == 0
     figures = read_json(layout.figures("d") / "convert.json")
     assert figures["rows"] == {
         "SAI_dataset_0312.csv": 1332,

@@ -184,7 +184,7 @@ def test_packed_rows_are_rows_by_themselves(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("short", "kept"), [(512, 512**2), (512, 0), (0, 0)])
-@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3", "mistral"])
+@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3", "mistral", "phi"])
 def test_what_rows_begin_with_is_computed_once(tmp_path, monkeypatch, kind, short, kept):
     """Partial rotary, grouped queries, biases, normed queries, a window; with all kinds of attention."""
     monkeypatch.setattr(student_model, "BMM_LENGTH", short)

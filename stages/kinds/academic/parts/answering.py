@@ -16,7 +16,7 @@ from stages.core.tokenizer import TextCodec
 from stages.engines.asked import alone, together
 from stages.engines.load import check_model, context_of, open_engine, prepare
 from stages.engines.protocol import Decoding, Generation
-from stages.evaluation.answers import says_not
+from stages.evaluation.unanswered import says_not
 from stages.kinds.academic import places
 from stages.kinds.academic.knobs import BenchmarkKnobs
 from stages.kinds.academic.parts.rows import Answer, Question, Time

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from stages.core.errors import UserError
 from stages.core.rows import ending, kind_of, records
 from stages.core.tables import read_table
+from stages.kinds.written import answers
 
 INSTRUCTION = re.compile(r"\s*Below is an instruction.*?\n### Instruction:[^\n]*\n\nText: ", re.S)
 INPUT, RESPONSE = "\n### Input: ", "\n### Response: "
@@ -117,7 +118,7 @@ def json_rows(file: Path, by_whole: Mapping[str, Instruction]) -> Found:
                 )
         else:
             question, text, answer = (record[name].strip() for name in ALPACA)
-            row = Instruction(place, text, question, answer, "")
+            row = Instruction(place, text, question, as_said(answer), "")
             if not text:
                 yield Rejected(place, "no input")
                 continue
@@ -147,4 +148,9 @@ def parsed(place: str, whole: str, paper: str = "", text: str | None = None) -> 
         return None
     shown = whole[head.end() : end] if text is None else text
     question, answer = whole[end + len(INPUT) : middle], whole[middle + len(RESPONSE) :]
-    return Instruction(place, shown.strip(), question.strip(), answer.strip(), paper)
+    return Instruction(place, shown.strip(), question.strip(), as_said(answer), paper)
+
+
+def as_said(answer: str) -> str:
+    """An answer as those of a teacher are read; "" for one without any letter."""
+    return next((text for _, text in answers(answer)), "")

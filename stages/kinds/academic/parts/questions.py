@@ -10,11 +10,11 @@ from stages.core.errors import UserError
 from stages.core.hashing import canonical_json
 from stages.core.rows import as_text
 from stages.core.stage import explain
-from stages.evaluation.answers import says_not
 from stages.evaluation.people import one_spelling
-from stages.kinds.academic.parts.papers import Paper
+from stages.evaluation.unanswered import says_not
 from stages.kinds.academic.parts.rows import Question
 from stages.sources.data_files import rows_of
+from stages.sources.papers import Paper
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 

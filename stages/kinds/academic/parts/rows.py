@@ -2,9 +2,6 @@
 
 from typing import Literal, TypedDict
 
-# What an unanswerable question is answered with, at training and by people.
-NOT_SAID = "The text does not say."
-
 
 class Question(TypedDict):
     """A question and its reference answer. `context` is the text to answer from; "": to be retrieved.

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from stages.core.errors import UserError
 from stages.kinds.academic.knobs import CorpusPapersKnobs
-from stages.kinds.academic.parts.papers import Paper
 from stages.sources.near import near_duplicate_groups
+from stages.sources.papers import Paper
 from stages.sources.splits import split_groups
 
 SAME = 0.5  # of runs of four words that two papers share: a preprint and what was published of it

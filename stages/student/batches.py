@@ -77,10 +77,3 @@ class Batches:
     def _cut(self, file: int, random: np.random.Generator) -> list[np.ndarray]:
         order, size = random.permutation(self.sizes[file]), self.blocks[file]
         return [order[at : at + size] for at in range(0, len(order) - size + 1, size)]
-
-
-def of_rank(rows: int, ranks: int) -> np.ndarray:
-    """Which device's slice each row of a batch is in."""
-    return np.concatenate(
-        [np.full(len(part), r) for r, part in enumerate(np.array_split(range(rows), ranks))]
-    )

@@ -1,8 +1,8 @@
-"""What an answer says of itself: answers that say nothing, and those that came to no end."""
+"""Answers that say that the text does not answer, and those that do not."""
 
 import pytest
 
-from stages.evaluation.answers import ended, says_not
+from stages.evaluation.unanswered import says_not
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,3 @@ def test_what_says_that_the_text_does_not_say(answer):
 )
 def test_what_answers(answer):
     assert not says_not(answer)
-
-
-@pytest.mark.parametrize(
-    ("answer", "is_whole"),
-    [
-        ("Yes.", True),
-        ('He said "yes."', True),
-        ("好。", True),
-        ("Why? (No!)\n", True),
-        ("", False),
-        ("and so", False),
-    ],
-)
-def test_an_answer_that_ends_as_a_sentence_does(answer, is_whole):
-    assert ended(answer) == is_whole

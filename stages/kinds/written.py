@@ -11,13 +11,14 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from stages.core.text import comparable, count_words, letters
-from stages.kinds.academic.parts.rows import NOT_SAID
+from stages.evaluation.unanswered import NOT_SAID, says_not
 from stages.kinds.kind import Task
 from stages.teacher.structured import stated
 
 SENTINEL = "no meaningful paragraphs found"  # what the prompt lets a teacher say of a page without any
 SHORTEST = 10  # characters: a line of no more is a page number or a heading, no paragraph
 MARK = re.compile(r"^(?:[-*•–]|\(?\d{1,3}[.)])\s+(?=\S)")  # a bullet, or the number of a list
+AND_MORE = re.compile(r"[a-z)’\"]{3}[.!?:]\s+[A-Z(]|\b(?:[Bb]ut|[Hh]owever|[Aa]lthough)\b")
 SPEAKER = re.compile(r"^[#*\s]*(?:question|answer|response)(?:\s*\d+)?[*\s]*:[*\s]*", re.I)
 
 
@@ -53,9 +54,9 @@ def questions(text: str) -> list[tuple[int, str]]:
 
 
 def answers(text: str) -> list[tuple[int, str]]:
-    """The one answer: all of the text, in whatever words it says that the text does not answer."""
+    """The one answer: all of the text, or NOT_SAID where it says no more than that, in whatever words."""
     answer = SPEAKER.sub("", text).strip()
-    if letters(answer) == letters(NOT_SAID):
+    if says_not(answer) and not AND_MORE.search(answer):
         answer = NOT_SAID
     return [(0, answer)] if letters(answer) else []
 

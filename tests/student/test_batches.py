@@ -2,11 +2,10 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from stages.core.errors import UserError
-from stages.kinds.retriever.parts.batches import Batches, of_rank
+from stages.student.batches import Batches
 
 NAMES, SIZES, BLOCK = ["qa", "tool", "icl"], [17, 9, 40], 4
 MODES = ["epoch", "epoch_static", "random", "epoch_random"]
@@ -91,9 +90,3 @@ def test_a_small_file_is_one_batch_or_an_error(mode):
 
 def test_a_file_without_rows_gives_no_batch():
     assert made("epoch", ["qa", "tool"], [0, 8]).per_epoch == 2
-
-
-def test_ranks_take_slices():
-    assert of_rank(8, 2).tolist() == [0] * 4 + [1] * 4
-    assert of_rank(3, 2).tolist() == [0, 0, 1]
-    assert np.all(of_rank(5, 1) == 0)

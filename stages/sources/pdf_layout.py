@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import regex
 
-from stages.kinds.academic.parts.pdf import HYPHEN, Line, Page
+from stages.sources.pdf import HYPHEN, Line, Page
 
 FEWEST = 3  # lines of a column
 MARGIN = 0.1  # of a page's height, where running heads and page numbers stand

@@ -4,6 +4,7 @@ import ctypes
 import math
 import re
 from collections import Counter, defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -48,14 +49,13 @@ class Line(NamedTuple):
 class Page(NamedTuple):
     """Its lines in the order of the file, and where it begins and ends: bottom and top, in points.
 
-    `unknown` counts glyphs without a meaning, which are left out. `readable`: pdfium could open it.
+    `unknown` counts glyphs without a meaning, which are left out.
     """
 
     lines: list[Line]
     bottom: float = 0
     top: float = 0
     unknown: int = 0
-    readable: bool = True
 
 
 class Word(NamedTuple):
@@ -83,37 +83,26 @@ def read_pages(path: Path) -> tuple[list[Page], str]:
         if error.err_code == raw.FPDF_ERR_PASSWORD:
             raise UserError(f"{path}: is encrypted; save it without a password") from None
         raise UserError(f"{path}: is broken, or cut off: pdfium finds no pages in it") from None
-    try:
-        if not 0 < len(document) <= MOST_PAGES:
-            expected = f"expected 1 to {MOST_PAGES:,}; split it" if len(document) else "expected 1 or more"
-            raise UserError(f"{path}: has {len(document):,} pages, {expected}")
+    with closing(document):
+        if len(document) > MOST_PAGES:
+            raise UserError(f"{path}: has {len(document):,} pages, expected at most {MOST_PAGES:,}; split it")
         pages = [read_page(document, number) for number in range(len(document))]
         title = document.get_metadata_value("Title")
-    finally:
-        document.close()
-    if not any(page.readable for page in pages):
-        raise UserError(f"{path}: is broken: pdfium can open none of its {len(pages):,} pages")
     if not any(page.lines for page in pages):
-        raise UserError(
-            f"{path}: has no text on {len(pages):,} pages: a scan; have its text recognised (OCR) first"
-        )
+        raise UserError(f"{path}: has no text: a scan, or broken; have its text recognised (OCR)")
     return pages, title
 
 
 def read_page(document: pypdfium2.PdfDocument, number: int) -> Page:
-    """Page `number`, from 0. Handles are closed in order: pdfium frees what a later one still needs."""
+    """Page `number`, from 0; one that is broken has no lines.
+
+    Handles are closed in order: pdfium frees what a later one still needs.
+    """
     try:
-        page = document[number]
-    except pypdfium2.PdfiumError:
-        return Page([], readable=False)
-    try:
-        text = page.get_textpage()
-        try:
+        with closing(document[number]) as page, closing(page.get_textpage()) as text:
             return page_of(text, page)
-        finally:
-            text.close()
-    finally:
-        page.close()
+    except pypdfium2.PdfiumError:
+        return Page([])
 
 
 def page_of(text: pypdfium2.PdfTextPage, page: pypdfium2.PdfPage) -> Page:
@@ -124,7 +113,8 @@ def page_of(text: pypdfium2.PdfTextPage, page: pypdfium2.PdfPage) -> Page:
     words = words_of(text)
     turned: dict[int, list[list[Word]]] = defaultdict(list)
     for line in lines_of(words):
-        turned[round(raw.FPDFText_GetCharAngle(text, line[0].start) / TURN) % 4].append(line)
+        clockwise = round(raw.FPDFText_GetCharAngle(text, line[0].start) / TURN)
+        turned[-clockwise % 4].append(line)
     turn = max(turned, key=lambda one: sum(map(len, turned[one])), default=0)
     lines = turned[turn]
     if turn:

@@ -1,4 +1,4 @@
-"""Losses of a retriever, over the similarities of a batch: contrastive, and two distillations of scores.
+"""Losses of retrievers, over the similarities of a batch: contrastive, and two distillations of scores.
 
 Everywhere B queries have N keys each, the positive first: row q of `scores` (B, B·N) is about query q, whose
 own keys are the columns q·N … q·N + N − 1. Scores are float32 whatever the encoder computes in: at a
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
-
-from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 
 NOTHING = -1e30  # log of a sum of no terms; with −inf its gradient would be no number
 
@@ -81,42 +79,6 @@ def stable(scores: torch.Tensor, teacher: torch.Tensor, masked: torch.Tensor | N
     at_or_after = own.flip(1).logcumsumexp(1).flip(1)
     weights = softmax(teacher.float(), dim=1)
     return (weights * (torch.logaddexp(at_or_after, others) - own)).sum(1).mean()
-
-
-def retriever_loss(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    teacher: torch.Tensor | None,
-    masked: torch.Tensor | None,
-    knobs: TrainRetrieverKnobs,
-) -> torch.Tensor:
-    """The loss of a batch, from vectors of B queries and of their B·N keys; the mean over prefixes, if any.
-
-    teacher: scores (B, N), or None. masked: bool (B, B·N), as in `contrastive`. Two losses are weighted, one
-    alone is not. Prefixes: Matryoshka representations (Kusupati et al. 2022).
-    """
-    temperature = knobs.cos_temperature if knobs.metric == "cos" else 1.0
-    losses = []
-    for dims in [*knobs.matryoshka, queries.shape[1]]:
-        scores = similarities(queries[:, :dims], keys[:, :dims], knobs.metric) / temperature
-        contrast, distil = weights(knobs, teacher is not None)
-        parts = []
-        if contrast:
-            parts.append(contrast * contrastive(scores, masked, knobs.margin / temperature))
-        if distil and knobs.distill == "stable":
-            parts.append(distil * stable(scores, teacher, masked))
-        elif distil:
-            temperatures = knobs.student_temperature, knobs.teacher_temperature
-            parts.append(distil * distilled(own_scores(scores), teacher, *temperatures))
-        losses.append(sum(parts))
-    return sum(losses) / len(losses)
-
-
-def weights(knobs: TrainRetrieverKnobs, scored: bool) -> tuple[float, float]:
-    """Of the contrastive loss and of the distillation: 0 of one that is off, 1 of one that is alone."""
-    contrast = knobs.contrastive_weight
-    distil = knobs.distill_weight if scored and knobs.distill != "none" else 0.0
-    return (contrast, distil) if contrast and distil else (float(contrast > 0), float(distil > 0))
 
 
 def false_negatives(keys: Sequence[Sequence[int]], positives: Sequence[Sequence[int]]) -> torch.Tensor:

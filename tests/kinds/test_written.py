@@ -2,8 +2,8 @@
 
 import pytest
 
+from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds import registry
-from stages.kinds.academic.parts.rows import NOT_SAID
 
 PARAGRAPH = "A paragraph of some length that says something."
 
@@ -40,6 +40,12 @@ PARAGRAPH = "A paragraph of some length that says something."
         ),
         ("answer", "**Answer:** Because it is.\n\nSo it is.", "text", ["Because it is.\n\nSo it is."]),
         ("answer", "the text does not say", "text", [NOT_SAID]),
+        (
+            "answer",
+            "The text does not provide details on work by J.S. Bell et al. (1964).",
+            "text",
+            [NOT_SAID],
+        ),
         (
             "answer",
             "The text does not say that, but it says more.",
