@@ -27,7 +27,7 @@ from stages.core.prompts import messages
 from stages.core.stage import main
 from stages.kinds import registry
 from stages.kinds.kind import Blocks
-from stages.teacher.connect import EMBEDDED
+from stages.teacher.knobs import EMBEDDED
 
 
 def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[dict]:

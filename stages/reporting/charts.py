@@ -222,17 +222,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 13 else f"{name[:12]}…"
 
 
-def standalone(chart: Markup) -> str:
-    """A chart as a file of its own: in the light colours of the page, on white."""
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#22262b}.name{fill:#646b74}.cell.on{fill:#fff}"
-        ".track{fill:#f0ede6}.fill.student{fill:#0f766e}.fill.bad{fill:#b0413e}"
-    )
-    opening, rest = chart.split(">", 1)
-    sheet = f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
-    return f'{opening} xmlns="http://www.w3.org/2000/svg" width="{WIDE}">{sheet}{rest}\n'
-
-
 def _ticks(low: float, high: float) -> list[float]:
     """Three to eight round values between `low` and `high`."""
     power = 10 ** math.floor(math.log10((high - low) or 1))

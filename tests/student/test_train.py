@@ -157,24 +157,6 @@ def test_packing_and_checkpointing_are_used_and_change_nothing(workplace, monkey
         assert (value - plain[name]).abs().max() < 2e-5, name
 
 
-def test_compile_is_used_and_changes_nothing(workplace, monkeypatch):
-    """Traced, not compiled: needs no C++ compiler. Gradients of what is traced: fast/test_step.py."""
-    finetune("d", knobs(epochs=1, lr=1e-3))
-    plain, losses = adapter(), [row.get("val_loss") for row in curve()]
-    compiled, block = [], student_model.QuickBlock.compile
-
-    def seen(self, **options):
-        compiled.append(self)
-        return block(self, **options | {"backend": "eager"})
-
-    monkeypatch.setattr(student_model.QuickBlock, "compile", seen)
-    finetune("d", knobs(epochs=1, lr=1e-3, compile=True))
-    assert len(compiled) == 2
-    assert [row.get("val_loss") for row in curve()] == pytest.approx(losses, abs=2e-6)
-    for name, value in adapter().items():
-        assert (value - plain[name]).abs().max() < 2e-5, name
-
-
 def test_lora_dropout_is_drawn_for_every_row(workplace, monkeypatch):
     """So nothing of theirs may be computed once for all."""
     asked, batch = [], TokenRows.batch

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.errors import UserError
-from stages.teacher.audit.account import OPEN
-from stages.teacher.audit.verify import has_its_keys
+from stages.teacher.audit import OPEN, has_its_keys
 from stages.teacher.store.costs import enter_costs
 from stages.teacher.store.store import FIX_LOST, WAIT_S, Store, is_sound
 
