@@ -34,7 +34,7 @@ def project(tmp_path, monkeypatch):
     prompts = [str(p.relative_to(ROOT)) for p in (ROOT / "prompts").rglob("*") if p.is_file()]
     for name in ("params.yaml", "dvc.yaml", *prompts):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text((ROOT / name).read_text())
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
