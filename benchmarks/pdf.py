@@ -6,9 +6,8 @@ turns, and the least CPU time of the rounds counts; then ours runs as the stage 
 by the clock and their start included.
 
 broken     share of the tokens (runs of letters, in small ones) that are no word: not in the files given as
-           --words, as the sources of the articles, or else in the vocabulary of --tokenizer, a BERT's; a letter
-           alone is none but a and i. Names and rare words count for both sides. PyPDF2's text is judged twice:
-           as it is, and with hyphens at line ends taken out, the least that its user would do.
+           --words, as the sources of the articles, or else in the vocabulary of --tokenizer, a BERT's. Names
+           and rare words count for both sides.
 
     pip install --no-deps --target /tmp/pypdf2 PyPDF2==3.0.1
     PYTHONPATH=/tmp/pypdf2 python -m benchmarks.pdf [--files FOLDER] [--words FILE …] [--rounds 5]
@@ -28,7 +27,6 @@ from stages.core.processes import leave_idle_cores
 from stages.sources.papers import in_processes, pdfs_at, read_paper
 
 LETTERS = re.compile(r"[^\W\d_]+")
-ALONE = ("a", "i")
 
 
 def words_of(text: str) -> list[str]:
@@ -51,7 +49,7 @@ def seconds(read: Callable[[], object], clock: Callable[[], float]) -> float:
 
 def broken(texts: list[str], known: set[str]) -> float:
     tokens = [word for text in texts for word in words_of(text)]
-    return sum(word not in known or (len(word) == 1 and word not in ALONE) for word in tokens) / len(tokens)
+    return sum(word not in known for word in tokens) / len(tokens)
 
 
 def word_list(files: list[str], tokenizer: str) -> set[str]:
@@ -75,7 +73,6 @@ def main() -> None:
     pages = sum(len(PdfReader(file).pages) for file in files)
     readers = {"ours": partial(ours, files), "pypdf2": partial(theirs, files)}
     texts = {name: read() for name, read in readers.items()}
-    texts["pypdf2_joined"] = [re.sub(r"-\n", "", text) for text in texts["pypdf2"]]
     took = dict.fromkeys(readers, float("inf"))
     for _ in range(given.rounds):
         for name, read in readers.items():
@@ -93,7 +90,7 @@ def main() -> None:
     }
     for name, text in texts.items():
         tokens, share = sum(len(words_of(one)) for one in text), found["broken"][name]
-        print(f"{name:14} {rate.get(name, 0):8.1f} pages/s  {tokens:,} tokens, {share:.2%} broken")
+        print(f"{name:8} {rate[name]:8.1f} pages/s  {tokens:,} tokens, {share:.2%} broken")
     print(json.dumps({"benchmark": "pdf", **found}))
 
 

@@ -120,7 +120,7 @@ def page_of(text: pypdfium2.PdfTextPage, page: pypdfium2.PdfPage) -> Page:
     if turn:
         lines = lines_of([upright(word, turn) for line in lines for word in line])
     edges = upright(Word("", *page.get_bbox(), 0), turn)
-    unknown = sum(len(UNKNOWN.findall(word.text)) for word in words)
+    unknown = len(UNKNOWN.findall("".join(word.text for word in words)))
     made = (line_of(text, line) for line in lines)
     return Page([line for line in made if line.text], edges.bottom, edges.top, unknown)
 
@@ -196,5 +196,7 @@ def line_of(page: pypdfium2.PdfTextPage, words: list[Word]) -> Line:
 
 def clean(text: str) -> str:
     """A line without what has no meaning, its ligatures and shaped letters as plain ones."""
+    if text.isascii() and text.isprintable():
+        return text
     text = " ".join(UNKNOWN.sub("", text).replace("\ufeff", "").replace("\u200b", "").split())
     return normalize("NFC", FORMS.sub(lambda found: normalize("NFKC", found[0]), text))
