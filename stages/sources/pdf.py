@@ -24,6 +24,7 @@ UNKNOWN = re.compile(
 )
 FORMS = re.compile(r"[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+")  # ligatures, shapes of letters
 WORD = re.compile(rf"[^\s{HYPHEN}]*{HYPHEN}|[^\s{HYPHEN}]+")
+FLAT = 0.1  # points: what a letter is high at least, also where a broken font says none
 GAP = 1.5  # heights of a line; further apart, words stand in two columns
 TURN = math.pi / 2
 
@@ -43,7 +44,7 @@ class Line(NamedTuple):
 
     @property
     def height(self) -> float:
-        return self.top - self.bottom
+        return max(self.top - self.bottom, FLAT)
 
 
 class Page(NamedTuple):
