@@ -28,7 +28,7 @@ help: ## list the targets
 $(DATASETS): $(LOCK)
 	@python -m stages build $@ $${FOLDER:+--path "$$FOLDER"}
 
-new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever or rag
+new: $(LOCK) ## make a dataset of your own: make new DATASET=name FOLDER=path; LIKE=otto for skill calling; KIND=retriever, rag or academic
 	@python -m stages new "$$DATASET" $${FOLDER:+--path "$$FOLDER"} $${LIKE:+--like "$$LIKE"} \
 	  $${KIND:+--kind "$$KIND"} $${OF:+--of "$$OF"}
 
@@ -45,8 +45,8 @@ review: $(LOCK) ## decide about candidates in a browser: make review DATASET=ott
 evaluate: $(LOCK) ## score any file of requests and calls: make evaluate DATASET=otto ROWS=rows.json OUT=scores.json
 	@python -m stages evaluate_rows "$${DATASET:-otto}" --rows "$$ROWS" --out "$${OUT:-scores.json}"
 
-serve: $(LOCK) ## serve an exported student on an OpenAI-compatible endpoint: make serve DATASET=otto GRAMMAR=1
-	@python -m stages serve "$${DATASET:-otto}" $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
+serve: $(LOCK) ## serve students, retrievers and rerankers on an OpenAI-compatible endpoint: make serve DATASET="otto recall"
+	@python -m stages serve $${DATASET:-otto} $${PORT:+--port "$$PORT"} $${GRAMMAR:+--grammar}
 
 ask: $(LOCK) ## ask a student that answers from passages, on a page: make ask DATASET=pydoc_rag; QUESTION="..." here
 	@python -m stages ask "$${DATASET:-pydoc_rag}" $${QUESTION:+"$$QUESTION"} $${PORT:+--port "$$PORT"}

@@ -36,7 +36,7 @@ folder = Path(sys.argv[1])
 start = time.perf_counter()
 source = read_source(check_files(folder, "queries"), "queries", 0.05)
 between = time.perf_counter()
-metadata = Metadata(source.files["metadata"], {}, 7501)
+metadata = Metadata(source.files["metadata"], 7501)
 rows = sum(1 for _ in documents(source.files["Y"], metadata, None, folder, Counter()))
 print(rows, between - start, time.perf_counter() - between, time.process_time())
 """
@@ -82,6 +82,7 @@ def run(code: str, *arguments: str, folder: Path) -> tuple[str, float, float]:
         stdout=subprocess.PIPE,
         text=True,
     ) as child:
+        assert child.stdout
         printed = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)

@@ -136,7 +136,7 @@ def losses(fid, questions: Sequence[dict], passages: Sequence[Sequence[dict]]) -
     """Mean -log p of the answer's tokens of each question."""
     import torch
 
-    from stages.kinds.rag.parts.fid import summed_loss
+    from stages.student.fusion import summed_loss
 
     found = []
     with torch.inference_mode():
@@ -163,7 +163,8 @@ def fusion() -> dict:
     nll = {name: losses(fid, questions, given) for name, given in sets.items()}
     pairs = {"one-four": ("one", "four"), "none-one": ("none", "one")}
     rows = [[a - b for a, b in ((nll[x][n], nll[y][n]) for x, y in pairs.values())] for n in range(len(four))]
-    said = fid.answered(questions, four, 16)
+    asked = [fid.reading.asked(*pair) for pair in zip(questions, four, strict=True)]
+    said = fid.answered([fid.reading.ids(own) for own in asked], 16)
     right: dict[int, list[bool]] = {place: [] for place in range(PASSAGES)}
     for question, own, answer in zip(questions, four, said, strict=True):
         place = [passage["id"] for passage in own].index(question["gold"][0])
@@ -180,8 +181,8 @@ def encoder_seconds() -> dict:
     """Of the same number of questions with 2 and with 8 passages, apart and in one text."""
     import torch
 
-    from stages.kinds.rag.parts.fid import fused
     from stages.student.formats.seq2seq import open_seq2seq
+    from stages.student.fusion import fused
 
     model = open_seq2seq(Path("models/four/fid"))
     shapes = {"2": (2, LENGTH), "8": (8, LENGTH), "2 in one": (1, 2 * LENGTH), "8 in one": (1, 8 * LENGTH)}

@@ -16,7 +16,8 @@ adapter.
 
 Rows are `instruct` (one instruction for all, a title and some words, short queries), `plain` (without the
 instruction), or train.json and val.json of a folder, as the convert stage writes them: data/pydoc/litgpt.
-Weights are random, made rows are word salad: this measures speed, and that all learn the same.
+Weights are random, or those of a directory of models/base; made rows are word salad: this measures speed, and
+that all learn the same.
 
 All wait as the finetune stage does (GOMP_SPINCOUNT), so that what else runs on the machine costs each the
 least. TRL gets its own environment, made at first use (a minute or two): `.venv-trl`, or where TRL_VENV
@@ -191,7 +192,8 @@ def run(name: str, given: dict) -> dict:
         given["precision"] = style
     if peer == "ours" and style:
         given["knobs"] = {style: True}
-    start, path = [sys.executable, "-m", f"benchmarks.finetune_peers.with_{peer}"], str(ROOT)
+    start: list = [sys.executable, "-m", f"benchmarks.finetune_peers.with_{peer}"]
+    path = str(ROOT)
     if peer == "trl":
         start, path = [trl_python(), PEERS / "with_trl.py"], ""
     done = subprocess.run(
@@ -210,9 +212,13 @@ def run(name: str, given: dict) -> dict:
 def compare(name: str, given: argparse.Namespace) -> dict:
     shape, best = SHAPES[name], {}
     source = given.rows if given.rows in ("instruct", "plain") else str(Path(given.rows).resolve())
-    batch = given.batch or shape["batch"]
+    batch, base = given.batch or shape["batch"], given.base and given.base.resolve()
     with tempfile.TemporaryDirectory(dir=given.scratch) as directory, chdir(directory):
-        make_base(shape)
+        if base:
+            BASE.parent.mkdir(parents=True)
+            BASE.symlink_to(base)
+        else:
+            make_base(shape)
         rows = make_rows(source, shape, given.steps, batch)
         by_step = rows.pop("step_tokens")
         print(f"{name}: {given.steps} steps of {batch} rows, {rows}", file=sys.stderr, flush=True)
@@ -250,6 +256,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", default="smollm2-135m", choices=SHAPES)
+    parser.add_argument("--base", type=Path, help="a base of this shape, with its tokenizer; else random")
     parser.add_argument("--rows", default="instruct", help="instruct, plain or a folder of a dataset's JSON")
     parser.add_argument("--precision", default="bf16-mixed", choices=["32-true", "bf16-mixed", "bf16-true"])
     parser.add_argument("--steps", type=int, default=12)

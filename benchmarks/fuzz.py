@@ -190,9 +190,12 @@ def xc() -> Attempt:
 def _skills(suffix: str) -> Attempt:
     from stages.kinds.skills import skills
     from stages.kinds.skills.knobs import SkillsKnobs
-    from stages.kinds.skills.parts.files import convert
+    from stages.kinds.skills.parts.files import read_source
+    from tests.helpers.skills_project import written
 
-    convert(ROOT / "prompts/otto/skills", Path("real"), suffix, lenient=True)
+    Path("real").mkdir()
+    for skill in read_source(ROOT / "prompts/otto/skills", lenient=True).skills.skills:
+        Path("real", f"{skill.name}{suffix}").write_text(written(skill, suffix))
 
     def attempt(chance: random.Random, target: Path) -> None:
         damage_one(chance, Path("real"), target)
@@ -222,7 +225,7 @@ def answers() -> Attempt:
     plain = {"model": "m", "messages": [{"role": "user", "content": "q"}], "params": {"n": 2}}
     json_schema = {"name": "write", "schema": schema, "strict": True}
     tool = {"type": "function", "function": {"name": "write", "parameters": schema}}
-    pairs = [
+    pairs: list[tuple[dict, dict]] = [
         (plain, {"content": "<think>hm</think>one query"}),
         (
             {**plain, "response_format": {"type": "json_schema", "json_schema": json_schema}},

@@ -80,7 +80,7 @@ def build(directory: Path) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
     with torch.no_grad():
-        model.get_input_embeddings().weight[1] = 0  # its logit is 0; the largest of 32,000 others is not
+        model.model.embed_tokens.weight[1] = 0  # its logit is 0; the largest of 32,000 others is not
     model.save_pretrained(directory)
     fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
     fast.save_pretrained(directory)
@@ -119,6 +119,8 @@ def ours(directory: Path):
     class Bounded(OpenvinoEngine):
         """Ends row n after `wanted[n]` tokens; its seed is n."""
 
+        wanted: list[int]
+
         def _config(self, sampling, seed):
             config = super()._config(sampling, seed)
             config.max_new_tokens = self.wanted[seed]
@@ -129,7 +131,8 @@ def ours(directory: Path):
 
     def run(texts: list[str], wanted: list[int]) -> int:
         engine.wanted = wanted
-        return sum(answer.generated_tokens for answer in engine.generate(texts, decoding, range(len(texts))))
+        answers = engine.generate(texts, decoding, range(len(texts)))
+        return sum(answer.generated_tokens for answer in answers)
 
     return run
 

@@ -61,7 +61,7 @@ def tool_rows(part: str) -> dict:
 
     For training, with the pages after the right one as negatives: mostly of the same service.
     """
-    from stages.kinds.retriever.parts.operations import tool_task
+    from stages.kinds.retriever.parts.embedded import tool_task
 
     keys, splits = tool_task(400)
     rows = [row for own in splits.values() for row in own]
@@ -81,8 +81,8 @@ def tool_rows(part: str) -> dict:
 def prompts() -> dict:
     """Token ids [what others may begin with, the rest, the answer] of each prompt."""
     from stages.core.tokenizer import TextCodec
+    from stages.kinds.retriever.parts.embedded import icl_task, lrlm_task
     from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
-    from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
 
     found: list[Sequence] = []
     for name, task in {"lrlm": lrlm_task, "icl": icl_task}.items():
@@ -145,8 +145,8 @@ def train_ours(given: dict, name: str) -> None:
     import numpy as np
 
     from stages.kinds.retriever.parts import trainer
-    from stages.kinds.retriever.parts.encoding import prepare
     from stages.retrieval.transformer import open_model
+    from stages.student.encoding import prepare
     from stages.student.fabric import make_fabric
     from stages.student.loop import Loop
 
@@ -162,7 +162,7 @@ def train_ours(given: dict, name: str) -> None:
     model, rows = open_model(str(MINILM), "base"), given["rows"][: STEPS * BATCH]
     model.max_seq_length = LENGTH
     meter = meter_of(model, rows, given["keys"])
-    task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], len(rows), Counter())
+    task = trainer.TaskRows("tool", knobs, given["keys"], rows, [], Counter())
     fabric = make_fabric(knobs)
     prepare(model)
     training = trainer.Retrieving(fabric, model, [task], knobs)
@@ -177,7 +177,7 @@ def train_theirs(given: dict, name: str) -> None:
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from torch.utils.data import BatchSampler, SequentialSampler
 
-    from stages.kinds.retriever.parts.encoding import prepare
+    from stages.student.encoding import prepare
 
     rows, keys = given["rows"][: STEPS * BATCH], given["keys"]
     if "sorted" in name:
@@ -243,8 +243,8 @@ def score_theirs(given: dict, name: str) -> None:
 
 
 def mine_ours(given: dict, _: str) -> None:
-    from stages.kinds.retriever.mine import mined
-    from stages.kinds.retriever.parts.keys import Keys
+    from stages.kinds.retriever.parts.mining import mined
+    from stages.kinds.retriever.parts.rows import Keys
     from stages.retrieval.vectors import Vectors
 
     wanted = {"by": "dense", "tasks": ["tool"], "max_length": LENGTH, "hits": HITS, "negatives": NEGATIVES}
@@ -327,18 +327,22 @@ def apart(part: str, ran: dict[str, dict]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in told.items()}
 
 
-def peers_python() -> str | None:
-    """The interpreter of the peers' environment, which is made where there is none; None without network."""
-    venv = Path(os.environ.get("RETRIEVER_VENV") or ROOT / ".venv-retriever")
-    python = venv / "bin" / "python"
-    if not list(venv.glob("lib/*/site-packages/rank_bm25.py")):
-        print(f"making {venv} with {', '.join(PEERS)}, once", file=sys.stderr, flush=True)
+def peers_python(name: str = "retriever", packages: Sequence[str] = PEERS) -> str | None:
+    """The interpreter of a benchmark's peers, in an environment that borrows all else from ours.
+
+    It is made where there is none: `.venv-NAME`, or where NAME_VENV points. None without network.
+    """
+    venv = Path(os.environ.get(f"{name.upper()}_VENV") or ROOT / f".venv-{name}")
+    python, made = venv / "bin" / "python", venv / "complete"
+    if not made.is_file():
+        print(f"making {venv} with {', '.join(packages)}, once", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         (site,) = venv.glob("lib/*/site-packages")
         (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
-        if subprocess.run([python, "-m", "pip", "install", "-qq", *PEERS]).returncode:
+        if subprocess.run([python, "-m", "pip", "install", "-qq", *packages]).returncode:
             print("peers that need them are left out", file=sys.stderr, flush=True)
             return None
+        made.touch()
     return str(python)
 
 
@@ -396,7 +400,8 @@ def main() -> None:
     leave_idle_cores()
     if given.contestant:
         part, name, data = given.contestant
-        contestant = CONTESTANTS[part][not name.startswith("ours")]
+        ours, theirs, _ = CONTESTANTS[part]
+        contestant = ours if name.startswith("ours") else theirs
         contestant(json.loads(Path(data).read_text(encoding="utf-8")), name)
         return
     parts = [given.only] if given.only else list(CONTESTANTS)

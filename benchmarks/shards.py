@@ -48,7 +48,7 @@ def build(documents: int) -> None:
     torch.manual_seed(SEED)
     model = LlamaForCausalLM(LlamaConfig(**SHAPE))
     with torch.no_grad():
-        model.get_input_embeddings().weight[1] = 0  # its logit is 0; the largest of the others is not
+        model.model.embed_tokens.weight[1] = 0  # its logit is 0; the largest of the others is not
     model.save_pretrained(layout.model("made", "hf"))
     fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
     fast.save_pretrained(layout.model("made", "hf"))

@@ -53,7 +53,7 @@ def code_of(script: str) -> set[str]:
 def plugged_in(file: str) -> list[str]:
     """The modules that a file imports by a name that kinds give, which its text does not show."""
     if file == "stages/kinds/registry.py":  # imported by the stages that ask for a task
-        return [module for kind in KINDS for module in kind.tasks.values()]
+        return [name.partition(":")[0] for kind in KINDS for name in kind.tasks.values()]
     if file == "stages/report.py":
         return [kind.report for kind in KINDS if kind.report]
     return []

@@ -20,8 +20,7 @@ from stages.knobs import FinetuneKnobs
 from stages.student.train import finetune
 
 # They say how the work is laid out, not what is computed: a state is continued whatever they are.
-LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "compile"}
-LAYOUT |= {"save_interval"}
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "packing", "checkpoint", "save_interval"}
 
 
 def run(dataset: str, knobs: FinetuneKnobs) -> dict:

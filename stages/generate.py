@@ -64,7 +64,7 @@ def plan(name: str, dataset: str, model: Path, knobs: GenerateKnobs) -> tuple[Pa
     fingerprint = model_fingerprint(model)
     decoding = resolve(knobs)
     versions, grammar = engine_versions(decoding), grammar_of(dataset) if knobs.grammar else None
-    basis = [fingerprint, decoding.model_dump(), versions, grammar, items.Row.model_json_schema()]
+    basis = [fingerprint, decoding.identity(), versions, grammar, items.Row.model_json_schema()]
     scratch = layout.SCRATCH / f"{name}-{dataset}-{sha256_json(basis)[:16]}"
     found = items.spill(scratch, work(dataset, model, knobs), knobs.shards)
     if not found:

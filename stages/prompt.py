@@ -22,8 +22,8 @@ from stages.core.prompts import BracesTemplate, Template, messages
 from stages.core.records import KeyedRequest, choose
 from stages.kinds import registry
 from stages.knobs import PromptKnobs
-from stages.teacher.identity import choices_of, key_of, limit_of
-from stages.teacher.prices import TOKEN_COUNT, Price, noted_price, rough_tokens
+from stages.teacher.identity import key_of, most_output
+from stages.teacher.prices import TOKEN_COUNT, Price, noted_price, rough_tokens, told
 from stages.teacher.structured import json_answer, tool_answer, tool_choice
 
 
@@ -89,7 +89,7 @@ class Estimate:
         if key not in self.keys:
             self.keys.add(key)
             self.tokens_in += rough_tokens(request)
-            self.tokens_out += choices_of(request) * (limit_of(request) or 0)
+            self.tokens_out += most_output(request)
 
     def figures(self) -> dict:
         """Output tokens and dollars are the most there can be."""
@@ -104,17 +104,6 @@ class Estimate:
             "most_dollars": None if most is None else round(most, 4),
             "price_version": price and price.version,
         }
-
-
-def told(cost: dict, model: str) -> str:
-    """The estimate in words."""
-    dollars = f"unknown (params.yaml has no price of '{model}')"
-    if cost["most_dollars"] is not None:
-        dollars = f"about ${cost['most_dollars']:,.2f} at most (prices: {cost['price_version']})"
-    return (
-        f"({cost['distinct_requests']:,} distinct), about {cost['estimated_input_tokens']:,} input tokens "
-        f"({cost['token_count']}), at most {cost['most_output_tokens']:,} output tokens; cost {dollars}"
-    )
 
 
 def run(dataset: str, knobs: PromptKnobs) -> dict:
@@ -144,8 +133,9 @@ def run(dataset: str, knobs: PromptKnobs) -> dict:
 
     answers = write_by_id(layout.requests(dataset), rows(), path)
     asked = {split: len(own) * (1 if split == "test" else knobs.samples) for split, own in chosen.items()}
-    figures = cost.figures()
-    say(f"prompt {dataset}: {sum(asked.values()):,} requests {told(figures, knobs.model)}")
+    figures, distinct = cost.figures(), len(cost.keys)
+    estimate = told(cost.tokens_in, cost.tokens_out, cost.price, knobs.model)
+    say(f"prompt {dataset}: {sum(asked.values()):,} requests ({distinct:,} distinct), {estimate}")
     return {"documents": total, "requests": asked, "answers": answers, **figures}
 
 

@@ -30,7 +30,12 @@ def cli(dataset: str, question: str | None, port: int, engine: str | None, preci
     decoding = {"precision": precision, **usual_decoding(dataset, [of_kind.evaluated_by or "generate"])}
     if question is None:
         start.run(
-            dataset, of_kind, host="127.0.0.1", port=port, engine=engine, constrain=False, decoding=decoding
+            {dataset: of_kind},
+            host="127.0.0.1",
+            port=port,
+            engine=engine,
+            constrain=False,
+            decodings={dataset: decoding},
         )
         return
     beside, answer = start.answered(dataset, of_kind, question, engine, decoding)

@@ -48,13 +48,13 @@ def build(dataset: str, folder: str | None = None) -> None:
     for line in new.join(dataset, folder, build=True):
         print(line, flush=True)
     blocks = params.blocks()
-    wanted = bases_of(dataset, blocks)
-    bases = [f"{stage}@{name}" for stage in params.BASE_STAGES for name in blocks[stage] if name in wanted]
+    wanted, upon = bases_of(dataset, blocks), params.before(dataset, blocks)
+    bases = {f"{stage}@{name}" for stage in params.BASE_STAGES for name in blocks[stage] if name in wanted}
+    bases -= set(upon)  # students of other datasets come after what these are made from
     log, before = new_log(dataset), locked_hashes()
     with tracking.stage_run(tracking.BUILD, dataset, all_knobs(dataset, blocks)) as record:
-        with in_use(layout.CODE_STAGE, *bases, log=log):
-            for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
-                repro("-s", "--glob", target, log=log)
+        with in_use(layout.CODE_STAGE, *sorted(bases), log=log):
+            repro("-s", "--glob", *upon, f"*@{dataset}", log=log)
         figures = layout.figures(dataset) / "metrics.json"
         changed = locked_hashes() != before
         record((read_json(figures) if figures.is_file() else {}) if changed else None, {})

@@ -28,21 +28,19 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
     """
     if dataset not in blocks[ASKS]:
         raise UserError(f"params, {ASKS}: no block for '{dataset}'{nearest(dataset, blocks[ASKS])}")
+    of = params.made(blocks)
+    shared = tuple(f"{stage}@" for stage in params.BASE_STAGES)
     made: list[tuple[str, list[str]]] = []
-    stages: list[str] = []
     listed: set[str] = set()
-    for target in [*params.before(dataset, blocks), f"*@{dataset}"]:
-        stage, name = target.split("@")
-        if stage != "*":
-            stages.append(target)
+    for asking in [*params.before(dataset, blocks, of), f"{ASKS}@{dataset}"]:
+        name = asking.removeprefix(f"{ASKS}@")
+        if name == asking:
             continue
-        chain = [f"{stage.name}@{name}" for stage in params.stages_of(name, blocks)]
-        wanted = [*stages, *chain[: chain.index(f"{ASKS}@{name}") + 1]]
-        made.append((name, [stage for stage in dict.fromkeys(wanted) if stage not in listed]))
-        listed.update(wanted)
-        if not layout.responses(name).is_file():
-            break
-        stages = []
+        needed = [target for target in of.upstream([asking]) if not target.startswith(shared)]
+        collected = [target.partition("@")[2] for target in needed if target.startswith("collect@")]
+        if all(layout.responses(other).is_file() for other in collected):
+            made.append((name, [t for t in needed if t not in listed and not t.startswith("collect@")]))
+            listed.update(needed)
     return made
 
 

@@ -1,7 +1,8 @@
 """Score the models of a dataset on the rows of any file, as its kind scores them.
 
 Of a dataset of skills rows are `{user, answer}` or `{input, output}`; of one of the kind retriever
-`{query, pos}` or `{query, pos_index}`; of one of rag LocalRQA's or `{question, answer, document_id}`.
+`{query, pos}` or `{query, pos_index}`; of one of rag LocalRQA's or `{question, answer, document_id}`; of
+papers `{question, answer}`, and answers to score beside the models' in `model_response`.
 Models and settings are those of the dataset's params. Writes one JSON file with the measures of each system,
 and prints the first of them.
 The embedded teacher is asked, too, where the kind has one; another one only on `--teacher`, under the
@@ -26,7 +27,7 @@ from stages.core.prompts import messages
 from stages.core.stage import main
 from stages.kinds import registry
 from stages.kinds.kind import Blocks
-from stages.teacher.connect import EMBEDDED
+from stages.teacher.knobs import EMBEDDED
 
 
 def ask_teacher(dataset: str, blocks: dict, documents: list[dict]) -> list[dict]:

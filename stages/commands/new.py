@@ -69,7 +69,7 @@ def example_of(kind: str | None, of: str | None) -> Path:
     name = "example" if of is None else "example_of"
     examples = {folder.parent.name: folder for folder in sorted(KINDS.glob(f"*/{name}"))}
     if kind not in examples:
-        known = " or ".join(examples)
+        known = " or ".join(", ".join(examples).rsplit(", ", 1))
         raise UserError(
             f"--kind: {kind!r} has no example to begin with; name {known}, or leave KIND and OF out"
         )
@@ -168,8 +168,8 @@ def built_upon(own: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
 
     Two that compare their students with each other name each other; those `known` are not looked at again.
     """
-    blocks = blocks_in(own)
-    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of") if knob in knobs}
+    blocks = [knobs for path in (own, *shared_bases(own)) for knobs in blocks_in(path)]
+    names = {str(knobs[knob]) for knobs in blocks for knob in ("rows", "of", "asked") if knob in knobs}
     students = (STUDENT.match(str(value)) for knobs in blocks for value in knobs.values())
     names |= {student[1] for student in students if student}
     known |= {own}
@@ -216,22 +216,39 @@ def source_stage(dataset: str, blocks: dict) -> str | None:
 
 
 def set_folder(own: Path, dataset: str, folder: str) -> bool:
-    """Set the path that the dataset is read from; True if that changed anything. Raises as `path_line`."""
-    stage = source_stage(dataset, params.blocks())
-    lines = read_text(own).splitlines()
-    place = path_line(own, lines, f"{stage}.{dataset}")
-    before, lines[place] = lines[place], f"    path: {json.dumps(folder, ensure_ascii=False)}"
+    """Set the path that the dataset is read from, also where it begins the paths of other knobs in the file.
+
+    True if that changed anything. Raises as `path_line`.
+    """
+    blocks, text = params.blocks(), read_text(own)
+    stage = str(source_stage(dataset, blocks))
+    lines = text.splitlines()
+    path_line(own, lines, f"{stage}.{dataset}")
+    before = str(blocks[stage][dataset]["path"])
+    for block, knob, value in named_in(own):
+        if value == before or value.startswith(f"{before}/"):
+            place = path_line(own, lines, block, knob)
+            rest = value.removeprefix(before)
+            now = f"{folder.rstrip('/')}{rest}" if rest else folder
+            lines[place] = f"    {knob}: {json.dumps(now, ensure_ascii=False)}"
     write_text(own, "\n".join(lines) + "\n")
-    return before != lines[place]
+    return read_text(own) != text
 
 
-def path_line(own: Path, lines: list[str], block: str) -> int:
+def named_in(own: Path) -> Iterator[tuple[str, str, str]]:
+    """(block such as corpus.shop, knob, value) of all texts in the blocks of a params file."""
+    for stage, datasets in params.read(own).items():
+        for dataset, knobs in datasets.items():
+            yield from ((f"{stage}.{dataset}", *item) for item in knobs.items() if isinstance(item[1], str))
+
+
+def path_line(own: Path, lines: list[str], block: str, knob: str = "path") -> int:
     """The place of the line `path:` of a block such as corpus.shop. Raises UserError where there is none."""
     stage, dataset = block.split(".")
     knobs: Any = YAML().load("\n".join(lines)).get(stage, {}).get(dataset) or {}
-    place = knobs.lc.key("path")[0] if "path" in knobs else 0
-    if not lines[place].startswith("    path:"):
-        raise UserError(f"{own}: {block} has no line `path:`; add one with your folder")
+    place = knobs.lc.key(knob)[0] if knob in knobs else 0
+    if not lines[place].startswith(f"    {knob}:"):
+        raise UserError(f"{own}: {block} has no line `{knob}:`; add one with your folder")
     return place
 
 

@@ -1,23 +1,29 @@
-"""Serve the exported student of a dataset on this machine, to any client of OpenAI's protocol.
+"""Serve what datasets made, on this machine, by OpenAI's protocol: students, retrievers, rerankers.
 
-A chat request's last user message is put into prompts/DATASET/student.md, as in training; a student of skills
-answers with a call. With vLLM and CUDA, `vllm serve` serves what it can serve alike; all else goes to a small
-server on the engines of this project. The first line of standard output tells the address, once requests are
-answered.
+Each is asked for by the name of its dataset: a student for chats, a retriever for /v1/embeddings, a reranker
+for /v1/rerank. A chat request's last user message is put into prompts/DATASET/student.md, as in training; a
+student of skills answers with a call. With vLLM and CUDA, `vllm serve` serves what it can serve alike; all
+else goes to a small server on the engines of this project. The first line of standard output tells the
+address, once requests are answered.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import click
 
 from stages import params
+from stages.core import layout
+from stages.core.messages import say
 from stages.core.stage import main
+from stages.engines.serve import bodies
 from stages.engines.serve.student import Served
 from stages.kinds.registry import KINDS
 
 ENGINES = ("openvino", "transformers", "vllm")
-SAMPLING = {"temperature", "top_k", "top_p", "frequency_penalty", "max_new_tokens"}
+SAMPLING = {"max_new_tokens", *bodies.SAMPLING}
 
 
 def served(dataset: str) -> Served:
@@ -27,6 +33,43 @@ def served(dataset: str) -> Served:
     """
     modules = (importlib.import_module(kind.serving) for kind in KINDS if kind.serving)
     return next(filter(None, (module.served(dataset) for module in modules)), Served())
+
+
+def readers_of(dataset: str) -> dict:
+    """The retriever and the reranker of a dataset, those that are there, as fields of the server's Model."""
+    retriever, reranker = (layout.model(dataset, name) for name in ("retriever", "reranker"))
+    readers: dict = {}
+    # Their packages take seconds to import: a server of students alone does not wait for them.
+    if (retriever / "modules.json").is_file():
+        from stages.engines.serve.texts import Encoder, TextQueue
+        from stages.retrieval.transformer import narrow, open_model
+        from stages.retrieval.vectors import prompt_of
+
+        model = open_model(str(retriever), "serve")
+        prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
+
+        def vectors(items: Sequence[tuple[str, str]]) -> Any:
+            texts = [prompts[side] + text for text, side in items]
+            with narrow(model.device):
+                return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
+
+        count = partial(count_tokens, model.tokenizer)
+        readers["encoder"] = Encoder(TextQueue(vectors), count, model.get_embedding_dimension())
+        say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
+    if (reranker / "config.json").is_file():
+        from stages.engines.serve.texts import Reranker, TextQueue
+        from stages.retrieval.ranking import load_reranker, pair_scores
+
+        cross = load_reranker(str(reranker))
+        count = partial(count_tokens, cross.tokenizer)
+        readers["reranker"] = Reranker(TextQueue(partial(pair_scores, cross)), count)
+        say(f"serve: {dataset}: a reranker")
+    return readers
+
+
+def count_tokens(tokenizer: Callable, texts: Sequence[str]) -> int:
+    """How many tokens they have, before any is cut."""
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]))
 
 
 def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
@@ -42,7 +85,7 @@ def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
 
 
 @click.command(help=__doc__)
-@click.argument("dataset")
+@click.argument("datasets", nargs=-1, required=True)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Others reach this machine only by 0.0.0.0."
 )
@@ -58,12 +101,25 @@ def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:
 )
 @main
 def cli(
-    dataset: str, host: str, port: int, engine: str | None, grammar: bool, precision: str, **sizes: int | None
+    datasets: tuple[str, ...],
+    host: str,
+    port: int,
+    engine: str | None,
+    grammar: bool,
+    precision: str,
+    **sizes: int | None,
 ) -> None:
     from stages.engines.serve import start
 
-    of_kind = served(dataset)
-    stages = [of_kind.evaluated_by, "generate"] if of_kind.evaluated_by else ["generate"]
+    of_kinds = {dataset: served(dataset) for dataset in datasets}
     given = {name: size for name, size in sizes.items() if size is not None}
-    decoding = {"precision": precision, **usual_decoding(dataset, stages), **given}
-    start.run(dataset, of_kind, host=host, port=port, engine=engine, constrain=grammar, decoding=decoding)
+    decodings = {
+        dataset: {
+            "precision": precision,
+            **usual_decoding(dataset, [name for name in (of_kind.evaluated_by, "generate") if name]),
+            **given,
+        }
+        for dataset, of_kind in of_kinds.items()
+    }
+    readers = {dataset: readers_of(dataset) for dataset in datasets}
+    start.run(of_kinds, readers, host=host, port=port, engine=engine, constrain=grammar, decodings=decodings)

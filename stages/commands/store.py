@@ -16,9 +16,8 @@ from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.messages import printable
 from stages.core.stage import main
-from stages.teacher.audit.account import account
-from stages.teacher.audit.rescue import Rescued, rescue
-from stages.teacher.audit.verify import Damage, remove, snapshot, verify
+from stages.teacher.audit import Damage, account, remove, snapshot, verify
+from stages.teacher.rescue import Rescued, rescue
 from stages.teacher.store.store import Damaged, Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ SEPARATORS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?(?:\r?\n|\r)')  # Excel's, before the header
 
 Rows = Iterator[tuple[int, dict[str, str]]]
+Mend = Callable[[list[str]], list[str]]
 
 
-def read_table(path: Path, first: int = 1) -> tuple[list[str], Rows]:
+def read_table(path: Path, first: int = 1, mend: Mend | None = None) -> tuple[list[str], Rows]:
     """(the names of the columns, (number, cells by column) of each row below them).
 
     Rows count from `first`, those of empty cells too, which are left out; so are empty cells beyond the
     header. Raises UserError for what is not UTF-8, for two columns of one name, and with the number of the
-    row for a quote that is not closed and for more or fewer cells than columns.
+    row for a quote that is not closed and for more or fewer cells than columns. `mend` makes as many cells as
+    columns of a row that has more, where it is known how such rows came to be.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses texts over 128 KiB
     text = read_text(path)
@@ -35,10 +37,10 @@ def read_table(path: Path, first: int = 1) -> tuple[list[str], Rows]:
     while names and not names[-1]:
         names.pop()
     check_names(path, names)
-    return names, _rows(reader, path, names, first)
+    return names, _rows(reader, path, names, first, mend)
 
 
-def _rows(reader: Any, path: Path, names: list[str], first: int) -> Rows:
+def _rows(reader: Any, path: Path, names: list[str], first: int, mend: Mend | None) -> Rows:
     for number in count(first):
         where = f"{path}, row {number}"
         cells = _cells(reader, where)
@@ -48,6 +50,10 @@ def _rows(reader: Any, path: Path, names: list[str], first: int) -> Rows:
             continue
         if not any(map(str.strip, cells[len(names) :])):
             cells = cells[: len(names)]
+        elif mend:
+            while not cells[-1].strip():
+                cells.pop()
+            cells = mend(cells)
         if len(cells) != len(names):
             fields = "more" if len(cells) > len(names) else "fewer"
             raise UserError(

@@ -107,6 +107,11 @@ class TextCodec:
         names = sorted(t.content for t in known if t.special and len("".join(t.content.split())) > 1)
         return re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
+    def clipped(self, text: str, tokens: int) -> str:
+        """The beginning of a text that has more than so many tokens; else all of it."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens][0]].rstrip()
+
     def answers(self, texts: list[str]) -> list[list[int]]:
         """The ids of answers, each with EOS at its end."""
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)

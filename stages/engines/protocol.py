@@ -35,6 +35,13 @@ class Decoding(Knobs):
         allow_inf_nan=False,
         description="taken off a token's logit for each time it was generated; ends loops",
     )
+    repetition_penalty: float = Field(
+        1.0,
+        ge=0.1,
+        le=10,
+        allow_inf_nan=False,
+        description="divides the logit of each token in prompt and answer, multiplies one below 0; 1: off",
+    )
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto", description="auto: bf16 where it is fast (CUDA; openvino on a CPU with bf16), else f32"
     )
@@ -54,12 +61,19 @@ class Decoding(Knobs):
 
     _name_not_key = field_validator("api_key_env")(variable)
 
+    def identity(self) -> dict:
+        """What tells finished rows from those of another decoding.
+
+        A repetition_penalty that is off is no part of it: rows from before there was one stay.
+        """
+        return self.model_dump(exclude={"repetition_penalty"} if self.repetition_penalty == 1 else None)
+
 
 class Generation(NamedTuple):
     """An answer. `generated_tokens` counts the EOS; `text` and `prompt_tokens` do not hold one.
 
     Log-probabilities are natural logarithms of what the model itself gives a token, the softmax of its raw
-    logits: neither penalty nor temperature, top-k or top-p has a part in them. None: the engine has none.
+    logits: neither penalties nor temperature, top-k or top-p have a part in them. None: the engine has none.
     """
 
     index: int

@@ -134,7 +134,8 @@ class OpenaiEngine:
         tell: Tell | None = None,
     ) -> Iterator[Generation]:
         held = constraint(self.directory, grammar) if grammar else None
-        extra = {"top_k": sampling.top_k} if sampling.top_k else {}
+        usual = {"top_k": 0, "repetition_penalty": 1}  # no fields of OpenAI's own: sent where they matter
+        extra = {name: value for name, off in usual.items() if (value := getattr(sampling, name)) != off}
         ids = self.codec.prompts(prompts)
 
         def answer(index: int) -> tuple[Generation, Mapping]:

@@ -159,6 +159,7 @@ class OpenvinoEngine:
         config.max_new_tokens, config.eos_token_id = sampling.max_new_tokens, self.codec.eos_id
         config.stop_token_ids = {self.codec.eos_id}
         config.frequency_penalty = sampling.frequency_penalty
+        config.repetition_penalty = sampling.repetition_penalty
         config.logprobs = 1  # of the raw logits, as the tests check against transformers
         config.do_sample = sampling.temperature > 0
         if config.do_sample:

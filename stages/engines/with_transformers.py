@@ -106,6 +106,12 @@ class TransformersEngine:
                 logits_to_keep=1,
             )
             raw = logits = out.logits[:, -1].float()
+            if sampling.repetition_penalty != 1:
+                if step == 0:
+                    seen = torch.zeros_like(logits, dtype=torch.bool)
+                    for row, prompt in enumerate(prompts):
+                        seen[row, prompt] = True
+                logits = torch.where(seen, repeated(logits, sampling.repetition_penalty), logits)
             if sampling.frequency_penalty:
                 if step == 0:
                     used = torch.zeros_like(logits)
@@ -115,6 +121,8 @@ class TransformersEngine:
             chosen = choose(logits, noise[:, step].to(self.device), sampling, warpers)
             for place, answer in enumerate(constrained):
                 chosen[place] = answer.take(int(chosen[place]))
+            if sampling.repetition_penalty != 1:
+                seen.scatter_(1, chosen[:, None], True)
             if sampling.frequency_penalty:
                 used.scatter_add_(1, chosen[:, None], torch.ones_like(used[:, :1]))
             new.append(chosen)
@@ -129,6 +137,11 @@ class TransformersEngine:
             mask = torch.cat([mask, mask.new_ones((self.batch_size, 1))], dim=1)
         by_row = (torch.stack(steps, dim=1)[:rows].tolist() for steps in (new, logprobs))
         return list(zip(*by_row, strict=True))
+
+
+def repeated(logits: torch.Tensor, penalty: float) -> torch.Tensor:
+    """The logits of tokens that were there before (arXiv 1909.05858, section 4.1, as everyone mends it)."""
+    return torch.where(logits < 0, logits * penalty, logits / penalty)
 
 
 def masked(logits: torch.Tensor, constrained: list[ConstrainedAnswer]) -> torch.Tensor:

@@ -72,6 +72,7 @@ class VllmEngine:
             top_k=sampling.top_k or -1,
             top_p=sampling.top_p,
             frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
             seed=seed,
             stop_token_ids=[self.codec.eos_id],
             detokenize=False,

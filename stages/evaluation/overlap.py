@@ -26,9 +26,10 @@ NGRAMS = 4
 COUNTS = 2 * NGRAMS + 2  # what BLEU is made of: matches and n-grams by length, words of answer and reference
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-# mteval-v13a, the tokenizer of NIST: punctuation apart, but . and , between digits, and - but after one.
+# mteval-v13a, the tokenizer of NIST: punctuation apart, but . and , between digits, and - but after one. Its
+# first line sets blanks apart, too, which changes no word: without them it takes half the time.
 V13A = (
-    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
+    (re.compile(r"([{-~\[-`!-&(-+:-@/])"), r" \1 "),
     (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),

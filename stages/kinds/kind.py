@@ -57,10 +57,6 @@ class Task:
     subject: Callable[[Document], str | None] = lambda document: None  # what must not stay without any answer
 
 
-def nothing_before(dataset: str, blocks: Blocks) -> list[str]:
-    return []
-
-
 def no_problems(blocks: Blocks) -> str | None:
     return None
 
@@ -71,7 +67,7 @@ class Kind:
 
     name: str
     stages: tuple[Stage, ...]
-    tasks: Mapping[str, str] = field(default_factory=dict)  # task name -> module with TASK, a Task
+    tasks: Mapping[str, str] = field(default_factory=dict)  # name -> module with TASK, or module:NAME
     report: str = ""  # module with `report(figures) -> Report` (stages/reporting/page.py)
     serving: str = ""  # module with `served(dataset) -> Served` (stages/engines/serve/student.py)
     # For rows of any file, a module with `evaluate_rows(dataset, file, blocks, systems, ask) -> scores` and
@@ -79,6 +75,4 @@ class Kind:
     rows: str = ""
     headline: tuple[str, ...] = ()  # measures of metrics.json that `build` prints
     summary: Callable[[dict], list[str]] = lambda figures: []  # further lines that `build` prints
-    # DVC targets to bring up to date before a dataset's own, in order: `skills@d`, `*@d_candidates`.
-    before: Callable[[str, Blocks], list[str]] = nothing_before
     problem: Callable[[Blocks], str | None] = no_problems  # what its blocks lack, for the check of params

@@ -42,7 +42,8 @@ def check(kinds: Iterable[Kind], spine: Iterable[Stage] = ()) -> None:
 def task(name: str) -> Task:
     """The task of that name. Raises UserError for a name that no kind has."""
     modules = {task: module for kind in KINDS for task, module in kind.tasks.items()}
-    return importlib.import_module(modules[known_task(name)]).TASK
+    module, _, attribute = modules[known_task(name)].partition(":")
+    return getattr(importlib.import_module(module), attribute or "TASK")
 
 
 def kinds_of(stages: set[str]) -> list[Kind]:

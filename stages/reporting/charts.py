@@ -68,6 +68,38 @@ def interval_bars(
     return _svg(len(rows) * step + 4, parts, label)
 
 
+def boxes(rows: list[tuple[str, dict]], label: str, left: int = 108) -> Markup:
+    """Box plots on one axis up to 1; `rows` are (system, {"low", "q1", "median", "q3", "high", "beyond", …}).
+
+    The axis begins at 0, or at the lowest value below that. `left` is the room for the names of systems.
+    """
+    right, step = 44, 26
+    lowest = min([0.0, *(value for _, own in rows for value in (own["low"], *own["beyond"]))])
+
+    def place(value: float) -> float:
+        return left + (WIDTH - left - right) * (value - lowest) / (1 - lowest)
+
+    parts = []
+    for number_of_row, (system, own) in enumerate(rows):
+        y = number_of_row * step + 4
+        low, q1, median, q3, high = (place(own[key]) for key in ("low", "q1", "median", "q3", "high"))
+        parts.append(_text(left - 8, y + 13, NAMES.get(system, system), "name", "end"))
+        parts.append(f'<path d="M{left} {y + 9}H{WIDTH - right}" class="gridline"/>')
+        parts.append(
+            f'<path d="M{low:.1f} {y + 9}H{high:.1f}M{low:.1f} {y + 5}v8M{high:.1f} {y + 5}v8" '
+            'class="whisker"/>'
+        )
+        size = f'width="{max(q3 - q1, 1):.1f}" height="18"'
+        parts.append(f'<rect x="{q1:.1f}" y="{y}" {size} rx="2" class="fill {system}"/>')
+        parts.append(f'<path d="M{median:.1f} {y}v18" class="whisker"/>')
+        dots = (place(value) for value in own["beyond"])
+        parts += [f'<circle cx="{x:.1f}" cy="{y + 9}" r="2.2" class="fill {system}"/>' for x in dots]
+        parts.append(_text(WIDTH, y + 13, f"{own['median']:.3f}", "value", "end"))
+    bottom = len(rows) * step + 16
+    parts += [_text(place(x), bottom, number(x), "tick", "middle") for x in (lowest, (lowest + 1) / 2, 1)]
+    return _svg(bottom + 6, parts, label)
+
+
 def paired_bars(rows: list[tuple[str, float | None, float | None, dict | None]], label: str) -> Markup:
     """Two bars from 0 to 1 a row: (name, before, after, difference with "mean", "low" and "high").
 
@@ -188,17 +220,6 @@ def confusion(gold: list[str], answered: list[str], counts: list[list[int]], lab
 
 def _short(name: str) -> str:
     return name if len(name) <= 13 else f"{name[:12]}…"
-
-
-def standalone(chart: Markup) -> str:
-    """A chart as a file of its own: in the light colours of the page, on white."""
-    style = (
-        "text{font:12px system-ui,sans-serif;fill:#22262b}.name{fill:#646b74}.cell.on{fill:#fff}"
-        ".track{fill:#f0ede6}.fill.student{fill:#0f766e}.fill.bad{fill:#b0413e}"
-    )
-    opening, rest = chart.split(">", 1)
-    sheet = f'<style>{style}</style><rect width="100%" height="100%" fill="#fff"/>'
-    return f'{opening} xmlns="http://www.w3.org/2000/svg" width="{WIDE}">{sheet}{rest}\n'
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -7,6 +7,7 @@ Report, which its report module makes of the same figures. All functions are pur
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -168,7 +169,22 @@ def loss(curve: list[dict], finetune: dict | None) -> dict | None:
         return None
     known = finetune or {}
     facts = [(label, number(known[key])) for key, label in TRAINING.items() if key in known]
-    return {"chart": lines(series, "loss by step"), "series": series, "facts": facts}
+    epochs = by_epoch(series, known.get("steps_of_epoch", 0))
+    chart = lines(epochs, "loss by epoch") if any(len(points) > 1 for _, _, points in epochs) else ""
+    return {"chart": lines(series, "loss by step"), "epochs": chart, "series": series, "facts": facts}
+
+
+def by_epoch(series: Sequence[tuple[str, str, list]], steps_of_epoch: int) -> list[tuple[str, str, list]]:
+    """Curves over steps as curves over epochs, from 1: the mean of each; of validation the last value."""
+    made = []
+    for name, kind, points in series if steps_of_epoch else ():
+        values: dict[int, list[float]] = {}
+        for step, value in points:
+            if step:  # validation before training is of no epoch
+                values.setdefault((step - 1) // steps_of_epoch + 1, []).append(value)
+        own = [(n, of[-1] if name == "validation" else fmean(of)) for n, of in values.items()]
+        made += [(name, kind, own)] if own else []
+    return made
 
 
 def histograms(tokenize: dict | None, generated: list[dict] | None) -> list[dict]:

@@ -152,8 +152,16 @@ def load_reranker(directory: str, knob: str = "reranker") -> CrossEncoder | None
             f"{knob}: {config}: names no model for SequenceClassification; expected the directory of a "
             "cross-encoder, such as models/NAME/reranker"
         )
+    return open_cross_encoder(directory, knob)
+
+
+def open_cross_encoder(directory: str, knob: str, **more) -> CrossEncoder:
+    """The cross-encoder in a directory, which has read a trial; `more` is what CrossEncoder takes beside it.
+
+    Raises UserError, naming the knob, for files that make none, and for one with several scores a pair.
+    """
     try:
-        model = CrossEncoder(directory, trust_remote_code=False, local_files_only=True)
+        model = CrossEncoder(directory, trust_remote_code=False, local_files_only=True, **more)
         scores = model.predict([("a text", "another text, which is longer")] * 2, show_progress_bar=False)
     except Exception as error:  # of many kinds, for files that could be anything
         raise UserError(f"{knob}: {directory}: no cross-encoder that can be read ({reason(error)})") from None

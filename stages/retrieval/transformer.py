@@ -32,12 +32,7 @@ class Transformer:
         Raises UserError if it or its weights cannot be loaded, or texts would be longer than it can read.
         """
         self.model = open_model(knobs.encoder, "encoder")
-        config = getattr(self.model[0], "config", None)  # a static embedding has none, and no positions
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions and knobs.max_length > positions:
-            raise UserError(
-                f"max_length: {knobs.max_length} is more than the {positions} tokens of the model"
-            )
+        check_length(self.model, knobs.max_length, "max_length", knobs.encoder)
         if knobs.max_length:
             self.model.max_seq_length = knobs.max_length
         if knobs.weights:
@@ -87,6 +82,14 @@ def open_model(directory: str, knob: str) -> SentenceTransformer:
             f"{knob}: {directory!r} is no sentence-transformers model ({reason(error)})"
         ) from None
     return model
+
+
+def check_length(model: torch.nn.Sequential, tokens: int, knob: str, directory: str) -> None:
+    """Raises UserError, naming the knob, where texts of so many tokens are longer than the model reads."""
+    config = getattr(model[0], "config", None)  # a static embedding has none, and no positions
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and tokens > positions:
+        raise UserError(f"{knob}: {tokens} is more than the {positions} tokens of {directory}")
 
 
 def load_weights(model: SentenceTransformer, path: Path) -> None:

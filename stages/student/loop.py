@@ -6,7 +6,8 @@ summed: each computes a part of one and the same loss.
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from torch.nn.utils import clip_grad_norm_
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import prune
+from stages.core.hashing import sha256_json
 from stages.core.processes import first_process
 from stages.core.progress import Progress
+from stages.student.fabric import launch_of
 from stages.student.formats.litgpt import Fabric
 from stages.student.recipe import Training
 from stages.student.state import State, load, save, trained
 
+# Knobs of which the result does not depend, so that a run goes on with others.
+LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "sub_batch", "checkpoint", "save_interval"}
 CURVE_POINTS = 500  # at most about this many training losses are kept
 
 
@@ -35,14 +40,16 @@ def rate(step: int, steps: int, knobs: Training) -> float:
     return knobs.lr * shares[knobs.schedule]
 
 
-def scratch(stage: str, dataset: str, mark: str) -> Path:
-    """The scratch directory of a stage's run on inputs with this mark; those of other inputs are removed.
+def scratch(stage: str, dataset: str, knobs: Training, depends_on: Sequence) -> Path:
+    """The scratch directory of a stage's run on these inputs; those of its runs on others are removed.
 
     To be called before the processes are launched. All but the first get one that holds no state.
     """
     if not first_process():
         return layout.SCRATCH
-    mine = layout.SCRATCH / f"{stage}-{dataset}-{mark}"
+    launch = launch_of(knobs)
+    known = [knobs.model_dump(exclude=LAYOUT), *depends_on, launch.devices * launch.nodes]
+    mine = layout.SCRATCH / f"{stage}-{dataset}-{sha256_json(known)[:16]}"
     prune(mine)
     return mine
 
@@ -54,7 +61,7 @@ class Loop:
         self, name: str, fabric: Fabric, model: torch.nn.Module, knobs: Training, steps: int, work: Path
     ):
         self.name, self.fabric, self.model, self.knobs, self.steps = name, fabric, model, knobs, steps
-        self.file, self.state = Path(work) / "state.pt", State()
+        self.file, self.state, self.tokens_per_second = Path(work) / "state.pt", State(), 0.0
         self.parameters = list(trained(model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=knobs.lr, weight_decay=knobs.weight_decay, fused=True
@@ -74,6 +81,7 @@ class Loop:
         loss that is no number. Of several processes only the first one returns, the others end.
         """
         state, knobs, fabric = self.state, self.knobs, self.fabric
+        began, before = time.monotonic(), state.tokens
         log_every = max(1, self.steps // CURVE_POINTS)
         if state.step == 0:
             self._record(val_loss=validate())
@@ -103,6 +111,7 @@ class Loop:
                     shown.update(note=note)
         if not fabric.is_global_zero:
             raise SystemExit(0)  # one process goes on to write what all have made
+        self.tokens_per_second = round((state.tokens - before) / (time.monotonic() - began), 1)
         return state
 
     def _update(self) -> None:

@@ -65,7 +65,6 @@ class Recipe(Knobs):
     checkpoint: bool = Field(
         False, description="keep each block's input only and compute the rest again: less memory, more time"
     )
-    compile: bool = Field(False, description="torch.compile of the blocks, for long runs on CUDA")
     seed: int = Field(1337, ge=0, description="seed of the LoRA start, the row order and dropout")
     devices: int = Field(1, ge=1, description="devices per node; torchrun and srun set it themselves")
     num_nodes: int = Field(1, ge=1, description="nodes; torchrun and srun set it themselves")

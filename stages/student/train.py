@@ -75,8 +75,6 @@ def finetune(
     fabric = make_fabric(recipe)
     model = build(base, recipe, fabric.device)
     model.checkpointing = recipe.checkpoint
-    if recipe.compile:
-        model.compile_blocks()
     trainable = sum(value.numel() for value in trained(model).values())
     longest = int(max(train.lengths.max(), val.lengths.max(initial=0)))
     if longest > model.config.block_size:
@@ -106,6 +104,7 @@ def finetune(
     figures = {
         "rows": len(train),
         "steps": run.plan.steps,
+        "steps_of_epoch": run.plan.per_epoch,
         "stopped_at": run.state.step,
         "warmup_steps": warmup_steps(run.plan.steps, recipe),
         "tokens": run.state.tokens,

@@ -68,7 +68,7 @@ class _Run:
     def __init__(self, endpoint: Endpoint, store: Store, budget: Budget, shown: Progress, tally: Tally):
         self.endpoint, self.store, self.budget = endpoint, store, budget
         self.shown, self.tally = shown, tally
-        self.pacer = Pacer(endpoint.concurrency, endpoint.rpm, endpoint.tpm)
+        self.pacer = Pacer(endpoint.knobs.concurrency, endpoint.knobs.rpm, endpoint.knobs.tpm)
         self.waiting: list[ActiveRequest] = []
         self.tasks: set[asyncio.Task] = set()
         self.waiter: asyncio.Future | None = None
@@ -269,13 +269,13 @@ class _Run:
         """Put the request off for a retry, or give it up; stop the run where no request would fare better."""
         active.refusals += failure.refused
         active.failures += not failure.refused
-        again = failure.retry and active.failures <= self.endpoint.retries
+        again = failure.retry and active.failures <= self.endpoint.knobs.retries
         if failure.stop and not (self.was_answered and again):
             self._stop(failure.stop)
         elif (why := self._broken(active, failure)) is not None:
             self._stop(f"{failure.message} ({why}). All answers so far are stored; run again to go on")
         asked = failure.retry_after or 0.0
-        if again and asked > self.endpoint.patience:
+        if again and asked > self.endpoint.knobs.patience:
             self._stop(
                 f"{failure.message} (it asks to wait for {asked:.0f} s). All answers so far are stored"
             )
@@ -305,16 +305,18 @@ class _Run:
         if failure.refused:
             self.pacer.refused(failure.retry_after)
             silent = time.monotonic() - self.answered_at
-            return f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.patience else None
+            return (
+                f"nothing but refusals for {silent:.0f} s" if silent > self.endpoint.knobs.patience else None
+            )
         if not failure.retry:  # this request is bad, the server is not
             self.pacer.failed_in_a_row = 0
-            return self.tally.reject(failure, self.endpoint.breaker)
+            return self.tally.reject(failure, self.endpoint.knobs.breaker)
         if failure.status in OVERLOADED:
             self.pacer.refused(failure.retry_after)
         unreachable = failure.kind == NEVER_SENT  # no request's fault, so that each attempt at one counts
         if active.failures == 1 or unreachable:
             self.pacer.failed(active.sent_at)
-        count, most = self.pacer.failed_in_a_row, self.endpoint.breaker
+        count, most = self.pacer.failed_in_a_row, self.endpoint.knobs.breaker
         if count < ((most + 1) // 2 if unreachable else most):
             return None
         return f"{count} requests failed in a row; raise `breaker` if the server works for others"

@@ -15,8 +15,8 @@ from stages.core.versions import LOCK, locked_hashes
 from stages.teacher.batch.run import ask_in_batches
 from stages.teacher.batch.store import Batches, check_free
 from stages.teacher.client import ask_all
-from stages.teacher.connect import EMBEDDED, endpoint
-from stages.teacher.knobs import CollectKnobs
+from stages.teacher.connect import endpoint
+from stages.teacher.knobs import EMBEDDED, CollectKnobs
 from stages.teacher.money import Budget, check_cap
 from stages.teacher.prices import noted_price
 from stages.teacher.projection import Projection
@@ -132,8 +132,7 @@ def ask(
 
 def check_mode(knobs: CollectKnobs, where: str) -> None:
     """Raises UserError where the teacher has no Batch API that is spoken here."""
-    if knobs.mode == "batch" and (knobs.base_url == EMBEDDED or knobs.api_version):
+    if knobs.mode == "batch" and knobs.base_url == EMBEDDED:
         raise UserError(
-            f"{where}: mode: batch needs a base_url with OpenAI's Batch API. The embedded teacher has none, "
-            "Azure has it at https://NAME.openai.azure.com/openai/v1, without api_version. Or: mode: online"
+            f"{where}: mode: batch needs a base_url with OpenAI's Batch API; the embedded teacher has none"
         )

@@ -7,37 +7,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.core.errors import UserError
 from stages.core.servers import api_key
 from stages.teacher.endpoint import Endpoint
+from stages.teacher.knobs import EMBEDDED, CollectKnobs
 
-if TYPE_CHECKING:
-    from stages.teacher.knobs import CollectKnobs
-
-EMBEDDED = "embedded"
 NO_KEY = "no-key-needed"
-PASSED_ON = (
-    "api_version concurrency timeout retries rpm tpm breaker patience "
-    "batch_requests batch_bytes batch_window poll"
-).split()
 
 
 @contextmanager
-def endpoint(knobs: "CollectKnobs") -> Iterator[Endpoint]:
+def endpoint(knobs: CollectKnobs) -> Iterator[Endpoint]:
     """The endpoint that the knobs name; the embedded teacher runs as long as the block.
 
     Raises UserError without a key.
     """
-    limits = {name: getattr(knobs, name) for name in PASSED_ON}
     if knobs.base_url == EMBEDDED:
         with embedded() as url:
-            yield Endpoint(url, NO_KEY, **limits)
+            yield Endpoint(url, NO_KEY, knobs)
         return
     name, url = knobs.api_key_env, knobs.base_url
     key_name = f"the key in {name}" if name else "a request without a key"
-    yield Endpoint(url, api_key(name, url) if name else NO_KEY, key_name, **limits)
+    yield Endpoint(url, api_key(name, url) if name else NO_KEY, knobs, key_name)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from stages.core.pacing import retry_after_s
 from stages.core.servers import MOST_BYTES, account
+from stages.teacher.knobs import CollectKnobs
 from stages.teacher.outcomes import sound
 from stages.teacher.store.costs import NEVER_SENT
 
@@ -42,35 +43,17 @@ STATUS_OF = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server and how it is to be asked; the fields are those of `knobs.CollectKnobs`."""
+    """A server and how it is to be asked. `base_url` is its address, also where the knobs say `embedded`."""
 
     base_url: str
     api_key: str = field(repr=False)
+    knobs: CollectKnobs
     key_name: str = "the API key"  # how messages call it; never the key
-    api_version: str = ""  # of Azure OpenAI; '' = any other server
-    concurrency: int = 8
-    timeout: float = 120.0
-    retries: int = 6
-    rpm: float = 0
-    tpm: float = 0
-    breaker: int = 20
-    patience: float = 600.0
-    batch_requests: int = 50_000
-    batch_bytes: int = 190_000_000
-    batch_window: str = "24h"
-    poll: float = 30.0
 
     @property
     def source(self) -> str:
         """The address, by which the store knows the provider of a batch."""
         return self.base_url.rstrip("/")
-
-    def url(self, path: str, model: str) -> str:
-        """The address of a call. Azure has the model, which it calls deployment, in that of a completion."""
-        if not self.api_version:
-            return f"{self.source}/{path}"
-        deployment = f"deployments/{quote(model, safe='')}/" if path == COMPLETIONS else ""
-        return f"{self.source}/openai/{deployment}{path}?api-version={self.api_version}"
 
 
 @dataclass(frozen=True)
@@ -110,12 +93,12 @@ def open_session(endpoint: Endpoint) -> "aiohttp.ClientSession":
     import aiohttp
 
     key = {"Authorization": f"Bearer {endpoint.api_key}"}
-    if endpoint.api_version:
-        key = {"api-key": endpoint.api_key}
     named = {f"OpenAI-{name.title()}": value for name, value in account().items()}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # pacing bounds what is in flight
-        timeout=aiohttp.ClientTimeout(total=endpoint.timeout, connect=min(endpoint.timeout, CONNECT_S)),
+        timeout=aiohttp.ClientTimeout(
+            total=endpoint.knobs.timeout, connect=min(endpoint.knobs.timeout, CONNECT_S)
+        ),
         headers={**key, **named, "User-Agent": "retort"},
         proxy=_proxy(endpoint.base_url),
     )
@@ -142,12 +125,12 @@ async def call(
 ) -> Reply:
     """Send one request. The body of a 200 is written to `file`, if given; else at most MOST_BYTES are read.
 
-    `model` is for messages, and for the address where the server is Azure. Where a completion is an error in
-    spite of its status, the reply has the status that the error tells: some gateways say 429 so.
+    `model` is for messages. Where a completion is an error in spite of its status, the reply has the status
+    that the error tells: some gateways say 429 so.
     """
     import aiohttp
 
-    reply, body, url = Reply(), bytearray(), endpoint.url(path, model)
+    reply, body, url = Reply(), bytearray(), f"{endpoint.source}/{path}"
     try:
         async with session.request(method, url, allow_redirects=False, **request) as response:
             if file and response.status == 200:
@@ -250,7 +233,7 @@ def judge_connection(error: Exception, endpoint: Endpoint) -> Failure:
         stop = f"{url} cannot be reached ({why}); check base_url and that the server runs"
         return Failure(NEVER_SENT, stop, retry=True, stop=stop)
     if isinstance(error, TimeoutError):
-        return Failure("timeout", f"{url}: no whole answer within {endpoint.timeout:g} s", retry=True)
+        return Failure("timeout", f"{url}: no whole answer within {endpoint.knobs.timeout:g} s", retry=True)
     return Failure(kind, f"{url}: {kind} {why}", retry=True)
 
 

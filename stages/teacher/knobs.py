@@ -6,17 +6,15 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.core.servers import address, variable
 from stages.core.stage import Knobs
-from stages.teacher.connect import EMBEDDED
 from stages.teacher.resolve import Action, Policy
+
+EMBEDDED = "embedded"  # base_url of the stand-in
 
 
 class CollectKnobs(Knobs):
     base_url: str = Field(EMBEDDED, description="'embedded' (a local stand-in) or an OpenAI-compatible URL")
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="environment variable (or line in .env) with the key; '' = no key"
-    )
-    api_version: str = Field(
-        "", description="of Azure OpenAI, whose base_url is https://NAME.openai.azure.com"
     )
     mode: Literal["online", "batch"] = Field(
         "online",

@@ -87,6 +87,18 @@ def _structure(request: RequestContent) -> list[object]:
     return [part for part in (request.get("tools"), request.get("response_format")) if part]
 
 
+def told(tokens_in: float, tokens_out: float, price: Price | None, model: str, batch: bool = False) -> str:
+    """What requests of `model` may take and cost, in words; `tokens_out` are the most there can be."""
+    cost = f"unknown (params.yaml has no price of '{model}')"
+    if price is not None:
+        most = price.dollars({"prompt_tokens": tokens_in, "completion_tokens": tokens_out}, batch)
+        cost = f"about ${most:,.2f} at most (prices: {price.version})"
+    return (
+        f"about {tokens_in:,.0f} input tokens ({TOKEN_COUNT}), at most {tokens_out:,.0f} output tokens; "
+        f"cost {cost}"
+    )
+
+
 def price_table(block: object, where: str) -> PriceTable:
     """The block `prices`, checked. Raises UserError."""
     if not isinstance(block, dict):

@@ -9,7 +9,7 @@ from stages.core.errors import UserError
 from stages.core.files import iter_jsonl
 from stages.core.records import Request
 from stages.teacher.identity import key_of, limit_of, most_output
-from stages.teacher.prices import Price, rough_tokens
+from stages.teacher.prices import Price, rough_tokens, told
 from stages.teacher.resolve import Policy, resolve
 from stages.teacher.store.store import Store
 
@@ -86,12 +86,7 @@ class Requests:
         for row in self._at(places):
             tokens_in += rough_tokens(row)
             tokens_out += most_output(row)
-        text = f"; about {tokens_in:,.0f} input tokens, at most {tokens_out:,.0f} output tokens"
-        if price is None:
-            return f"{text}; cost unknown: params.yaml has no price of '{self.model}'"
-        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
-        most = price.dollars(usage, batch=mode == "batch")
-        return f"{text}; about ${most:,.2f} at most (prices: {price.version})"
+        return f"; {told(tokens_in, tokens_out, price, self.model, mode == 'batch')}"
 
 
 def _check(row: Request, where: str) -> None:

@@ -111,10 +111,11 @@ def test_fields_reach_the_engine():
         max_completion_tokens=9,
         seed=-1,
         frequency_penalty=0.5,
-        extra_body={"top_k": 3},
+        extra_body={"top_k": 3, "repetition_penalty": 1.2},
     )
     ((_, sampling, seeds, grammar),) = engine.asked
     expected = {"temperature": 0.5, "top_p": 0.9, "frequency_penalty": 0.5, "top_k": 3, "max_new_tokens": 9}
+    expected |= {"repetition_penalty": 1.2}
     assert sampling.model_dump(include=set(expected)) == expected
     assert seeds == [2**63 - 1] and grammar is None
     for fields, longest in (({}, 128), ({"max_tokens": 5}, 5)):
@@ -138,6 +139,7 @@ def test_what_a_request_does_not_say_is_as_evaluated():
         "top_k": 0,
         "top_p": 1.0,
         "frequency_penalty": 0.25,
+        "repetition_penalty": 1.0,
         "max_new_tokens": 128,
     }
     calls = {"base": "b", "eval_rows": "rows.jsonl", "max_new_tokens": 9}
@@ -185,6 +187,7 @@ def test_fields_that_change_nothing_are_passed_over():
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": 1e308}, "temperature", "less than or equal to 2"),
         ({"top_p": 0}, "top_p", "greater than or equal to"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty", "greater than or equal to 0.1"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"logit_bias": {"5": 9}}, "logit_bias", "would change the answer"),
         ({"presence_penalty": 0.5}, "presence_penalty", "would change the answer"),
@@ -239,7 +242,7 @@ def test_other_models_paths_and_bodies():
                 ("chat/completions", said(b'"x"', b'"temperature": Infinity'), 400),
                 ("chat/completions", said(b'"x"', b'"temperature": NaN'), 400),
                 ("chat/completions", b" " * 2**23, 413),
-                ("embeddings", b"{}", 404),
+                ("embeddings", b"{}", 400),
                 ("models", b"{}", 405),
             ):
                 async with plain.post(url + path, data=sent) as reply:

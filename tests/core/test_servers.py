@@ -108,7 +108,7 @@ def test_a_value_that_no_header_can_hold_is_named(name, value, monkeypatch, key_
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"^{name}: holds a line break") as caught:
         key_of_client()
-        endpoint.open_session(endpoint.Endpoint(URL, KEY))
+        endpoint.open_session(endpoint.Endpoint(URL, KEY, CollectKnobs()))
     assert KEY not in str(caught.value)
 
 

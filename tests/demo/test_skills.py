@@ -203,13 +203,12 @@ def test_what_it_writes_is_varied(skills):
         assert len(wordings) > 0.6 * 400, (skill, len(wordings))
 
 
-@pytest.mark.slow
-def test_a_thousand_briefs_give_fifteen_thousand_requests(skills):
-    counts = {"positive": 85, "multi": 20, "near_miss": 10, "other": 140}
+def test_two_hundred_briefs_give_three_thousand_requests(skills):
+    counts = {"positive": 17, "multi": 4, "near_miss": 2, "other": 28}
     topics = (PROMPTS / "topics.txt").read_text("utf-8").split("\n")
     every = list(briefs(skills, topics, counts, 20, 4))
-    lines = [line for brief in every[:1000] for line in rules.answer(asked("write", brief)).splitlines()]
-    assert len(every) >= 1000 and len({line.partition("\t")[0].casefold() for line in lines}) >= 15_000
+    lines = [line for brief in every[:200] for line in rules.answer(asked("write", brief)).splitlines()]
+    assert len(every) >= 200 and len({line.partition("\t")[0].casefold() for line in lines}) >= 3_000
 
 
 def test_it_speaks_as_people_do():

@@ -129,6 +129,61 @@ def test_frequency_penalty_is_taken_off_for_each_time_a_token_was_generated(
     assert changed
 
 
+@pytest.mark.parametrize("name", ["transformers", "openvino"])
+@pytest.mark.parametrize("penalty", [1.15, 3.0, 0.7])
+def test_repetition_penalty_is_transformers_own(models, name, penalty, monkeypatch):
+    """Of prompts of many lengths in a batch, whose padding was not said."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(models["llama"].parent)  # where a conversion stays for the next case
+    knobs = {"max_new_tokens": 24, "precision": "f32", "threads": 1, "batch_size": 4}
+    sampling = Decoding(engine=name, repetition_penalty=penalty, **knobs)
+    prompts, codec = some_prompts(6), TextCodec(models["llama"])
+    prepare(models["llama"], sampling)
+    engine = open_engine(models["llama"], sampling)
+    ours, plain = (
+        answers(engine, prompts, chosen, [0] * 6, list(range(6)))
+        for chosen in (sampling, sampling.model_copy(update={"repetition_penalty": 1.0}))
+    )
+    model = AutoModelForCausalLM.from_pretrained(models["llama"], dtype=torch.float32)
+    for place, ids in enumerate(codec.prompts(prompts)):
+        asked = torch.tensor([ids])
+        made = model.generate(
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=24,
+            do_sample=False,
+            repetition_penalty=penalty,
+        )
+        new = made[0, len(ids) :].tolist()
+        assert ours[place].generated_tokens == len(new)
+        assert ours[place].text == codec.decode([token for token in new if token != codec.eos_id])
+    assert ours != plain
+
+
+@pytest.mark.parametrize("knobs", [{"frequency_penalty": 0.3}, {"frequency_penalty": 0.1, **SAMPLING}])
+def test_both_penalties_are_taken_in_one_order(models, monkeypatch, knobs):
+    """Engines draw random numbers of their own: where they sample, it is among one token."""
+    monkeypatch.chdir(models["llama"].parent)
+    common = {"max_new_tokens": 24, "precision": "f32", "threads": 1, "batch_size": 4, **knobs}
+    common = {**common, "repetition_penalty": 1.5} | ({"top_k": 1} if "top_k" in knobs else {})
+    found, prompts = [], some_prompts(6)
+    for name in ("transformers", "openvino"):
+        sampling = Decoding(engine=name, **common)
+        prepare(models["llama"], sampling)
+        found.append(
+            answers(open_engine(models["llama"], sampling), prompts, sampling, [1] * 6, list(range(6)))
+        )
+    assert {i: own.text for i, own in found[0].items()} == {i: own.text for i, own in found[1].items()}
+
+
+def test_a_penalty_that_is_off_makes_no_finished_row_stale():
+    plain, held = Decoding(), Decoding(repetition_penalty=1.15)
+    assert plain.identity().keys() == plain.model_dump().keys() - {"repetition_penalty"}
+    assert held.identity() == held.model_dump()
+
+
 class Pieces:
     """A codec whose tokens are given strings; the EOS is -1."""
 
@@ -184,7 +239,14 @@ def test_lines_of_a_byte_level_tokenizer(models):
 
 @pytest.mark.parametrize("name", ["transformers", "openvino"])
 @pytest.mark.parametrize(
-    "knobs", [{}, {"frequency_penalty": 0.5}, {"temperature": 0.8, "top_k": 50, "top_p": 0.9}], ids=str
+    "knobs",
+    [
+        {},
+        {"frequency_penalty": 0.5},
+        {"repetition_penalty": 1.5},
+        {"temperature": 0.8, "top_k": 50, "top_p": 0.9},
+    ],
+    ids=str,
 )
 def test_log_probabilities_are_of_the_raw_logits(models, name, knobs, monkeypatch):
     import importlib
@@ -406,7 +468,7 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
     config.StructuredOutputsConfig = dict
     monkeypatch.setitem(sys.modules, "vllm", fake)
     monkeypatch.setitem(sys.modules, "vllm.config", config)
-    sampling = Decoding(engine="vllm", precision="bf16", temperature=0.5)
+    sampling = Decoding(engine="vllm", precision="bf16", temperature=0.5, repetition_penalty=1.2)
     engine = open_engine(models["llama"], sampling)
     prompts = ["plot a line", "read csv file"]
     found = {answer.index: answer for answer in engine.generate(prompts, sampling, [2**62, 9])}
@@ -416,7 +478,7 @@ def test_vllm_is_asked_with_ids_and_seeds(models, monkeypatch):
         found[1].text.endswith("file") and found[1].generated_tokens == 3 and found[1].finish_reason == "stop"
     )
     assert found[1].logprob == -0.5 and found[1].line_logprobs == [-0.5]
-    assert drawn[0]["logprobs"] == 0
+    assert drawn[0]["logprobs"] == 0 and drawn[0]["repetition_penalty"] == 1.2
 
 
 class Server(BaseHTTPRequestHandler):
@@ -492,9 +554,10 @@ def test_openai_sends_ids_seeds_and_knobs(models, server, monkeypatch):
     assert [asked[i]["prompt"] for i in range(9)] == ids
     assert asked[0]["model"] == "served" and asked[0]["top_k"] == 7 and asked[0]["temperature"] == 0.5
     assert asked[0]["logprobs"] == 1 and found[0].logprob is None and found[0].line_logprobs is None
-    as_text = sampling.model_copy(update={"prompt_as": "text"})
+    assert "repetition_penalty" not in asked[0]  # of a server that does not know it, either
+    as_text = sampling.model_copy(update={"prompt_as": "text", "repetition_penalty": 1.2})
     list(engine.generate(prompts[:1], as_text, [99]))
-    assert Server.asked[-1]["prompt"] == prompts[0]
+    assert Server.asked[-1]["prompt"] == prompts[0] and Server.asked[-1]["repetition_penalty"] == 1.2
 
 
 def test_openai_log_probabilities_come_with_strings(models, server, monkeypatch):

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.encoding import prepare
 from stages.kinds.retriever.parts.trainer import Retrieving, training_rows
 from stages.kinds.retriever.train_retriever import encoder
+from stages.student.encoding import prepare
 from stages.student.fabric import make_fabric
 from stages.student.loop import Loop
 

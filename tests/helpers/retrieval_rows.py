@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.core.files import write_jsonl
+from stages.core.files import read_jsonl, write_jsonl
 from stages.kinds.retriever.parts.rows import SPLITS, Row, Task, write_tasks
 from tests.helpers.tiny import WORDS, tiny_tokenizer
 
@@ -87,6 +87,15 @@ def scored_rows(dataset: str, *tasks: str, sizes: dict[str, int] = SIZES, part: 
         )
     write_tasks(folder, "test", made)
     return folder
+
+
+def read_keys(task: Path) -> dict[str, str]:
+    """{id: text} of a task's folder."""
+    return {key["id"]: key["text"] for key in read_jsonl(task / "keys.jsonl")}
+
+
+def read_rows(task: Path, split: str) -> list[Row]:
+    return read_jsonl(task / f"{split}.jsonl")
 
 
 def edit_rows(folder: Path, task: str, change, split: str = "train") -> None:

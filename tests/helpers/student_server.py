@@ -13,7 +13,7 @@ from stages.core.errors import UserError
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve import start
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import Api
+from stages.engines.serve.server import Api, Model
 from tests.helpers.skills_project import make_project
 
 MODEL = layout.model("d", "hf")
@@ -51,7 +51,7 @@ def talk(served, engine, scenario, most=4, load=None, answers=lambda name: True,
 
     async def running():
         queue = EngineQueue(load or (lambda: engine), most)
-        async with TestServer(Api(served, queue, answers, key).app()) as server:
+        async with TestServer(Api({"d": Model(served, queue)}, answers, key).app()) as server:
             client = openai.AsyncOpenAI(
                 base_url=f"{server.make_url('/v1')}", api_key=key or "none", max_retries=0
             )

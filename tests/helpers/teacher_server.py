@@ -71,17 +71,10 @@ class Teacher:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler):
-        self._note_keys(request)
+        self.keys.add(request.headers.get("Authorization", ""))
         if request.method == "POST" and request.path.endswith("/chat/completions"):
             return await self._chat(request, handler)
         return await self._beside(request, handler)
-
-    def _note_keys(self, request: web.Request) -> None:
-        azure, bearer = request.headers.get("api-key"), request.headers.get("Authorization", "")
-        if azure is not None:
-            self.keys.add(f"api-key {azure}")
-        if bearer or azure is None:
-            self.keys.add(bearer)
 
     async def _beside(self, request: web.Request, handler) -> web.StreamResponse:
         """All that is not a chat completion."""
@@ -147,17 +140,9 @@ class Teacher:
         except ValueError as error:
             return failure(400, str(error), "invalid_value")
 
-    async def _azure(self, request: web.Request) -> web.Response:
-        if "api-version" not in request.query:
-            return failure(404, "Resource not found", "404").response()
-        if not request.headers.get("api-key"):
-            return failure(401, "Access denied due to invalid subscription key", "401").response()
-        deployed = {"model": request.match_info["deployment"]}
-        return self.computed({**await request.json(), **deployed}).response()
-
     def routes(self) -> list[web.RouteDef]:
         """Those that the embedded server does not have."""
-        return [web.post("/openai/deployments/{deployment}/chat/completions", self._azure)]
+        return []
 
     @contextmanager
     def running(self) -> Iterator[str]:

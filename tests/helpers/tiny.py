@@ -9,7 +9,7 @@ from contextlib import chdir
 from functools import cache, wraps
 from pathlib import Path
 
-KINDS = ("pythia", "llama", "mistral", "qwen2", "qwen3", "phi3")
+KINDS = ("pythia", "llama", "mistral", "qwen2", "qwen3", "phi", "phi3")
 BOS, EOS = "<|begin|>", "<|end|>"
 WORDS = """how to compute the singular value decomposition of a matrix in numpy return an array with same
 shape as given input sort values along axis plot a line histogram with colors read csv file into data
@@ -85,6 +85,7 @@ def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
         LlamaConfig,
         MistralConfig,
         Phi3Config,
+        PhiConfig,
         Qwen2Config,
         Qwen3Config,
     )
@@ -106,6 +107,8 @@ def tiny_config(kind: str, tied: bool = False, vocab: int = 512):
         return LlamaConfig(**grouped, rms_norm_eps=1e-5)
     if kind == "mistral":
         return MistralConfig(**grouped, sliding_window=200)
+    if kind == "phi":  # with a head's bias, and heads of which half is turned
+        return PhiConfig(**shape, intermediate_size=128, partial_rotary_factor=0.5)
     if kind == "phi3":
         return Phi3Config(**grouped, sliding_window=None)
     if kind == "qwen2":

@@ -275,7 +275,11 @@ def test_scaffolding_answers_from_passages(project):
 @pytest.mark.parametrize(
     ("kind", "of", "told"),
     [
-        ("retriver", None, "--kind: 'retriver' has no example to begin with; name rag or retriever"),
+        (
+            "retriver",
+            None,
+            "--kind: 'retriver' has no example to begin with; name academic, rag or retriever",
+        ),
         (None, "pydoc", "--kind: None has no example"),
         ("retriever", "nothing", "--of: no dataset is called 'nothing'"),
         ("retriever", "../x", "cannot be a name"),
@@ -309,7 +313,7 @@ def test_all_that_a_dataset_is_built_upon_is_listed(project):
     listed = re.findall(r"(?m)^  - prompts/(\w+)/", Path("dvc.yaml").read_text())
     assert {"pydoc", "pydoc_rag", "pydoc_rag_sft", "pydoc_rag_judged"} <= set(listed)
     targets = params.before("pydoc_rag_judged", params.check())
-    assert targets[0] == "corpus@pydoc" and targets[-1] == "*@pydoc_rag"
+    assert targets[0] == "corpus@pydoc" and targets[-1] == "answer@pydoc_rag"
     assert "export@pydoc_rag_sft" in targets
 
 
@@ -485,6 +489,69 @@ def test_showing_the_cost_of_skills_never_asks(project):
     assert cost.steps("pydoc", params.check()) == [("pydoc", ["corpus@pydoc", "price@pydoc", "prompt@pydoc"])]
     with pytest.raises(UserError, match="did you mean 'pydoc'"):
         cost.steps("pydok", params.check())
+
+
+def begins_with(dataset: str, base: str, of: str) -> None:
+    """Let the student of `dataset` be trained upon `base`, which is that of `of`."""
+    path = Path(f"prompts/{dataset}/params.yaml")
+    text = re.sub(r"\bbase: \w+", f"base: {base}", path.read_text())
+    path.write_text(f"{text}\nbase_student:\n  {base}: {{of: {of}}}\n")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_student_to_begin_with_is_made_first(project, shared):
+    begins_with("pydoc_rag", "two", "pydoc_rag_sft")
+    if shared:
+        spoil("prompts/pydoc_rag/params.yaml", "base_student:\n  two: {of: pydoc_rag_sft}\n", "")
+        Path("prompts/bases/two.yaml").write_text("base_student:\n  two: {of: pydoc_rag_sft}\n")
+    new.join("pydoc_rag", None)
+    blocks = params.check()
+    targets = params.before("pydoc_rag", blocks)
+    taught = ["passages_embedded", "retrieved", "convert_rag", "tokenize", "finetune", "merge", "export"]
+    order = ["corpus@pydoc", *(f"{stage}@pydoc_rag_sft" for stage in taught), "base_student@two"]
+    assert targets[: len(order)] == order and set(targets) == set(order)
+    assert {"smol_chat", "two"} <= build.bases_of("pydoc_rag", blocks)
+    assert "base_student@two" not in params.before("pydoc_rag_sft", blocks)
+
+
+def test_a_student_may_be_compared_with_the_one_that_begins_with_it(project):
+    """What is made from each other are datasets then, but no stages."""
+    test_two_students_are_compared_with_each_other(project)
+    begins_with("pydoc_rag", "two", "pydoc_rag_sft")
+    targets = params.before("pydoc_rag_sft", params.check())
+    made = [targets.index(f"{stage}@pydoc_rag") for stage in ("tokenize", "export")]
+    assert targets.index("export@pydoc_rag_sft") < targets.index("base_student@two") < min(made)
+
+
+@pytest.mark.parametrize(
+    ("bases", "told"),
+    [
+        ({"pydoc_rag": ("two", "pydoc_rg")}, "base_student.two.of: export has no block 'pydoc_rg'; did you"),
+        (
+            {"pydoc_rag": ("two", "pydoc_rag")},
+            "rag/params.yaml, base_student.two.of: 'pydoc_rag' is made from 'two' itself: base_student@two, ",
+        ),
+        (
+            {"pydoc_rag": ("two", "pydoc_rag_sft"), "pydoc_rag_sft": ("three", "pydoc_rag")},
+            "base_student.t.* itself: .*@pydoc_rag, .*@pydoc_rag_sft",
+        ),
+    ],
+)
+def test_a_student_that_nobody_makes_or_that_begins_with_itself_is_named(project, bases, told):
+    for dataset, (base, of) in bases.items():
+        begins_with(dataset, base, of)
+    with pytest.raises(UserError, match=told) as caught:
+        new.join("pydoc_rag", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cost_of_a_student_to_begin_with_is_shown(project):
+    new.scaffold("mine", str(project))
+    begins_with("mine", "two", "pydoc")
+    asks = [
+        (name, [f"{stage}@{name}" for stage in ("corpus", "price", "prompt")]) for name in ("pydoc", "mine")
+    ]
+    assert cost.steps("mine", params.check()) == asks
 
 
 def test_a_dataset_of_skills_needs_its_briefs(project):

@@ -17,7 +17,7 @@ from stages.kinds.xc.knobs import EvaluateKnobs
 from stages.kinds.xc.parts.queries import parse
 from stages.kinds.xc.parts.scoring import MEASURES
 from stages.kinds.xc.report import report as xc_report
-from stages.reporting.page import SYSTEMS, render
+from stages.reporting.page import SYSTEMS, by_epoch, loss, render
 from tests.helpers.cli import invoke
 from tests.helpers.shards import write_generated
 from tests.helpers.shipped import BM25, TFIDF
@@ -381,7 +381,6 @@ def test_charts_have_what_they_are_given():
         lines,
         number,
         paired_bars,
-        standalone,
     )
 
     bars = interval_bars([("base", None), ("student", {"mean": 0.5, "low": 0.4, "high": 0.6})], "<b>")
@@ -400,8 +399,6 @@ def test_charts_have_what_they_are_given():
     matrix = confusion(["<i>", "b"], ["<i>", "b", "no call"], [[3, 0, 1], [0, 0, 0]], "x")
     assert "<i>" not in matrix and matrix.count("<rect") == 6 + 2
     assert "b → b" not in matrix and "&lt;i&gt; → no call: 1 (25%)" in matrix
-    alone = standalone(matrix)
-    assert alone.startswith("<svg ") and 'xmlns="http://www.w3.org/2000/svg"' in alone and "<style>" in alone
     flat = lines([("loss", "base", [(0, 1.0), (5, 1.0)])], "x")
     assert "nan" not in flat and "M34.0" in flat
     assert [number(v) for v in (None, 12345, 0.5, 2596.0, 1e-5)] == ["–", "12,345", "0.5", "2,596", "1e-05"]
@@ -411,3 +408,25 @@ def test_missing_manifest_is_a_user_error(dataset):
     (layout.corpus(dataset) / "manifest.json").unlink()
     with pytest.raises(UserError, match="manifest.json: no such file"):
         evaluate.run(dataset, EvaluateKnobs(eval_rows=str(EVAL_ROWS)))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "wanted"),
+    [
+        (0, []),
+        (2, [("training", "base", [(1, 2.5), (2, 1.0)]), ("validation", "student", [(1, 2.0), (2, 1.5)])]),
+        (9, [("training", "base", [(1, 2.0)]), ("validation", "student", [(1, 1.5)])]),
+    ],
+)
+def test_loss_by_epoch_is_the_mean_of_training_and_the_last_of_validation(epoch, wanted):
+    curves = [
+        ("training", "base", [(1, 3.0), (2, 2.0), (3, 1.0)]),
+        ("validation", "student", [(0, 9.0), (1, 3.0), (2, 2.0), (4, 1.5)]),
+    ]
+    assert by_epoch(curves, epoch) == wanted
+
+
+def test_a_page_has_losses_by_epoch_where_there_are_several():
+    curve = [{"step": step, "train_loss": 3.0 - step, "val_loss": 4.0 - step} for step in (1, 2, 3)]
+    assert "loss by epoch" in loss(curve, {"steps_of_epoch": 1})["epochs"]
+    assert not loss(curve, {"steps_of_epoch": 3})["epochs"] and not loss(curve, None)["epochs"]

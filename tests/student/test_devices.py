@@ -113,7 +113,7 @@ def test_a_state_depends_on_what_is_computed_not_on_where(place):
     paths = layout.base_model("m"), layout.tokens("d")
     here = fingerprint(*paths, FinetuneKnobs(**KNOBS))
     moved = {"devices": 2, "num_nodes": 2, "strategy": "fsdp", "micro_batch_size": 1, "save_interval": 7}
-    moved |= {"packing": "true", "checkpoint": True, "compile": True}
+    moved |= {"packing": "true", "checkpoint": True}
     assert moved.keys() == LAYOUT
     assert fingerprint(*paths, FinetuneKnobs(**KNOBS | moved)) == here
     assert fingerprint(*paths, FinetuneKnobs(**KNOBS | {"lr": 2e-3})) != here

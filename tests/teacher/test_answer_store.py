@@ -111,12 +111,12 @@ def test_many_processes_open_and_write_at_once(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(n), RAW % n], cwd=tmp_path, env=environment)
-        for n in range(6)
+        for n in range(4)
     ]
-    assert [process.wait() for process in running] == [0] * 6
+    assert [process.wait() for process in running] == [0] * 4
     with Store(tmp_path / "s/store.sqlite") as store:
-        bodies = [store.bodies({"request_key": f"{n}-{i}"}) for n in range(6) for i in range(100)]
-    assert bodies == [[RAW % n] for n in range(6) for _ in range(100)]
+        bodies = [store.bodies({"request_key": f"{n}-{i}"}) for n in range(4) for i in range(100)]
+    assert bodies == [[RAW % n] for n in range(4) for _ in range(100)]
 
 
 def test_stores_that_cannot_be_used(tmp_path):
@@ -163,7 +163,7 @@ class Connection(sqlite3.Connection):
 
 connect = sqlite3.connect
 sqlite3.connect = lambda *arguments, **options: connect(*arguments, factory=Connection, **options)
-store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW ledger", "SELECT die(); CREATE VIEW ledger"))
+store.MIGRATIONS = (ONE, TWO.replace("CREATE VIEW batches", "SELECT die(); CREATE VIEW batches"))
 store.Store(Path("s.sqlite"))
 """
 

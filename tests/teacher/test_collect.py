@@ -149,7 +149,7 @@ def test_identical_requests_are_sent_once_and_only_new_ones_later():
 
 @pytest.mark.slow
 def test_killed_at_random_points_nothing_is_lost_or_fetched_twice():
-    total, concurrency, kills = 700, 8, 6
+    total, concurrency, kills = 500, 8, 4
     make_requests("d", total)
     teacher = Teacher(delay=0.02)
     chance = random.Random(7)
@@ -371,7 +371,7 @@ def test_ctrl_c_keeps_what_arrived():
 
 def test_second_ctrl_c_does_not_wait():
     make_requests("d", 10)
-    teacher = Teacher(delay=5)
+    teacher = Teacher(delay=2)
     with teacher.running() as url:
         process = start(url)
         while teacher.calls < 8:

@@ -5,7 +5,6 @@ import json
 import time
 
 import aiohttp
-import openai
 import pytest
 
 from tests.helpers.rate_limits import Limits, duration, most_in_window
@@ -140,26 +139,3 @@ def test_durations_and_windows():
     assert shown == ["0s", "12ms", "1.5s", "1m0s", "6m12.25s", "1h0m0s"]
     assert most_in_window([0, 1, 2, 2.5, 9], 2) == 3
     assert most_in_window([0, 1, 2, 2.5, 9], 1, [9, 1, 1, 1, 1]) == 9
-
-
-def test_azure_wants_its_version_and_its_key():
-    teacher = Teacher()
-    with teacher.running() as url:
-        root = url.removesuffix("/v1")
-
-        async def main():
-            bad = f"{root}/openai/deployments/embedded/chat/completions"
-            yes, no = {"api-key": "k"}, {"Authorization": "Bearer k"}
-            refused = [
-                (await post(bad, body_of("a"), **yes))[0],
-                (await post(f"{bad}?api-version=1", {}, **no))[0],
-            ]
-            async with openai.AsyncAzureOpenAI(
-                azure_endpoint=root, api_key="secret", api_version="2024-10-21", max_retries=0
-            ) as client:
-                return refused, await client.chat.completions.create(**body_of("b"))
-
-        refused, answer = asyncio.run(main())
-    assert refused == [404, 401] and answer.choices[0].message.content.endswith("b example")
-    assert teacher.keys == {"api-key k", "Bearer k", "api-key secret"} and teacher.calls == 3
-    assert len(teacher.billed) == 1

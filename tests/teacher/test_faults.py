@@ -640,14 +640,6 @@ def test_choices_and_samples_share_what_they_can():
 # Providers, provenance
 
 
-def test_azure_and_its_key():
-    make_requests("d", 10)
-    teacher = Teacher()
-    with teacher.running() as url:
-        run(url.removesuffix("/v1"), api_version="2024-10-21")
-    assert teacher.calls == 10 and teacher.keys == {f"api-key {KEY}"}
-
-
 def test_a_proxy_of_the_environment_is_used_and_a_netrc_is_not(monkeypatch):
     make_requests("d", 10)
     teacher = Teacher()

@@ -5,7 +5,7 @@ and neither does one whose value says nothing: null, false, 0 or empty, or as in
 """
 
 import secrets
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ COLDEST = 1e-6  # least temperature that is not 0: logits divided by less are no
 NARROWEST = 1e-6  # least top_p: less may be 0 in the engine's floats, and one token is left long before
 WIDEST = 2**31 - 1  # top_k, more than any vocabulary: engines have no larger integers
 MOST_STOPS = 64
+SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "repetition_penalty")
 SPEAKERS, UNHEARD = ("user", "assistant"), ("system", "developer")  # roles in a chat; the latter are ignored
 IGNORED = {
     *("user", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
@@ -22,7 +23,6 @@ IGNORED = {
 }
 NOTHING = {
     "best_of": 1,
-    "repetition_penalty": 1,
     "response_format": {"type": "text"},
     "modalities": ["text"],
 }
@@ -85,6 +85,7 @@ class Body(BaseModel):
     top_p: float | None = Field(None, ge=NARROWEST, le=1)
     top_k: int | None = Field(None, ge=0, le=WIDEST)
     frequency_penalty: float | None = Field(None, ge=0, le=2)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
@@ -103,8 +104,7 @@ class Body(BaseModel):
         if room < (limit or 1):
             answer = f" and an answer of up to {limit}" if limit else ", which leaves no room for an answer"
             raise too_long(context, f"{prompt_tokens}{answer}")
-        named = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "frequency_penalty")}
-        said = {name: value for name, value in named.items() if value is not None}
+        said = {name: value for name in SAMPLING if (value := getattr(self, name)) is not None}
         if said.get("temperature", COLDEST) < COLDEST:
             said["temperature"] = 0.0
         return start.model_copy(update={**said, "max_new_tokens": limit or min(start.max_new_tokens, room)})
@@ -160,7 +160,10 @@ class CompletionBody(Body):
     logprobs: int | None = None  # accepted, and answered with null: clients of this project send it
 
 
-def read_body(kind: type[Body], raw: object) -> Body:
+AnyBody = TypeVar("AnyBody", bound=BaseModel)
+
+
+def read_body(kind: type[AnyBody], raw: object) -> AnyBody:
     """The checked body. Raises Refused, which names the first field that cannot be."""
     if not isinstance(raw, dict):
         raise Refused("the body must be a JSON object")

@@ -1,15 +1,14 @@
-"""An OpenAI-compatible HTTP server for one exported student, on the engines of this project.
+"""An OpenAI-compatible HTTP server for models of this project: students, retrievers and rerankers.
 
-`GET /v1/models`, `POST /v1/chat/completions` and `/v1/completions`, `GET /health`. A chat request goes
-through the student's own prompt template; a completion gives the prompt itself. How prompts are rendered and
-answers are read is passed in.
+`GET /v1/models`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/rerank`,
+`GET /health` and `/metrics`. A chat request goes through the student's own prompt template; a completion
+gives the prompt itself. How prompts are rendered and answers are read is passed in.
 """
 
 import asyncio
 import json
 import logging
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +21,17 @@ from aiohttp import web
 from stages.core.errors import UserError
 from stages.core.tokenizer import TextCodec
 from stages.core.web import application, body_of, check, html_page, parsed
-from stages.core.web import serve as listen
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve.bodies import Body, ChatBody, CompletionBody, Refused, read_body, too_long
+from stages.engines.serve.metrics import CONTENT_TYPE, Metrics
 from stages.engines.serve.queue import EngineQueue, Full
 from stages.engines.serve.stream import BEGUN, Part, Stream
 from stages.engines.serve.student import Asked, Reading
+from stages.engines.serve.texts import EmbeddingsBody, Encoder, RerankBody, Reranker, TextQueue
 
-GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 LARGEST_BODY = 2**20  # bytes
 SHORT = 2**14  # bytes of a body that is read at once, which takes some milliseconds
+MOST_READ = 64  # longer bodies that wait to be read
 WARM_UP = "hello"
 KEPT_HEADERS = ("Allow", "WWW-Authenticate")  # of an error
 
@@ -57,6 +57,15 @@ class Student(NamedTuple):
     constrain: bool = False
 
 
+class Model(NamedTuple):
+    """What is served under one name: a student with its engine, an encoder, a reranker, or several."""
+
+    student: Student | None = None
+    queue: EngineQueue | None = None
+    encoder: Encoder | None = None
+    reranker: Reranker | None = None
+
+
 class Question(NamedTuple):
     """What a body asks the engine. The response has the fields `beside`, too."""
 
@@ -71,6 +80,7 @@ class Question(NamedTuple):
 class Answered(NamedTuple):
     """What the student wrote, and why it ended; the `head` of a response, and a stream if one is wanted."""
 
+    student: Student
     body: Body
     text: str
     reason: str
@@ -80,12 +90,19 @@ class Answered(NamedTuple):
 
 
 class Api:
-    """The handlers. `answers` says to which hosts they answer; with a `key`, only who has it may ask."""
+    """The handlers of models by name. `answers`: to which hosts; with a `key`, only who has it may ask."""
 
-    def __init__(self, student: Student, queue: EngineQueue, answers: Callable[[str], bool], key: str = ""):
-        self.student, self.queue, self.answers, self.key = student, queue, answers, key
-        self.reader = ThreadPoolExecutor(1)
-        self.most_characters = student.context * max(map(len, student.codec.tokenizer.get_vocab()))
+    def __init__(self, models: Mapping[str, Model], answers: Callable[[str], bool], key: str = ""):
+        self.served, self.answers, self.key = models, answers, key
+        self.reader, self.reading = ThreadPoolExecutor(1), 0
+        self.metrics = Metrics()
+        students = [model.student for model in models.values() if model.student]
+        self.queues = [model.queue for model in models.values() if model.queue]
+        self.most_characters = {
+            student.name: student.context * max(map(len, student.codec.tokenizer.get_vocab()))
+            for student in students
+        }
+        self.page_file = next((student.page for student in students if student.page), None)
 
     def app(self) -> web.Application:
         """The application, which feeds the queue."""
@@ -95,24 +112,32 @@ class Api:
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completions),
+                web.post("/v1/embeddings", self.embeddings),
+                web.post("/v1/rerank", self.rerank),
                 web.get("/v1/models", self.models),
                 web.get("/v1/models/{name}", self.models),
                 web.get("/health", self.health),
+                web.get("/metrics", self.measured),
             ]
         )
-        if self.student.page is not None:
+        if self.page_file is not None:
             app.router.add_get("/", self.page)
         return app
 
     async def feeding(self, app: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.queue.run())
+        tasks = [asyncio.create_task(queue.run()) for queue in self.queues]
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Callable) -> web.StreamResponse:
         """Errors in OpenAI's shape: the last event of a stream that has begun, else the response."""
+        started = time.perf_counter()
         response = await self.told(request, handler)
+        # Of paths that do not exist there may be any number.
+        path = request.match_info.route.resource.canonical if request.match_info.route.resource else "other"
+        self.metrics.answered(path, response.status, time.perf_counter() - started)
         begun = request.get(BEGUN)
         if begun is None or begun is response:
             return response
@@ -131,7 +156,8 @@ class Api:
         except UserError as error:
             return _problem(400, str(error))
         except Full as error:
-            return _problem(503, str(error), code="overloaded", headers={"Retry-After": str(error.wait_s)})
+            headers = {"Retry-After": str(error.wait_s)}
+            return _problem(429, str(error), code="rate_limit_exceeded", headers=headers)
         except web.HTTPException as error:
             kept = {name: error.headers[name] for name in KEPT_HEADERS if name in error.headers}
             return _problem(error.status, error.text or "", code=str(error.status), headers=kept)
@@ -141,12 +167,40 @@ class Api:
             logging.exception("%s %s", request.method, request.path)
             return _problem(500, "the server failed; its log says why", code="server_error")
 
-    def read(self, kind: type[Body], raw: bytes, charset: str | None) -> Question:
-        """What a request asks. Raises Refused, UserError and HTTPException."""
-        student = self.student
-        body = read_body(kind, _checked(parsed(raw, charset), student.name))
+    async def body(self, request: web.Request) -> tuple[object, Model]:
+        """(what a request's body says, the model that it names). Raises Full, Refused and HTTPException."""
+        raw = await body_of(request)
+        if len(raw) <= SHORT:
+            said = _checked(parsed(raw, request.charset))
+        else:
+            said = await self.aside(lambda: _checked(parsed(raw, request.charset)))
+        name = said.get("model") if isinstance(said, dict) else None
+        if not isinstance(name, str):  # refused below, with what else is wrong
+            return said, next(iter(self.served.values()))
+        if name not in self.served:
+            raise self.unknown()
+        return said, self.served[name]
+
+    async def aside(self, work: Callable[[], Any]) -> Any:
+        """What takes long is done one at a time, so that neither short requests nor engines wait for it."""
+        if self.reading >= MOST_READ:
+            raise Full(1)
+        self.reading += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.reader, work)
+        finally:
+            self.reading -= 1
+
+    def unknown(self) -> Refused:
+        names = " and ".join(f"'{name}'" for name in self.served)
+        what = f"only the model {names} is" if len(self.served) == 1 else f"only the models {names} are"
+        return Refused(f"{what} served here", "model", "model_not_found", 404)
+
+    def read(self, kind: type[Body], said: object, student: Student) -> Question:
+        """What a request asks. Raises Refused and UserError."""
+        body = read_body(kind, said)
         prompt, beside = _asked(body, student) if isinstance(body, ChatBody) else Asked(body.prompt, {})
-        if len(prompt) > self.most_characters:  # to count the tokens of a megabyte takes a second
+        if len(prompt) > self.most_characters[student.name]:  # counting a megabyte's tokens takes a second
             raise too_long(student.context, f"{len(prompt):,} characters")
         tokens = len(student.codec.prompts([prompt])[0])
         sampling = body.sampling(student.sampling, tokens, student.context)
@@ -157,33 +211,35 @@ class Api:
 
         form: what OpenAI calls the response. Raises Full, and as `read`.
         """
-        raw = await body_of(request)
-        given = kind, raw, request.charset
-        with self.queue.place():
-            if len(raw) <= SHORT and self.student.ask is None:
-                asked = self.read(*given)
-            else:  # one at a time, so that neither short ones nor the engine wait for them
-                asked = await asyncio.get_running_loop().run_in_executor(self.reader, self.read, *given)
-            body, beside, head = asked.body, asked.beside, _head(form, self.student.name)
-            stream = Stream(request, head, beside, part, self.student.codec) if body.stream else None
+        said, model = await self.body(request)
+        student, queue = model.student, model.queue
+        if student is None or queue is None:
+            raise Refused("this model answers /v1/embeddings or /v1/rerank, no chats", "model")
+        with queue.place():
+            if (request.content_length or SHORT + 1) <= SHORT and student.ask is None:
+                asked = self.read(kind, said, student)
+            else:
+                asked = await self.aside(lambda: self.read(kind, said, student))
+            body, beside, head = asked.body, asked.beside, _head(form, student.name)
+            stream = Stream(request, head, beside, part, student.codec) if body.stream else None
             to_engine = asked.prompt, asked.prompt_tokens, asked.sampling, body.drawn_seed(), asked.grammar
             # What a text says, and where it stops, is known of whole ones only.
-            if stream and not (body.stop or self.student.read or asked.grammar):
-                answer = await stream.following(self.queue.answer(*to_engine, stream.tell))
+            if stream and not (body.stop or student.read or asked.grammar):
+                answer = await stream.following(queue.answer(*to_engine, stream.tell))
             else:
-                answer = await self.queue.answer(*to_engine)
+                answer = await queue.answer(*to_engine)
         text, stopped = body.stopped(answer.text)
         reason = "stop" if stopped else answer.finish_reason
-        return Answered(body, text, reason, _usage(answer), {**head, **beside}, stream)
+        usage = _usage(answer)
+        self.metrics.used(student.name, usage)
+        return Answered(student, body, text, reason, usage, {**head, **beside}, stream)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        student = self.student
-
         def part(text: str, is_first: bool) -> dict:
             return {"delta": {**({"role": "assistant"} if is_first else {}), "content": text}}
 
         answered = await self.answered(ChatBody, request, "chat.completion", part)
-        body, text, reason, usage, head, stream = answered
+        student, body, text, reason, usage, head, stream = answered
         message = {"role": "assistant", "content": text, "refusal": None}
         if student.read is not None:
             tools = body.callable_tools()
@@ -212,23 +268,58 @@ class Api:
         choice = {"index": 0, "text": answered.text, "logprobs": None, "finish_reason": answered.reason}
         return web.json_response({**answered.head, "choices": [choice], "usage": answered.usage})
 
+    async def embeddings(self, request: web.Request) -> web.Response:
+        said, model = await self.body(request)
+        body = read_body(EmbeddingsBody, said)
+        if model.encoder is None:
+            raise Refused(f"'{body.model}' has no retriever, and gives no embeddings", "model")
+        return self.used(body.model, await model.encoder.answer(body))
+
+    async def rerank(self, request: web.Request) -> web.Response:
+        said, model = await self.body(request)
+        body = read_body(RerankBody, said)
+        if model.reranker is None:
+            raise Refused(f"'{body.model}' has no reranker", "model")
+        return self.used(body.model, await model.reranker.answer(body))
+
+    def used(self, model: str, response: dict) -> web.Response:
+        self.metrics.used(model, response["usage"])
+        return web.json_response(response)
+
     async def models(self, request: web.Request) -> web.Response:
-        student = self.student
-        entry = {"id": student.name, "object": "model", "created": 0, "owned_by": "retort"}
+        entries = {
+            name: {"id": name, "object": "model", "created": 0, "owned_by": "retort"} for name in self.served
+        }
         name = request.match_info.get("name")
-        if name not in (None, student.name):
-            raise _unknown_model(student.name)
-        return web.json_response(entry if name else {"object": "list", "data": [entry]})
+        if name is None:
+            return web.json_response({"object": "list", "data": list(entries.values())})
+        if name not in entries:
+            raise self.unknown()
+        return web.json_response(entries[name])
 
     async def page(self, request: web.Request) -> web.Response:
-        assert self.student.page is not None
-        return html_page(self.student.page)
+        assert self.page_file is not None
+        return html_page(self.page_file)
 
     async def health(self, request: web.Request) -> web.Response:
-        one_token = self.student.sampling.model_copy(update={"max_new_tokens": 1})
-        if not await self.queue.is_well(WARM_UP, one_token):
-            return _problem(503, "the engine does not answer; the log says why", code="server_error")
+        for model in self.served.values():
+            if model.student and model.queue:
+                one_token = model.student.sampling.model_copy(update={"max_new_tokens": 1})
+                if not await model.queue.is_well(WARM_UP, one_token):
+                    message = "the engine does not answer; the log says why"
+                    return _problem(503, message, code="server_error")
         return web.json_response({"status": "ok"})
+
+    async def measured(self, request: web.Request) -> web.Response:
+        waiting = {
+            name: sum(queue.taken for queue in (model.queue, *_text_queues(model)) if queue)
+            for name, model in self.served.items()
+        }
+        return web.Response(body=self.metrics.text(waiting).encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _text_queues(model: Model) -> list[TextQueue]:
+    return [reader.queue for reader in (model.encoder, model.reranker) if reader]
 
 
 def _asked(body: ChatBody, student: Student) -> Asked:
@@ -274,19 +365,13 @@ def _head(form: str, model: str) -> dict:
     }
 
 
-def _checked(body: object, name: str) -> object:
-    """`body`, if it is text and asks for the model of that name. Raises Refused."""
+def _checked(body: object) -> object:
+    """`body`, if it is text. Raises Refused."""
     try:
         json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # half a character, a lone surrogate, is one
         raise Refused(f"the body is not JSON: {error}") from None
-    if isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"] != name:
-        raise _unknown_model(name)
     return body
-
-
-def _unknown_model(name: str) -> Refused:
-    return Refused(f"only the model '{name}' is served here", "model", "model_not_found", 404)
 
 
 def _problem(
@@ -299,33 +384,3 @@ def _problem(
     form = "server_error" if status >= 500 else "invalid_request_error"
     error = {"message": message, "type": form, "param": param, "code": code}
     return web.json_response({"error": error}, status=status, headers=headers)
-
-
-def reserved(host: str, port: int) -> socket.socket:
-    """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise unusable(host, port, error) from None
-    return bound
-
-
-def unusable(host: str, port: int, error: Exception) -> UserError:
-    return UserError(f"port {port} of {host}: {error}; choose another with --port")
-
-
-async def serve(api: Api, address: socket.socket) -> None:
-    """Listen until SIGTERM or SIGINT, then let requests in flight end.
-
-    The addresses are the first line of standard output, as JSON. Raises UserError where another process has
-    begun to listen there.
-    """
-    host, port = address.getsockname()[:2]
-    site = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    told = {"base_url": f"{site}v1"} | ({"page": site} if api.student.page else {})
-    try:
-        await listen(api.app(), address, json.dumps(told), GRACE_S)
-    except OSError as error:
-        raise unusable(host, port, error) from None

@@ -1,4 +1,4 @@
-"""From an exported student to a running server: what is loaded, and which engine and server take it.
+"""From models of this project to a running server: what is loaded, and which engine and server take it.
 
 Imported to serve only, never to show help.
 """
@@ -6,9 +6,12 @@ Imported to serve only, never to show help.
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
 
 from jinja2 import StrictUndefined
 
@@ -22,13 +25,15 @@ from stages.core.servers import setting
 from stages.core.stage import valid
 from stages.core.tokenizer import TextCodec
 from stages.core.web import answers_to, is_public
+from stages.core.web import serve as listen
 from stages.engines import load
 from stages.engines.protocol import Decoding, Engine
 from stages.engines.serve.bodies import ChatBody, Refused, read_body
 from stages.engines.serve.queue import EngineQueue
-from stages.engines.serve.server import WARM_UP, Api, Student, reserved, serve
+from stages.engines.serve.server import WARM_UP, Api, Model, Student
 from stages.engines.serve.student import Served, exported
 
+GRACE_S = 10  # what requests in flight have to end in, after SIGTERM
 KEY = "RETORT_SERVE_KEY"
 REQUEST = '(messages | selectattr("role", "equalto", "user") | list | last).content'  # of a chat
 # transformers computes a full batch for one request, and its threads wait for each other at a small model.
@@ -36,34 +41,60 @@ ALONE, TOGETHER = {"threads": 1, "batch_size": 1}, {"threads": 2, "batch_size": 
 
 
 def run(
-    dataset: str, served: Served, *, host: str, port: int, engine: str | None, constrain: bool, decoding: dict
+    served: Mapping[str, Served],
+    readers: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    *,
+    host: str,
+    port: int,
+    engine: str | None,
+    constrain: bool,
+    decodings: Mapping[str, dict],
 ) -> None:
     """Serve until SIGTERM or SIGINT; with vllm this process becomes `vllm serve` where that answers alike.
 
-    port: 0 takes a free one. engine: None takes vllm with CUDA, else a CPU engine. constrain: every answer
-    obeys the grammar, unasked. decoding: fields of Decoding; those left out have the defaults of serving.
-    Raises UserError where student, prompt, grammar or engine is missing, and for a port that is taken.
+    served: how each dataset's student is asked, by name. readers: its encoder and reranker, as fields of
+    Model, of those that have them; a student is then no must. port: 0 takes a free one. engine: None takes
+    vllm with CUDA, else a CPU engine. constrain: every answer obeys the grammar, unasked. decodings: fields
+    of Decoding of each dataset; those left out have the defaults of serving. Raises UserError where there is
+    nothing of a name to serve, a prompt, grammar or engine is missing, or the port is taken.
     """
     address = reserved(host, port)  # before anything that takes long
     key = setting(KEY)
     if is_public(address) and not key:
         say(f"serve: warning: {host} lets the network in, and there is no key: set {KEY}")
-    student = student_of(dataset, sampling_of(engine, served, decoding), constrain, served)
+    models: dict[str, Model] = {}
+    for dataset, of_kind in served.items():
+        beside = readers.get(dataset, {})
+        if beside and not layout.model(dataset, "hf").is_dir():
+            models[dataset] = Model(**beside)
+            continue
+        student = student_of(dataset, sampling_of(engine, of_kind, decodings[dataset]), constrain, of_kind)
+        if student.sampling.engine == "vllm" and len(served) == 1 and not beside:
+            become_vllm(student, address, host, port, key)
+        models[dataset] = Model(student, queue_of(student), **beside)
+    asyncio.run(serve(Api(models, answers_to(address, host, key=key), key), address))
+
+
+def become_vllm(student: Student, address: socket.socket, host: str, port: int, key: str) -> None:
+    """Returns only where `vllm serve` would not answer as the small server does."""
+    try:
+        command = vllm_command(student, host, port)
+    except UserError as error:
+        say(f"serve: the small server, on the engine vllm ({error})")
+        return
+    address.close()
+    os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
+
+
+def queue_of(student: Student) -> EngineQueue:
+    """Its engine, loaded and warm."""
     sampling = student.sampling
-    if sampling.engine == "vllm":
-        try:
-            command = vllm_command(student, host, port)
-        except UserError as error:
-            say(f"serve: the small server, on the engine vllm ({error})")
-        else:
-            address.close()
-            os.execvpe(command[0], command, os.environ | ({"VLLM_API_KEY": key} if key else {}))
     queue = EngineQueue(partial(warm_engine, student), sampling.batch_size)
     cache = getattr(queue.engine, "cache_bytes", 0)
     more = f", a cache of up to {cache / 2**20:,.1f} MiB beside the model" if cache else ""
     at_once = f"{sampling.batch_size} requests at once, {queue.places} in progress at most"
-    say(f"serve: engine {sampling.engine}, {at_once}{more}")
-    asyncio.run(serve(Api(student, queue, answers_to(address, host, key=key), key), address))
+    say(f"serve: {student.name}: engine {sampling.engine}, {at_once}{more}")
+    return queue
 
 
 def answered(
@@ -176,7 +207,7 @@ def vllm_command(student: Student, host: str, port: int) -> list[str]:
         raise UserError("vllm serve would give other tokens than training did")
     file, model = layout.SCRATCH / f"serve-{student.name}.jinja", layout.model(student.name, "hf")
     write_text(file, template.source)
-    usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p"})
+    usual = student.sampling.model_dump(include={"temperature", "top_k", "top_p", "repetition_penalty"})
     return [
         *("vllm", "serve", str(model), "--served-model-name", student.name),
         *("--host", host, "--port", str(port), "--allowed-origins", "[]"),
@@ -218,3 +249,33 @@ def warm_engine(student: Student) -> Engine:
                 raise
             say(f"serve: requests with `grammar` will be refused: {error}")
     return engine
+
+
+def reserved(host: str, port: int) -> socket.socket:
+    """A socket of that address, or of a free port for 0, at which nobody listens yet. Raises UserError."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise unusable(host, port, error) from None
+    return bound
+
+
+def unusable(host: str, port: int, error: Exception) -> UserError:
+    return UserError(f"port {port} of {host}: {error}; choose another with --port")
+
+
+async def serve(api: Api, address: socket.socket) -> None:
+    """Listen until SIGTERM or SIGINT, then let requests in flight end.
+
+    The addresses are the first line of standard output, as JSON. Raises UserError where another process has
+    begun to listen there.
+    """
+    host, port = address.getsockname()[:2]
+    site = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    told = {"base_url": f"{site}v1"} | ({"page": site} if api.page_file else {})
+    try:
+        await listen(api.app(), address, json.dumps(told), GRACE_S)
+    except OSError as error:
+        raise unusable(host, port, error) from None

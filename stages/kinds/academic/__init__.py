@@ -1,19 +1,49 @@
 """The kind academic: papers to a student that answers questions about them, and a fair benchmark of it."""
 
 from stages.kinds.academic.knobs import STAGES
-from stages.kinds.kind import Blocks, Kind
+from stages.kinds.kind import COMPOSED, Blocks, Kind
 
-# What the datasets that it goes by are built up to, in order: theirs are questions, or another student.
-ASKED = ("corpus_papers", "corpus_asked", "price", "prompt", "collect")
-
-
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """The dataset whose questions, or paragraphs, its documents are made of, with those before it."""
-    of = blocks["corpus_asked"].get(dataset, {}).get("of")
-    if not of or of == dataset:
-        return []
-    stages = [stage for stage in ASKED if of in blocks["prompt" if stage == "price" else stage]]
-    return [*before(of, blocks), *(f"{stage}@{of}" for stage in stages)]
+CORPORA = ("corpus", "corpus_papers", "corpus_asked")
+WRITTEN = "stages.kinds.written"
 
 
-KIND = Kind(name="academic", stages=STAGES, before=before)
+def problem(blocks: Blocks) -> str | None:
+    """What a block names that no other block makes."""
+    for dataset, knobs in sorted(blocks["corpus_asked"].items()):
+        of, task = knobs.get("of"), knobs.get("task", "question")
+        if of == dataset:
+            return f"corpus_asked.{dataset}.of: '{of}' would be made of itself; ask under another name"
+        if of and (of not in blocks["collect"] or not any(of in blocks[maker] for maker in CORPORA)):
+            return f"corpus_asked.{dataset}.of: collect, or each of {', '.join(CORPORA)}, has no block '{of}'"
+        asked = blocks["prompt"].get(str(of), {}).get("task")
+        if of and asked != task:
+            return f"corpus_asked.{dataset}.task: '{task}', but prompt.{of}.task is '{asked}'"
+    for dataset in sorted(blocks["benchmark"]):
+        for maker in ("chunks", "evaluate_papers"):
+            if dataset not in blocks[maker]:
+                return f"benchmark.{dataset}: {maker} has no block '{dataset}'"
+        if dataset not in blocks["convert"] and dataset not in blocks["instruct"]:
+            return f"benchmark.{dataset}: neither convert nor instruct has a block '{dataset}'"
+    return None
+
+
+def summary(figures: dict[str, dict]) -> list[str]:
+    """A line for each model: F1, ROUGE-L and the cosine of its answers to the benchmark's questions."""
+    lines = [
+        f"{model}: "
+        + ", ".join(f"{m} {own[m]['mean']:.3f}" for m in ("f1", "rouge_l", "cosine") if own.get(m))
+        for model, own in (figures.get("academic") or {}).items()
+        if isinstance(own.get("f1"), dict) and "mean" in own["f1"]
+    ]
+    return [*lines, COMPOSED] if lines else []
+
+
+KIND = Kind(
+    name="academic",
+    stages=STAGES,
+    tasks={name.lower(): f"{WRITTEN}:{name}" for name in ("PARAGRAPHS", "QUESTION", "ANSWER")},
+    report="stages.kinds.academic.report",
+    rows="stages.kinds.academic.parts.any_rows",
+    summary=summary,
+    problem=problem,
+)

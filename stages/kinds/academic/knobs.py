@@ -3,9 +3,9 @@
 docs/kinds/academic.md has the table of David & Goliath's settings and these knobs.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.core.stage import Knobs, Stage
 from stages.engines.protocol import Decoding
@@ -32,8 +32,11 @@ class CorpusPapersKnobs(Pdfs):
 
 
 class CorpusAskedKnobs(Knobs):
-    of: str = Field(description="dataset whose teacher's answers, paragraphs or questions, become documents")
-    shortest: float = Field(0.25, ge=0, lt=1, description="share of paragraphs left out, the shortest")
+    of: str = Field(description="dataset whose teacher's answers become documents")
+    task: Literal["paragraphs", "question"] = Field("question", description="what that teacher was asked for")
+    shortest: float = Field(
+        0.25, ge=0, lt=1, description="share of a paper's paragraphs left out, the shortest"
+    )
     unanswerable: float = Field(
         0.1, ge=0, lt=1, description="share of questions that are put to a text which does not answer them"
     )
@@ -48,7 +51,10 @@ class InstructKnobs(Knobs):
     val_share: float = Field(0.1, gt=0, lt=0.5, description="of papers, or of rows without one")
     test_share: float = Field(0.2, gt=0, lt=0.5, description="of papers, or of rows without one")
     shortest: float = Field(
-        0.25, ge=0, lt=1, description="share of rows left out, those of the shortest texts"
+        0, ge=0, lt=1, description="share of rows left out, those of the shortest texts; SAI's are left out"
+    )
+    unanswerable: float = Field(
+        0.1, ge=0, lt=1, description="largest share of training rows that say that the text does not answer"
     )
     limit: int = Field(0, ge=0, description="training rows, lowest hash first; 0: all")
 
@@ -62,16 +68,31 @@ class BenchmarkKnobs(Retrieving, Decoding):
     trained: str = Field(description="Hugging Face directory of a student")
     beside: str = Field(description="that of another student, or models/shipped/none")
     retrieve: int = Field(3, gt=0, description="chunks of a prompt")
-    max_length: int = Field(
+    reference: Literal["column", "endpoint"] = Field(
+        "column",
+        description="whose answers ours are also compared with: the column gpt_response of the questions, or "
+        "the server at base_url, which is asked the benchmark's prompts as text",
+    )
+    prompt_length: int = Field(
         1024, gt=1, description="tokens of prompt and answer: chunks give way, the last first"
     )
+    max_new_tokens: int = Field(150, ge=1, description="longest answer in tokens, EOS included")
     held_out: int = Field(
         100, ge=0, description="held-out paragraphs asked about, too, given the text; 0: none"
     )
+    latency_questions: int = Field(5, ge=0, description="questions each model is asked alone, for latency")
+
+    @model_validator(mode="after")
+    def _server(self) -> Self:
+        if self.reference == "endpoint" and not self.base_url:
+            raise ValueError("reference endpoint needs base_url, such as http://localhost:8000/v1")
+        return self
 
 
 class EvaluatePapersKnobs(Knobs):
-    encoder: str = Field(description="sentence-transformers directory, whose cosine compares answers")
+    encoder: str = Field(
+        description="sentence-transformers directory, whose cosine compares answers, or models/shipped/none"
+    )
     published: str = Field(description="folder of published results to score alike, or models/shipped/none")
     bootstrap: int = Field(1000, gt=0)
     seed: int = Field(1, ge=0)

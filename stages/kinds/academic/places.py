@@ -13,6 +13,11 @@ def answers(dataset: str) -> Path:
     return Path("data") / dataset / "benchmark.jsonl"
 
 
+def times(dataset: str) -> Path:
+    """How long they took over some (rows Time of parts/rows.py): apart, since no two runs are alike in it."""
+    return Path("data") / dataset / "benchmark_times.jsonl"
+
+
 def tables(dataset: str) -> Path:
     """<model>.csv, with the columns of the original."""
     return Path("reports") / dataset / "answers"

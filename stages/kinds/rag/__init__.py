@@ -1,37 +1,9 @@
 """The kind rag: a small model that answers questions from passages, and how good its answers are."""
 
-import re
-
 from stages.kinds.kind import COMPOSED, Blocks, Kind
 from stages.kinds.rag.knobs import STAGES
 
-STUDENT = re.compile("models/([^/]+)/hf")
-# What makes a student of this kind, in order.
-TAUGHT_BY = (
-    "passages",
-    "passages_embedded",
-    "retrieved",
-    "convert_rag",
-    "tokenize",
-    "finetune",
-    "merge",
-    "export",
-)
-MAKERS = ("passages", "passages_embedded")
-
-
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """The documents that its passages are made of, and all of the student that it is compared with.
-
-    Of a dataset of answers to judge: all of the dataset that they are from.
-    """
-    if judged := blocks["corpus_judged"].get(dataset, {}).get("of"):
-        return [*before(judged, blocks), f"*@{judged}"]
-    beside = STUDENT.fullmatch(str(blocks["answer"].get(dataset, {}).get("beside", "")))
-    others = [beside[1]] if beside and beside[1] != dataset else []
-    pages = [blocks["passages_embedded"].get(name, {}).get("of") for name in (dataset, *others)]
-    targets = [f"corpus@{of}" for of in dict.fromkeys(pages) if of in blocks["corpus"]]
-    return targets + [f"{stage}@{name}" for name in others for stage in TAUGHT_BY if name in blocks[stage]]
+MAKERS = ("passages", "passages_embedded", "passages_asked")
 
 
 def problem(blocks: Blocks) -> str | None:
@@ -89,6 +61,5 @@ KIND = Kind(
     rows="stages.kinds.rag.parts.any_rows",
     serving="stages.kinds.rag.parts.asking",
     summary=summary,
-    before=before,
     problem=problem,
 )

@@ -10,9 +10,9 @@ about; differences are paired. docs/kinds/rag/measures.md defines the measures.
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import write_json
+from stages.evaluation.claims import STAND_IN, validated
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import EvaluateRagKnobs
-from stages.kinds.rag.parts.claims import STAND_IN, validated
 from stages.kinds.rag.parts.rows import (
     HELD_OUT,
     read_all,

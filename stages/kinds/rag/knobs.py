@@ -38,6 +38,11 @@ class PassagesEmbeddedKnobs(Chunks):
     test: int = Field(150, gt=0, description="held-out questions")
 
 
+class PassagesAskedKnobs(Chunks):
+    of: str = Field(description="dataset whose documents are cut into passages")
+    asked: str = Field(description="dataset whose teacher answers questions that one wrote about them")
+
+
 class RetrievedKnobs(Retrieving):
     depth: int = Field(10, gt=0, description="passages kept of a question, best first")
 
@@ -121,6 +126,7 @@ PACKAGE = __package__
 STAGES = (
     Stage("passages", PassagesKnobs, PACKAGE, reads_source=True),
     Stage("passages_embedded", PassagesEmbeddedKnobs, PACKAGE, figures="passages"),
+    Stage("passages_asked", PassagesAskedKnobs, PACKAGE, figures="passages"),
     Stage("retrieved", RetrievedKnobs, PACKAGE),
     Stage("convert_rag", ConvertRagKnobs, PACKAGE, figures="convert"),
     Stage("finetune_fid", FinetuneFidKnobs, PACKAGE),

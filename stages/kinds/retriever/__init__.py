@@ -8,20 +8,6 @@ SYSTEMS = ("random", "bm25", "base", "trained", "hybrid", "hybrid_trained", "hyb
 MAKERS = ("tasks", "tasks_synthetic", "tasks_embedded")
 ROWS = ("rows", "trained_on")  # knobs that name a dataset whose rows are read
 READERS = ("train_retriever", "train_reranker", "evaluate_retriever")
-# What makes documents, and a student's queries about them, in order.
-WRITTEN_BY = "corpus corpus_xc prompt collect convert tokenize finetune merge export generate".split()
-
-
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """The documents and queries that its rows are made of; and these rows, where another dataset has them."""
-    targets = []
-    for source in sorted({name for _, name in named(dataset, "of", MAKERS, blocks)}):
-        targets += [f"{stage}@{source}" for stage in WRITTEN_BY if source in blocks[stage]]
-    others = {name for knob in ROWS for _, name in named(dataset, knob, READERS, blocks)}
-    for other in sorted(others - {dataset}):
-        rows = [f"{stage}@{other}" for stage in (*MAKERS, "mine", "score") if other in blocks[stage]]
-        targets += [*before(other, blocks), *rows]
-    return targets
 
 
 def problem(blocks: Blocks) -> str | None:
@@ -66,6 +52,5 @@ KIND = Kind(
     report="stages.kinds.retriever.report",
     rows="stages.kinds.retriever.parts.any_rows",
     summary=summary,
-    before=before,
     problem=problem,
 )

@@ -16,28 +16,26 @@ from stages.core import layout
 from stages.core.files import atomic_directory, write_json
 from stages.evaluation.people import check_unseen, read_rows, right_places
 from stages.evaluation.ranking import write_qrels, write_run
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
 from stages.kinds.retriever.parts.comparing import (
     EDGES,
+    Systems,
     check_leaks,
     compared,
     compared_pages,
     cosines,
     misses,
 )
-from stages.kinds.retriever.parts.downstream import READ, Reader, rewarded
-from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Asked, Task, asked_row, read_tasks
-from stages.kinds.retriever.parts.systems import Systems
+from stages.kinds.retriever.parts.downstream import Reader, rewarded
+from stages.kinds.retriever.parts.rows import Asked, Keys, Task, asked_row, folder_of, read_tasks
 
 PEOPLE, PAGES = "people", "qa"
 
 
 def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
-    folder, people = places.scored(knobs.rows), Path(knobs.eval_rows)
+    folder, people = folder_of(knobs.rows, "scored"), Path(knobs.eval_rows)
     tasks = read_tasks(folder, knobs.evaluate, "evaluate")
-    training = read_tasks(places.scored(knobs.trained_on))
+    training = read_tasks(folder_of(knobs.trained_on, "scored"))
     asked = read_rows(people, Asked)
     about = PAGES if PAGES in tasks else next(iter(tasks))
     keys_of = {
@@ -53,32 +51,25 @@ def run(dataset: str, knobs: EvaluateRetrieverKnobs) -> dict:
     systems, reader = Systems(dataset, knobs), Reader(knobs)
     figures: dict[str, dict] = {}
     missed: dict[str, list[dict]] = {}
-    with atomic_directory(places.runs(dataset), "evaluate_retriever") as runs:
+    with atomic_directory(folder_of(dataset, "runs"), "evaluate_retriever") as runs:
         for task, rows in rows_of.items():
-            keys = keys_of[task]
-            right = [place for place, row in enumerate(rows) if row["pos"]]
-            labelled = [rows[place] for place in right]
-            hits = systems.rank(keys, rows) if rows else {}
-            own = {name: found.only(right) for name, found in hits.items()}
-            figures[task] = compared(keys, labelled, own, knobs) if labelled else {}
-            if hits:
-                merge(figures[task], rewarded(keys, rows, hits, knobs))
-            if hits and task in READ:
-                merge(figures[task], reader.read(task, keys, rows, hits))
-            missed[task] = misses(keys, labelled, own)
-            told[task] |= {"rows": len(rows), "labelled": len(labelled), "keys": len(keys.ids)}
-            shown = {name: cosines(keys, labelled, own[name]) for name in ("base", "trained") if labelled}
-            told[task]["cosines"] = shown
-            write_qrels(runs / f"{task}.qrels", {row["id"]: row["pos"] for row in labelled})
-            for system, found in hits.items():
-                ranked = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
-                write_run(runs / f"{task}.{system}.trec", system, ranked)
+            ranked = systems.rank(keys := keys_of[task], rows)
+            figures[task] = compared(ranked, knobs)
+            for more in (rewarded(ranked, knobs), reader.read(ranked)):
+                merge(figures[task], more)
+            missed[task] = misses(ranked)
+            right = {row["id"]: row["pos"] for row in rows if row["pos"]}
+            told[task] |= {"rows": len(rows), "labelled": len(right), "keys": len(keys.ids)}
+            told[task]["cosines"] = {name: cosines(ranked, name) for name in ("base", "trained") if right}
+            write_qrels(runs / f"{task}.qrels", right)
+            for system, found in ranked.hits.items():
+                rankings = {row["id"]: keys.ranking(found, place) for place, row in enumerate(rows)}
+                write_run(runs / f"{task}.{system}.trec", system, rankings)
     if asked:
-        keys = keys_of[about]
         rows = [asked_row(number, row.query, row.pos_index, row.last) for number, row in enumerate(asked)]
-        hits = systems.rank(keys, rows)
-        figures[PEOPLE] = compared_pages(keys, rows, hits, knobs, [row.kind for row in asked])
-        missed[PEOPLE] = misses(keys, rows, hits)
+        ranked = systems.rank(keys_of[about], rows)
+        figures[PEOPLE] = compared_pages(ranked, knobs, [row.kind for row in asked])
+        missed[PEOPLE] = misses(ranked)
     write_json(layout.figures(dataset) / "retriever.json", figures)
     write_json(layout.figures(dataset) / "retriever_misses.json", missed)
     return {"tasks": told, "edges": EDGES.round(2).tolist(), PEOPLE: {"rows": len(asked), "task": about}}

@@ -11,15 +11,14 @@ from collections import Counter
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import ScoreKnobs
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, Scorer, Server, kept_scores, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, candidates
-from stages.kinds.retriever.parts.rows import Task, read_tasks, write_tasks
+from stages.kinds.retriever.parts.rows import Task, folder_of, read_tasks, write_tasks
 
 
 def run(dataset: str, knobs: ScoreKnobs) -> dict:
-    tasks = read_tasks(places.mined(dataset))
+    tasks = read_tasks(folder_of(dataset, "mined"))
     model = opened(knobs)
     if knobs.max_length > model.context:
         raise UserError(
@@ -35,7 +34,7 @@ def run(dataset: str, knobs: ScoreKnobs) -> dict:
     scores = iter(score_prompts(model, prompts, kept_scores(model)))
     for row, own in wanted:
         row["teacher_scores"] = [round(next(scores), 6) for _ in own]
-    write_tasks(places.scored(dataset), "score", tasks)
+    write_tasks(folder_of(dataset, "scored"), "score", tasks)
     return {"tasks": figures, "prompts": len(prompts)}
 
 

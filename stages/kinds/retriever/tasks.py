@@ -9,7 +9,7 @@ Promises the same bytes for the same rows.
 
 from stages.kinds.retriever.knobs import TasksKnobs
 from stages.kinds.retriever.parts.made import write_and_tell
-from stages.kinds.retriever.parts.read import tasks_of_files
+from stages.kinds.retriever.parts.reading import tasks_of_files
 
 
 def run(dataset: str, knobs: TasksKnobs) -> dict:

@@ -11,12 +11,10 @@ examples), tool (what is to be done → operation of a service). Promises the sa
 from pathlib import Path
 
 from stages.kinds.retriever.knobs import TasksEmbeddedKnobs
+from stages.kinds.retriever.parts.embedded import PACKAGE, chat_task, icl_task, lrlm_task, tool_task
 from stages.kinds.retriever.parts.made import write_and_tell
-from stages.kinds.retriever.parts.operations import tool_task
 from stages.kinds.retriever.parts.pages import Pages
-from stages.kinds.retriever.parts.plays import PACKAGE, chat_task
 from stages.kinds.retriever.parts.rows import Task
-from stages.kinds.retriever.parts.source_code import icl_task, lrlm_task
 from stages.sources.packages import package_file
 from stages.sources.pydoc import read_links
 

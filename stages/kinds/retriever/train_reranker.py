@@ -5,11 +5,10 @@ a directory of sentence-transformers' CrossEncoder. A killed run goes on where i
 """
 
 from stages.kinds.retriever.knobs import TrainRerankerKnobs
-from stages.kinds.retriever.parts.cross_encoder import Reranking, as_retriever, open_cross_encoder
-from stages.kinds.retriever.parts.trainer import train
+from stages.kinds.retriever.parts.trainer import Reranking, as_retriever, train, untrained_reranker
 
 
 def run(dataset: str, knobs: TrainRerankerKnobs) -> tuple[dict, dict]:
-    model = open_cross_encoder(knobs)
+    model = untrained_reranker(knobs)
     _, figures, timings = train("reranker", dataset, model, Reranking, as_retriever(knobs))
     return figures, timings

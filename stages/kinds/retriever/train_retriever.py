@@ -14,7 +14,7 @@ from stages.core.errors import UserError
 from stages.core.files import write_json
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
 from stages.kinds.retriever.parts.trainer import Retrieving, train
-from stages.retrieval.transformer import open_model
+from stages.retrieval.transformer import check_length, open_model
 
 POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
 
@@ -31,12 +31,8 @@ def encoder(knobs: TrainRetrieverKnobs) -> SentenceTransformer:
     if not isinstance(model[0], Transformer) or model.tokenizer is None:
         raise UserError(f"base: {knobs.base}: its first part is no transformer with a tokenizer")
     longest = max(knobs.query_max_length, knobs.key_max_length)
-    positions = getattr(model[0].config, "max_position_embeddings", None)
-    if positions and longest > positions:
-        raise UserError(
-            f"query_max_length, key_max_length: {longest} is more than the {positions} tokens of {knobs.base}"
-        )
-    model.max_seq_length = max(longest, min(model.max_seq_length, positions or model.max_seq_length))
+    check_length(model, longest, "query_max_length, key_max_length", knobs.base)
+    model.max_seq_length = max(longest, model.max_seq_length)
     model.tokenizer.truncation_side = knobs.truncation_side
     pooling = [part for part in model if isinstance(part, Pooling)]
     for part in pooling:

@@ -4,12 +4,6 @@ from stages.kinds.kind import COMPOSED, Blocks, Kind, few
 from stages.kinds.skills.knobs import STAGES
 
 
-def before(dataset: str, blocks: Blocks) -> list[str]:
-    """A teacher first writes examples, for the dataset of briefs that the candidates are made from."""
-    briefs = blocks["candidates"].get(dataset, {}).get("briefs")
-    return [f"skills@{dataset}", f"*@{briefs}"] if briefs else []
-
-
 def problem(blocks: Blocks) -> str | None:
     """What a block names that no other block makes."""
     for stage, knob, maker in (
@@ -52,6 +46,5 @@ KIND = Kind(
         "latency_ms_p50",
     ),
     summary=summary,
-    before=before,
     problem=problem,
 )

@@ -4,7 +4,7 @@ Reads `data/<dataset>/{corpus,skills}/`, `data/<dataset>/responses.jsonl`, `prom
 file `eval_rows`, `models/base/<base>/` and `models/<dataset>/hf/`. Writes to `reports/<dataset>/figures/`:
 `metrics.json` (each measure of each system with a bootstrap 95% interval), `calls.json` (leaks between train
 and test; figures by skill, confusions and wrong answers of each system), `samples.json` and
-`plots/confusion.{json,svg}`.
+`plots/confusion.json`.
 The requests are those of the split `test` that the teacher was asked about, lowest hash first. The rows
 of `eval_rows`, requests in people's wording, are scored apart (`people` in `evaluate.json` and `calls.json`);
 the base and the teacher, who costs money, are not asked there. Latency, from one request at a time, is in
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl, verify_manifest, write_json, write_text
+from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
 from stages.core.messages import say
 from stages.evaluation.people import check_unseen
@@ -32,8 +32,6 @@ from stages.kinds.skills.parts.runs import STUDENTS, Scored, score_students, sco
 from stages.kinds.skills.parts.schema import Skills
 from stages.kinds.skills.parts.scoring import by_skill, confusion, leaks
 from stages.kinds.skills.parts.task import TASK
-from stages.reporting.charts import confusion as chart
-from stages.reporting.charts import standalone
 
 SAMPLES, WRONG = 20, 30  # requests with all answers, wrong answers of each system that are listed
 
@@ -157,16 +155,15 @@ def without_rows(skills: Iterable[str], scored: Collection[str]) -> list[str]:
 
 
 def plot(dataset: str, confusion: dict) -> None:
-    """The confusions of one system: rows for the template of `dvc plots`, and a picture."""
-    plots, gold, answered = layout.figures(dataset) / "plots", confusion["gold"], confusion["answered"]
+    """The confusions of one system: rows for the template of `dvc plots`."""
+    gold, answered = confusion["gold"], confusion["answered"]
     rows = [
         {"gold": skill, "answered": called}
         for skill, counts in zip(gold, confusion["counts"], strict=True)
         for called, count in zip(answered, counts, strict=True)
         for _ in range(count)
     ]
-    write_json(plots / "confusion.json", rows)
-    write_text(plots / "confusion.svg", standalone(chart(**confusion, label="right skill and called skill")))
+    write_json(layout.figures(dataset) / "plots" / "confusion.json", rows)
 
 
 def samples(rows: list[dict], gold: list[str], systems: dict[str, Scored]) -> list[dict]:

@@ -34,10 +34,7 @@ def run(dataset: str, knobs: CorpusXcKnobs) -> dict:
     if knobs.points == "queries" and knobs.known_queries:
         hashes = (source.texts[name].hashes for name in ("trn_X", "tst_X"))
         known = xc_pairs.KnownQueries(source.trn, hidden, *hashes, knobs.known_queries)
-    metadata = None
-    if "metadata" in files:
-        names = {name: getattr(knobs, f"{name}_field") for name in ("url", "title", "body", "queries", "uid")}
-        metadata = Metadata(files["metadata"], names, knobs.max_chars + 1)
+    metadata = Metadata(files["metadata"], knobs.max_chars + 1) if "metadata" in files else None
     made = xc_corpus.Documents(source, metadata, cutter, known, knobs)
     counts: dict[str, int] = {}
     with atomic_directory(layout.corpus(dataset), "corpus", counts) as directory:

@@ -23,11 +23,6 @@ class CorpusXcKnobs(Knobs):
     join_on: Literal["url", "uid", "title"] | None = Field(
         None, description="metadata's field that is the line (or uid) of its row; default: same order of rows"
     )
-    url_field: str | None = Field(None, description="default: url, if any")
-    title_field: str | None = Field(None, description="default: doc_title or title, else the line")
-    body_field: str | None = Field(None, description="default: doc_body, body, content or text")
-    queries_field: str | None = Field(None, description="default: relevant_queries, if any")
-    uid_field: str | None = Field(None, description="default: uid or docid, if any")
     max_chars: int = Field(7500, gt=0, description="longest title and text, in characters")
     max_tokens: int = Field(750, gt=0, description="then in tokens")
     known_queries: int = Field(5, ge=0, description="observed queries of a label that prompts may show")

@@ -81,8 +81,6 @@ def quick_linear(
 
 
 class QuickAttention(LoRAAttention):
-    attend = staticmethod(ShortAttention.apply)
-
     def __init__(self, config: LoRAConfig, block_idx: int):
         super().__init__(config, block_idx)
         self.qkv = QuickQKVLinear(
@@ -114,7 +112,7 @@ class QuickAttention(LoRAAttention):
         if not self.plain or x.device.type != "cpu" or mask.own.shape[1] > BMM_LENGTH:
             return self.row_by_row(x, cos, sin, mask.whole())
         cos, sin = cos[0].to(x.dtype), sin[0].to(x.dtype)
-        return self.proj(self.attend(self.qkv(x)[0], cos, sin, self.heads, mask)[None])
+        return self.proj(ShortAttention.apply(self.qkv(x)[0], cos, sin, self.heads, mask)[None])
 
     def row_by_row(self, x: torch.Tensor, cos, sin, packed: Packed) -> torch.Tensor:
         """The same by litgpt's attention: rows are padded for it, and put end to end again."""
@@ -237,16 +235,6 @@ class Student(LoRAGPT):
         with torch.autocast(device, enabled=False):
             hidden = self.hidden(ids, at, dtype, starts)
             return self.lm_head(hidden) if targets is None else self.nll(hidden, targets)
-
-    def compile_blocks(self, backend: str = "inductor") -> None:
-        """Run the blocks through torch.compile, once for all lengths.
-
-        On a CPU it makes steps slower (4,829 tokens/s against 8,179): it is meant for CUDA.
-        """
-        # Not the attention of short rows: compiled for any length, it is several times slower.
-        for block in self.transformer.h:
-            block.attn.attend = torch.compiler.disable(ShortAttention.apply)
-            block.compile(dynamic=True, backend=backend)
 
     def hidden(self, ids, at, dtype: torch.dtype, starts: torch.Tensor | None = None) -> torch.Tensor:
         """Final normalised hidden states (N, width) at the flattened positions `at`, in `dtype`."""

@@ -28,6 +28,7 @@ FAMILIES = {
     "mistral": "Mistral",
     "qwen2": "Qwen2.5",
     "qwen3": "Qwen3",
+    "phi": "phi",
     "phi3": "Phi-3",
 }
 HEADS = {"gpt_neox": "embed_out.weight"}
@@ -77,14 +78,19 @@ def litgpt_config(hf: dict, where: str = "config.json") -> Config:
         "padded_vocab_size": hf["vocab_size"],
         **_rope(hf, where),
     }
-    if family == "gpt_neox":
+    if family in ("gpt_neox", "phi"):
+        phi, usual = family == "phi", {"gpt_neox": "gelu", "phi": "gelu_new"}[family]
         expect("attention_bias", True, True)
-        expect("hidden_act", "gelu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+        expect("qk_layernorm", False, False)
+        expect("hidden_act", usual, "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
         return Config(
             **config,
+            n_query_groups=hf.get("num_key_value_heads") or heads,
             norm_eps=float(hf.get("layer_norm_eps", 1e-5)),
-            parallel_residual=hf.get("use_parallel_residual", True),
-            gelu_approximate="none" if hf.get("hidden_act", "gelu") == "gelu" else "tanh",
+            parallel_residual=phi or hf.get("use_parallel_residual", True),
+            shared_attention_norm=phi,
+            lm_head_bias=phi,
+            gelu_approximate="none" if hf.get("hidden_act", usual) == "gelu" else "tanh",
             bias=True,
             attn_bias=True,
         )
@@ -119,7 +125,7 @@ def _rope(hf: dict, where: str) -> dict:
     kind = rope.get("rope_type", rope.get("type", "default"))
     share = rope.get("partial_rotary_factor", hf.get("rotary_pct", hf.get("partial_rotary_factor")))
     if share is None:
-        share = 0.25 if hf["model_type"] == "gpt_neox" else 1.0
+        share = {"gpt_neox": 0.25, "phi": 0.5}.get(hf["model_type"], 1.0)
     base = rope.get("rope_theta") or hf.get("rope_theta") or hf.get("rotary_emb_base") or 10000
     settings = {"rope_base": int(base), "rotary_percentage": float(share)}
     if kind == "linear":
@@ -157,6 +163,7 @@ def to_litgpt(weights: dict[str, torch.Tensor], hf: dict, config: Config) -> dic
         "gpt_neox": lambda: from_hf.copy_weights_gpt_neox(config, state, weights),
         "llama": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
         "mistral": lambda: from_hf.copy_weights_hf_llama(config, {}, state, weights),
+        "phi": lambda: from_hf.copy_weights_phi(config, {}, state, weights),
         "phi3": lambda: from_hf.copy_weights_phi(config, {}, state, weights),
         "qwen2": lambda: from_hf.copy_weights_qwen_2_5(config, {}, state, weights),
         "qwen3": lambda: from_hf.copy_weights_qwen_3(config, {}, state, weights),
@@ -250,7 +257,8 @@ def _named_as_whole(weights: dict[str, torch.Tensor], hf: dict) -> dict[str, tor
     stem = "gpt_neox." if hf["model_type"] == "gpt_neox" else "model."
     if any(name.startswith(stem) for name in weights):
         return weights
-    return {name if name == head_key(hf) else f"{stem}{name}": value for name, value in weights.items()}
+    head = head_key(hf).removesuffix("weight")  # its bias, too
+    return {name if name.startswith(head) else f"{stem}{name}": value for name, value in weights.items()}
 
 
 def _write_litgpt(

@@ -23,6 +23,22 @@ from stages.student.formats.weights import blocks, release, write_safetensors
 # Of a generation_config.json: what has a meaning only where answers are drawn, and the other limit.
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "max_length")
 
+# Of the modules that LoRA adapts, litgpt's names and those of transformers; all families but these are alike.
+MODULES = {
+    "gpt_neox": {
+        "attn.proj": "attention.dense",
+        "mlp.fc": "mlp.dense_h_to_4h",
+        "mlp.proj": "mlp.dense_4h_to_h",
+    },
+    "phi": {"attn.proj": "self_attn.dense", "mlp.fc": "mlp.fc1", "mlp.proj": "mlp.fc2"},
+}
+LLAMAS_MODULES = {
+    "attn.proj": "self_attn.o_proj",
+    "mlp.fc_1": "mlp.gate_proj",
+    "mlp.fc_2": "mlp.up_proj",
+    "mlp.proj": "mlp.down_proj",
+}
+
 
 def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict[str, torch.Tensor]:
     """Hugging Face's names and layout of a litgpt state, or of some of its `blocks`.
@@ -34,6 +50,7 @@ def hf_weights(state: dict[str, torch.Tensor], hf: dict, config: Config) -> dict
         "gpt_neox": to_hf.copy_weights_gpt_neox,
         "llama": to_hf.copy_weights_llama,
         "mistral": to_hf.copy_weights_llama,
+        "phi": to_hf.copy_weights_phi,
         "phi3": to_hf.copy_weights_phi,
         "qwen2": to_hf.copy_weights_qwen_2_5,
         "qwen3": to_hf.copy_weights_qwen_3,
@@ -128,17 +145,8 @@ def peft_tensors(
     side by side: there B becomes block-diagonal, of rank enabled · r, and its rows are interleaved. Phi-3
     has one, too, with q, k and v one after the other, and another one for both halves of the MLP's input.
     """
-    neox, phi = hf["model_type"] == "gpt_neox", hf["model_type"] == "phi3"
-    names = (
-        {"attn.proj": "attention.dense", "mlp.fc": "mlp.dense_h_to_4h", "mlp.proj": "mlp.dense_4h_to_h"}
-        if neox
-        else {
-            "attn.proj": "self_attn.o_proj",
-            "mlp.fc_1": "mlp.gate_proj",
-            "mlp.fc_2": "mlp.up_proj",
-            "mlp.proj": "mlp.down_proj",
-        }
-    )
+    neox, phi3 = hf["model_type"] == "gpt_neox", hf["model_type"] == "phi3"
+    names = MODULES.get(hf["model_type"], LLAMAS_MODULES)
     stem = "gpt_neox.layers" if neox else "model.layers"
     sizes, enabled = sizes_of(config), (config.lora_query, config.lora_key, config.lora_value)
     tensors, ranks = {}, {}
@@ -154,9 +162,9 @@ def peft_tensors(
             put(head_key(hf).removesuffix(".weight"), a, b)
             continue
         layer, module = name.removeprefix("transformer.h.").split(".", 1)
-        if phi and module == "mlp.fc_2":
+        if phi3 and module == "mlp.fc_2":
             continue  # done together with fc_1
-        if phi and module == "mlp.fc_1":
+        if phi3 and module == "mlp.fc_1":
             up = name.replace("fc_1", "fc_2")
             a, b = torch.cat([a, adapter[f"{up}.lora_A"]]), torch.block_diag(b, adapter[f"{up}.lora_B"])
             put(f"{stem}.{layer}.mlp.gate_up_proj", a, b)
@@ -169,7 +177,7 @@ def peft_tensors(
             joint = to_hf.qkv_reassemble(block_diagonal(parts, sizes), config)
             put(f"{stem}.{layer}.attention.query_key_value", a, joint)
             continue
-        if phi:
+        if phi3:
             put(f"{stem}.{layer}.self_attn.qkv_proj", a, block_diagonal(parts, sizes))
             continue
         downs = iter(a.split(config.lora_r))

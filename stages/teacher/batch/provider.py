@@ -69,11 +69,11 @@ class Provider:
         body = {
             "input_file_id": batch.file_id,
             "endpoint": PATH,
-            "completion_window": self.endpoint.batch_window,
+            "completion_window": self.endpoint.knobs.batch_window,
             "metadata": {MARK: batch.name, "retort_dataset": batch.dataset},
         }
         lost = False
-        for attempt in range(self.endpoint.breaker):
+        for attempt in range(self.endpoint.knobs.breaker):
             try:
                 return (await self._once("POST", "batches", "id", json=body))["id"]
             except _Failed as error:
@@ -85,7 +85,7 @@ class Provider:
             await asyncio.sleep(pause_s(attempt, failure.retry_after))
             if lost and (batch_id := await self.find(batch)):
                 return batch_id
-        raise UserError(f"{failure.message} ({self.endpoint.breaker} attempts to make a batch)")
+        raise UserError(f"{failure.message} ({self.endpoint.knobs.breaker} attempts to make a batch)")
 
     async def find(self, batch: Batch) -> str | None:
         """The id of a batch of which it is not known whether it was made; None after several attempts."""
@@ -167,7 +167,7 @@ class Provider:
             gone = "; if the provider no longer knows the batch: --forget" if failure.status == 404 else ""
             raise UserError(failure.message + gone)
         self.failed_in_a_row += 1
-        if self.failed_in_a_row >= self.endpoint.breaker:
+        if self.failed_in_a_row >= self.endpoint.knobs.breaker:
             raise UserError(f"{failure.message} ({self.failed_in_a_row} calls failed in a row)")
-        if (failure.retry_after or 0) > self.endpoint.patience:
+        if (failure.retry_after or 0) > self.endpoint.knobs.patience:
             raise UserError(f"{failure.message} (it asks to wait for {failure.retry_after:.0f} s)")

@@ -113,7 +113,7 @@ class _Run:
                     await self._look(name)
                 if not (self.followed if self.stopping else self.rows):
                     return
-                await asyncio.sleep(self.endpoint.poll * random.uniform(0.8, 1.2))
+                await asyncio.sleep(self.endpoint.knobs.poll * random.uniform(0.8, 1.2))
 
     def _is_mine(self, batch: Batch) -> bool:
         return (batch.source, batch.dataset) == (self.source, self.budget.dataset)
@@ -146,7 +146,7 @@ class _Run:
         What is in an open batch is left to it; the worst case of the others is reserved. Returns how many
         there are: 0 where nothing is left, or where the cap has no room for the first.
         """
-        count, dollars, budget, limits = 0, 0.0, self.budget, self.endpoint
+        count, dollars, budget, limits = 0, 0.0, self.budget, self.endpoint.knobs
         with self.store.transaction() as writer, open(path, "wb") as file:
             room = budget.room()
             open_batches = {batch.name: batch for batch in self.batches.open()}
@@ -182,7 +182,7 @@ class _Run:
             else:
                 del self.rows[key]  # sent to another provider by another process, at this very moment
             return False
-        if len(line) > (most := self.endpoint.batch_bytes):
+        if len(line) > (most := self.endpoint.knobs.batch_bytes):
             message = f"its line has {len(line):,} bytes, more than batch_bytes ({most:,})"
             self._give_up(request, Failure("too large for a batch", message))
             return False
@@ -314,12 +314,12 @@ class _Run:
         row.failures += 1
         row.known += failure.status == 200  # its body is in the store too, though it answers nothing
         self.tally.refused += failure.refused
-        if failure.retry and row.failures <= self.endpoint.retries:
+        if failure.retry and row.failures <= self.endpoint.knobs.retries:
             self.tally.retried += 1
             self.back.append(key)
             return None
         self._give_up(self.batches.request(key), failure)
-        why = None if failure.retry else self.tally.reject(failure, self.endpoint.breaker)
+        why = None if failure.retry else self.tally.reject(failure, self.endpoint.knobs.breaker)
         return failure.stop or (why and f"{failure.message} ({why})")
 
     def _give_up(self, request: KeyedRequest, failure: Failure) -> None:

@@ -1,6 +1,6 @@
 """The tables of the answer store, as the scripts that lead from each version to the next."""
 
-# A trigger that `audit.verify.remove` takes away while it removes damaged rows.
+# A trigger that `audit.remove` takes away while it removes damaged rows.
 NO_DELETE = """CREATE TRIGGER no_delete BEFORE DELETE ON attempts
 BEGIN SELECT RAISE(ABORT, 'append-only'); END"""
 
@@ -73,29 +73,6 @@ SELECT first.batch AS name, last.event AS state, first.at AS intended_at,
 FROM batch_events AS first
 JOIN batch_events AS last ON last.id = (SELECT max(id) FROM batch_events WHERE batch = first.batch)
 WHERE first.event = 'intended';
-CREATE VIEW ledger AS
-WITH counted AS (
-    SELECT *,
-        json_extract(body, '$.usage.prompt_tokens') AS prompt_tokens,
-        json_extract(body, '$.usage.prompt_tokens_details.cached_tokens') AS cached_tokens,
-        json_extract(body, '$.usage.completion_tokens') AS completion_tokens,
-        json_extract(body, '$.usage.completion_tokens_details.reasoning_tokens') AS reasoning_tokens
-    FROM (SELECT *, CASE WHEN json_valid(raw) THEN raw END AS body FROM attempts WHERE source != 'import')
-)
-SELECT id, request_key, at, dataset, mode, source, seconds, status, error, request_id,
-    prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
-    CASE
-        WHEN status != 200 THEN 0.0                              -- an HTTP error is not billed
-        WHEN price IS NULL THEN NULL                             -- unknown, never guessed
-        WHEN mode = 'batch' AND raw IS NULL AND error != 'missing from batch' THEN 0.0  -- never executed
-        ELSE ((prompt_tokens - coalesce(cached_tokens, 0)) * json_extract(price, '$.input')
-            + coalesce(cached_tokens, 0) * json_extract(price, '$.cached_input')
-            + completion_tokens * json_extract(price, '$.output')) / 1e6
-            * CASE mode WHEN 'batch' THEN json_extract(price, '$.batch') ELSE 1 END
-    END AS dollars,
-    json_extract(price, '$.version') AS price_version,
-    coalesce(foreign_spend, 0) AS foreign_spend
-FROM counted;
 PRAGMA user_version = 2;
 """
 
@@ -111,7 +88,7 @@ CREATE TABLE costs (
 );
 CREATE TRIGGER cost_goes_too AFTER DELETE ON attempts
 BEGIN DELETE FROM costs WHERE attempt = OLD.id; END;
-DROP VIEW ledger;
+DROP VIEW IF EXISTS ledger;
 CREATE VIEW ledger AS
 SELECT id, request_key, at, dataset, mode, source, seconds, status, error, request_id,
     prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, dollars,

@@ -160,9 +160,12 @@ def test_the_template_for_vllm_gives_the_ids_of_training(kind, with_template, pr
 
 def test_vllm_serves_only_what_it_serves_alike():
     served = student(skills=False)
-    warm = served._replace(sampling=served.sampling.model_copy(update={"temperature": 0.5}))
+    warm = served._replace(
+        sampling=served.sampling.model_copy(update={"temperature": 0.5, "repetition_penalty": 1.2})
+    )
     usual = start.vllm_command(warm, "127.0.0.1", 1)[-1]
-    assert json.loads(usual) == {"temperature": 0.5, "top_k": 0, "top_p": 1.0}
+    expected = {"temperature": 0.5, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.2}
+    assert json.loads(usual) == expected
     less = served.sampling.model_copy(update={"frequency_penalty": 0.5})
     with pytest.raises(UserError, match="frequency_penalty"):
         start.vllm_command(served._replace(sampling=less), "127.0.0.1", 1)

@@ -181,9 +181,9 @@ def test_a_full_queue_refuses_with_the_time_to_wait(monkeypatch):
         await until(lambda: engine.asked)
         await asyncio.sleep(0.2)
         for text in ("refused", "word " * 5000):
-            with pytest.raises(openai.InternalServerError) as caught:
+            with pytest.raises(openai.RateLimitError) as caught:
                 await asked(client, text)
-            assert caught.value.status_code == 503 and caught.value.code == "overloaded"
+            assert caught.value.status_code == 429 and caught.value.code == "rate_limit_exceeded"
             assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
         assert await health(client) == 200
         kept.pop().cancel()

@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from stages.commands import serve
 from stages.core.errors import UserError
 from stages.core.files import read_json
+from stages.engines.serve.start import reserved
+from stages.engines.serve.start import serve as listen_at
 from stages.kinds.skills.parts.calls import parse_call
 from tests.helpers.skills_project import SKILLS, make_project
 from tests.helpers.workspace import ROOT
@@ -182,7 +184,9 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
             text = answer.result().choices[0].message.content
         assert text and (dataset == "pages" or SKILLS.problem_with(parse_call(text)) is None)
         said = process.stderr.read()
-        assert re.fullmatch(r"serve: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said)
+        assert re.fullmatch(
+            rf"serve: {dataset}: engine .* at once, .* in progress at most(, .* MiB .*)?\n", said
+        )
         assert ("cache of up to" in said) == (dataset == "pages")
     finally:
         process.kill()
@@ -191,15 +195,11 @@ def test_it_ends_well_and_answers_first(project, dataset, number, options):
 def test_of_two_servers_that_start_on_one_port_one_ends_with_a_line():
     from aiohttp.web import Application
 
-    from stages.engines.serve import server
-
-    one = server.reserved("127.0.0.1", 0)
-    with one, server.reserved("127.0.0.1", one.getsockname()[1]) as other:
+    one = reserved("127.0.0.1", 0)
+    with one, reserved("127.0.0.1", one.getsockname()[1]) as other:
         one.listen()
         with pytest.raises(UserError, match=f"port {one.getsockname()[1]} of .*choose another with --port"):
-            asyncio.run(
-                server.serve(SimpleNamespace(app=Application, student=SimpleNamespace(page=None)), other)
-            )
+            asyncio.run(listen_at(SimpleNamespace(app=Application, page_file=None), other))
 
 
 def test_what_cannot_be_served_is_one_line(project, client, monkeypatch):

@@ -82,7 +82,11 @@ def test_turns_before_a_question_are_kept():
             [],
             "row 1: the dataset has no passage 'else' (source 'median'), which is named as gold",
         ),
-        (lines(pair(chat_history=[{"speaker": "x", "message": "y"}])), [], "speaker 'x'"),
+        (
+            lines(pair(chat_history=[{"speaker": "x", "message": "y"}])),
+            [],
+            "speaker: Input should be 'user' or",
+        ),
         (lines(own()), ["--systems=best"], "--systems: none is called 'best'; expected some of trained"),
         ("[1]", [], "rows.jsonl, row 1"),
     ],

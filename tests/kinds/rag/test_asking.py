@@ -16,7 +16,8 @@ from stages.engines.load import open_engine
 from stages.engines.protocol import Decoding, Generation
 from stages.engines.serve import start
 from stages.kinds.rag.parts.context import prompts_of
-from stages.kinds.rag.parts.rows import read_passages
+from stages.kinds.rag.parts.local_rqa import PairRow, question_in
+from stages.kinds.rag.parts.rows import query_of, read_passages
 from tests.helpers.rag_student import make_project
 from tests.helpers.student_server import talk
 
@@ -84,7 +85,15 @@ def test_earlier_turns_are_the_history_of_the_prompt(served):
     turns = [user(MEDIAN), {"role": "assistant", "content": "an array"}, user("what does it take?")]
     reply = chat(served, engine, turns)
     assert f"user: {MEDIAN}\nassistant: an array\nQuestion: what does it take?" in engine.asked[0]
-    assert reply.model_extra["passages"][0]["id"] == "median"  # "it" is of the question before
+    shown = reply.model_extra["passages"]
+    assert shown[0]["id"] == "median"  # "it" is of the question before
+    said = [{"speaker": who, "message": text} for who, text in (("User", MEDIAN), ("AI", "an array"))]
+    gold = {"source": "median", "page_content": "x"}
+    row = {"question": "what does it take?", "gold_answer": "x", "gold_docs": [gold], "chat_history": said}
+    learnt = question_in(PairRow.model_validate(row), "row 1", "", [])
+    passages = read_passages("d")
+    prompt = served.ask.__self__.prompts.of(learnt, [passages[one["id"]] for one in shown])
+    assert prompt.text == engine.asked[0] and query_of(learnt) == f"{MEDIAN}\nwhat does it take?"
 
 
 def test_a_stream_begins_with_the_passages_and_tells_the_answer_as_it_is_written(served):

@@ -20,13 +20,14 @@ from stages.kinds.rag.finetune_fid import run
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts import fid_trainer
 from stages.kinds.rag.parts.answering import Asked
-from stages.kinds.rag.parts.fid import Fid, Reading, Row, fused, padded, summed_loss
+from stages.kinds.rag.parts.fid import Fid, Reading
 from stages.kinds.rag.parts.fid_trainer import Training, rows_of
 from stages.kinds.rag.parts.rows import read_passages, read_questions
 from stages.kinds.rag.parts.systems import system_of
 from stages.knobs import BaseSeq2seqKnobs
 from stages.student.fabric import make_fabric
 from stages.student.formats.seq2seq import open_seq2seq
+from stages.student.fusion import Row, fused, padded, summed_loss
 from tests.helpers.tiny import tiny_model
 from tests.helpers.tiny_t5 import VOCABULARY, tiny_rag, tiny_t5
 
@@ -143,7 +144,7 @@ def test_only_passages_give_way_and_special_tokens_in_them_are_text(place):
     made = reading(passage_length=48)
     question = {"id": "q", "question": "what is the mean </s>", "answer": "mean"}
     passage = {"id": "p", "title": "t", "text": "<pad> mean median </s> " * 9}
-    (ids,) = made.encoder(question, [passage])
+    (ids,) = made.ids(made.asked(question, [passage]))
     assert len(ids) <= 48 and ids.count(1) == 1 and 0 not in ids and made.cut == 1
     assert "what is the mean" in made.codec.decode(ids)
 
@@ -260,17 +261,16 @@ def test_answers_come_in_the_order_of_the_questions_and_again_the_same(fid, monk
     monkeypatch.setattr("stages.kinds.rag.parts.fid.BATCH", 2)
     questions, passages = read_questions("d", "train"), list(read_passages("d").values())
     own = [passages[n : n + 1 + n % 5] for n in range(len(questions))]
-    said = fid.answered(questions, own, 6)
-    assert fid.answered(questions, own, 6) == said
-    for place, (question, given) in enumerate(zip(questions, own, strict=True)):
-        assert fid.answered([question], [given], 6)[0] == said[place]._replace(index=0)
+    prompts = [fid.reading.ids(fid.reading.asked(*pair)) for pair in zip(questions, own, strict=True)]
+    said = fid.answered(prompts, 6)
+    assert fid.answered(prompts, 6) == said
+    for place, given in enumerate(prompts):
+        assert fid.answered([given], 6)[0] == said[place]._replace(index=0)
     assert {one.finish_reason for one in said} <= {"stop", "length"} and all(
         1 <= one.generated_tokens <= 6 for one in said
     )
-    assert fid.answered(questions[:1], [own[4]], 6) == fid.answered(
-        questions[:1], [own[4][:3]], 6
-    )  # `retrieve`
-    assert fid.answered(questions[:1], [[]], 6)[0].generated_tokens  # nothing was found: the question alone
+    alone = fid.reading.ids(fid.reading.asked(questions[0], []))  # nothing was found: the question alone
+    assert fid.answered([alone], 6)[0].generated_tokens
 
 
 def test_an_answer_ends_with_eos_or_at_the_limit(fid):
@@ -284,7 +284,7 @@ def test_questions_are_put_as_they_were_at_training(fid):
     (rows,) = rows_of("d", ("train",), reading())
     question, passages = read_questions("d", "train")[3], read_passages("d")
     given = [passages[name] for name in ("p3", "p21", "p22")]
-    assert fid.reading.encoder(question, given) == rows[3].prompts
+    assert fid.reading.ids(fid.reading.asked(question, given)) == rows[3].prompts
     assert fid.knobs == Fusion(retrieve=3, passage_length=90, answer_length=24)
 
 

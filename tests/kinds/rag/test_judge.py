@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -17,7 +16,6 @@ from stages.core.stage import NoKnobs
 from stages.kinds import registry
 from stages.kinds.rag import KIND, corpus_judged, judge, places
 from stages.kinds.rag.knobs import CorpusJudgedKnobs, JudgeKnobs
-from stages.kinds.rag.parts.judging import cohens_kappa
 from stages.kinds.rag.parts.verdict import parse_answer
 from stages.knobs import PromptKnobs
 from stages.teacher.knobs import CollectKnobs
@@ -181,14 +179,6 @@ def test_a_judge_who_always_says_yes_is_corrected_by_people():
     assert (own["labelled"], own["by_people"]) == (0, None) and told["agreement"]["answers"] == 5
 
 
-def test_kappa():
-    people = np.repeat([True, True, False, False], [20, 5, 10, 15])
-    other = np.repeat([True, False, True, False], [20, 5, 10, 15])
-    assert cohens_kappa(people, other) == 0.4
-    assert cohens_kappa(people, people) == 1 and cohens_kappa(people, ~people) < -0.9
-    assert cohens_kappa(people | True, people | True) is None
-
-
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -236,7 +226,6 @@ def test_the_blocks_of_a_judge():
     assert KIND.problem({**blocks, "judge": {"e": {}}}) == "judge.e: corpus_judged has no block 'e'"
     both = {**blocks, "passages": {"d": {}}, "answer": {"d": {}}, "corpus_judged": {"d": {"of": "d"}}}
     assert KIND.problem(both).startswith("corpus_judged.d: 'd' has answers itself")
-    assert KIND.before("d_judged", {**blocks, **judge_of}) == ["*@d"]
 
 
 def test_the_stand_in_says_that_it_is_one():

@@ -144,8 +144,8 @@ def test_history_is_kept_with_its_speakers():
     assert run().exit_code == 0
     rows = read_questions("d", "train")
     assert rows[0]["history"] == [
-        {"speaker": "User", "message": "hi"},
-        {"speaker": "Assistant", "message": "hello"},
+        {"speaker": "user", "message": "hi"},
+        {"speaker": "assistant", "message": "hello"},
     ]
     assert "history" not in rows[1]
 
@@ -236,7 +236,7 @@ def broken(kind: str) -> None:  # one case a line
         ("other source", "is in no document of source 'page-0'"),
         ("gold without text", "row 1: a passage of source 'page-0' has no text"),
         ("no gold_docs", "row 1: gold_docs: List should have at least 1 item"),
-        ("speaker", "row 1: field 'chat_history' has the speaker 'narrator'; expected one of user, "),
+        ("speaker", "row 1: chat_history.0.speaker: Input should be 'user' or 'assistant', found 'narrator'"),
         ("field", "row 1: field 'gold_answer' is missing"),
         ("answer", "row 1: gold_answer: String should have at least 1 character"),
         ("no row", "no question is left for test"),

@@ -11,13 +11,13 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch.nn.functional import cross_entropy, normalize
 
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.losses import (
+from stages.kinds.retriever.parts.trainer import retriever_loss
+from stages.student.losses import (
     contrastive,
     distilled,
     false_negatives,
     guided,
     own_scores,
-    retriever_loss,
     similarities,
     stable,
 )

@@ -10,9 +10,9 @@ from stages.core.files import read_jsonl
 from stages.core.stage import valid
 from stages.kinds.retriever import mine as stage
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts import mining
 from stages.kinds.retriever.parts.mining import limit, mine
-from stages.kinds.retriever.parts.rows import Task, write_tasks
+from stages.kinds.retriever.parts.rows import Keys, Task, write_tasks
 from stages.retrieval import vectors
 from stages.retrieval.ranking import Hits
 from tests.helpers.retrieval_rows import ByLength
@@ -188,7 +188,7 @@ def test_vectors_need_an_encoder(tmp_path, monkeypatch):
 def test_a_reranker_judges_in_place_of_the_ranking(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     project({"qa": DOCUMENTS}, {"qa": [row(query="sort values", pos=["k0"])]})
-    monkeypatch.setattr(stage, "load_reranker", lambda directory: ByLength())
+    monkeypatch.setattr(mining, "load_reranker", lambda directory: ByLength())
     figures = stage.run("d", MineKnobs(**NONE, by="bm25"))
     assert rows_of("qa")[0]["neg"] == ["k3"]  # k1 is shorter than the positive
     assert figures["tasks"]["qa"]["too_good"] == 1

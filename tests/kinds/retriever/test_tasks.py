@@ -7,8 +7,9 @@ import pytest
 
 from stages.core.files import read_json, verify_manifest, write_jsonl
 from stages.kinds.retriever.parts.made import same_query
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, read_keys, read_rows
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS
 from tests.helpers.cli import invoke
+from tests.helpers.retrieval_rows import read_keys, read_rows
 from tests.helpers.workspace import ROOT
 
 UPSTREAM = ROOT.parent / "shared" / "data" / "llm_embedder"

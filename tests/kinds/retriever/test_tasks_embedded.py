@@ -12,10 +12,11 @@ import pytest
 from stages import params
 from stages.commands import build, new
 from stages.core.files import atomic_directory, verify_manifest, write_jsonl
-from stages.kinds.retriever import KIND, tasks_embedded
-from stages.kinds.retriever.parts import operations, plays, source_code
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Task, read_keys, read_rows
+from stages.kinds.retriever import tasks_embedded
+from stages.kinds.retriever.parts import embedded
+from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Task
 from tests.helpers.cli import invoke
+from tests.helpers.retrieval_rows import read_keys, read_rows
 from tests.helpers.shards import write_generated
 from tests.helpers.workspace import ROOT
 
@@ -148,10 +149,9 @@ def sources(monkeypatch):
         spec.submodule_search_locations = [str(Path("lib", name).resolve())]
         return spec
 
-    for module in (source_code, operations):
-        monkeypatch.setattr(module, "find_spec", find_spec)
-    monkeypatch.setattr(source_code, "LONG_FILES", ["one", "two", "three"])
-    monkeypatch.setattr(source_code, "EXAMPLES", ["one", "two", "three"])
+    monkeypatch.setattr(embedded, "find_spec", find_spec)
+    monkeypatch.setattr(embedded, "LONG_FILES", ["one", "two", "three"])
+    monkeypatch.setattr(embedded, "EXAMPLES", ["one", "two", "three"])
     monkeypatch.setattr(tasks_embedded, "package_file", lambda *pin: Path("plays.tar.gz"))
     links = [(f"p.f{n}", f"Asked {n - 1}", f"p.f{n - 1}") for n in range(1, 12)]
     monkeypatch.setattr(tasks_embedded, "read_links", lambda: [*links, ("p.f1", "asked 1", "gone")])
@@ -185,7 +185,7 @@ def test_no_task_trains_on_what_another_is_measured_with(sources):
 
 
 def test_a_speech_chooses_from_the_exchanges_before_it(sources):
-    task = plays.chat_task(Path("plays.tar.gz"), 100)
+    task = embedded.chat_task(Path("plays.tar.gz"), 100)
     rows = [row for split in SPLITS for row in task.splits[split]]
     assert {row["group"] for row in rows} == {"a", "b", "c"} and len(rows) == 12
     row = next(row for row in rows if row["id"] == "a-1-0009")
@@ -200,7 +200,7 @@ def test_a_speech_chooses_from_the_exchanges_before_it(sources):
 
 
 def test_a_chunk_chooses_from_earlier_ones_of_its_file(sources):
-    task = source_code.lrlm_task(100)
+    task = embedded.lrlm_task(100)
     check(task)
     row = next(row for split in SPLITS for row in task.splits[split])
     text = Path("lib", row["id"]).read_text()
@@ -211,14 +211,14 @@ def test_a_chunk_chooses_from_earlier_ones_of_its_file(sources):
 
 
 def test_no_query_meets_its_own_output(sources):
-    task = source_code.icl_task(100)
+    task = embedded.icl_task(100)
     check(task)
     inputs = {text.split("\n")[0] for text in task.keys.values()}
     rows = [row for split in SPLITS for row in task.splits[split]]
     assert rows and not inputs & {row["query"] for row in rows}
     for row in rows:
-        calls = {source_code.CALL.match(task.keys[name])[1] for name in row["pos"]}  # type: ignore[index]
-        assert calls == {source_code.CALL.match(row["query"])[1]}  # type: ignore[index]
+        calls = {embedded.CALL.match(task.keys[name])[1] for name in row["pos"]}  # type: ignore[index]
+        assert calls == {embedded.CALL.match(row["query"])[1]}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -232,17 +232,17 @@ def test_no_query_meets_its_own_output(sources):
     ],
 )
 def test_what_an_example_calls(code, name):
-    found = source_code.CALL.match(code)
+    found = embedded.CALL.match(code)
     assert (found and found[1]) == name
 
 
 def test_an_example_is_one_line_with_a_short_output():
     text = ">>> a(1)\n2\n>>> b = 3\n>>> c(4)\n5\n6\n\n    >>> d(7)\n    8\n\n>>> e(\n... 1)\n2\n>>> f(9)\n0"
-    assert source_code.EXAMPLE.findall(text) == [("a(1)", "2"), ("d(7)", "8"), ("f(9)", "0")]
+    assert embedded.EXAMPLE.findall(text) == [("a(1)", "2"), ("d(7)", "8"), ("f(9)", "0")]
 
 
 def test_examples_that_say_which_operation_they_are_of_are_left_out(sources):
-    task = operations.tool_task(4)
+    task = embedded.tool_task(4)
     check(task)
     rows = [row for split in SPLITS for row in task.splits[split]]
     assert len(rows) == 14 and len(task.keys) == 18
@@ -265,14 +265,14 @@ def test_one_task_is_built_upon_the_rows_of_all_and_these_upon_a_students_querie
     new.join("recall_qa", None)
     blocks = params.check()
     assert {"recall", "recall_qa", "pydoc"} <= set(params.datasets(blocks))
-    targets = KIND.before("recall_qa", blocks)
+    targets = params.before("recall_qa", blocks)
     assert targets[0] == "corpus@pydoc" and targets[-4:] == [
         "generate@pydoc",
         "tasks_embedded@recall",
         "mine@recall",
         "score@recall",
     ]
-    assert KIND.before("recall", blocks) == targets[:-3] and KIND.before("pydoc", blocks) == []
+    assert params.before("recall", blocks) == targets[:-3] and params.before("pydoc", blocks) == []
     assert {"smol", "minilm"} <= build.bases_of("recall_qa", blocks)
 
 

@@ -11,12 +11,11 @@ from torch.nn.functional import cross_entropy, kl_div
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRerankerKnobs
-from stages.kinds.retriever.parts import cross_encoder
-from stages.kinds.retriever.parts.cross_encoder import Reranking, as_retriever, open_cross_encoder
-from stages.kinds.retriever.parts.encoding import prepare
+from stages.kinds.retriever.parts import trainer
 from stages.kinds.retriever.parts.groups import draw
-from stages.kinds.retriever.parts.trainer import training_rows
+from stages.kinds.retriever.parts.trainer import Reranking, as_retriever, training_rows, untrained_reranker
 from stages.kinds.retriever.train_reranker import run
+from stages.student.encoding import prepare
 from stages.student.fabric import make_fabric
 from tests.helpers.retrieval_rows import place_to_train
 
@@ -40,7 +39,7 @@ def weights() -> bytes:
 def test_the_loss_is_that_of_the_models_own_scores(place, loss):
     """Against CrossEncoder.predict on each pair."""
     given = knobs(loss=loss)
-    (task,), model = training_rows(as_retriever(given)), open_cross_encoder(given)
+    (task,), model = training_rows(as_retriever(given)), untrained_reranker(given)
     prepare(model)
     made = Reranking(make_fabric(given), model, [task], as_retriever(given))
     epoch, _, drawn = made.batches.at(0)
@@ -82,7 +81,7 @@ def test_cut_and_continued_is_bit_equal(place, monkeypatch, capsys):
             raise KeyboardInterrupt
         return step(self, number)
 
-    monkeypatch.setattr(cross_encoder.Reranking, "gradients", until_cut)
+    monkeypatch.setattr(trainer.Reranking, "gradients", until_cut)
     with pytest.raises(KeyboardInterrupt):
         run("d", given)
     monkeypatch.undo()
@@ -94,7 +93,7 @@ def test_a_reranker_is_trained_further_with_its_own_head(place):
     run("d", knobs())
     shutil.copytree(layout.model("d", "reranker"), "again")
     before = CrossEncoder("again", device="cpu").model.classifier.weight
-    assert torch.equal(open_cross_encoder(knobs(base="again")).model.classifier.weight, before)
+    assert torch.equal(untrained_reranker(knobs(base="again")).model.classifier.weight, before)
 
 
 @pytest.mark.parametrize(

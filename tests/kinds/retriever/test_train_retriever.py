@@ -19,12 +19,13 @@ from transformers import AutoModel, AutoTokenizer
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts import encoding, trainer
+from stages.kinds.retriever.parts import trainer
 from stages.kinds.retriever.parts.groups import draw
-from stages.kinds.retriever.parts.losses import retriever_loss
+from stages.kinds.retriever.parts.trainer import retriever_loss
 from stages.kinds.retriever.train_retriever import run
 from stages.retrieval.knobs import Encoder
 from stages.retrieval.transformer import Transformer
+from stages.student import encoding
 from stages.student.loop import Loop, rate
 from tests.helpers.retrieval_group import gradients, knobs, training
 from tests.helpers.retrieval_rows import edit_rows, place_to_train, scored_rows, tiny_encoder
@@ -216,17 +217,14 @@ def test_killed_and_run_again_is_bit_equal(place):
 
 
 def test_a_state_of_other_rows_base_or_knobs_is_not_continued(place):
-    marks = set()
-    for changes in ({}, {"lr": 1e-2}, {"seed": 2}, {"group": 3}):
-        marks.add(trainer.fingerprint(Path("data/d/scored"), knobs(**changes)))
+    def state(**changes):
+        return trainer.work_of("train_retriever", "d", knobs(**changes))
+
+    states = {state(**changes) for changes in ({}, {"lr": 1e-2}, {"seed": 2}, {"group": 3})}
     scored_rows("e", "qa")
-    marks.add(trainer.fingerprint(Path("data/e/scored"), knobs()))
-    marks.add(
-        trainer.fingerprint(Path("data/d/scored"), knobs(base=str(tiny_encoder(Path("other"), seed=1))))
-    )
-    assert len(marks) == 6
-    same = trainer.fingerprint(Path("data/d/scored"), knobs(sub_batch=7, save_interval=3))
-    assert same in marks and len(marks) == 6
+    states |= {state(rows="e"), state(base=str(tiny_encoder(Path("other"), seed=1)))}
+    assert len(states) == 6
+    assert state(sub_batch=7, save_interval=3) in states
 
 
 # --- what is trained ----------------------------------------------------------------------------------------
@@ -349,7 +347,10 @@ def test_the_left_end_is_cut_where_asked(place):
         ({"small_files": "error", "batch_size": 32}, "train: qa has 24 rows, fewer than the 32 of a batch"),
         ({"train": ["icl"]}, "train: data/d/scored has no task 'icl'; it has qa, chat, tool"),
         ({"inbatch": "none"}, "inbatch: none mixes rows"),
-        ({"train": ["tool"], "contrastive_weight": 0}, "tool: there are no teacher_scores to distil"),
+        (
+            {"train": ["tool"], "contrastive_weight": 0},
+            "train.jsonl: there are no teacher_scores to distil",
+        ),
         ({"train": ["tool"], "positive": "teacher"}, "positive is 'teacher', but no row has teacher_scores"),
         ({"train": ["chat"]}, "no training row of chat gives a group: 24 no_positive"),
         ({"key_max_length": 200}, "200 is more than the 128 tokens of models/base/t"),
@@ -381,15 +382,6 @@ def test_a_directory_that_is_no_encoder_is_told(place, missing, told):
         Path("broken", name).unlink()
     with pytest.raises(UserError, match=told):
         run("d", knobs(base="broken"))
-
-
-def test_rows_that_cannot_be_are_told_with_file_and_row(place):
-    folder = scored_rows("bad", "qa")
-    edit_rows(folder, "qa", lambda row: row["teacher_scores"].pop())
-    with pytest.raises(
-        UserError, match="bad/scored/qa/train.jsonl, row 'qa-train-000': teacher_scores: 6 num"
-    ):
-        run("bad", knobs(rows="bad", train=["qa"]))
 
 
 def test_a_loss_that_is_no_number_is_told(place, monkeypatch):

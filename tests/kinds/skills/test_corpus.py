@@ -254,7 +254,7 @@ def test_documents_have_the_defaults_of_their_skill():
 def test_the_stages_make_a_corpus(tmp_path, monkeypatch):
 
     from stages.kinds.skills import candidates, corpus_briefs, corpus_skills, skills
-    from stages.kinds.skills.parts.files import written
+    from tests.helpers.skills_project import written
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "files").mkdir()

@@ -120,8 +120,6 @@ def test_four_systems_side_by_side(house):
     details = read_json(Path("reports/d/figures/calls.json"))
     assert details["leaks"]["test"] == 12 and list(details["systems"]) == SYSTEMS
     assert len(read_json(Path("reports/d/figures/plots/confusion.json"))) == 12
-    picture = Path("reports/d/figures/plots/confusion.svg").read_text()
-    assert picture.startswith("<svg ") and "no call" in picture
 
 
 PEOPLE = [

@@ -4,13 +4,13 @@ import random
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from stages.core.errors import UserError
 from stages.kinds.skills.parts.calls import Call, parse_call, write_call
-from stages.kinds.skills.parts.files import parsed_file, read_source, written
+from stages.kinds.skills.parts.files import parsed_file, read_source
 from stages.kinds.skills.parts.schema import Example, Parameter, Skill
-from stages.kinds.skills.parts.text_form import parse, signature, write
+from stages.kinds.skills.parts.text_form import parse, signature
+from tests.helpers.skills_project import written
 
 OTTO = Path(__file__).parents[4] / "shared" / "data" / "otto" / "examples"
 TIMER = """#### Prompt:
@@ -156,28 +156,6 @@ def test_each_form_holds_everything(tmp_path, suffix):
         assert again == skill, written(skill, suffix)
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"parameters": {"x": Parameter(type="enum", values=("a|b", "c"))}},
-        {"parameters": {"x": Parameter(description='the "x"')}},
-        {"parameters": {"x": Parameter(description="[x]")}},
-        {"name": "other"},
-        {"examples": (Example(user="hm", call="a(\n)"),)},
-    ],
-)
-def test_what_the_text_form_cannot_say_is_refused(own):
-    skill = Skill(**({"name": "a", "description": "b"} | own))
-    with pytest.raises(UserError, match="cannot be said in the text form, .*: keep YAML"):
-        written(skill, ".txt")
-
-
-def test_texts_of_several_lines_become_one_in_the_text_form():
-    skill = Skill(name="a", description="b\n (c) d\n", examples=(Example(user="hm\nhm", call="a()\n"),))
-    text = written(skill, ".txt")
-    assert "a() b (c) d\n" in text and "### User: hm hm\n### Assistant: a()\n" in text
-
-
 def test_yaml_errors_name_the_field_or_the_line(tmp_path):
     path = tmp_path / "a.yaml"
     for text, what in {
@@ -278,23 +256,6 @@ def test_a_verbatim_value_has_to_stand_in_its_request(tmp_path):
     assert len(read_source(tmp_path, lenient=True).examples) == 1
 
 
-def test_the_command_converts_there_and_back(tmp_path):
-    from stages.commands.convert_skills import cli
-
-    source = tmp_path / "in"
-    source.mkdir()
-    (source / "timer.txt").write_text(TIMER)
-    run = CliRunner().invoke
-    assert run(cli, [str(source), str(tmp_path / "yaml")]).exit_code == 0
-    assert run(cli, [str(tmp_path / "yaml"), str(tmp_path / "text"), "--to", "text"]).exit_code == 0
-    assert read_source(tmp_path / "text").skills == read_source(source).skills
-    assert run(cli, [str(source), str(tmp_path / "yaml")]).exit_code == 2  # nothing is overwritten
-    (tmp_path / "a file").write_text("")
-    for folder in (tmp_path / "a file", tmp_path / "a file/in it"):
-        done = run(cli, [str(source), str(folder)])
-        assert done.exit_code == 2 and "expected a folder" in done.output
-
-
 @pytest.mark.skipif(not OTTO.is_dir(), reason="the public skill files are not here")
 def test_the_real_files():
     with pytest.raises(UserError, match="openai_examples.txt, line 7"):
@@ -308,4 +269,4 @@ def test_the_real_files():
         'weather(location="[verbatim: location]"?)',
     ]
     for skill in source.skills.skills:
-        assert parse(write(skill)).skill.parameters == skill.parameters
+        assert parse(written(skill, ".txt")).skill.parameters == skill.parameters

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from stages.core.errors import UserError
 from stages.kinds.skills.parts.calls import Call, parse_call, write_call
 from stages.kinds.skills.parts.files import read_source
-from stages.kinds.skills.parts.grammar import gbnf, lark
+from stages.kinds.skills.parts.grammar import lark
 from stages.kinds.skills.parts.schema import Parameter, Skill, Skills, together
 
 OTTO = Path(__file__).parents[3] / "../shared/data/otto"
@@ -116,20 +115,15 @@ def some_call(skills: Skills, rng: random.Random) -> Call:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_lark_and_gbnf_are_the_valid_calls(seed):
+def test_the_grammar_is_the_valid_calls(seed):
     rng = random.Random(seed)
     skills = some_skills(rng)
-    starts = matcher(lark(skills)), matcher(gbnf_to_lark(gbnf(skills)))
+    start = matcher(lark(skills))
     for _ in range(60):
         text = write_call(some_call(skills, rng))
-        assert skills.checked(text)
-        for start in starts:
-            assert accepts(start, text), text
-    for start, other in (starts, starts[::-1]):
-        for _ in range(30):
-            text = draw(start, rng)
-            assert skills.checked(text) is not None
-            assert accepts(other, text), text
+        assert skills.checked(text) and accepts(start, text), text
+    for _ in range(30):
+        assert skills.checked(draw(start, rng)) is not None
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -170,7 +164,6 @@ SKILLS = together(
 )
 
 
-@pytest.mark.parametrize("grammar", [lark(SKILLS), gbnf_to_lark(gbnf(SKILLS))], ids=["lark", "gbnf"])
 @pytest.mark.parametrize(
     ("text", "good"),
     [
@@ -211,8 +204,8 @@ SKILLS = together(
         ("", False),
     ],
 )
-def test_cases(grammar, text, good):
-    assert accepts(matcher(grammar), text) == good
+def test_cases(text, good):
+    assert accepts(matcher(lark(SKILLS)), text) == good
     if good:
         assert SKILLS.checked(text)
 
@@ -239,8 +232,8 @@ def test_without_a_prompt_a_verbatim_text_is_any_text():
     place = Skill(name="place", description="", parameters={"of": Parameter(verbatim=True)})
     skills = together([place])
     assert 'PROMPT_WORDS? "\\""' in lark(skills) and "TEXT:" not in lark(skills)
-    for start in (matcher(lark(skills)), matcher(gbnf_to_lark(gbnf(skills)))):
-        assert accepts(start, 'place(of="New York")') and not accepts(start, 'place(of=New York")')
+    start = matcher(lark(skills))
+    assert accepts(start, 'place(of="New York")') and not accepts(start, 'place(of=New York")')
 
 
 def test_an_enum_value_may_hold_any_character():
@@ -250,15 +243,14 @@ def test_an_enum_value_may_hold_any_character():
 
 
 def test_no_skills_is_the_users_to_mend():
-    for write in (lark, gbnf):
-        with pytest.raises(UserError, match="no skills"):
-            write(Skills(skills=()))
+    with pytest.raises(UserError, match="no skills"):
+        lark(Skills(skills=()))
 
 
 @pytest.mark.skipif(not OTTO.is_dir(), reason="the real skill files are not here")
 def test_every_example_of_the_real_files_is_accepted():
     source = read_source(OTTO / "examples", lenient=True)
-    starts = matcher(lark(source.skills)), matcher(gbnf_to_lark(gbnf(source.skills)))
+    start = matcher(lark(source.skills))
     calls = [
         example.call
         for skill in source.skills.skills
@@ -267,5 +259,4 @@ def test_every_example_of_the_real_files_is_accepted():
     assert len(calls) > 500
     for call in dict.fromkeys(calls):
         text = write_call(source.skills.canonical(parse_call(call)))
-        for start in starts:
-            assert accepts(start, text), text
+        assert accepts(start, text), text

@@ -206,14 +206,16 @@ class TestTower:
         assert shares[2:].tolist() == pytest.approx(np.array([[0, 0, 1 / 6], [1 / 6, 0, 1 / 12]]))
         assert two_tower.draws(known, known).tolist() == [0.5, 0.5]
 
-    def test_true_labels_are_no_negatives(self):
-        train = csr_matrix(np.array([[1, 0.5, 0], [0, 1, 0], [0, 1, 0]]))
-        found = two_tower.true_elsewhere(train, np.array([0, 1, 2]), np.array([0, 1, 1, 2, 0]))
-        assert found.tolist() == [
-            [False, True, True, False, True],
-            [False, False, True, False, False],
-            [False, True, False, False, False],
-        ]
+    def test_true_labels_are_no_negatives(self, monkeypatch):
+        """The loss is given what is true of each row, its own label among it, which counts all the same."""
+        points, pages, train = self.problem()
+        seen, loss = [], two_tower.contrastive
+        monkeypatch.setattr(two_tower, "contrastive", lambda *given: seen.append(given[1]) or loss(*given))
+        two_tower.predict(points, pages, train, train, points, 12, settings(steps=1, batch_size=16))
+        (true,) = seen
+        assert true.shape == (16, 16 * (1 + two_tower.RANDOM))
+        own = torch.arange(16) * (1 + two_tower.RANDOM)
+        assert true[torch.arange(16), own].all() and (~true).sum() > 0
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_base_is_both_kinds_of_checkpoint_and_back(tmp_path, kind, tied):
     [
         ("pythia", {"rotary_emb_base": 10000.0, "rotary_pct": 0.25}),
         ("llama", {"rope_theta": 10000.0}),
+        ("phi", {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}),
         ("phi3", {"rope_theta": 10000.0, "partial_rotary_factor": 1.0}),
     ],
 )
@@ -87,6 +88,7 @@ def test_parity_notices_a_wrong_setting(tmp_path):
         ("pythia", {"model_type": "mamba"}, "model_type 'mamba' is not supported"),
         ("pythia", {"attention_bias": False}, "attention_bias = False"),
         ("pythia", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm = True"),
         ("llama", {"mlp_bias": True}, "mlp_bias = True"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True"),
         ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn'"),
@@ -240,6 +242,7 @@ def test_shards_are_those_that_the_index_names(tmp_path):
         ("mistral", ["sliding_window", "max_position_embeddings"]),
         ("qwen3", ["head_dim"]),
         ("pythia", ["max_position_embeddings", "use_parallel_residual"]),
+        ("phi", ["num_key_value_heads", "hidden_act", "layer_norm_eps", "max_position_embeddings"]),
     ],
 )
 def test_what_the_config_leaves_out_is_what_transformers_fills_in(tmp_path, kind, left_out):
@@ -256,8 +259,10 @@ def test_what_the_config_leaves_out_is_what_transformers_fills_in(tmp_path, kind
     assert {name: found[name] for name in left_out} == {name: getattr(usual, name) for name in left_out}
 
 
-def test_a_tied_model_that_was_saved_without_its_head_is_taken(tmp_path):
-    source = tiny_model(tmp_path / "src", "llama", tied=True)
+@pytest.mark.parametrize("kind", ["llama", "phi"])
+def test_a_tied_model_that_was_saved_without_its_head_is_taken(tmp_path, kind):
+    """What a head has besides the tied weight, its bias, keeps its name."""
+    source = tiny_model(tmp_path / "src", kind, tied=True)
     weigh(source, lambda w: {name.removeprefix("model."): value for name, value in w.items()})
     assert base("m", BaseKnobs(path="src"))["tied"]
 
@@ -302,6 +307,11 @@ def test_old_style_configs_are_read():
     }
     config = convert.litgpt_config({**neox, "rotary_pct": 0.5, "rotary_emb_base": 5000})
     assert (config.rotary_percentage, config.rope_base, config.parallel_residual) == (0.5, 5000, True)
+    config = convert.litgpt_config(
+        {**neox, "model_type": "phi", "num_key_value_heads": None, "rope_scaling": None}
+    )
+    assert (config.rotary_percentage, config.gelu_approximate, config.lm_head_bias) == (0.5, "tanh", True)
+    assert (config.shared_attention_norm, config.n_query_groups) == (True, 4)
     scaling = {
         "rope_type": "llama3",
         "factor": 8.0,

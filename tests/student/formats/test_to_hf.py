@@ -79,7 +79,7 @@ def test_merge_uses_the_scale_that_was_trained(alpha):
     assert (after - before - update).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["pythia", "llama", "qwen2", "qwen3", "phi"])
 def test_head_adapter_of_a_tied_model_leaves_the_embedding_alone(kind):
     """In place, litgpt adds the head's update to the embedding too, for both are one tensor."""
     student(kind, tied=True, lora_head=True)
@@ -301,6 +301,8 @@ def test_sums_rounded_by_another_cpu_are_taken_if_the_file_is_the_one_that_was_m
     ("kind", "changes"),
     [
         ("pythia", {"use_parallel_residual": False}),
+        ("phi", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.25}}),
+        ("phi", {"layer_norm_eps": 1e-3}),
         ("llama", {"rms_norm_eps": 1e-3}),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
         ("llama", {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}),

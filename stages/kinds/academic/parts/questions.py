@@ -11,7 +11,8 @@ from stages.core.hashing import canonical_json
 from stages.core.rows import as_text
 from stages.core.stage import explain
 from stages.evaluation.people import one_spelling
-from stages.kinds.academic.parts.rows import NOT_SAID, Question
+from stages.evaluation.unanswered import says_not
+from stages.kinds.academic.parts.rows import Question
 from stages.sources.data_files import rows_of
 from stages.sources.papers import Paper
 
@@ -29,8 +30,10 @@ class Row(BaseModel):
     paper: str = Field("", validation_alias=AliasChoices("pdf_name", "pdf", "paper", "source", "document_id"))
 
 
-def read_questions(file: Path, papers: Sequence[Paper]) -> list[Question]:
-    """The questions of a file about these papers. Other columns are kept as texts, but an index without name.
+def read_questions(file: Path, papers: Sequence[Paper] = ()) -> list[Question]:
+    """The questions of a file about these papers, or any where none is given.
+
+    Other columns are kept as texts, but an index without name.
 
     Raises UserError for a file without questions, a row without question or answer, a question that stands
     there twice, and one about a paper that is not there.
@@ -40,7 +43,6 @@ def read_questions(file: Path, papers: Sequence[Paper]) -> list[Question]:
     names = {one_spelling(name): paper.name for paper in papers for name in (paper.title, paper.name)}
     questions: list[Question] = []
     places: dict[str, str] = {}
-    unsaid = one_spelling(NOT_SAID)
     for number, (where, fields) in enumerate(rows_of([file]), start=1):
         try:
             row = Row.model_validate(fields)
@@ -53,13 +55,15 @@ def read_questions(file: Path, papers: Sequence[Paper]) -> list[Question]:
         places[spelt] = where
         source = papers[0].name if len(papers) == 1 else names.get(one_spelling(Path(row.paper).stem), "")
         source = source or names.get(one_spelling(row.paper), "")
-        if row.paper.strip() and not source:
+        if not papers:
+            source = row.paper.strip()
+        elif row.paper.strip() and not source:
             known = ", ".join(paper.path.name for paper in papers[:8])
             raise UserError(
                 f"{where}: is about {row.paper!r}, which is none of {known}, by name or title; add "
                 "its PDF, or correct the name"
             )
-        said = bool(row.paras) if row.paras is not None else one_spelling(row.answer) != unsaid
+        said = bool(row.paras) if row.paras is not None else not says_not(row.answer)
         questions.append(
             {
                 "id": f"question-{number}",

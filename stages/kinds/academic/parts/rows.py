@@ -2,10 +2,6 @@
 
 from typing import Literal, TypedDict
 
-NOT_SAID = (
-    "The text does not say."  # what an unanswerable question is answered with, at training and by people
-)
-
 
 class Question(TypedDict):
     """A question and its reference answer. `context` is the text to answer from; "": to be retrieved.
@@ -26,16 +22,22 @@ class Question(TypedDict):
 class Answer(TypedDict):
     """A model's answer. `chunks` are the ids of those in its prompt, in order; none where a text was given.
 
-    `milliseconds` is the time of the question asked alone, or None.
+    `kind` benchmark: a question of the file, with chunks retrieved; held_out: a row held out, given its text.
+    `finish_reason` is "" of an answer that no engine of ours gave.
     """
 
     id: str
     model: str
-    kind: Literal[
-        "benchmark", "held_out"
-    ]  # questions of the file, chunks retrieved; paragraphs held out, given
+    kind: Literal["benchmark", "held_out"]
     answer: str
     chunks: list[str]
-    milliseconds: float | None
     tokens: int
     finish_reason: str
+
+
+class Time(TypedDict):
+    """How long a model took over a question that was asked alone."""
+
+    id: str
+    model: str
+    milliseconds: float

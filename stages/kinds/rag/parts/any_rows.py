@@ -14,7 +14,7 @@ from stages.kinds.kind import Blocks
 from stages.kinds.rag.knobs import AnswerKnobs, EvaluateRagKnobs
 from stages.kinds.rag.parts.answering import Asked, models_of, retriever_of
 from stages.kinds.rag.parts.context import knobs_of
-from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, history_of, one_spaced, validated
+from stages.kinds.rag.parts.local_rqa import OwnRow, PairRow, one_spaced, question_in, validated
 from stages.kinds.rag.parts.questions import holding
 from stages.kinds.rag.parts.rows import (
     GOLD,
@@ -79,30 +79,25 @@ def questions_of(file: Path, passages: Mapping[str, Passage]) -> Iterator[Questi
     of_document = by_source(passages.values())
     model = PairRow if any("gold_docs" in fields for _, fields in rows_of([file])) else OwnRow
     for number, (where, _, row) in enumerate(validated(model, [file]), start=1):
-        gold: dict[str, str | None]  # by what the row calls it
+        name, gold = f"row-{number}", dict[str, str | None]()  # by what the row calls it
         if isinstance(row, PairRow):
-            source, answer, history = row.gold_docs[0].source, row.gold_answer, row.chat_history
+            source = row.gold_docs[0].source
             gold = {one.text: by_words.get((one.source, one_spaced(one.text))) for one in row.gold_docs}
+            asked = question_in(row, where, name, list(filter(None, gold.values())))
         else:
-            source, answer, history = row.document_id, row.answer, []
-            gold = {
-                source: holding(row.gold or answer, of_document[source]) if source in of_document else None
-            }
-        if not row.question:  # of Faire's rows one has none
-            say(f"{where}: has no question, so it is left out")
-            continue
-        if not answer:
-            raise UserError(f"{where}: field 'gold_answer' is missing; add it or delete the row")
+            source, own = row.document_id, of_document.get(row.document_id)
+            gold = {source: own and holding(row.gold or row.answer, own)}
+            ids = list(filter(None, gold.values()))
+            asked = Question(id=name, question=row.question, answer=row.answer, gold=ids, source=source)
         if unknown := [name for name, passage in gold.items() if passage is None]:
             raise UserError(
                 f"{where}: the dataset has no passage {unknown[0][:60]!r} (source {source!r}), which is "
                 "named as gold; correct the row, or add the document and build the dataset again"
             )
-        right = [name for name in gold.values() if name]
-        asked = Question(id=f"row-{number}", question=row.question, answer=answer, gold=right, source=source)
-        if history:
-            asked["history"] = history_of(where, history)
-        yield asked
+        if asked is None:
+            say(f"{where}: has no question, so it is left out")
+        else:
+            yield asked
 
 
 def table(scores: dict) -> str:

@@ -18,6 +18,7 @@ from stages.core.tokenizer import TextCodec
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import ConvertRagKnobs
 from stages.kinds.rag.parts.rows import Question
+from stages.retrieval.fitting import fitted
 
 
 class Prompt(NamedTuple):
@@ -41,24 +42,22 @@ class Prompts:
         Raises UserError where question and history alone leave no room for an answer.
         """
         room = self.knobs.max_length - self.knobs.answer_length
-        texts = [self._clipped(passage["text"], self.knobs.passage_length) for passage in passages]
-        while True:
-            shown = [{**passage, "text": text} for passage, text in zip(passages, texts, strict=False)]
-            text = self._rendered(question, shown)
-            over = len(self.codec.prompts([text])[0]) - room
-            if over <= 0:
-                cut = sum(one["text"] != whole["text"] for one, whole in zip(shown, passages, strict=False))
-                return Prompt(text, [one["id"] for one in shown], cut, len(passages) - len(texts))
-            if not texts:
-                raise UserError(
-                    f"question {question.get('id', '')!r}: without any passage its prompt is {over} tokens "
-                    f"over max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; "
-                    "raise max_length in the block convert_rag (finetune_fid: passage_length)"
-                )
-            last = texts.pop()
-            left = len(self._ids(last)) - over - 4  # where pieces join, a token or two may be more
-            if left > 0:
-                texts.append(self._clipped(last, left))
+        texts = [self.codec.clipped(passage["text"], self.knobs.passage_length) for passage in passages]
+
+        def shown(given: list[str]) -> list[dict]:
+            return [{**passage, "text": text} for passage, text in zip(passages, given, strict=False)]
+
+        text, kept, over = fitted(
+            self.codec, texts, room, lambda given: self._rendered(question, shown(given))
+        )
+        if over > 0:
+            raise UserError(
+                f"question {question.get('id', '')!r}: without any passage its prompt is {over} tokens "
+                f"over max_length {self.knobs.max_length} less answer_length {self.knobs.answer_length}; "
+                "raise max_length in the block convert_rag (finetune_fid: passage_length)"
+            )
+        cut = sum(one["text"] != whole["text"] for one, whole in zip(shown(kept), passages, strict=False))
+        return Prompt(text, [one["id"] for one in shown(kept)], cut, len(passages) - len(kept))
 
     def _rendered(self, question: Mapping, passages: list[dict]) -> str:
         """No text of people's is a special token, whether or not the model has a chat template."""
@@ -73,15 +72,6 @@ class Prompts:
             "split": "",
         }
         return render(self.template, document)
-
-    def _ids(self, text: str) -> list[int]:
-        return self.codec.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def _clipped(self, text: str, tokens: int) -> str:
-        encoding = self.codec.tokenizer.encode(text, add_special_tokens=False)
-        if len(encoding.ids) <= tokens:
-            return text
-        return text[: encoding.offsets[tokens][0]].rstrip()
 
 
 def prompts_of(dataset: str, model: Path) -> Prompts:

@@ -1,17 +1,11 @@
-"""Fusion-in-decoder (Izacard & Grave 2021, arXiv 2007.01282) on transformers' own T5.
-
-The encoder reads a prompt for each passage, alone; the decoder attends to what it makes of all of them. Cross
-attention has no positions, so the order of the passages says nothing. A question with fewer passages than
-another of its batch gets masked ones: repeating one would count it twice.
-"""
+"""Fusion-in-decoder of a dataset: what it reads of a question and its passages, and what it answers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
-from transformers import GenerationConfig, T5ForConditionalGeneration
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from stages.core.errors import UserError
@@ -25,24 +19,10 @@ from stages.kinds.rag.knobs import ConvertRagKnobs, Fusion
 from stages.kinds.rag.parts.answering import Asked, System
 from stages.kinds.rag.parts.context import Prompt, Prompts
 from stages.retrieval.passages import Passage
-from stages.student.fast.functions import IGNORE
 from stages.student.formats.seq2seq import NEEDED, open_seq2seq
+from stages.student.fusion import Row, fused, padded
 
 BATCH = 16  # questions answered together
-# Passages of a pass of the encoder on a CPU, whose caches hold the scores of so many.
-TOGETHER = 8
-
-
-class Row(NamedTuple):
-    """Token ids: a prompt for each passage, and the answer; each ends with EOS."""
-
-    prompts: list[list[int]]
-    answer: list[int]
-
-    @property
-    def read(self) -> int:
-        """How many tokens the encoder reads."""
-        return sum(map(len, self.prompts))
 
 
 class Ended(TextCodec):
@@ -65,16 +45,18 @@ class Reading:
         )
         self.prompts = Prompts(template, self.codec, alone)
 
-    def encoder(self, question: Mapping, passages: Sequence[Mapping]) -> list[list[int]]:
+    def asked(self, question: Mapping, passages: Sequence[Mapping]) -> list[Prompt]:
         """A prompt for each passage; of none the question alone. Raises UserError where that is too long."""
-        made = [self.prompts.of(question, [passage]) for passage in passages] or [
-            self.prompts.of(question, [])
-        ]
+        alone = [[passage] for passage in passages] or [[]]
+        made = [self.prompts.of(question, own) for own in alone]
         self.cut += sum(bool(prompt.cut or prompt.dropped) for prompt in made)
-        return self.codec.prompts([prompt.text for prompt in made])
+        return made
+
+    def ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        return self.codec.prompts([prompt.text for prompt in prompts])
 
     def row(self, question: Mapping, passages: Sequence[Mapping]) -> Row:
-        """Raises UserError as `encoder` does, without passages, and for an answer that is too long."""
+        """Raises UserError as `asked` does, without passages, and for an answer that is too long."""
         if not passages:
             raise UserError(
                 f"question {question['id']!r} has no passage, gold or retrieved; run `retrieved` with a "
@@ -86,56 +68,7 @@ class Reading:
                 f"question {question['id']!r}: its answer has {len(answer)} tokens, over answer_length "
                 f"{self.knobs.answer_length}; raise it in the block finetune_fid"
             )
-        return Row(self.encoder(question, passages), answer)
-
-
-def padded(questions: Sequence[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, mask), int64 and bool (questions, passages, tokens), of prompts of any number and length."""
-    most = max(map(len, questions)), max(len(ids) for prompts in questions for ids in prompts)
-    ids = torch.zeros(len(questions), *most, dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for row, prompts in enumerate(questions):
-        for place, prompt in enumerate(prompts):
-            ids[row, place, : len(prompt)] = torch.tensor(prompt)
-            mask[row, place, : len(prompt)] = True
-    return ids, mask
-
-
-def fused(
-    model: T5ForConditionalGeneration, ids: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states (B, P·L, D) and their mask (B, P·L), of ids and mask (B, P, L).
-
-    Passages that are masked altogether are not read: their states are 0.
-    """
-    there = mask.any(-1)
-    read, kept = ids[there], mask[there]
-    size = TOGETHER if ids.device.type == "cpu" else len(read)
-    parts = zip(read.split(size), kept.split(size), strict=True)
-    made = [model.encoder(input_ids=part, attention_mask=own).last_hidden_state for part, own in parts]
-    states = torch.cat(made)
-    whole = states.new_zeros(*ids.shape, states.shape[-1])
-    whole[there] = states
-    return whole.flatten(1, 2), mask.flatten(1)
-
-
-def summed_loss(model: T5ForConditionalGeneration, rows: Sequence[Row]) -> torch.Tensor:
-    """Sum of -log p over every token of the answers, EOS included."""
-    labels = torch.full((len(rows), max(len(row.answer) for row in rows)), IGNORE)
-    for place, row in enumerate(rows):
-        labels[place, : len(row.answer)] = torch.tensor(row.answer)
-    ids, mask = padded([row.prompts for row in rows])
-    labels = labels.to(model.device)
-    hidden, mask = fused(model, ids.to(model.device), mask.to(model.device))
-    logits = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
-        attention_mask=mask,
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
-        use_cache=False,
-    ).logits
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
+        return Row(self.ids(self.asked(question, passages)), answer)
 
 
 class Fid:
@@ -150,14 +83,8 @@ class Fid:
         if (device := torch.accelerator.current_accelerator()) is not None:
             self.model.to(device)
 
-    def answered(
-        self, questions: Sequence[Mapping], passages: Sequence[Sequence[Mapping]], max_new_tokens: int
-    ) -> list[Generation]:
-        """Greedy answers, each from the first `retrieve` of its passages; a batch is of about one length."""
-        prompts = [
-            self.reading.encoder(question, own[: self.knobs.retrieve])
-            for question, own in zip(questions, passages, strict=True)
-        ]
+    def answered(self, prompts: Sequence[list[list[int]]], max_new_tokens: int) -> list[Generation]:
+        """Greedy answers to questions, by the ids of their prompts; a batch is of about one length."""
         order = sorted(range(len(prompts)), key=lambda place: sum(map(len, prompts[place])))
         said: dict[int, Generation] = {}
         for start in range(0, len(order), BATCH):
@@ -195,11 +122,14 @@ class FidSystem(System):
         self, given: Sequence[tuple[Asked, list[Passage]]]
     ) -> tuple[list[Prompt], Sequence[Generation], float]:
         begun, reading = perf_counter(), self.fid.reading
-        questions, passages = [one.question for one, _ in given], [own for _, own in given]
-        made = self.fid.answered(questions, passages, self.decoding.max_new_tokens)
-        seconds, prompts = perf_counter() - begun, []
-        for question, own in zip(questions, passages, strict=True):
-            read = own[: self.fid.knobs.retrieve]
-            cut = sum(reading.prompts.of(question, [passage]).cut for passage in read)
-            prompts.append(Prompt("", [passage["id"] for passage in read], cut, len(own) - len(read)))
+        read = [own[: self.fid.knobs.retrieve] for _, own in given]
+        asked = [reading.asked(one.question, own) for (one, _), own in zip(given, read, strict=True)]
+        made = self.fid.answered([reading.ids(own) for own in asked], self.decoding.max_new_tokens)
+        seconds = perf_counter() - begun
+        prompts = [
+            Prompt(
+                "", [passage["id"] for passage in own], sum(part.cut for part in parts), len(whole) - len(own)
+            )
+            for (_, whole), own, parts in zip(given, read, asked, strict=True)
+        ]
         return prompts, made, seconds

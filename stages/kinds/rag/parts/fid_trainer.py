@@ -1,7 +1,6 @@
 """Training of fusion-in-decoder: rows, steps, and the weights with the lowest loss on the validation rows."""
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,20 +11,19 @@ from safetensors.torch import load_file, save_file
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, atomic_path, write_json
-from stages.core.hashing import model_fingerprint, sha256_json, stable_integer
+from stages.core.hashing import model_fingerprint, stable_integer
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import FinetuneFidKnobs, Fusion
 from stages.kinds.rag.parts.context import gold_first
-from stages.kinds.rag.parts.fid import Reading, Row, summed_loss
+from stages.kinds.rag.parts.fid import Reading
 from stages.kinds.rag.parts.rows import Split, read_found, read_passages, read_questions
 from stages.student.data import Plan, micro_batches
-from stages.student.fabric import launch_of, make_fabric
+from stages.student.fabric import make_fabric
 from stages.student.formats.hf_folder import copy_companions
 from stages.student.formats.seq2seq import save_seq2seq
+from stages.student.fusion import Row, summed_loss
 from stages.student.loop import Loop, losses_of, scratch
 from stages.student.state import adapter_of, trained
-
-LAYOUT = {"devices", "num_nodes", "strategy", "micro_batch_size", "save_interval"}
 
 
 def rows_of(dataset: str, splits: Sequence[Split], reading: Reading) -> list[list[Row]]:
@@ -101,17 +99,12 @@ def train(
     """
     if not train:
         raise UserError(f"{places.passages(dataset)}/train.jsonl: has no question to learn from")
-    launch = launch_of(knobs)
-    given = knobs.model_dump(exclude=LAYOUT)
-    depends_on = [given, train, val, model_fingerprint(base), launch.devices * launch.nodes]
-    work = scratch("finetune_fid", dataset, sha256_json(depends_on)[:16])
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    work = scratch("finetune_fid", dataset, knobs, [train, val, model_fingerprint(base)])
+    fabric = make_fabric(knobs)
     model.to(fabric.device)
     training = Training(fabric, model, train, val, knobs, work / "best.safetensors")
     loop = Loop("finetune_fid", fabric, model, knobs, training.plan.steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, lambda: training.keep(loop, training.validate()))
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     if state.best_step:
         best = load_file(training.best)
         with torch.no_grad():
@@ -125,9 +118,9 @@ def train(
     figures = {
         "rows": {"train": len(train), "val": len(val)},
         "passages": round(sum(len(row.prompts) for row in train) / len(train), 3),
-        "steps": training.plan.steps,
+        "steps": loop.steps,
         "tokens": state.tokens,
-        "best_step": state.best_step or training.plan.steps,
+        "best_step": state.best_step or loop.steps,
         **losses_of(state.curve),
     }
-    return state.curve, figures, {"tokens_per_second": speed}
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}

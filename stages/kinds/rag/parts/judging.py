@@ -15,13 +15,14 @@ import numpy as np
 from stages.core.errors import UserError
 from stages.core.hashing import sha256_json
 from stages.core.records import Document
+from stages.evaluation.judges import cohens_kappa, corrected
 from stages.evaluation.overlap import shared, words_in
 from stages.evaluation.people import Row, Text, read_rows
 from stages.evaluation.ranking import table
 from stages.kinds.answers import answer_of, document_of, is_first, read_responses
 from stages.kinds.rag import places
 from stages.kinds.rag.knobs import CorpusJudgedKnobs, JudgeKnobs
-from stages.kinds.rag.parts.measures import LIKELY, corrected
+from stages.kinds.rag.parts.measures import LIKELY
 from stages.kinds.rag.parts.rows import (
     HELD_OUT,
     Answer,
@@ -256,10 +257,3 @@ class Judged:
             "labelled": len(labelled),
             "by_people": people and {name: round(value, 4) for name, value in people.items()},
         }
-
-
-def cohens_kappa(one: np.ndarray, other: np.ndarray) -> float | None:
-    """The agreement of two judges less that by chance; None where they could not but agree."""
-    agreed = (one == other).mean()
-    chance = one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())
-    return None if chance == 1 else round(float((agreed - chance) / (1 - chance)), 4)

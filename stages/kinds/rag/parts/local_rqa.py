@@ -10,9 +10,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from stages.core.errors import UserError
 from stages.core.rows import ending
@@ -28,7 +37,8 @@ from stages.sources.near import nearest
 from stages.sources.splits import split_groups
 
 SPLIT_NAMES = {"train": "train", "test": "test", **dict.fromkeys(("eval", "val", "dev", "valid"), "val")}
-SPEAKERS = {"user": "User", "human": "User", "assistant": "Assistant", "bot": "Assistant", "ai": "Assistant"}
+# As in a chat over OpenAI's protocol, so that served prompts and queries are those of training.
+SPEAKERS = {"human": "user", "bot": "assistant", "ai": "assistant"}
 PICKLES = (".pkl", ".pickle", ".pkl.gz")
 SAME = 0.95  # of the words of two passages that are one but for a detail
 
@@ -54,8 +64,12 @@ class PieceRow(Fields):
         return Piece(self.source, self.title, self.text)
 
 
+def speaker(name: object) -> object:
+    return SPEAKERS.get(own := str(name).lower(), own)
+
+
 class Said(Fields):
-    speaker: Text
+    speaker: Annotated[Literal["user", "assistant"], BeforeValidator(speaker)]
     message: str
 
 
@@ -243,39 +257,35 @@ def read_pairs(
         hard = [given.add(where, one, gold=False) for one in row.hard_neg_docs]
         if file in files.unanswered:
             continue
-        for field in ("question", "gold_answer"):
-            if getattr(row, field) is None:
-                raise UserError(f"{where}: field '{field}' is missing; add it or delete the row")
-        if not row.question:  # Faire's data have one, which a model answered all the same
+        split = split_named(file)
+        question = question_in(row, where, f"{split or 'row'}-{len(rows[split]) + 1}", gold)
+        if question is None:
             left_out["without_question"] += 1
             continue
-        split = split_named(file)
-        question: Question = {
-            "id": f"{split or 'row'}-{len(rows[split]) + 1}",
-            "question": row.question,
-            "answer": row.gold_answer,
-            "gold": list(dict.fromkeys(gold)),
-            "source": row.gold_docs[0].source,
-            "hard": [name for name in dict.fromkeys(hard) if name not in gold],
-        }
-        if row.chat_history:
-            question["history"] = history_of(where, row.chat_history)
+        question["hard"] = [name for name in dict.fromkeys(hard) if name not in gold]
         rows[split].append(question)
     given.add_rest(cutter)
     return list(given.passages.values()), rows
 
 
-def history_of(where: str, said: Sequence[Said]) -> list[Turn]:
-    """The turns before a question. Raises UserError for a speaker that is unknown."""
-    return [{"speaker": speaker(where, one.speaker), "message": one.message} for one in said]
+def question_in(row: PairRow, where: str, name: str, gold: Sequence[str]) -> Question | None:
+    """None for a row without a question: Faire's data have one, which a model answered all the same.
 
-
-def speaker(where: str, name: str) -> str:
-    """Raises UserError for one that is neither user nor assistant."""
-    if name.lower() not in SPEAKERS:
-        known = ", ".join(SPEAKERS)
-        raise UserError(f"{where}: field 'chat_history' has the speaker {name!r}; expected one of {known}")
-    return SPEAKERS[name.lower()]
+    Raises UserError where the field is missing, or the answer.
+    """
+    for field in ("question", "gold_answer"):
+        if getattr(row, field) is None:
+            raise UserError(f"{where}: field '{field}' is missing; add it or delete the row")
+    asked = Question(
+        id=name,
+        question=row.question or "",
+        answer=row.gold_answer or "",
+        gold=list(dict.fromkeys(gold)),
+        source=row.gold_docs[0].source,
+    )
+    if row.chat_history:
+        asked["history"] = [Turn(speaker=one.speaker, message=one.message) for one in row.chat_history]
+    return asked if row.question else None
 
 
 def read_own(files: Files, documents: list[Piece], cutter: Cutter) -> tuple[list[Passage], Rows]:

@@ -1,10 +1,7 @@
-"""Where a retriever ranks the passages that hold an answer, and a judge's mean corrected by people's."""
+"""Where a retriever ranks the passages that hold an answer."""
 
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
-from stages.evaluation.bootstrap import Interval
 from stages.evaluation.overlap import shared, words_in
 from stages.evaluation.ranking import measured, ranks_of
 from stages.retrieval.passages import Passage
@@ -41,14 +38,3 @@ def found(
             f"source@{k}": float({passages[name]["source"] for name in gold} <= set(sources[:k])),
         }
     return made
-
-
-def corrected(judged: Sequence[float], labelled: Sequence[tuple[float, float]]) -> Interval:
-    """The mean that people would give all rows: prediction-powered inference (Angelopoulos et al. 2023).
-
-    From a judge's scores of all rows and pairs (people's score, judge's) of some; 95%, by a normal curve.
-    """
-    scores, errors = np.asarray(judged, float), np.array([own - guess for own, guess in labelled])
-    mean = scores.mean() + errors.mean()
-    half = 1.96 * np.sqrt(scores.var() / len(scores) + errors.var() / len(errors))
-    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}

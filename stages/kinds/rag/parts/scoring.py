@@ -15,10 +15,10 @@ import numpy as np
 from stages.core.errors import UserError
 from stages.core.text import clip_words, count_words
 from stages.evaluation.bootstrap import Interval, quantile_interval, ratio_intervals
+from stages.evaluation.claims import diagnosis
 from stages.evaluation.overlap import COUNTS, bleu, bleu_counts, overlaps
 from stages.evaluation.ranking import ranks_of, table
 from stages.kinds.rag.knobs import EvaluateRagKnobs
-from stages.kinds.rag.parts.claims import diagnosis
 from stages.kinds.rag.parts.measures import found
 from stages.kinds.rag.parts.rows import GOLD, RETRIEVED, Answer, Found, Question, Split, texts_of
 from stages.retrieval.bm25 import Bm25

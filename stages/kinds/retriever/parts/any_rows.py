@@ -9,13 +9,10 @@ from pathlib import Path
 from stages.core.errors import UserError
 from stages.core.stage import valid
 from stages.kinds.kind import Blocks
-from stages.kinds.retriever import places
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs
-from stages.kinds.retriever.parts.comparing import compared_pages
-from stages.kinds.retriever.parts.input_rows import InputRow, input_row
-from stages.kinds.retriever.parts.keys import Keys
-from stages.kinds.retriever.parts.rows import Row, asked_row, read_tasks
-from stages.kinds.retriever.parts.systems import Systems
+from stages.kinds.retriever.parts.comparing import Systems, compared_pages
+from stages.kinds.retriever.parts.reading import InputRow, input_row
+from stages.kinds.retriever.parts.rows import Keys, Row, asked_row, folder_of, read_tasks
 from stages.sources.data_files import rows_of
 
 
@@ -29,7 +26,7 @@ def evaluate_rows(
     """
     stage = "evaluate_retriever"
     knobs = valid(EvaluateRetrieverKnobs, blocks[stage].get(dataset, {}), f"params.yaml, {stage}.{dataset}")
-    tasks = read_tasks(places.scored(knobs.rows), knobs.evaluate, "evaluate")
+    tasks = read_tasks(folder_of(knobs.rows, "scored"), knobs.evaluate, "evaluate")
     keys = {name: Keys(name, task.keys) for name, task in tasks.items()}
     rows: dict[str, list[Row]] = {}
     for number, (where, fields) in enumerate(rows_of([file])):
@@ -42,12 +39,12 @@ def evaluate_rows(
         raise UserError(f"{file}: no row; expected {{query, pos}} or {{query, pos_index}}")
     models, made = Systems(dataset, knobs), {}
     for task, own in rows.items():
-        hits = models.rank(keys[task], own)
-        names = list(hits) if systems is None else systems
-        if unknown := [name for name in names if name not in hits]:
-            raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {', '.join(hits)}")
-        chosen = {name: hits[name] for name in names}
-        made[task] = compared_pages(keys[task], own, chosen, knobs)
+        ranked = models.rank(keys[task], own)
+        names = list(ranked.hits) if systems is None else systems
+        if unknown := [name for name in names if name not in ranked.hits]:
+            known = ", ".join(ranked.hits)
+            raise UserError(f"--systems: none is called '{unknown[0]}'; expected some of {known}")
+        made[task] = compared_pages(ranked._replace(hits={n: ranked.hits[n] for n in names}), knobs)
     return made
 
 

@@ -16,11 +16,10 @@ from stages.core import layout
 from stages.core.hashing import stable_integer
 from stages.evaluation.ranking import graded_ndcg, table
 from stages.kinds.retriever.knobs import EvaluateRetrieverKnobs, ScoreKnobs
-from stages.kinds.retriever.parts.keys import Keys
+from stages.kinds.retriever.parts.comparing import Ranked
 from stages.kinds.retriever.parts.lm_scoring import LanguageModel, kept_scores, score_prompts
 from stages.kinds.retriever.parts.prompts import Prompts, answer_of, beginnings
 from stages.kinds.retriever.parts.rows import Row
-from stages.retrieval.ranking import Hits
 
 READ = ("chat", "lrlm", "icl")  # tasks whose keys a language model reads
 SYSTEMS = ("bm25", "base", "trained", "hybrid_trained")  # the others are for whole corpora
@@ -29,10 +28,10 @@ OTHERS = 3
 Orders = Mapping[str, Sequence[Sequence[str]]]  # for each system and row the ids of keys, best first
 
 
-def orders(keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits], seed: int) -> Orders:
+def orders(ranked: Ranked, seed: int) -> Orders:
     """Also of `random`; `recent`, last first, where rows have own keys; `oracle` where all have scores."""
-    made = {name: [keys.found(hits[name], row) for row in range(len(rows))] for name in SYSTEMS}
-    chosen = [(Random(f"{seed} {row['id']}"), row.get("among", keys.ids)) for row in rows]
+    rows, made = ranked.rows, {name: ranked.found(name) for name in SYSTEMS}
+    chosen = [(Random(f"{seed} {row['id']}"), row.get("among", ranked.keys.ids)) for row in rows]
     made["random"] = [random.sample(own, len(own)) for random, own in chosen]
     if all("among" in row for row in rows):
         made["recent"] = [row["among"][::-1] for row in rows]
@@ -46,22 +45,18 @@ def scored(row: Row) -> dict[str, float]:
     return dict(zip([*row["pos"], *row.get("neg", ())], row["teacher_scores"], strict=True))
 
 
-def rewarded(
-    keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits], knobs: EvaluateRetrieverKnobs
-) -> dict:
+def rewarded(ranked: Ranked, knobs: EvaluateRetrieverKnobs) -> dict:
     """The table of reward_ndcg over the rows that have scores of which not all are equal."""
-    places = [place for place, row in enumerate(rows) if len(set(row.get("teacher_scores", ()))) > 1]
+    places = [place for place, row in enumerate(ranked.rows) if len(set(row.get("teacher_scores", ()))) > 1]
     if not places:
         return {}
-    rows = [rows[place] for place in places]
-    made = orders(keys, rows, {name: hits[name].only(places) for name in SYSTEMS}, knobs.seed)
+    ranked = ranked.only(places)
     values = {
-        system: np.array([[reward(row, order)] for row, order in zip(rows, own, strict=True)])
-        for system, own in made.items()
+        system: np.array([[reward(row, order)] for row, order in zip(ranked.rows, own, strict=True)])
+        for system, own in orders(ranked, knobs.seed).items()
         if system != "oracle"  # is 1
     }
-    groups = [row["group"] for row in rows]
-    return table(values, ["reward_ndcg"], PAIRS, groups, knobs.bootstrap, knobs.seed)
+    return table(values, ["reward_ndcg"], PAIRS, ranked.groups, knobs.bootstrap, knobs.seed)
 
 
 def reward(row: Row, order: Sequence[str]) -> float:
@@ -83,15 +78,15 @@ class Reader:
     def model(self) -> LanguageModel:
         return LanguageModel(layout.base_model(self.knobs.lm))
 
-    def read(self, task: str, keys: Keys, rows: Sequence[Row], hits: Mapping[str, Hits]) -> dict:
+    def read(self, ranked: Ranked) -> dict:
         """The table of what it makes of the first keys of each system: of `lm_rows` rows with answers."""
-        knobs = self.knobs
+        knobs, task, rows = self.knobs, ranked.keys.task, ranked.rows
         places = [place for place, row in enumerate(rows) if answer_of(row, self.limits.seed)]
-        places = sorted(places, key=lambda place: stable_integer("read", rows[place]["id"]))[: knobs.lm_rows]
-        rows = [rows[place] for place in places]
-        if not rows:
+        if task not in READ or not places:
             return {}
-        made = orders(keys, rows, {name: hits[name].only(places) for name in SYSTEMS}, knobs.seed)
+        places.sort(key=lambda place: stable_integer("read", rows[place]["id"]))
+        ranked = ranked.only(places[: knobs.lm_rows])
+        rows, made = ranked.rows, orders(ranked, knobs.seed)
         answers = [answer_of(row, self.limits.seed) or "" for row in rows]
         wrong = [others(row, answers) if task == "icl" else [] for row in rows]
         choices = [[answer, *more] for answer, more in zip(answers, wrong, strict=True)]
@@ -100,7 +95,9 @@ class Reader:
         prompts, asked = Prompts(task, self.model.codec, self.limits.model_copy(update=context)), []
         for row, texts, *own in zip(rows, choices, *made.values(), strict=True):
             # of each system the best key stands last, next to the query
-            before = ["\n\n".join(self.cut(keys.text(k)) for k in reversed(order[:shown])) for order in own]
+            before = [
+                "\n\n".join(self.cut(ranked.keys.text(k)) for k in reversed(order[:shown])) for order in own
+            ]
             asked += [prompt for text in texts for prompt in prompts.of(row, before, text)]
         scores = np.reshape(score_prompts(self.model, asked, kept_scores(self.model)), (-1, len(made)))
         # of each row (answers, systems)
@@ -121,8 +118,7 @@ class Reader:
                 found["gap_closed"] = np.divide(chance - own, chance - best, out=none, where=chance != best)
             return np.stack([found[measure] for measure in measures], axis=2)
 
-        groups = [row["group"] for row in rows]
-        return table(values, measures, PAIRS, groups, knobs.bootstrap, knobs.seed, finish)
+        return table(values, measures, PAIRS, ranked.groups, knobs.bootstrap, knobs.seed, finish)
 
     def cut(self, text: str) -> str:
         """As long as a key may be where it is scored."""

@@ -4,7 +4,6 @@ A draw depends on the seed, the epoch and the row's id alone. What makes a row u
 them, so rows are counted once, and every epoch has the same ones.
 """
 
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import NamedTuple
 from stages.core.errors import UserError
 from stages.core.hashing import stable_integer
 from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.losses import weights
 from stages.kinds.retriever.parts.rows import Row
 
 # What LLM-Embedder trains each task with (its use_train_config). Keys of chat and lrlm are of one dialogue
@@ -51,22 +49,11 @@ def of_task(knobs: TrainRetrieverKnobs, task: str, scored: bool) -> TrainRetriev
     return knobs.model_copy(update=own if scored or own.get("distill") != "stable" else _UNSCORED)
 
 
-def check(row: Row, keys: Mapping[str, str], where: Path) -> None:
-    """Raises UserError for a row that names keys that are not there, or whose scores are not theirs."""
-    named = [*row["pos"], *row.get("neg", [])]
-    for key in named:
-        if key not in keys:
-            raise UserError(f"{where}, row {row['id']!r}: key {key!r} is not in {where.parent}/keys.jsonl")
-    scores = row.get("teacher_scores")
-    if scores is None:
-        return
-    if len(scores) != len(named):
-        raise UserError(
-            f"{where}, row {row['id']!r}: teacher_scores: {len(scores)} numbers, but pos and neg are "
-            f"{len(named)} keys; there has to be one of each, those of pos first"
-        )
-    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
-        raise UserError(f"{where}, row {row['id']!r}: teacher_scores: not all are finite numbers")
+def weights(knobs: TrainRetrieverKnobs, scored: bool) -> tuple[float, float]:
+    """Of the contrastive loss and of the distillation: 0 of one that is off, 1 of one that is alone."""
+    contrast = knobs.contrastive_weight
+    distil = knobs.distill_weight if scored and knobs.distill != "none" else 0.0
+    return (contrast, distil) if contrast and distil else (float(contrast > 0), float(distil > 0))
 
 
 def usable(
@@ -74,7 +61,7 @@ def usable(
 ) -> tuple[list[Row], Counter]:
     """The rows that give a group, and how many do not, by reason; the two add up to all rows.
 
-    Raises UserError as `check` does, and where a knob asks for scores and no row has any.
+    Raises UserError where no row has the scores that a knob asks for, or that all is learned from.
     """
     scored = any("teacher_scores" in row for row in rows)
     for knob in ("positive", "negative"):
@@ -83,10 +70,14 @@ def usable(
                 f"{where}: {knob} is {getattr(knobs, knob)!r}, but no row has teacher_scores; run the "
                 "stage score for this task, or choose first or random"
             )
-    _, distils = weights(knobs, scored)
+    contrasts, distils = weights(knobs, scored)
+    if rows and not (contrasts or distils):
+        raise UserError(
+            f"{where}: there are no teacher_scores to distil and no contrastive loss, so there is "
+            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
+        )
     good, drops = [], Counter()
     for row in rows:
-        check(row, keys, where)
         drawn = draw(row, keys, knobs, epoch=0)
         if isinstance(drawn, str):
             drops[drawn] += 1

@@ -9,8 +9,17 @@ from stages.core.errors import UserError
 from stages.core.hashing import sha256_text
 from stages.core.messages import say
 from stages.evaluation.people import one_spelling
-from stages.kinds.retriever import places
-from stages.kinds.retriever.parts.rows import SPLITS, TASKS, Row, Split, Splits, Task, lowest, write_tasks
+from stages.kinds.retriever.parts.rows import (
+    SPLITS,
+    TASKS,
+    Row,
+    Split,
+    Splits,
+    Task,
+    folder_of,
+    lowest,
+    write_tasks,
+)
 from stages.sources.splits import split_groups
 
 
@@ -97,7 +106,7 @@ def write_and_tell(dataset: str, stage: str, made: Mapping[str, Task], found: Ma
             "groups": len({row["group"] for row in rows}),
             "scored": sum("teacher_scores" in row for row in rows),
         }
-    write_tasks(places.tasks(dataset), stage, tasks)
+    write_tasks(folder_of(dataset, "tasks"), stage, tasks)
     kept = {what: count for what, count in sorted(found.items()) if count}
     for what, counts in (*figures.items(), ("found", kept)):
         if counts:

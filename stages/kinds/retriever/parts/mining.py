@@ -10,19 +10,65 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from stages.core.messages import say
 from stages.kinds.retriever.knobs import MineKnobs
-from stages.kinds.retriever.parts.keys import Keys, folded
-from stages.kinds.retriever.parts.rows import Row
-from stages.retrieval.ranking import Hits
+from stages.kinds.retriever.parts.rows import Keys, Row, folded
+from stages.retrieval.bm25 import Bm25
+from stages.retrieval.neighbours import exact_scores
+from stages.retrieval.ranking import Hits, by_bm25, by_dense, by_hybrid, load_reranker, pair_scores
+from stages.retrieval.vectors import Vectors
 
 # Scores of some keys for each row, by their numbers.
 Scores = Callable[[list[list[int]]], list[np.ndarray]]
 
 
-def own_candidates(row: Row, keys: Keys) -> list[str]:
-    """The row's own candidates less its positives and what reads like one, in their order."""
-    texts = {keys.folded[keys.number[key]] for key in row["pos"]}
-    return [k for k in row["among"] if k not in row["pos"] and keys.folded[keys.number[k]] not in texts]
+def mined(keys: Keys, rows: list[Row], knobs: MineKnobs, vectors: Vectors) -> dict:
+    """Give the rows of a task their negatives; returns what was counted."""
+    counts = Counter(rows=len(rows), brought=sum("neg" in row for row in rows))
+    for row in rows:
+        if "among" in row and "neg" not in row:
+            # its own candidates less its positives and what reads like one, in their order
+            texts = {keys.folded[keys.number[key]] for key in row["pos"]}
+            row["neg"] = [key for key in row["among"] if keys.folded[keys.number[key]] not in texts]
+            counts["own_candidates"] += 1
+    todo = [row for row in rows if "neg" not in row] if keys.task in knobs.tasks else []
+    if todo:
+        hits, scores = ranked(keys, todo, knobs, vectors)
+        counts += mine(todo, keys, rows, hits, knobs, scores)
+        if counts["too_few"]:
+            say(
+                f"mine: {keys.task}: {counts['too_few']} of {len(todo)} queries found fewer than "
+                f"{knobs.negatives} negatives, {counts['none']} of them none, among {len(keys.ids)} keys"
+            )
+    return dict(counts)
+
+
+def ranked(keys: Keys, rows: list[Row], knobs: MineKnobs, kept: Vectors) -> tuple[Hits, Scores | None]:
+    """The hits of the rows' queries, and what margins and max_score are about, if any of them is set."""
+    queries = [row["query"] for row in rows]
+    index = Bm25(keys.texts, knobs.k1, knobs.b) if knobs.by != "dense" else None
+    texts = [] if knobs.by == "bm25" else [queries, keys.texts]
+    vectors = [kept.of(part, knobs.encoder, knobs.max_length) for part in texts]
+    if index is None:
+        hits = by_dense(*vectors, knobs.hits, search=knobs)
+    elif not vectors:
+        hits = by_bm25(index, queries, knobs.hits)
+    else:
+        hits = by_hybrid(*vectors, index, queries, knobs.hits, weight=knobs.bm25_weight)
+    model = load_reranker(knobs.reranker)
+
+    def scores(numbers: list[list[int]]) -> list[np.ndarray]:
+        if model is None and not vectors:
+            return [index.scores(query)[own] for query, own in zip(queries, numbers, strict=True)]
+        pairs = [(row, key) for row, own in enumerate(numbers) for key in own]
+        if model is None:
+            made = exact_scores(*vectors, *np.array(pairs, int).reshape(-1, 2).T)
+        else:
+            made = pair_scores(model, [(queries[row], keys.texts[key]) for row, key in pairs])
+        return np.split(made, np.cumsum([len(own) for own in numbers])[:-1])
+
+    bounds = knobs.margin_absolute, knobs.margin_relative, knobs.max_score
+    return hits, scores if model is not None or bounds != (None, None, None) else None
 
 
 def mine(

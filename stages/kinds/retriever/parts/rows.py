@@ -6,6 +6,7 @@ a task whose rows bring their own candidates (chat, lrlm) looks like one over a 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -15,6 +16,9 @@ from stages.core.errors import UserError
 from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
 from stages.core.hashing import stable_integer
 from stages.evaluation.people import PageQuery, Text
+from stages.retrieval.bm25 import Bm25
+from stages.retrieval.ranking import Hits
+from stages.sources.near import near_duplicate_groups
 
 TASKS = ("qa", "convsearch", "chat", "lrlm", "icl", "tool")
 Split = Literal["train", "val", "test"]
@@ -64,6 +68,14 @@ class Task(NamedTuple):
         return {key: text for key, text in self.keys.items() if key in named}
 
 
+def folder_of(dataset: str, part: Literal["tasks", "mined", "scored", "runs"]) -> Path:
+    """runs: TREC files of what was found. The others: a folder a task, of keys.jsonl and a file a split.
+
+    Each repeats the keys, so that it can be read alone.
+    """
+    return Path("data") / dataset / part
+
+
 def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict[str, Task]:
     """The `wanted` tasks of a folder of rows, or else all that it has.
 
@@ -78,7 +90,10 @@ def read_tasks(folder: Path, wanted: Sequence[str] = (), knob: str = "") -> dict
         raise UserError(f"{folder}: has no task; run the stages tasks, mine and score")
     verify_manifest(folder)
     return {
-        task: Task(read_keys(folder / task), {split: read_rows(folder / task, split) for split in SPLITS})
+        task: Task(
+            {key["id"]: key["text"] for key in iter_jsonl(folder / task / "keys.jsonl")},
+            {split: list(iter_jsonl(folder / task / f"{split}.jsonl")) for split in SPLITS},
+        )
         for task in dict.fromkeys(wanted or there)
     }
 
@@ -92,16 +107,6 @@ def write_tasks(folder: Path, producer: str, tasks: Mapping[str, Task]) -> None:
             for name, rows in {"keys": texts, **splits}.items():
                 path = Path(task, f"{name}.jsonl")
                 counts[path.as_posix()] = write_jsonl(directory / path, sorted(rows, key=itemgetter("id")))
-
-
-def read_keys(task: Path) -> dict[str, str]:
-    """{id: text} of a task's folder, in order of ids; `text` is title and text by the task's template."""
-    return {key["id"]: key["text"] for key in iter_jsonl(task / "keys.jsonl")}
-
-
-def read_rows(task: Path, split: Split) -> list[Row]:
-    """The rows of a split of a task's folder, in order of ids; none where the file is empty."""
-    return list(iter_jsonl(task / f"{split}.jsonl"))
 
 
 class Asked(PageQuery):
@@ -123,3 +128,45 @@ def lowest(rows: list[Row], limit: int, purpose: str) -> list[Row]:
     ranked = sorted(rows, key=lambda row: stable_integer(purpose, row["id"]))
     names = {row["id"] for row in ranked[: limit or None]}
     return [row for row in rows if row["id"] in names]
+
+
+def folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+class Keys:
+    def __init__(self, task: str, texts: Mapping[str, str]):
+        self.task, self.ids, self.texts = task, list(texts), list(texts.values())
+        self.number = {name: number for number, name in enumerate(self.ids)}
+
+    @cached_property
+    def folded(self) -> list[str]:
+        """The texts in one case, with single spaces."""
+        return list(map(folded, self.texts))
+
+    @cached_property
+    def by_text(self) -> dict[str, str]:
+        """Ids by text, of equal ones the first."""
+        return {text.strip(): name for name, text in zip(self.ids[::-1], self.texts[::-1], strict=True)}
+
+    @cached_property
+    def index(self) -> Bm25:
+        return Bm25(self.texts)
+
+    @cached_property
+    def same(self) -> dict[str, str]:
+        """For each key the name of its group of near-duplicates."""
+        pairs = zip(self.ids, self.texts, strict=True)
+        groups = near_duplicate_groups([{"id": name, "text": text, "metadata": {}} for name, text in pairs])
+        return dict(zip(self.ids, groups, strict=True))
+
+    def text(self, key: str) -> str:
+        return self.texts[self.number[key]]
+
+    def found(self, hits: Hits, query: int) -> list[str]:
+        """The ids of the keys that a query found, best first."""
+        return [self.ids[number] for number in hits.of(query)[0]]
+
+    def ranking(self, hits: Hits, query: int) -> list[tuple[str, float]]:
+        """The same with their scores."""
+        return list(zip(self.found(hits, query), map(float, hits.of(query)[1]), strict=True))

@@ -1,8 +1,12 @@
-"""Training of an encoder on groups of a query, a positive and negatives, of one task or several at once."""
+"""Training of encoders on groups of a query, a positive and negatives, of one task or several at once.
+
+A retriever encodes queries and keys apart. A cross-encoder reads a query and a key together and gives one
+number; of the same groups it learns the positive among its negatives (listwise cross entropy), or the
+distribution of the teacher's scores over them (KL).
+"""
 
 import copy
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,36 +14,45 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from torch.nn.functional import cross_entropy
+from transformers.utils import logging
 
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, verify_manifest
-from stages.core.hashing import sha256_folder, sha256_json
-from stages.kinds.retriever import places
-from stages.kinds.retriever.knobs import TrainRetrieverKnobs
-from stages.kinds.retriever.parts.batches import Batches, of_rank
-from stages.kinds.retriever.parts.encoding import Encoding, Texts, places_in, prepare
-from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable
-from stages.kinds.retriever.parts.instructions import INSTRUCTIONS, prompts
-from stages.kinds.retriever.parts.losses import false_negatives, guided, retriever_loss, weights
-from stages.kinds.retriever.parts.rows import Row, Task, lowest, read_tasks
-from stages.student.fabric import launch_of, make_fabric
+from stages.core.hashing import sha256_folder
+from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
+from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable, weights
+from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
+from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
+from stages.retrieval.ranking import open_cross_encoder
+from stages.retrieval.transformer import check_length
+from stages.student.batches import Batches
+from stages.student.encoding import Encoding, Texts, places_in, prepare
+from stages.student.fabric import make_fabric
 from stages.student.loop import Loop, losses_of, mean_loss, scratch
+from stages.student.losses import (
+    contrastive,
+    distilled,
+    false_negatives,
+    guided,
+    own_scores,
+    similarities,
+    stable,
+)
 
 SIMILARITY = {"cos": "cosine", "ip": "dot", "l2": "euclidean"}
-LAYOUT = {"devices", "num_nodes", "strategy", "sub_batch", "checkpoint", "save_interval"}
 
 
 class TaskRows(NamedTuple):
-    """The rows of a task that give a group, and why others do not. `total`: all of the training split."""
+    """The rows of a task that give a group, and why others of the training split do not."""
 
     name: str
     knobs: TrainRetrieverKnobs
     keys: dict[str, str]
     train: list[Row]
     val: list[Row]
-    total: int
     drops: Counter
 
 
@@ -48,7 +61,7 @@ def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
 
     Raises UserError as `usable_rows` does, and where no row of any task can be used.
     """
-    folder = places.scored(knobs.rows)
+    folder = folder_of(knobs.rows, "scored")
     tasks = {
         name: usable_rows(folder / name, task, knobs)
         for name, task in read_tasks(folder, knobs.train, "train").items()
@@ -61,20 +74,43 @@ def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
 
 
 def usable_rows(folder: Path, task: Task, knobs: TrainRetrieverKnobs) -> TaskRows:
-    """Of a task in a folder. Raises UserError for rows that cannot be, or that nothing is learned from."""
+    """Of a task in a folder. Raises UserError as `usable` does."""
     train, val = task.splits["train"], task.splits["val"]
     knobs = of_task(knobs, folder.name, any("teacher_scores" in row for row in train))
     rows = lowest(train, knobs.max_rows, "max_rows")
     good, drops = usable(rows, task.keys, knobs, folder / "train.jsonl")
-    if len(rows) < len(train):
-        drops["max_rows"] = len(train) - len(rows)
-    if good and not any(weights(knobs, any("teacher_scores" in row for row in good))):
-        raise UserError(
-            f"{folder}: there are no teacher_scores to distil and no contrastive loss, so there is "
-            "nothing to learn; run the stage score for this task, or raise contrastive_weight"
-        )
+    drops["max_rows"] = len(train) - len(rows)
     good_val, _ = usable(val, task.keys, knobs, folder / "val.jsonl")
-    return TaskRows(folder.name, knobs, task.keys, good, good_val, len(train), drops)
+    return TaskRows(folder.name, knobs, task.keys, good, good_val, +drops)
+
+
+def retriever_loss(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    teacher: torch.Tensor | None,
+    masked: torch.Tensor | None,
+    knobs: TrainRetrieverKnobs,
+) -> torch.Tensor:
+    """The loss of a batch, from vectors of B queries and of their B·N keys; the mean over prefixes, if any.
+
+    teacher: scores (B, N), or None. masked: bool (B, B·N), as in `contrastive`. Two losses are weighted, one
+    alone is not. Prefixes: Matryoshka representations (Kusupati et al. 2022).
+    """
+    temperature = knobs.cos_temperature if knobs.metric == "cos" else 1.0
+    losses = []
+    for dims in [*knobs.matryoshka, queries.shape[1]]:
+        scores = similarities(queries[:, :dims], keys[:, :dims], knobs.metric) / temperature
+        contrast, distil = weights(knobs, teacher is not None)
+        parts = []
+        if contrast:
+            parts.append(contrast * contrastive(scores, masked, knobs.margin / temperature))
+        if distil and knobs.distill == "stable":
+            parts.append(distil * stable(scores, teacher, masked))
+        elif distil:
+            temperatures = knobs.student_temperature, knobs.teacher_temperature
+            parts.append(distil * distilled(own_scores(scores), teacher, *temperatures))
+        losses.append(sum(parts))
+    return sum(losses) / len(losses)
 
 
 class Training:
@@ -167,7 +203,7 @@ class Retrieving(Training):
         """Keys that are no negatives of a query: right ones, the guide's better ones, another device's."""
         masked = false_negatives(numbers[:, 1:], [self.keys(task, group.right) for group in groups])
         if not self.knobs.cross_device:
-            device = torch.from_numpy(of_rank(len(groups), self.fabric.world_size))
+            device = torch.arange(len(groups)) * self.fabric.world_size // len(groups)
             masked |= device.unsqueeze(1) != device.repeat_interleave(numbers.shape[1] - 1)
         masked = masked.to(self.fabric.device)
         if self.knobs.guide:
@@ -199,15 +235,12 @@ def train(
     does, and for a loss that is no number.
     """
     stage, files = f"train_{part}", training_rows(knobs)
-    work = scratch(stage, dataset, fingerprint(places.scored(knobs.rows), knobs))
-    started, fabric = time.monotonic(), make_fabric(knobs)
+    work, fabric = work_of(stage, dataset, knobs), make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
     loop = Loop(stage, fabric, model, knobs, steps, work)
-    before = loop.state.tokens
     state = loop.run(training.gradients, training.validate)
-    speed = round((state.tokens - before) / (time.monotonic() - started), 1)
     training.finish()
     with atomic_directory(layout.model(dataset, part), producer=stage) as directory:
         model.cpu().save_pretrained(str(directory), create_model_card=False)
@@ -218,19 +251,66 @@ def train(
         "texts_cut": training.texts.cut,
         "left_over_an_epoch": training.batches.left_over,
         **losses_of(state.curve),
-        "tasks": {name: task_figures(task) for name, task in training.tasks.items()},
+        "tasks": {
+            task.name: {
+                "rows": len(task.train) + task.drops.total(),
+                "groups": len(task.train),
+                "dropped": dict(sorted(task.drops.items())),
+            }
+            for task in files
+        },
     }
-    return state.curve, figures, {"tokens_per_second": speed}
+    return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}
 
 
-def fingerprint(folder: Path, knobs: TrainRetrieverKnobs) -> str:
-    """What a saved state depends on: knobs but LAYOUT, rows, base, and the processes that share a batch."""
-    launch = launch_of(knobs)
-    rows, base = verify_manifest(folder)["files"], sha256_folder(Path(knobs.base))
-    given = knobs.model_dump(exclude=LAYOUT)
-    return sha256_json([given, rows, base, launch.devices * launch.nodes])[:16]
+def work_of(stage: str, dataset: str, knobs: TrainRetrieverKnobs) -> Path:
+    """Where the state of a training on these rows, from this base, is saved."""
+    rows = verify_manifest(folder_of(knobs.rows, "scored"))["files"]
+    return scratch(stage, dataset, knobs, [rows, sha256_folder(Path(knobs.base))])
 
 
-def task_figures(task: TaskRows) -> dict:
-    """Rows of the training split, groups an epoch, and the rows left out, by reason."""
-    return {"rows": task.total, "groups": len(task.train), "dropped": dict(sorted(task.drops.items()))}
+def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
+    """The same as knobs of a retriever, by which rows are chosen, groups drawn and batches cut."""
+    kl = knobs.loss == "kl"
+    return TrainRetrieverKnobs(
+        **knobs.model_dump(include=set(TrainRetrieverKnobs.model_fields)),
+        key_max_length=knobs.max_length,
+        positive="teacher" if kl else "first",
+        distill="kl" if kl else "none",
+        contrastive_weight=float(not kl),
+    )
+
+
+def untrained_reranker(knobs: TrainRerankerKnobs) -> CrossEncoder:
+    """A cross-encoder from the base; its head is fresh where the base is a plain encoder.
+
+    Raises UserError for a directory that cannot be one, and for pairs that are too long for it.
+    """
+    if not (Path(knobs.base) / "config.json").is_file():
+        raise UserError(f"base: {knobs.base}: holds no config.json; expected the directory of an encoder")
+    logging.disable_progress_bar()
+    for chatty in ("transformers", "sentence_transformers"):  # they warn that the head is fresh
+        logging.get_logger(chatty).setLevel(logging.ERROR)
+    torch.manual_seed(knobs.seed)  # of a fresh head
+    model = open_cross_encoder(knobs.base, "base", num_labels=1, max_length=knobs.max_length, device="cpu")
+    check_length(model, knobs.max_length, "max_length", knobs.base)
+    # scores as they are: a sigmoid would press those of good keys together, and margins with them
+    model.activation_fn = torch.nn.Identity()
+    return model
+
+
+class Reranking(Training):
+    """A cross-encoder: a group's texts are its query with each key."""
+
+    output = "scores"
+
+    def numbers(self, task: TaskRows, rows: list[Row], groups: list[Group]) -> np.ndarray:
+        drawn = zip(rows, groups, strict=True)
+        pairs = [(row["query"], task.keys[key]) for row, group in drawn for key in group.keys]
+        return np.reshape(self.texts.add(pairs, self.knobs.key_max_length), (len(rows), -1))
+
+    def loss(self, task, outputs, teacher, masked) -> torch.Tensor:
+        own = outputs.squeeze(-1)
+        if self.knobs.distill == "kl":
+            return distilled(own, teacher)
+        return cross_entropy(own, torch.zeros(len(own), dtype=torch.long, device=own.device))

@@ -1,21 +1,19 @@
-"""Reading and writing skill files, text (`text_form`) or YAML; every example is held to the schema.
+"""Reading skill files, text (`text_form`) or YAML; every example is held to the schema.
 
 A YAML file holds one skill with the fields of `schema.Skill`. A folder is all its *.txt, *.yaml and *.yml
 files. Strict reading fails at the first file with a problem and tells its problems; lenient reading leaves
 out what cannot be read, fixes what can be fixed, and counts both.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 
 from stages.core.errors import UserError
-from stages.core.files import read_text, write_text
+from stages.core.files import read_text
 from stages.core.stage import explain
 from stages.core.yaml_text import read_yaml
 from stages.kinds.skills.parts import text_form
@@ -146,51 +144,3 @@ def read_skills(directory: Path) -> Skills:
         return Skills.model_validate_json(read_text(path))
     except ValidationError as error:
         raise UserError(explain(error, f"{path} (run the skills stage again)")) from None
-
-
-def written(skill: Skill, suffix: str) -> str:
-    """A skill as the text of a file with this suffix.
-
-    Raises UserError for an unknown suffix, and for a skill that the text form cannot say.
-    """
-    if suffix in TEXT_SUFFIXES:
-        return _as_text(skill)
-    if suffix not in YAML_SUFFIXES:
-        suffixes = ", ".join(TEXT_SUFFIXES + YAML_SUFFIXES)
-        raise UserError(f"'{suffix}' is no suffix of a skill file; there are {suffixes}")
-    writer, stream = YAML(), io.StringIO()
-    writer.default_flow_style, writer.width = False, 1 << 16
-    writer.dump(skill.model_dump(mode="json", exclude_defaults=True), stream)
-    return stream.getvalue()
-
-
-def _as_text(skill: Skill) -> str:
-    """The text form, read again to see that nothing is lost. Raises UserError where something is."""
-    text = text_form.write(skill)
-    again = text_form.parse(text)
-    if again.problems or again.skill is None or _with_examples(again.skill, again.examples) != skill:
-        raise UserError(
-            f"the skill '{skill.name}' cannot be said in the text form, which has no way to write some of "
-            "its texts (docs/kinds/skills.md): keep YAML"
-        )
-    return text
-
-
-def convert(source: Path, folder: Path, suffix: str, lenient: bool) -> tuple[list[Path], Counter[str]]:
-    """Write each skill of `source` to a file of its name in `folder`, in the form of the suffix.
-
-    Returns (the files, how many lines or examples were `mended` or `left out`). Raises UserError for what
-    cannot be read or written, and before anything is written for a file that is there already.
-    """
-    skills, _, problems = read_source(source, lenient)
-    texts = {folder / f"{skill.name}{suffix}": written(skill, suffix) for skill in skills.skills}
-    present = [file for file in texts if file.exists()]
-    if present:
-        raise UserError(f"{present[0]}: is there already; name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder}: expected a folder, and there is a file; name another one") from None
-    for file, text in texts.items():
-        write_text(file, text)
-    return list(texts), problems

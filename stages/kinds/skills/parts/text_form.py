@@ -213,29 +213,15 @@ def _as_its_examples_are(
     return {key: refined(key, parameter) for key, parameter in parameters.items()}
 
 
-def write(skill: Skill) -> str:
-    """The text of a skill. `parse` reads back what this form can say."""
-    marked = any(parameter.verbatim or not parameter.required for parameter in skill.parameters.values())
-    lines = ["#### Prompt:", f"{signature(skill, '' if marked else 'text: ')} {skill.description}".rstrip()]
-    if skill.fallback and skill.name != "other":
-        lines += ["", "#### Fallback:"]
-    for section in EXAMPLES:
-        lines += ["", f"#### {SECTIONS[section]}:"]
-        for example in getattr(skill, section):
-            lines += ["", f"### User: {example.user}", f"### Assistant: {example.call}"]
-    return "\n".join(lines) + "\n"
+def signature(skill: Skill) -> str:
+    """The signature of a skill, as prompts show it: `notes(action="add|list", note="[note]"?)`."""
+    return f"{skill.name}({', '.join(_parameter(*item) for item in skill.parameters.items())})"
 
 
-def signature(skill: Skill, text: str = "") -> str:
-    """`notes(action="add|list", note="[note]"?)`; `text` marks a text that is not verbatim."""
-    parameters = (_parameter(name, parameter, text) for name, parameter in skill.parameters.items())
-    return f"{skill.name}({', '.join(parameters)})"
-
-
-def _parameter(name: str, parameter: Parameter, text: str) -> str:
+def _parameter(name: str, parameter: Parameter) -> str:
     about = parameter.description
     if parameter.type == "string":
-        value = f'"[{"verbatim: " if parameter.verbatim else text}{about or name}]"'
+        value = f'"[{"verbatim: " if parameter.verbatim else ""}{about or name}]"'
     elif parameter.type == "enum":
         value = f'"{"|".join(parameter.values)}"' + (f"[{about}]" if about else "")
     else:

@@ -198,7 +198,6 @@ def test_joined_tsv_of_ms_marco_leaves_pages_that_it_lacks_empty():
     [
         (lambda lines: lines[:-1], (), ("metadata.jsonl: 59 rows, but", "Y.txt has more", "join_on")),
         (lambda lines: [*lines, lines[0]], (), ("Y.txt: 60 rows, but", "metadata.jsonl has more")),
-        (lambda lines: lines, ("--body_field", "page"), ("row 1: field 'page' is missing", "set body_field")),
         (
             lambda lines: ['{"url": "a"}\n', *lines[1:]],
             (),

@@ -49,10 +49,10 @@ def test_texts_that_are_not_tokenised_are_short_enough(name):
 
 def test_a_header_and_rows_that_lack_a_value(tmp_path):
     (tmp_path / "m.tsv").write_text("url\ttitle\tbody\nhttp://a\tA\tfirst\nhttp://b\tB\tsecond\n")
-    pages = list(Metadata(tmp_path / "m.tsv", {}, 100).pages())
+    pages = list(Metadata(tmp_path / "m.tsv", 100).pages())
     assert [(page.url, page.title, page.body) for page in pages] == [
         ("http://a", "A", "first"),
         ("http://b", "B", "second"),
     ]
     (tmp_path / "m.jsonl").write_text('{"body": "b1"}\n{"title": "T2", "body": "b2"}\n')
-    assert [page.title for page in Metadata(tmp_path / "m.jsonl", {}, 100).pages()] == [None, "T2"]
+    assert [page.title for page in Metadata(tmp_path / "m.jsonl", 100).pages()] == [None, "T2"]

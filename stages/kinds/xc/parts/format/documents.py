@@ -54,13 +54,13 @@ class Page(NamedTuple):
 
 
 class Metadata:
-    """A metadata file and the names of its fields: those given, else of FIELDS that the first rows have.
+    """A metadata file and the names of its fields: those of FIELDS that its first rows have.
 
     `enough` is how many characters of a body are needed at most.
     """
 
-    def __init__(self, path: Path, given: dict[str, str | None], enough: int):
-        self.path, self.given, self.enough = path, given, enough
+    def __init__(self, path: Path, enough: int):
+        self.path, self.enough = path, enough
         self.names: dict[str, str] = {}
 
     def pages(self) -> Iterator[Page]:
@@ -84,13 +84,12 @@ class Metadata:
         """Set `names` by the first rows together: a row may lack what it has no value for."""
         there = set().union(*records)
         for what, known in FIELDS.items():
-            given = self.given.get(what)
-            self.names[what] = given or next((name for name in known if name in there), known[0])
-            if (given or what == "body") and self.names[what] not in records[0]:
-                raise UserError(
-                    f"{self.path}, row 1: field '{given or ' or '.join(known)}' is missing (this row has "
-                    f"{', '.join(records[0]) or 'no fields'}); set {what}_field to its name"
-                )
+            self.names[what] = next((name for name in known if name in there), known[0])
+        if self.names["body"] not in records[0]:
+            raise UserError(
+                f"{self.path}, row 1: field '{' or '.join(FIELDS['body'])}' is missing (this row has "
+                f"{', '.join(records[0]) or 'no fields'}); rename the one that holds the text"
+            )
         self.texts = [name for what, name in self.names.items() if what != "queries"]
 
 
