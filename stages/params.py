@@ -210,7 +210,7 @@ def check_students(params: Params) -> None:
 def before(dataset: str, blocks: Blocks) -> list[str]:
     """DVC targets that a dataset's own stages are built upon, in order."""
     upon = upon_others(dataset, blocks)
-    return [*students_before([*upon, f"*@{dataset}"], blocks), *upon]
+    return list(dict.fromkeys([*students_before([*upon, f"*@{dataset}"], blocks), *upon]))
 
 
 def upon_others(dataset: str, blocks: Blocks) -> list[str]:
