@@ -268,7 +268,9 @@ def _plain(sentence: str) -> Made:
         yield "no", f"{helper} {subject} {plain}{around}", f"No, {low(sentence)}"
     if not negated and not re.match(NAMES, subject):
         singular = {"are": "is", "were": "was", "have": "has"}.get(verb) or THIRD.get(verb, verb)
-        yield "what", f"what {singular} {shortened(rest)}{around}", up(subject)
+        asked = shortened(rest)
+        more = re.match(r",? (?:because|since|so that|so|whereas|while|which) .*", rest[len(asked) :])
+        yield "what", f"what {singular} {asked}{around}", f"{up(subject)}{more[0] if more else ''}"
 
 
 def clause_of(text: str) -> Clause | None:
@@ -286,7 +288,7 @@ def clause_of(text: str) -> Clause | None:
             continue
         if not relative:
             return Clause(" ".join(words[:place]), words[place], " ".join(words[place + 1 :]))
-        relative = False
+        relative = words[place] in AUXILIARIES and words[place + 1] in FORMS  # "that has learned"
     return None
 
 
