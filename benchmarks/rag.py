@@ -36,7 +36,7 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.retriever import peers_python
-from stages.core.processes import leave_idle_cores
+from stages.core.processes import collect_seldom, leave_idle_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET, BASE = "pydoc_rag", "smol_chat"
@@ -336,6 +336,7 @@ def main() -> None:
     given = parser.parse_args()
     leave_idle_cores()
     if given.contestant:
+        collect_seldom()  # as every stage does; peers gain as well
         name, data = given.contestant
         CONTESTANTS[name](json.loads(Path(data).read_text(encoding="utf-8")))
         return

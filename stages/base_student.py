@@ -7,11 +7,11 @@ weights.
 
 from stages.base import import_model
 from stages.core import layout
-from stages.engines.load import check_model
+from stages.core.files import verify_manifest
 from stages.knobs import BaseStudentKnobs
 
 
 def run(dataset: str, knobs: BaseStudentKnobs) -> dict:
     source = layout.model(knobs.of, "hf")
-    check_model(source)
+    verify_manifest(source)
     return import_model(source, dataset, "base_student")

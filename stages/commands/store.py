@@ -22,7 +22,6 @@ from stages.teacher.store.store import Damaged, Store
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 COLUMNS = ("dataset", "mode", "attempts", "answers", "failures", *TOKENS, "dollars", "unknown_cost")
-UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def show(path: Path, as_json: bool) -> None:
@@ -125,14 +124,9 @@ def _sum(total: dict) -> str:
 def _batches(figures: dict) -> list[str]:
     return [
         f"open batch {batch['batch']} of {batch['dataset']}: {batch['rows']:,} rows, {batch['state']}, "
-        f"{_age(batch['age_seconds'])} old"
+        f"since {batch['intended_at']}"
         for batch in figures["open_batches"]
     ] or ["open batches: none"]
-
-
-def _age(seconds: int) -> str:
-    size, name = next((unit for unit in UNITS if seconds >= 2 * unit[0]), UNITS[-1])
-    return f"{seconds // size} {name}"
 
 
 def repair(path: Path) -> None:

@@ -4,8 +4,10 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
+from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from stages.core.errors import UserError
@@ -37,6 +39,10 @@ def variable(name: str) -> str:
         message = "expected the NAME of an environment variable, in capitals, never a key itself"
         raise PydanticCustomError(HIDDEN, message)
     return name
+
+
+Address = Annotated[str, AfterValidator(lambda url: url and address(url))]  # '' is none
+Variable = Annotated[str, AfterValidator(variable)]
 
 
 def api_key(name: str, url: str) -> str:

@@ -10,9 +10,9 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Literal, NamedTuple, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from stages.core.servers import address, variable
+from stages.core.servers import Address, Variable
 from stages.core.stage import Knobs
 
 
@@ -49,17 +49,12 @@ class Decoding(Knobs):
         32, ge=1, description="rows a worker decodes together (openvino: times 4); openai: calls in flight"
     )
     threads: int = Field(2, ge=1, description="CPU threads of a worker; may change the last bits of results")
-    base_url: str = Field("", description="openai: the server, such as http://localhost:8000/v1")
-    api_key_env: str = Field("", description="openai: variable (or line in .env) with the key; empty: no key")
+    base_url: Address = Field("", description="openai: the server, such as http://localhost:8000/v1")
+    api_key_env: Variable = Field(
+        "", description="openai: variable (or line in .env) with the key; empty: none"
+    )
     served_model: str = Field("", description="openai: model name at the server; empty: the first it lists")
     prompt_as: Literal["ids", "text"] = Field("ids", description="openai: send token ids or text")
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        return url and address(url)
-
-    _name_not_key = field_validator("api_key_env")(variable)
 
     def identity(self) -> dict:
         """What tells finished rows from those of another decoding.

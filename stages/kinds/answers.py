@@ -1,5 +1,6 @@
 """The teacher's answers, as the stages after `collect` read them: rows of `responses.jsonl`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,25 @@ def is_first(row: Response) -> bool:
     return not row.get("sample") and not row.get("choice")
 
 
+def first_answers(path: Path) -> tuple[dict[str, Response], Counter[str]]:
+    """(the first answer about each document, by its id, how often each model answered)."""
+    answers: dict[str, Response] = {}
+    models: Counter[str] = Counter()
+    for row in read_responses(path):
+        models[row.get("model", "unknown")] += 1
+        if is_first(row):
+            answers[document_of(row)] = row
+    return answers, models
+
+
 def answer_of(row: Response, task: Task) -> Any:
     """What the task reads in an accepted answer. Raises ValueError where it is not in its form."""
     return task.parse_answer(row["response"] or "", row.get("form", "text"), row["outcome"] == "length")
 
 
 def lines_of(row: Response, task: Task) -> list[str]:
-    """The texts in an accepted answer. Raises ValueError where it is not in the form that was asked for."""
-    return task.flat(answer_of(row, task))
+    """The texts in an accepted answer; none in any other, or in one of no form that can be read."""
+    try:
+        return task.flat(answer_of(row, task)) if row["accepted"] else []
+    except ValueError:
+        return []

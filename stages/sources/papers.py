@@ -23,12 +23,12 @@ from stages.sources.data_files import data_files
 from stages.sources.pdf import Page, read_pages
 from stages.sources.pdf_layout import (
     BOLDER,
-    ENDED,
     LARGER,
     Block,
     Placed,
     Spelling,
     blocks,
+    ended,
     placed,
     without_heads,
 )
@@ -240,7 +240,7 @@ def paragraphs_of(
     for block, text in made:
         kind = "titles" if text in title else kind_of(block, text, look)
         # Of the last two: one may be a note to a table.
-        unended = [one for one in found[-2:] if not ENDED.search(one.lines[-1].line.text)]
+        unended = [one for one in found[-2:] if not ended(one.lines[-1].line.text)]
         of_text = kind in ("paragraphs", "fragments") and abs(look.ratio(block) - 1) < LARGER - 1
         if unended and of_text and text[0].islower():
             unended[-1].lines.extend(block.lines)
@@ -267,7 +267,7 @@ def kind_of(block: Block, text: str, look: Look) -> str:
     if sum(map(len, SPELT.findall(text))) < PROSE * len("".join(text.split())):
         return "formulas"
     named = SECTION.match(text) and count < FEWEST_WORDS
-    if not ENDED.search(text) and len(block.lines) < 4 and (stands_out or named):
+    if not ended(text) and len(block.lines) < 4 and (stands_out or named):
         return "headings"
     if ratio < SMALLER and first.line.top <= look.feet.get(first[1:], 0):
         return "notes"

@@ -24,6 +24,7 @@ UNKNOWN = re.compile(
 )
 FORMS = re.compile(r"[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+")  # ligatures, shapes of letters
 WORD = re.compile(rf"[^\s{HYPHEN}]*{HYPHEN}|[^\s{HYPHEN}]+")
+FLAT = 0.1  # points: what a letter is high at least, also where a broken font says none
 GAP = 1.5  # heights of a line; further apart, words stand in two columns
 TURN = math.pi / 2
 
@@ -43,7 +44,7 @@ class Line(NamedTuple):
 
     @property
     def height(self) -> float:
-        return self.top - self.bottom
+        return max(self.top - self.bottom, FLAT)
 
 
 class Page(NamedTuple):
@@ -120,7 +121,7 @@ def page_of(text: pypdfium2.PdfTextPage, page: pypdfium2.PdfPage) -> Page:
     if turn:
         lines = lines_of([upright(word, turn) for line in lines for word in line])
     edges = upright(Word("", *page.get_bbox(), 0), turn)
-    unknown = sum(len(UNKNOWN.findall(word.text)) for word in words)
+    unknown = len(UNKNOWN.findall("".join(word.text for word in words)))
     made = (line_of(text, line) for line in lines)
     return Page([line for line in made if line.text], edges.bottom, edges.top, unknown)
 
@@ -196,5 +197,7 @@ def line_of(page: pypdfium2.PdfTextPage, words: list[Word]) -> Line:
 
 def clean(text: str) -> str:
     """A line without what has no meaning, its ligatures and shaped letters as plain ones."""
+    if text.isascii() and text.isprintable():
+        return text
     text = " ".join(UNKNOWN.sub("", text).replace("\ufeff", "").replace("\u200b", "").split())
     return normalize("NFC", FORMS.sub(lambda found: normalize("NFKC", found[0]), text))

@@ -18,16 +18,13 @@ PAGE_NUMBER = re.compile(r"[\W_]*(\d{1,4}|[ivxl]{1,6})[\W_]*", re.IGNORECASE)
 RIGHT_TO_LEFT = regex.compile(r"[\p{Bidi_Class=R}\p{Bidi_Class=AL}]")
 LETTER = regex.compile(r"\p{L}")
 WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:-\p{L}[\p{L}\p{M}]*)*")
-# The word at the end of a line, and the hyphen behind it.
-BROKEN = regex.compile(
-    rf"([\p{{L}}\p{{N}}][\p{{L}}\p{{M}}\p{{N}}-]*)([-\u2010{HYPHEN}])$"
-)  # a word, and what ends its line
+HYPHENS = ("-", "\u2010", HYPHEN)
+BROKEN = regex.compile(r"([\p{L}\p{N}][\p{L}\p{M}\p{N}-]*).$")  # before one of them
 ENDED = regex.compile(r"[.!?:;…。！？؟۔।][\p{Pe}\p{Pf}\p{Po}\p{Sk}\d]*$")  # digits: of a note
+END = 80  # characters in which the end of a text is looked at: the longest word
 LARGER = 1.08  # a line so many times as high as another is of another size
 BOLDER = 1.25
-BREAKS = (
-    0.04  # of lines break a word, at least, where a typesetter does: 6% of one paper's, 1 to 3% elsewhere
-)
+BREAKS = 0.04  # of lines break a word, at least, where a typesetter does: 6% in one paper, 1 to 3% elsewhere
 FEW = 100  # lines, which say nothing about that
 SPACE = 0.25  # of a line's height, beyond what usually parts lines
 INDENT = 0.7  # of a line's height
@@ -50,6 +47,16 @@ class Block(NamedTuple):
     @property
     def page(self) -> int:
         return self.lines[0].page
+
+
+def ended(text: str) -> bool:
+    """Does a text end as a sentence does?"""
+    return bool(ENDED.search(text[-END:]))
+
+
+def broken_word(text: str) -> regex.Match | None:
+    """The word at the end of a line, and its hyphen, if it ends in one."""
+    return BROKEN.search(text[-END:]) if text.endswith(HYPHENS) else None
 
 
 def without_heads(pages: Sequence[Page]) -> tuple[list[list[Line]], int]:
@@ -136,7 +143,8 @@ def placed(pages: Iterable[Sequence[Line]]) -> list[Placed]:
     found = []
     for number, lines in enumerate(pages, start=1):
         text = "".join(line.text for line in lines)
-        from_right = len(RIGHT_TO_LEFT.findall(text)) > len(LETTER.findall(text)) / 2
+        turned = len(RIGHT_TO_LEFT.findall(text)) if not text.isascii() else 0
+        from_right = turned > 0 and turned > len(LETTER.findall(text)) / 2
         for column in columns(lines, from_right):
             left, right = min(line.left for line in column), max(line.right for line in column)
             found += [Placed(line, number, left, right) for line in column]
@@ -167,17 +175,16 @@ def begins(before: Sequence[Placed], one: Placed, usual: float, bold: float) -> 
     small, large = sorted((above.height, below.height))
     if large > LARGER * small or (above.weight > bold) != (below.weight > bold):
         return True
-    ended = bool(ENDED.search(above.text))
     short = last.right - above.right > 2 * above.height
     if last.page != one.page or below.bottom > above.top:  # it goes on at the top
-        return ended and (short or below.left - one.left > INDENT * below.height)
+        return (short or below.left - one.left > INDENT * below.height) and ended(above.text)
     if above.bottom <= (below.bottom + below.top) / 2 <= above.top:  # the same row
         return False
     if (above.bottom - below.top) / below.height > usual + SPACE:
         return True
     moved = (below.left - above.left) / below.height
     # All lines of an entry but the first may be indented; then the next one begins further left.
-    return (moved > INDENT and (ended or short)) or (moved < -INDENT and len(before) > 1)
+    return (moved > INDENT and (short or ended(above.text))) or (moved < -INDENT and len(before) > 1)
 
 
 class Spelling:
@@ -189,8 +196,8 @@ class Spelling:
         for line in lines:
             rest = WORD.match(line) if head else None
             breaks += rest is not None
-            broken = BROKEN.search(line)
-            whole = line[rest.end() if rest else 0 : broken.start() if broken else None]
+            broken = broken_word(line)
+            whole = line[rest.end() if rest else 0 : -len(broken[0]) if broken else None]
             self.words.update(word.lower() for word in WORD.findall(whole))
             head = broken[1] if broken else None
         self.breaks_words = breaks >= BREAKS * len(lines) or len(lines) < FEW
@@ -214,13 +221,14 @@ class Spelling:
 
     def joined(self, lines: Iterable[str]) -> str:
         """Lines as one text."""
-        text = ""
+        parts = [""]
         for line in lines:
-            broken = BROKEN.search(text)
+            broken = broken_word(parts[-1])
             if broken and (rest := WORD.match(line)):
-                text = text[: broken.start(2)] + self.hyphen(broken[1], rest[0]) + line
-            elif text.endswith(HYPHEN):
-                text = f"{text.removesuffix(HYPHEN)}-{line}"
-            else:
-                text = f"{text} {line}" if text else line
-        return f"{text.removesuffix(HYPHEN)}-" if text.endswith(HYPHEN) else text
+                parts[-1] = parts[-1][:-1] + self.hyphen(broken[1], rest[0])
+            elif parts[-1].endswith(HYPHEN):
+                parts[-1] = parts[-1][:-1] + "-"
+            elif len(parts) > 1:
+                parts.append(" ")
+            parts.append(line)
+        return "".join(parts).replace(HYPHEN, "-")

@@ -1,5 +1,9 @@
 """The model to train: the base, frozen, with fresh LoRA matrices."""
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +14,7 @@ from stages.student.formats.litgpt import LoRAConfig, LoRALinear, lora_filter, m
 from stages.student.formats.weights import Unfilled, load_state
 from stages.student.recipe import TARGETS, Recipe
 
+BLOCKS = (64, 32)  # weights with one scale in 4 bits: as in QLoRA, or less where rows are narrow
 # What a precision stands for: the format of the weights, and that of the products with frozen ones.
 FORMATS = {
     "32-true": (torch.float32, torch.float32),
@@ -60,20 +65,47 @@ def lora_layers(model: torch.nn.Module) -> list[LoRALinear]:
     return [layer for layer in model.modules() if isinstance(layer, LoRALinear)]
 
 
+@contextmanager
+def without_fetched_code() -> Iterator[None]:
+    """Inside, the import of bitsandbytes fetches nothing, and does not ask for what would.
+
+    On a CPU with AVX512-bf16 it has the package `kernels`, where that is installed, fetch native code from a
+    hub, for answers one row at a time, which nothing here makes; else it recommends that package.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+    installed = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # "not installed", says Python's own manual
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if installed is not None:
+            sys.modules["kernels"] = installed
+
+
 def quantize(model: Student, products: torch.dtype, device: torch.device | str) -> None:
     """4-bit NormalFloat with double quantization for the blocks' linear layers (QLoRA, arXiv 2305.14314).
 
     Embedding, norms and head stay as they are. `products` is the format that the layers compute in. Layer by
     layer, so that `device` never holds the unquantized blocks.
-    Raises UserError where bitsandbytes is not installed.
+    Raises UserError where bitsandbytes is not installed, and for layers that are no whole blocks wide.
     """
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        with without_fetched_code():
+            from bitsandbytes.nn import Linear4bit, Params4bit
     except ModuleNotFoundError:
         raise UserError("finetune: quantize nf4 needs a package: pip install bitsandbytes") from None
 
     for layer in lora_layers(model.transformer):
         plain = layer.linear
+        # Values with one scale. bitsandbytes 0.50.2 has a CPU kernel that reads other scales, without an
+        # error, where a row of the weight is no whole blocks: an error of .18 to .40 in place of .09.
+        block = next((size for size in BLOCKS if plain.in_features % size == 0), None)
+        if block is None:
+            raise UserError(
+                f"finetune: quantize nf4 needs layers of a multiple of {BLOCKS[-1]} inputs, and this base "
+                f"has {plain.in_features}; use quantize none"
+            )
         options = {"quant_type": "nf4", "compress_statistics": True}
         low = Linear4bit(
             plain.in_features,
@@ -83,7 +115,9 @@ def quantize(model: Student, products: torch.dtype, device: torch.device | str) 
             device="meta",
             **options,
         )
-        low.weight = Params4bit(plain.weight.data, requires_grad=False, module=low, **options)
+        low.weight = Params4bit(
+            plain.weight.data, requires_grad=False, module=low, blocksize=block, **options
+        )
         low.bias = plain.bias
         # In a validation its CPU kernel would repack the weight into a form without a backward pass, and the
         # next step would train wrongly without an error.

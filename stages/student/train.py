@@ -8,6 +8,7 @@ continues bit-equal (CPU; GPU kernels may sum in another order).
 import ctypes
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.core.tokenizer import TextCodec
 from stages.student.build import build
 from stages.student.data import Plan, TokenRows, micro_batches
 from stages.student.fabric import make_fabric
+from stages.student.formats.litgpt import Fabric
 from stages.student.recipe import TARGETS, Recipe
 from stages.student.state import State, adapter_of, load, save, trained
 
@@ -91,7 +93,7 @@ def finetune(
             fused=recipe.precision != "16-mixed",  # a loss scale and clipping need the plain one
         )
     )
-    run = Run(fabric, model, optimizer, recipe, train=train, val=val, codec=TextCodec(base), work=Path(work))
+    run = Run(fabric, model, optimizer, recipe, rows=train, val=val, codec=TextCodec(base), work=Path(work))
     run.resume()
     try:
         run.train()
@@ -113,38 +115,30 @@ def finetune(
     return run.best, run.state, figures
 
 
+@dataclass
 class Run:
     """One training run: the loop, its validations and its saved state.
 
-    fabric, model and optimizer: as Fabric has set them up. train, val: rows. codec: of the base, to decode
-    samples. work: the directory of the saved state.
+    fabric, model and optimizer: as Fabric has set them up. codec: of the base, to decode samples. work: the
+    directory of the saved state.
     """
 
-    def __init__(
-        self,
-        fabric,
-        model,
-        optimizer,
-        recipe: Recipe,
-        *,
-        train: TokenRows,
-        val: TokenRows,
-        codec: TextCodec,
-        work: Path,
-    ):
-        self.fabric = fabric
-        self.model = model
-        self.optimizer = optimizer
-        self.recipe = recipe
-        self.rows = train
-        self.lengths = train.lengths
-        self.targets = train.targets
-        self.val = val
-        self.codec = codec
-        self.file = work / "state.pt"
+    fabric: Fabric
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    recipe: Recipe
+    rows: TokenRows
+    val: TokenRows
+    codec: TextCodec
+    work: Path
+    state: State = field(default_factory=State)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the adapter of the best validation
+
+    def __post_init__(self) -> None:
+        recipe, fabric = self.recipe, self.fabric
+        self.lengths, self.targets = self.rows.lengths, self.rows.targets
+        self.file = self.work / "state.pt"
         self.plan = Plan(self.lengths, recipe.batch_size, recipe.epochs, recipe.seed)
-        self.state = State()
-        self.best: dict[str, torch.Tensor] = {}  # the adapter of the best validation
         self.log_every = max(1, self.plan.steps // CURVE_POINTS)
         self.first = fabric.is_global_zero
         cuda = fabric.device.type == "cuda"

@@ -39,11 +39,7 @@ WALLET = f"""
 SELECT dataset, sum(dollars), coalesce(sum(dollars) FILTER (WHERE run IN (SELECT name {OPEN})), 0)
 FROM wallet GROUP BY dataset ORDER BY dataset
 """
-BATCHES = f"""
-SELECT name AS batch, dataset, rows, state,
-    CAST(round((julianday('now') - julianday(intended_at)) * 86400) AS INTEGER) AS age_seconds
-{OPEN} ORDER BY intended_at, name
-"""
+BATCHES = f"SELECT name AS batch, dataset, rows, state, intended_at {OPEN} ORDER BY intended_at, name"
 REQUEST = ("request_key", "question_key", "token_limit", "model", "request")
 
 

@@ -134,5 +134,5 @@ def check_mode(knobs: CollectKnobs, where: str) -> None:
     """Raises UserError where the teacher has no Batch API that is spoken here."""
     if knobs.mode == "batch" and knobs.base_url == EMBEDDED:
         raise UserError(
-            f"{where}: mode: batch needs a base_url with OpenAI's Batch API, which the embedded teacher has not"
+            f"{where}: mode: batch needs a base_url with OpenAI's Batch API; the embedded teacher has none"
         )

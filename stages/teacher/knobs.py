@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.core.servers import address, variable
+from stages.core.servers import Variable, address
 from stages.core.stage import Knobs
 from stages.teacher.resolve import Action, Policy
 
@@ -13,7 +13,7 @@ EMBEDDED = "embedded"  # base_url of the stand-in
 
 class CollectKnobs(Knobs):
     base_url: str = Field(EMBEDDED, description="'embedded' (a local stand-in) or an OpenAI-compatible URL")
-    api_key_env: str = Field(
+    api_key_env: Variable = Field(
         "OPENAI_API_KEY", description="environment variable (or line in .env) with the key; '' = no key"
     )
     mode: Literal["online", "batch"] = Field(
@@ -56,8 +56,6 @@ class CollectKnobs(Knobs):
     @classmethod
     def _without_secrets(cls, url: str) -> str:
         return url if url == EMBEDDED else address(url)
-
-    _name_not_key = field_validator("api_key_env")(variable)
 
     @model_validator(mode="after")
     def _larger_limit(self) -> Self:

@@ -142,7 +142,7 @@ def test_money_held_by_a_killed_run_and_open_batches_are_told():
     (batch,) = told["open_batches"]
     assert [batch[name] for name in ("batch", "dataset", "rows", "state")] == ["b1", "d", 7, "submitted"]
     assert "cap of d: $3.0000; $0.5000 of it is set aside for open batches; $2.5000 of it is no" in shown
-    assert "open batch b1 of d: 7 rows, submitted, " in shown and " days old" in shown
+    assert "open batch b1 of d: 7 rows, submitted, " in shown and ", since 2" in shown
 
 
 # Wrong answers

@@ -99,3 +99,8 @@ def tiny_rag(dataset: str, questions: int = 12) -> None:
     prompt = Path("prompts") / dataset / "student.md"
     prompt.parent.mkdir(parents=True)
     prompt.write_text(STUDENT)
+
+
+def some_prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCABULARY, (n,), generator=random).tolist() for n in lengths]

@@ -8,7 +8,8 @@ import pytest
 
 from stages.core.errors import UserError
 from stages.sources.papers import in_processes, pdfs_at, read_paper, read_papers
-from stages.sources.pdf_layout import Spelling
+from stages.sources.pdf import Line
+from stages.sources.pdf_layout import Placed, Spelling, blocks
 from tests.helpers import deadly
 from tests.helpers.drawn_pdf import HEIGHT, LEFT, RIGHT, WIDTH, draw, lines, paper, paragraph
 
@@ -176,6 +177,12 @@ def test_letters_beyond_the_first_plane_do_not_shift_words():
     text = f"𝔘𝔫𝔦𝔠𝔬𝔡𝔢 letters 𝑥 and 𝑦 stand before others. {paragraph(1)}"
     draw("a.pdf", [lines(text, LEFT, 100, indent=12)])
     assert paragraphs("a.pdf") == [text]
+
+
+def test_a_line_without_height_ends_nothing():
+    words = Line("a line that a broken font gives no height", 60, 700, 300, 700, 400)
+    placed_lines = [Placed(words._replace(bottom=y, top=y), 1, 60, 300) for y in (700, 688, 676)]
+    assert sum(len(block.lines) for block in blocks(placed_lines)) == 3
 
 
 def bad_files(folder: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_second_stage_goes_on_from_the_first_ones_very_weights(kind):
 
 
 def test_a_student_that_is_not_there_or_torn_is_one_line():
-    with pytest.raises(UserError, match="models/d/hf: no config.json"):
+    with pytest.raises(UserError, match="models/d/hf/manifest.json: no such file"):
         base_student("two", BaseStudentKnobs(of="d"))
     first("llama")
     weights = layout.model("d", "hf") / "model.safetensors"

@@ -127,7 +127,7 @@ def test_only_what_is_asked_for_is_sent():
         ("top_p", "1.5", "less than or equal to 1"),
         ("answer", "xml", "'text', 'json' or 'tool'"),
         ("samples", "0", "greater than or equal to 1"),
-        ("task", "questions", "no task is called 'questions'; did you mean 'queries'?"),
+        ("task", "queris", "no task is called 'queris'; did you mean 'queries'?"),
         ("placeholders", "percent", "'jinja' or 'braces'"),
     ],
 )

@@ -26,11 +26,11 @@ from stages.kinds.academic.parts.answering import (
     read_training,
     said,
 )
-from stages.kinds.academic.parts.measures import Likeness
 from stages.kinds.academic.parts.published import PUBLISHED, REFERENCE_RESPONSE, read_published
 from stages.kinds.academic.parts.rows import Answer
 from stages.kinds.academic.parts.scoring import Scores, asked_of, pooled
 from stages.kinds.academic.parts.tables import write_tables
+from stages.retrieval.likeness import Likeness
 
 
 def run(dataset: str, knobs: EvaluatePapersKnobs) -> dict:

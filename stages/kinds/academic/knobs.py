@@ -68,6 +68,7 @@ class BenchmarkKnobs(Retrieving, Decoding):
     trained: str = Field(description="Hugging Face directory of a student")
     beside: str = Field(description="that of another student, or models/shipped/none")
     retrieve: int = Field(3, gt=0, description="chunks of a prompt")
+    max_length: int = Field(256, gt=0, description="dense: tokens of a chunk; MiniLM reads no more")
     reference: Literal["column", "endpoint"] = Field(
         "column",
         description="whose answers ours are also compared with: the column gpt_response of the questions, or "

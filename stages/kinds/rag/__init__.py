@@ -8,16 +8,15 @@ MAKERS = ("passages", "passages_embedded", "passages_asked")
 
 def problem(blocks: Blocks) -> str | None:
     """What a block names that no other block makes."""
-    for dataset, knobs in sorted(blocks["passages_embedded"].items()):
-        if "of" in knobs and knobs["of"] not in blocks["corpus"]:
-            return f"passages_embedded.{dataset}.of: corpus has no block '{knobs['of']}'"
+    for stage, other in (("passages_embedded", "corpus"), ("corpus_judged", "answer")):
+        for dataset, knobs in sorted(blocks[stage].items()):
+            if "of" in knobs and knobs["of"] not in blocks[other]:
+                return f"{stage}.{dataset}.of: {other} has no block '{knobs['of']}'"
     for stage in ("retrieved", "convert_rag", "finetune_fid", "answer", "evaluate_rag"):
         for dataset in sorted(blocks[stage]):
             if not any(dataset in blocks[maker] for maker in MAKERS):
                 return f"{stage}.{dataset}: neither {' nor '.join(MAKERS)} has a block '{dataset}'"
-    for dataset, knobs in sorted(blocks["corpus_judged"].items()):
-        if "of" in knobs and knobs["of"] not in blocks["answer"]:
-            return f"corpus_judged.{dataset}.of: answer has no block '{knobs['of']}'"
+    for dataset in sorted(blocks["corpus_judged"]):
         if dataset in blocks["answer"]:
             return f"corpus_judged.{dataset}: '{dataset}' has answers itself; judge them under another name"
     for dataset in sorted(blocks["judge"]):

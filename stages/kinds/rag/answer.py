@@ -6,10 +6,7 @@ question's gold passages, and from those retrieved. Writes data/DATASET/answers.
 answers from those retrieved, the first ones timed, and data/DATASET/answers_compared.jsonl, all else.
 """
 
-from collections.abc import Collection
 from itertools import compress
-
-import numpy as np
 
 from stages.core import layout
 from stages.core.errors import UserError
@@ -49,20 +46,9 @@ def run(dataset: str, knobs: AnswerKnobs) -> tuple[dict, dict]:
             for row in answers:
                 if row["context"] == RETRIEVED:
                     row["retrieve_ms"], row["generate_ms"] = times.get(row["id"], (None, None))
-            timings |= quantiles(times.values())
         rows += answers
     rows.sort(key=lambda row: (row["id"], row["system"], row["context"]))
     own = [(row["system"], row["context"]) == (TRAINED, RETRIEVED) for row in rows]
     write_jsonl(places.answers(dataset), compress(rows, own))
     write_jsonl(places.compared(dataset), compress(rows, (not one for one in own)))
     return metrics, timings
-
-
-def quantiles(times: Collection[tuple[float, float]]) -> dict:
-    """p50 and p95 of the milliseconds of retrieving, of answering and of both; nothing of no times."""
-    if not times:
-        return {}
-    table = np.array([(found, made, found + made) for found, made in times])
-    p50, p95 = np.percentile(table, (50, 95), axis=0).round(2).tolist()
-    names = ("retrieve_ms", "generate_ms", "total_ms")
-    return {name: {"p50": p50[place], "p95": p95[place]} for place, name in enumerate(names)}

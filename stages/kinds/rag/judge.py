@@ -19,6 +19,7 @@ def run(dataset: str, knobs: JudgeKnobs) -> dict:
     verify_manifest(corpus)
     documents = read_jsonl(corpus / "documents.jsonl", ("id", "metadata", "split"))
     labels = read_labels(Path(knobs.agreement), {row["id"] for row in documents})
-    verdicts = read_verdicts(layout.responses(dataset), documents)
-    judged = Judged(documents, verdicts.by_id, labels, knobs)
-    return {"by": verdicts.models, "agreement": judged.agreement(), **judged.figures()}
+    verdicts, models = read_verdicts(layout.responses(dataset), documents)
+    scores = {name: said for name, said in verdicts.items() if isinstance(said, float)}
+    judged = Judged(documents, verdicts, scores, labels, knobs)
+    return {"by": models, "agreement": judged.agreement(), **judged.figures()}

@@ -33,7 +33,7 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
         own = [one for one in documents if one["split"] == split and one["id"] in of_page]
         chosen: list[Question] = []
         for page in sorted(own, key=lambda one: stable_unit("question", one["id"])):
-            asked = question_of(page, names)
+            name, asked = page["id"], question_of(page, names)
             if asked is None or len(chosen) == wanted:
                 continue
             answer = " ".join(asked.answers)
@@ -41,16 +41,8 @@ def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
             if known & spelt:
                 continue
             known |= spelt
-            gold = list(dict.fromkeys(holding(one, of_page[page["id"]]) for one in asked.answers))
-            chosen.append(
-                {
-                    "id": page["id"],
-                    "question": asked.question,
-                    "answer": answer,
-                    "gold": gold,
-                    "source": page["id"],
-                }
-            )
+            gold = list(dict.fromkeys(holding(one, of_page[name]) for one in asked.answers))
+            chosen.append(Question(id=name, question=asked.question, answer=answer, gold=gold, source=name))
         questions[split] = chosen
     questions["people"] = people_questions(knobs.eval_rows, of_page)
     return write_passages(dataset, "passages_embedded", knobs, passages, questions, {})

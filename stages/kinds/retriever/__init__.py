@@ -12,22 +12,16 @@ READERS = ("train_retriever", "train_reranker", "evaluate_retriever")
 
 def problem(blocks: Blocks) -> str | None:
     """What a block names that no other block makes."""
-    for dataset in sorted({dataset for stage in (*MAKERS, *READERS) for dataset in blocks[stage]}):
-        for stage, name in named(dataset, "of", MAKERS, blocks):
-            if name not in blocks["generate"]:
-                return f"{stage}.{dataset}.of: generate has no block '{name}'"
-        for knob in ROWS:
-            for stage, name in named(dataset, knob, READERS, blocks):
-                if name not in blocks["score"] or not any(name in blocks[maker] for maker in MAKERS):
-                    lacks = f"score, or each of {', '.join(MAKERS)}, has no block '{name}'"
+    made = {name for maker in MAKERS for name in blocks[maker]} & set(blocks["score"])
+    for stage in (*MAKERS, *READERS):
+        for dataset, knobs in sorted(blocks[stage].items()):
+            if stage in MAKERS and "of" in knobs and knobs["of"] not in blocks["generate"]:
+                return f"{stage}.{dataset}.of: generate has no block '{knobs['of']}'"
+            for knob in ROWS if stage in READERS else ():
+                if knob in knobs and knobs[knob] not in made:
+                    lacks = f"score, or each of {', '.join(MAKERS)}, has no block '{knobs[knob]}'"
                     return f"{stage}.{dataset}.{knob}: {lacks}"
     return None
-
-
-def named(dataset: str, knob: str, stages: tuple[str, ...], blocks: Blocks) -> list[tuple[str, str]]:
-    """(stage, the dataset that its block names in `knob`) of those of a dataset's stages that have it."""
-    own = ((stage, blocks[stage].get(dataset, {})) for stage in stages)
-    return [(stage, str(knobs[knob])) for stage, knobs in own if knob in knobs]
 
 
 def summary(figures: dict[str, dict]) -> list[str]:

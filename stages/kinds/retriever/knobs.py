@@ -5,9 +5,9 @@ docs/kinds/retriever.md has the table of LLM-Embedder's flags and these knobs.
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from stages.core.servers import address, variable
+from stages.core.servers import Address, Variable
 from stages.core.stage import Knobs, Stage
 from stages.retrieval.knobs import Search
 from stages.student.recipe import Training
@@ -74,9 +74,9 @@ class MineKnobs(Search):
 class ScoreKnobs(Knobs):
     tasks: list[TaskName] = Field(["qa", "chat", "lrlm", "icl"], description="others pass unscored")
     base: str = Field(description="name of a causal model of models/base")
-    base_url: str = Field("", description="a server of that model, which scores: OpenAI's echo of prompts")
+    base_url: Address = Field("", description="a server of that model, which scores: OpenAI's echo")
     model: str = Field("", description="base_url: the model's name there")
-    api_key_env: str = Field("", description="base_url: variable (or line in .env) with the key; empty: none")
+    api_key_env: Variable = Field("", description="base_url: variable (or line in .env) with the key")
     keys: int = Field(8, gt=0, description="candidates scored a row: positives first, then negatives")
     max_length: int = Field(512, gt=1, description="tokens of prompt and answer; the key is cut to fit")
     key_max_length: int = Field(96, gt=0, description="tokens of a key")
@@ -84,13 +84,6 @@ class ScoreKnobs(Knobs):
     tokens_per_batch: int = Field(4096, gt=0)
     precision: Literal["32-true", "bf16-true"] = Field("bf16-true")
     seed: int = Field(1, ge=0, description="which of several answers a row is scored by")
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_secrets(cls, url: str) -> str:
-        return url and address(url)
-
-    _name_not_key = field_validator("api_key_env")(variable)
 
     @model_validator(mode="after")
     def _room(self) -> Self:

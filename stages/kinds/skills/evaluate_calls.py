@@ -12,7 +12,6 @@ the base and the teacher, who costs money, are not asked there. Latency, from on
 docs/kinds/skills/calls.md defines the measures.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
 from stages.core.messages import say
 from stages.evaluation.people import check_unseen
-from stages.kinds.answers import document_of, is_first, lines_of, read_responses
+from stages.kinds.answers import first_answers, lines_of
 from stages.kinds.skills import places
 from stages.kinds.skills.knobs import EvaluateCallsKnobs
 from stages.kinds.skills.parts.briefs import request_document
@@ -45,7 +44,8 @@ def run(dataset: str, knobs: EvaluateCallsKnobs) -> dict:
     requests = read_requests(people, skills)
     seen = training_texts(layout.corpus(dataset), documents, skills)
     check_unseen(people, [row.user for row in requests], seen)
-    labels, teachers = taught(dataset)
+    answers, teachers = first_answers(layout.responses(dataset))
+    labels = {name: label(row) for name, row in answers.items()}
     rows = chosen(documents, labels, knobs.limit)
     if not rows:
         raise UserError(
@@ -103,23 +103,9 @@ def score_people(
     return {"rows": len(rows), "systems": measures}, mistakes
 
 
-def taught(dataset: str) -> tuple[dict[str, str], Counter]:
-    """(the teacher's call for each document that it was asked about, how often each model answered)."""
-    labels, teachers = {}, Counter()
-    for row in read_responses(layout.responses(dataset)):
-        teachers[row.get("model", "unknown")] += 1
-        if is_first(row):
-            labels[document_of(row)] = label(row)
-    return labels, teachers
-
-
 def label(row: dict) -> str:
     """The teacher's call in a row of responses; "" where it is not accepted, or has not the form of one."""
-    try:
-        lines = lines_of(row, TASK) if row["accepted"] else []
-    except ValueError:  # accepted although it is in no form that can be read: as if nothing had come
-        lines = []
-    return lines[0] if lines else ""
+    return next(iter(lines_of(row, TASK)), "")
 
 
 def chosen(documents: list[dict], labels: dict[str, str], limit: int) -> list[dict]:

@@ -19,7 +19,7 @@ from stages.core.files import iter_jsonl, verify_manifest, write_json
 from stages.core.hashing import stable_integer
 from stages.core.shards import iter_generated
 from stages.evaluation.bootstrap import intervals
-from stages.kinds.answers import document_of, is_first, lines_of, read_responses
+from stages.kinds.answers import first_answers, lines_of
 from stages.kinds.kind import Task
 from stages.kinds.xc.knobs import EvaluateKnobs
 from stages.kinds.xc.parts.people import found_by_bm25, read_queries
@@ -37,11 +37,7 @@ def run(dataset: str, knobs: EvaluateKnobs) -> dict:
     path, fields = corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
     people = Path(knobs.eval_rows)
     asked = read_queries(people, corpus)
-    answers, teachers = {}, Counter()
-    for row in read_responses(responses):
-        teachers[row.get("model", "unknown")] += 1
-        if is_first(row):
-            answers[document_of(row)] = row
+    answers, teachers = first_answers(responses)
     names, rivals = choose(iter_jsonl(path, fields), answers, knobs.pages, knobs.among)
     if not names:
         raise UserError(
@@ -134,11 +130,7 @@ def written(source: Path, names: list[str], column: str) -> tuple[list, dict, Co
 
 def taught(answer: dict, task: Task = QUERIES):
     """The teacher's Output: the lines of an accepted answer, nothing for any other."""
-    try:
-        lines = lines_of(answer, task) if answer["accepted"] else []
-    except ValueError:  # kept although it is cut or in no form: as if nothing had come
-        lines = []
-    return Output(lines, float(answer["outcome"] == "ok"))
+    return Output(lines_of(answer, task), float(answer["outcome"] == "ok"))
 
 
 def copied(page: dict):

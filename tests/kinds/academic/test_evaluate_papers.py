@@ -17,8 +17,8 @@ from stages.core.tables import read_table
 from stages.evaluation.overlap import shared
 from stages.kinds.academic import evaluate_papers, places
 from stages.kinds.academic.knobs import EvaluatePapersKnobs
-from stages.kinds.academic.parts import measures
 from stages.kinds.academic.parts.published import read_published
+from stages.retrieval import likeness
 from tests.helpers.papers_answers import HOSTILE, all_questions, edit_answers, publish, write_answers
 from tests.helpers.papers_student import NONE, TOPICS, question, unanswerable, write_questions, write_rows
 from tests.helpers.workspace import ROOT
@@ -47,7 +47,7 @@ def drawn(monkeypatch):
                     counts[place, known[word]] += 1
             return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float16)
 
-    monkeypatch.setattr(measures, "Vectors", Words)
+    monkeypatch.setattr(likeness, "Vectors", Words)
     write_json(Path("encoder/modules.json"), [])
 
 
@@ -294,3 +294,14 @@ def test_the_published_figures_of_the_original():
         "phipaca": "0.16",
         "saiphipaca": "0.15",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "stopped"),
+    [("Yes.", 1), ('He said "yes."', 1), ("好。", 1), ("Why? (No!)", 1), ("", 0), ("and so", 0)],
+)
+def test_an_answer_of_unknown_end_stopped_if_it_ends_as_a_sentence_does(text, stopped):
+    edit_answers(
+        lambda row: row | {"finish_reason": ""} | ({"answer": text} if row["model"] == "untrained" else {})
+    )
+    assert means(run()[1]["untrained"])["stop_rate"] == stopped

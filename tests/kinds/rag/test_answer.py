@@ -94,8 +94,6 @@ def test_each_system_answers_from_gold_and_from_what_was_retrieved():
     timed = [row for row in own if row["generate_ms"] is not None]
     assert len(timed) == 2 and all(row["retrieve_ms"] >= 0 and row["generate_ms"] > 0 for row in timed)
     assert all(row["generate_ms"] is None for row in others)
-    middle = np.median([row["retrieve_ms"] + row["generate_ms"] for row in timed])
-    assert timings["total_ms"]["p50"] == pytest.approx(middle, abs=0.01)
     again, _ = stage.run("d", knobs(beside=BESIDE))
     assert again == metrics and list(map(without_times, written())) == list(map(without_times, (own, others)))
 

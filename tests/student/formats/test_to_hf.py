@@ -158,6 +158,16 @@ def test_everything_computes_the_same(kind, tied, caplog):
         assert (adapted - model(ids).logits).abs().max() < 1e-4 < (adapted - plain).abs().max()
 
 
+@pytest.mark.parametrize("kind", ["phi", "llama"])
+def test_an_adapter_trained_in_4_bits_is_merged_into_the_full_base(kind):
+    pytest.importorskip("bitsandbytes")
+    student(kind, quantize="nf4")
+    found = export("d", ExportKnobs(base="m"))["parity"]
+    assert max(found[name] for name in ("adapter_merged", "merged_reloaded", "adapter_peft")) < 1e-4
+    before, after = (load_state(place)["transformer.h.1.mlp.proj.weight"] for place in (BASE, MERGED))
+    assert 1e-3 < (after - before).abs().max() < 0.2
+
+
 def snippets() -> list[str]:
     """The code in the README.md of an export, of which both have the same."""
     found = [

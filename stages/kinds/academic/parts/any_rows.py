@@ -23,11 +23,11 @@ from stages.kinds.academic.parts.answering import (
     retrieved,
     said,
 )
-from stages.kinds.academic.parts.measures import Likeness
 from stages.kinds.academic.parts.published import REFERENCE_RESPONSE, RESPONSE
 from stages.kinds.academic.parts.questions import read_questions
 from stages.kinds.academic.parts.scoring import Scores, asked_of
 from stages.kinds.kind import Blocks
+from stages.retrieval.likeness import Likeness
 
 GIVEN = "given"
 SHOWN = ("f1", "rouge_l", "cosine", "cosine_calibrated", "stop_rate", "unanswerable_recall", "false_alarms")

@@ -4,6 +4,7 @@ Every measure is a mean over questions; docs/kinds/academic/measures.md defines 
 answered all of its questions, so differences are paired.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -17,13 +18,14 @@ from stages.evaluation.ranking import table
 from stages.evaluation.unanswered import says_not
 from stages.kinds.academic.knobs import EvaluatePapersKnobs
 from stages.kinds.academic.parts.answering import FIRST_WORDS, MODELS, REFERENCE, TRAINED
-from stages.kinds.academic.parts.measures import Likeness, calibrated, ended
 from stages.kinds.academic.parts.rows import Answer, Question
+from stages.retrieval.likeness import Likeness, calibrated
 
 COMPARED = ("cosine", "cosine_calibrated", "f1", "f1_answerable", "rouge_l")  # told of pairs of models
 OVER_LONG = 2  # times as many words as the reference
 SHOWN = 20  # questions that are shown with all answers
 BOXES = ("cosine", "f1")
+ENDED = re.compile(r"[.!?…。！？][\"'”’)\]*]*\Z")  # how a sentence ends
 
 
 class Asked(NamedTuple):
@@ -129,7 +131,7 @@ class Scores:
         beside = other if other is not None and row["model"] != REFERENCE else None
         near = overlaps(beside["answer"], answer) if beside else {}
         not_said, answerable = float(says_not(answer)), question["answerable"]
-        stopped = row["finish_reason"] == "stop" if row["finish_reason"] else ended(answer)
+        stopped = row["finish_reason"] == "stop" if row["finish_reason"] else bool(ENDED.search(answer))
         words = count_words(answer)
         return {
             "cosine": cosine,

@@ -147,15 +147,12 @@ def read_labels(path: Path, ids: Collection[str]) -> dict[str, bool]:
     return labels
 
 
-class Verdicts(NamedTuple):
-    """By document, 1.0 (correct), 0.0, or the outcome of a request that brought no verdict; and by whom."""
+def read_verdicts(path: Path, documents: Sequence[Document]) -> tuple[dict[str, float | str], list[str]]:
+    """(the first verdict on each document, the models that gave them).
 
-    by_id: dict[str, float | str]
-    models: list[str]
-
-
-def read_verdicts(path: Path, documents: Sequence[Document]) -> Verdicts:
-    """The first verdict on each document. Raises UserError for one on no document, and where all failed."""
+    A verdict is 1.0 (correct), 0.0, or the outcome of a request that brought none. Raises UserError for one
+    on no document, and where all failed.
+    """
     by_id: dict[str, float | str] = {row["id"]: 0.0 for row in documents if row["split"] == BLANK}
     asked, models = {row["id"] for row in documents if row["split"] != BLANK}, set()
     for number, row in enumerate(read_responses(path), start=1):
@@ -178,21 +175,17 @@ def read_verdicts(path: Path, documents: Sequence[Document]) -> Verdicts:
             f"{path}: no answer holds a verdict, so nothing can be told; the teacher has to end with "
             "'Correctness: [[correct]]' or 'Correctness: [[incorrect]]'"
         )
-    return Verdicts(by_id, sorted(models))
+    return by_id, sorted(models)
 
 
-class Judged:
-    """Verdicts of the judge and of people, by id of the document."""
+class Judged(NamedTuple):
+    """Verdicts of the judge and of people, by id of the document; `scores`: those that are verdicts."""
 
-    def __init__(
-        self,
-        documents: Sequence[Document],
-        verdicts: Mapping[str, float | str],
-        labels: Mapping[str, bool],
-        knobs: JudgeKnobs,
-    ):
-        self.documents, self.verdicts, self.labels, self.knobs = documents, verdicts, labels, knobs
-        self.scores = {name: said for name, said in verdicts.items() if isinstance(said, float)}
+    documents: Sequence[Document]
+    verdicts: Mapping[str, float | str]
+    scores: Mapping[str, float]
+    labels: Mapping[str, bool]
+    knobs: JudgeKnobs
 
     def agreement(self) -> dict | None:
         """Of the answers that both have judged: the share on which they agree, and Cohen's kappa (1960)."""

@@ -12,16 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    AliasChoices,
-    AliasPath,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.functional_validators import BeforeValidator
 
 from stages.core.errors import UserError
 from stages.core.rows import ending
@@ -276,13 +268,9 @@ def question_in(row: PairRow, where: str, name: str, gold: Sequence[str]) -> Que
     for field in ("question", "gold_answer"):
         if getattr(row, field) is None:
             raise UserError(f"{where}: field '{field}' is missing; add it or delete the row")
-    asked = Question(
-        id=name,
-        question=row.question or "",
-        answer=row.gold_answer or "",
-        gold=list(dict.fromkeys(gold)),
-        source=row.gold_docs[0].source,
-    )
+    question, answer, source = row.question or "", row.gold_answer or "", row.gold_docs[0].source
+    ids = list(dict.fromkeys(gold))
+    asked = Question(id=name, question=question, answer=answer, gold=ids, source=source)
     if row.chat_history:
         asked["history"] = [Turn(speaker=one.speaker, message=one.message) for one in row.chat_history]
     return asked if row.question else None
@@ -302,13 +290,7 @@ def read_own(files: Files, documents: list[Piece], cutter: Cutter) -> tuple[list
         if about not in of_document or gold not in texts[about]:
             what = f"'gold': the text {gold[:60]!r}" if gold else f"'document_id': {about!r}"
             raise UserError(f"{where}: field {what} is in no document ({files.documents[0]}); correct it")
-        rows[split_named(file)].append(
-            {
-                "id": f"question-{number}",
-                "question": row.question,
-                "answer": row.answer,
-                "gold": [holding(gold or row.answer, of_document[about])],
-                "source": about,
-            }
-        )
+        name, right = f"question-{number}", [holding(gold or row.answer, of_document[about])]
+        own = Question(id=name, question=row.question, answer=row.answer, gold=right, source=about)
+        rows[split_named(file)].append(own)
     return [passage for own in of_document.values() for passage in own], rows

@@ -41,15 +41,10 @@ def people_questions(file: str, of_document: Mapping[str, Sequence[Passage]]) ->
                 f"{where(Path(file), number)}: field 'document_id': there is no document "
                 f"{row.document_id!r}; expected the id of one that passages were cut from"
             )
-        questions.append(
-            {
-                "id": f"people-{number}",
-                "question": row.question,
-                "answer": row.answer,
-                "gold": [holding(row.answer, of_document[row.document_id])],
-                "source": row.document_id,
-            }
-        )
+        name, about = f"people-{number}", row.document_id
+        gold = [holding(row.answer, of_document[about])]
+        own = Question(id=name, question=row.question, answer=row.answer, gold=gold, source=about)
+        questions.append(own)
     return questions
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from math import fsum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import openai
 import torch
@@ -58,48 +58,6 @@ class Prompt(NamedTuple):
     def key(self) -> str:
         """What the score is kept under."""
         return sha256_json([self.before, self.answer])
-
-
-class Scorer(Protocol):
-    codec: TextCodec
-    context: int
-    fingerprint: str
-
-    def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, float]]]:
-        """(number of a prompt, mean log-probability of its answer's tokens), a batch at a time."""
-
-
-def kept_scores(model: Scorer) -> Path:
-    """Where a model's scores are kept: one file for all stages and datasets."""
-    return layout.SCRATCH / f"scores-{model.fingerprint[:16]}.txt"
-
-
-def score_prompts(
-    model: Scorer, prompts: Sequence[Prompt | tuple[str, str]], scores: Path | None = None
-) -> list[float]:
-    """Mean log-probability of the answer's tokens for each prompt, or (text before, answer).
-
-    `scores`: a file that keeps them, batch by batch; its name must stand for the model's fingerprint. Raises
-    UserError for a prompt or answer without a token, or longer than the model reads.
-    """
-    known = Kept(scores)
-    made = [p if isinstance(p, Prompt) else text_prompt(model.codec, *p) for p in prompts]
-    todo: dict[str, Prompt] = {}
-    for number, prompt in enumerate(made, 1):
-        if not prompt.own or not prompt.answer:
-            raise UserError(f"prompt {number} of {len(made)}: it or its answer has no token; leave it out")
-        if (size := len(prompt.before) + len(prompt.answer)) > model.context:
-            raise UserError(
-                f"prompt {number} of {len(made)}: has {size} tokens, the model reads {model.context}; cut it"
-            )
-        if prompt.key not in known.values:
-            todo[prompt.key] = prompt
-    names = list(todo)
-    with Progress(len(todo), "prompts through the language model", "prompt") as shown:
-        for batch in model.batches(list(todo.values())) if todo else ():
-            known.add({names[number]: score for number, score in batch})
-            shown.update(len(batch))
-    return [known.values[prompt.key] for prompt in made]
 
 
 def text_prompt(codec: TextCodec, before: str, answer: str, shared: int = 0) -> Prompt:
@@ -161,6 +119,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def batches(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, float]]]:
+        """(number of a prompt, mean log-probability of its answer's tokens), a batch at a time."""
         for members in self._planned(prompts):
             rows = [prompts[number] for number in members]
             sizes = [len(row.answer) for row in rows]
@@ -281,3 +240,39 @@ class Server:
             return [(number, fsum(of_answer) / len(of_answer))], raw.headers
 
         yield from PacedCalls(ask, self.url, CALLS).answers(len(prompts))
+
+
+Scorer = LanguageModel | Server
+
+
+def kept_scores(model: Scorer) -> Path:
+    """Where a model's scores are kept: one file for all stages and datasets."""
+    return layout.SCRATCH / f"scores-{model.fingerprint[:16]}.txt"
+
+
+def score_prompts(
+    model: Scorer, prompts: Sequence[Prompt | tuple[str, str]], scores: Path | None = None
+) -> list[float]:
+    """Mean log-probability of the answer's tokens for each prompt, or (text before, answer).
+
+    `scores`: a file that keeps them, batch by batch; its name must stand for the model's fingerprint. Raises
+    UserError for a prompt or answer without a token, or longer than the model reads.
+    """
+    known = Kept(scores)
+    made = [p if isinstance(p, Prompt) else text_prompt(model.codec, *p) for p in prompts]
+    todo: dict[str, Prompt] = {}
+    for number, prompt in enumerate(made, 1):
+        if not prompt.own or not prompt.answer:
+            raise UserError(f"prompt {number} of {len(made)}: it or its answer has no token; leave it out")
+        if (size := len(prompt.before) + len(prompt.answer)) > model.context:
+            raise UserError(
+                f"prompt {number} of {len(made)}: has {size} tokens, the model reads {model.context}; cut it"
+            )
+        if prompt.key not in known.values:
+            todo[prompt.key] = prompt
+    names = list(todo)
+    with Progress(len(todo), "prompts through the language model", "prompt") as shown:
+        for batch in model.batches(list(todo.values())) if todo else ():
+            known.add({names[number]: score for number, score in batch})
+            shown.update(len(batch))
+    return [known.values[prompt.key] for prompt in made]

@@ -99,7 +99,8 @@ def input_row(where: str, fields: dict) -> InputRow:
             raise UserError(
                 f"{where}: {len(texts)} texts in {name}, {len(places)} places in {name}_index; give as many"
             )
-    count = len(row.pos or row.pos_index) + len(row.neg or row.neg_index or row.history)
+    row.neg = row.neg or row.history
+    count = len(row.pos or row.pos_index) + len(row.neg or row.neg_index)
     if row.teacher_scores and len(row.teacher_scores) != count:
         raise UserError(
             f"{where}: field 'teacher_scores': {len(row.teacher_scores)} numbers for {count} texts; expected "
@@ -196,8 +197,7 @@ class Reader:
 
     def resolved(self, where: str, task: str, row: InputRow, corpus: Corpus | None) -> dict:
         """The row with ids of keys in place of texts; with `among` where only scores say what is good."""
-        pos = self.named(where, task, "pos", row.pos, row.pos_index, corpus)
-        neg = self.named(where, task, "neg", row.neg or row.history, row.neg_index, corpus)
+        pos, neg = (self.named(where, task, field, row, corpus) for field in ("pos", "neg"))
         unique = list(dict.fromkeys([*pos, *neg]))  # a key that stands twice counts where it comes first
         self.found["keys that a row names again"] += len(pos + neg) - len(unique)
         positives, negatives = unique[: len(set(pos))], unique[len(set(pos)) :]
@@ -215,10 +215,9 @@ class Reader:
         given = {name: value for name, value in optional.items() if value}
         return {"query": row.query, "pos": positives, **given, "group": row.group or [*unique, row.query][0]}
 
-    def named(
-        self, where: str, task: str, field: str, texts: list[str], places: list, corpus: Corpus | None
-    ) -> list[str]:
-        """Ids of keys: by their places where there is a corpus, else by their texts."""
+    def named(self, where: str, task: str, field: str, row: InputRow, corpus: Corpus | None) -> list[str]:
+        """Ids of a field's keys: by their places where there is a corpus, else by their texts."""
+        texts, places = getattr(row, field), getattr(row, f"{field}_index")
         if corpus and places:
             ids = [corpus.resolve(where, field, place) for place in places]
             differ = sum(corpus.texts[name] != text for name, text in zip(ids, texts, strict=False))

@@ -25,7 +25,7 @@ from stages.core.hashing import sha256_folder
 from stages.kinds.retriever.knobs import TrainRerankerKnobs, TrainRetrieverKnobs
 from stages.kinds.retriever.parts.groups import Group, draw, of_task, usable, weights
 from stages.kinds.retriever.parts.prompts import INSTRUCTIONS, prompts
-from stages.kinds.retriever.parts.rows import Row, Task, folder_of, lowest, read_tasks
+from stages.kinds.retriever.parts.rows import Row, folder_of, lowest, read_tasks
 from stages.retrieval.ranking import open_cross_encoder
 from stages.retrieval.transformer import check_length
 from stages.student.batches import Batches
@@ -59,29 +59,22 @@ class TaskRows(NamedTuple):
 def training_rows(knobs: TrainRetrieverKnobs) -> list[TaskRows]:
     """The tasks in `train`, or all that there are; one listed twice counts twice.
 
-    Raises UserError as `usable_rows` does, and where no row of any task can be used.
+    Raises UserError as `usable` does, and where no row of any task can be used.
     """
-    folder = folder_of(knobs.rows, "scored")
-    tasks = {
-        name: usable_rows(folder / name, task, knobs)
-        for name, task in read_tasks(folder, knobs.train, "train").items()
-    }
+    folder, tasks = folder_of(knobs.rows, "scored"), {}
+    for name, task in read_tasks(folder, knobs.train, "train").items():
+        train, val = task.splits["train"], task.splits["val"]
+        own = of_task(knobs, name, any("teacher_scores" in row for row in train))
+        rows = lowest(train, own.max_rows, "max_rows")
+        good, drops = usable(rows, task.keys, own, folder / name / "train.jsonl")
+        drops["max_rows"] = len(train) - len(rows)
+        good_val, _ = usable(val, task.keys, own, folder / name / "val.jsonl")
+        tasks[name] = TaskRows(name, own, task.keys, good, good_val, +drops)
     if not any(task.train for task in tasks.values()):
         reasons = sum((task.drops for task in tasks.values()), Counter())
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "there are none"
         raise UserError(f"{folder}: no training row of {', '.join(tasks)} gives a group: {told}")
     return [tasks[name] for name in knobs.train or tasks]
-
-
-def usable_rows(folder: Path, task: Task, knobs: TrainRetrieverKnobs) -> TaskRows:
-    """Of a task in a folder. Raises UserError as `usable` does."""
-    train, val = task.splits["train"], task.splits["val"]
-    knobs = of_task(knobs, folder.name, any("teacher_scores" in row for row in train))
-    rows = lowest(train, knobs.max_rows, "max_rows")
-    good, drops = usable(rows, task.keys, knobs, folder / "train.jsonl")
-    drops["max_rows"] = len(train) - len(rows)
-    good_val, _ = usable(val, task.keys, knobs, folder / "val.jsonl")
-    return TaskRows(folder.name, knobs, task.keys, good, good_val, +drops)
 
 
 def retriever_loss(
@@ -126,15 +119,12 @@ class Training:
 
     def __init__(self, fabric, model, files: list[TaskRows], knobs: TrainRetrieverKnobs, dims: int = 1):
         self.fabric, self.model, self.files, self.knobs = fabric, model, files, knobs
+        self.tasks = {file.name: file for file in files}
         self.size = knobs.batch_size * fabric.world_size
         names, sizes = [file.name for file in files], [len(file.train) for file in files]
         self.batches = Batches(names, sizes, self.size, knobs.inbatch, knobs.small_files, knobs.seed)
         self.texts = Texts(model)
         self.encoding = Encoding(fabric, model, self.texts, self.output, dims, knobs.sub_batch)
-
-    @property
-    def tasks(self) -> dict[str, TaskRows]:
-        return {file.name: file for file in self.files}
 
     def gradients(self, step: int) -> tuple[float, int]:
         epoch, file, rows = self.batches.at(step)

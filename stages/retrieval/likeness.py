@@ -1,19 +1,11 @@
-"""Measures of an answer about a paper: its cosine with a reference, does it end as a sentence does?"""
+"""How near texts are to each other, by an encoder's vectors, and how near they are by chance."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from stages.retrieval.knobs import is_none
 from stages.retrieval.vectors import Vectors, prompt_of
-
-ENDED = re.compile(r"[.!?…。！？][\"'”’)\]*]*\Z")
-
-
-def ended(answer: str) -> bool:
-    """Does an answer end as a sentence does? What can be known of one whose last token is not known."""
-    return bool(ENDED.search(answer.strip()))
 
 
 class Likeness:
