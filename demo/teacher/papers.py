@@ -2,7 +2,8 @@
 
 Rules about the shape of sentences, no language model: it neither understands nor knows anything. A sentence
 that gives a reason, a condition, a means, a number, a definition, a comparison or its source is turned into a
-question, of which the sentence, or a part of it, is the answer. A question of anybody else's is answered with
+question; the answer is the part of it that the question does not have, since a student who learns to repeat
+what it is asked does no more than that. A question of anybody else's is answered with
 the sentence that has most of its words, or, where none has enough of them, with NOT_SAID.
 """
 
@@ -20,7 +21,7 @@ PAGE = re.compile(r"<page>\s*(.*)\s*</page>", re.S)
 NOT_SAID = "The text does not say."
 SENTINEL = "No meaningful paragraphs found."
 MOST_QUESTIONS = 5
-COMMON = {"what": 1, "yes": 2, "no": 0}  # kinds of question that can be asked of nearly every sentence
+COMMON = {"what": 1, "no": 0}  # kinds of question that can be asked of nearly every sentence
 SHARE = 0.7  # of a question's words that the sentence has which answers it
 MOST_WORDS = 24  # of an answer
 PARAGRAPH_WORDS = 12
@@ -154,7 +155,6 @@ def questions(text: str) -> list[str]:
         kinds, used = [pair.kind for pair in chosen], [pair.sentence for pair in chosen]
         taken = set(zip(used, kinds, strict=True))
         found = [pair for pair in found if (pair.sentence, pair.kind) not in taken]
-        found = [pair for pair in found if pair.kind != "yes" or "yes" not in kinds]
         found.sort(
             key=lambda pair: (
                 used.count(pair.sentence),
@@ -218,9 +218,9 @@ def _joined(sentence: str) -> Made:
     found = re.match(r"(.+?) by (\w{3,}ing .+)", body)
     if found and (clause := clause_of(found[1])):
         yield "means", f"how {shortened(clause.asked)}", f"By {found[2]}"
-    found = re.match(r"([^,]+?) (?:if|when|as soon as|only if) (?!only)([^,]+)$", body)
+    found = re.match(r"([^,]+?) (if|when|as soon as|only if) (?!only)([^,]+)$", body)
     if found and " that " not in body and (clause := clause_of(found[1])):
-        yield "when", f"when {clause.asked}", body
+        yield "when", f"when {clause.asked}", f"{up(found[2])} {found[3]}"
     found = re.match(r"(.+?), (?:whereas|while) (.+)", body)
     sides = [clause_of(side) for side in found.groups()] if found else []
     subjects = [low(clause.subject) for clause in sides if clause and len(clause.subject.split()) <= 6]
@@ -234,12 +234,12 @@ def _sourced(sentence: str) -> Made:
     if found := re.search(rf"({NAMES}) (\w+) (.+)", body):
         base, helper = FORMS.get(found[2], ("", ""))
         if base in REPORTED and helper == "did":
-            yield "source", f"what did {found[1]} {base}", found[0]
+            yield "source", f"what did {found[1]} {base}", up(found[3])
         if helper == "did":
-            yield "who", f"who {found[2]} {shortened(found[3])}", found[0]
+            yield "who", f"who {found[2]} {shortened(found[3])}", found[1]
     found = re.match(rf"([^,]+), (introduced|proposed|described|discussed|developed) by ({NAMES})", body)
     if found and not (ANAPHORA.match(found[1]) or clause_of(found[1])):
-        yield "who", f"who {found[2]} {low(found[1])}", f"{found[3]} {found[2]} {low(found[1])}"
+        yield "who", f"who {found[2]} {low(found[1])}", found[3]
 
 
 def _plain(sentence: str) -> Made:
@@ -252,19 +252,25 @@ def _plain(sentence: str) -> Made:
         return
     verb, subject, rest = clause.verb, low(clause.subject), clause.rest
     if verb in ("is", "are") and re.match(r"(?:an?|the|one) ", rest) and len(subject.split()) <= 6:
-        yield "definition", f"what {verb} {subject}{around}", sentence
+        yield (
+            "definition",
+            f"what {verb} {subject}{around}",
+            f"{'It is' if verb == 'is' else 'They are'} {rest}",
+        )
     counted = re.match(rf"(?:about |only |almost |up to |some )?(?:{NUMBER}) ([a-z-]+s)\b", rest)
     if counted and verb in FORMS:
         base, helper = FORMS[verb]
-        yield "number", f"how many {counted[1]} {helper} {subject} {base}{around}", sentence
+        yield "number", f"how many {counted[1]} {helper} {subject} {base}{around}", up(rest)
     negated = verb == "cannot" or re.match(r"(?:not|no longer|never)\b", rest)
-    if verb in AUXILIARIES and verb not in HAVE:
+    if negated and verb in AUXILIARIES and verb not in HAVE:
         plain = shortened(re.sub(r"^(?:not|never|no longer) ", "", rest))
-        said, helper = "No" if negated else "Yes", "can" if verb == "cannot" else verb
-        yield said.lower(), f"{helper} {subject} {plain}{around}", f"{said}, {low(sentence)}"
+        helper = "can" if verb == "cannot" else verb
+        yield "no", f"{helper} {subject} {plain}{around}", f"No, {low(sentence)}"
     if not negated and not re.match(NAMES, subject):
         singular = {"are": "is", "were": "was", "have": "has"}.get(verb) or THIRD.get(verb, verb)
-        yield "what", f"what {singular} {shortened(rest)}{around}", sentence
+        asked = shortened(rest)
+        more = re.match(r",? (?:because|since|so that|so|whereas|while|which) .*", rest[len(asked) :])
+        yield "what", f"what {singular} {asked}{around}", f"{up(subject)}{more[0] if more else ''}"
 
 
 def clause_of(text: str) -> Clause | None:
@@ -282,7 +288,7 @@ def clause_of(text: str) -> Clause | None:
             continue
         if not relative:
             return Clause(" ".join(words[:place]), words[place], " ".join(words[place + 1 :]))
-        relative = False
+        relative = words[place] in AUXILIARIES and words[place + 1] in FORMS  # "that has learned"
     return None
 
 

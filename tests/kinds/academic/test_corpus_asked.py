@@ -164,7 +164,7 @@ def test_the_stand_in_teacher_asks_and_answers_and_rows_to_train_with_come_of_it
     layout.prompt("d", "student").write_text(write)
     figures = convert.run("d", ConvertKnobs(task="answer", min_lines=1))
     rows = read_json(layout.litgpt_data("d") / "train.json")
-    assert figures["accepted"]["train"] == len(rows) > 4
+    assert figures["accepted"]["train"] == len(rows) > 2
     by_id = {row["id"]: row for row in rows}
     first = by_id["a#1.1#q1"]
     assert first["instruction"].endswith("Question: Why are the labels incomplete?")
