@@ -28,12 +28,14 @@ def problem(blocks: Blocks) -> str | None:
 
 
 def summary(figures: dict[str, dict]) -> list[str]:
-    """A line for each model: F1, ROUGE-L and the cosine of its answers to the benchmark's questions."""
+    """A line for each model, of the benchmark's questions and with rows held out: F1, ROUGE-L, cosine."""
+    found = figures.get("academic") or {}
     lines = [
-        f"{model}: "
+        f"{prefix}{model}: "
         + ", ".join(f"{m} {own[m]['mean']:.3f}" for m in ("f1", "rouge_l", "cosine") if own.get(m))
-        for model, own in (figures.get("academic") or {}).items()
-        if isinstance(own.get("f1"), dict) and "mean" in own["f1"]
+        for prefix, models in (("", found), ("with rows held out, ", found.get("pooled") or {}))
+        for model, own in models.items()
+        if "mean" in (own.get("f1") or {})
     ]
     return [*lines, COMPOSED] if lines else []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages import report
+from stages.commands import build
 from stages.core.files import write_json, write_text
 from stages.kinds.academic.evaluate_papers import run
 from stages.kinds.academic.knobs import STAGES, EvaluatePapersKnobs
@@ -78,6 +79,13 @@ def test_the_page_of_papers(built):
     assert not re.search(r"""(?:src|href)\s*=|url\(|@import|https?://""", page)
     invoke(report, ["d"])
     assert Path("reports/d/report.html").read_text() == page
+
+
+def test_what_a_build_prints(built):
+    lines = build.headline("d").splitlines()
+    own = "trained: f1 1.000, rouge_l 1.000"
+    assert own in lines and f"with rows held out, {own}" in lines
+    assert lines[-2].startswith("The rows that ship")
 
 
 def test_a_page_before_anything_was_evaluated(built):
