@@ -80,17 +80,17 @@ def main() -> None:
     together = partial(in_processes, partial(read_paper, skip=()), files)
     took["ours_in_processes"] = seconds(together, time.perf_counter)
     rate = {name: round(pages / value, 1) for name, value in took.items()}
-    broken_share = {name: round(broken(text, known), 4) for name, text in texts.items()}
+    shares = {name: round(broken(text, known), 4) for name, text in texts.items()}
     found = {
         "files": len(files),
         "pages": pages,
         "pages_per_second": rate,
         "times_as_fast": round(took["pypdf2"] / took["ours"], 2),
-        "broken": broken_share,
+        "broken": shares,
         "words_in_list": len(known),
     }
     for name, text in texts.items():
-        tokens, share = sum(len(words_of(one)) for one in text), broken_share[name]
+        tokens, share = sum(len(words_of(one)) for one in text), shares[name]
         print(f"{name:8} {rate[name]:8.1f} pages/s  {tokens:,} tokens, {share:.2%} broken")
     print(json.dumps({"benchmark": "pdf", **found}))
 
