@@ -312,8 +312,8 @@ def versions(python: str | None) -> Iterator[tuple[str, str]]:
     if python:
         told = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout
         for line in told.splitlines():
-            name, _, installed = line.partition(" ")
-            yield name, installed
+            name, number = line.split()
+            yield name, number
     from benchmarks.finetune import TRL
 
     yield "training, TRL's environment", ", ".join(TRL)

@@ -26,7 +26,7 @@ from stages.kinds.retriever.train_retriever import run
 from stages.retrieval.knobs import Encoder
 from stages.retrieval.transformer import Transformer
 from stages.student import encoding
-from stages.student.loop import Loop, rate, scratch
+from stages.student.loop import Loop, rate
 from tests.helpers.retrieval_group import gradients, knobs, training
 from tests.helpers.retrieval_rows import edit_rows, place_to_train, scored_rows, tiny_encoder
 from tests.helpers.workspace import ROOT
@@ -216,27 +216,15 @@ def test_killed_and_run_again_is_bit_equal(place):
     assert weights("k") == continued
 
 
-def test_a_state_of_other_rows_base_or_knobs_is_not_continued(place, monkeypatch):
-    folders = []
+def test_a_state_of_other_rows_base_or_knobs_is_not_continued(place):
+    def state(**changes):
+        return trainer.work_of("train_retriever", "d", knobs(**changes))
 
-    def cut(*given):
-        folders.append(scratch(*given).name)
-        raise Cut
-
-    monkeypatch.setattr(trainer, "scratch", cut)
-
-    def mark(**changes) -> str:
-        with pytest.raises(Cut):
-            run("d", knobs(**{"train": ["qa"]} | changes))
-        return folders[-1]
-
-    marks = {mark(**changes) for changes in ({}, {"lr": 1e-2}, {"seed": 2}, {"group": 3})}
-    rows = scored_rows("e", "qa")
-    marks.add(mark(rows="e"))
-    edit_rows(rows, "qa", lambda row: row.update(query=f"{row['query']} changed"))
-    marks |= {mark(rows="e"), mark(base=str(tiny_encoder(Path("other"), seed=1)))}
-    assert len(marks) == 7
-    assert mark(sub_batch=7, save_interval=3) in marks
+    states = {state(**changes) for changes in ({}, {"lr": 1e-2}, {"seed": 2}, {"group": 3})}
+    scored_rows("e", "qa")
+    states |= {state(rows="e"), state(base=str(tiny_encoder(Path("other"), seed=1)))}
+    assert len(states) == 6
+    assert state(sub_batch=7, save_interval=3) in states
 
 
 # --- what is trained ----------------------------------------------------------------------------------------

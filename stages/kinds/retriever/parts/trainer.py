@@ -225,9 +225,7 @@ def train(
     does, and for a loss that is no number.
     """
     stage, files = f"train_{part}", training_rows(knobs)
-    rows, base = verify_manifest(folder_of(knobs.rows, "scored"))["files"], sha256_folder(Path(knobs.base))
-    work = scratch(stage, dataset, knobs, [rows, base])
-    fabric = make_fabric(knobs)
+    work, fabric = work_of(stage, dataset, knobs), make_fabric(knobs)
     prepare(model.to(fabric.device), knobs.checkpoint)
     training = kind(fabric, model, files, knobs)
     steps = knobs.max_steps or knobs.epochs * training.batches.per_epoch
@@ -253,6 +251,12 @@ def train(
         },
     }
     return state.curve, figures, {"tokens_per_second": loop.tokens_per_second}
+
+
+def work_of(stage: str, dataset: str, knobs: TrainRetrieverKnobs) -> Path:
+    """Where the state of a training on these rows, from this base, is saved."""
+    rows = verify_manifest(folder_of(knobs.rows, "scored"))["files"]
+    return scratch(stage, dataset, knobs, [rows, sha256_folder(Path(knobs.base))])
 
 
 def as_retriever(knobs: TrainRerankerKnobs) -> TrainRetrieverKnobs:
