@@ -30,8 +30,6 @@ PAIRS = (
     ("hybrid_reranked", "hybrid_trained"),
     ("trained", "trained_last_turn"),
 )
-
-
 ANSWERS = "answer_recall"
 MISSES, SHOWN = 15, 400  # rows that are listed of a task; characters of a text
 NEAR = 0.5  # similarity of two queries (stages/sources/near.py) from which one nearly repeats the other
