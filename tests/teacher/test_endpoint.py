@@ -197,7 +197,7 @@ def test_requests_that_were_never_sent_cost_nothing(monkeypatch):
     with teacher.running() as url:
         teacher.fault = lambda body, seen: teacher.stop.set() if teacher.calls > 10 else None
         with pytest.raises(UserError, match=r"cannot be reached .*\(3 requests failed in a row"):
-            run(url, breaker=6, max_dollars=100, rpm=3000)
+            run(url, breaker=6, max_dollars=100, rpm=3000, concurrency=8)
     refused = [row for row in ledger(f"id, {bill}") if row[2] == "no connection"]
     assert 3 <= len(refused) < 15 and {row[3] for row in refused} == {0.0}
 
