@@ -59,5 +59,6 @@ def run(dataset: str, knobs: ChunksKnobs) -> dict:
 
 
 def check_source(knobs: ChunksKnobs) -> None:
-    """Raises UserError where there is no PDF, before a base model is fetched."""
+    """Raises UserError where there is no PDF, or no question, before a base model is fetched."""
     pdfs_at(knobs.path)
+    read_questions(Path(knobs.questions))
