@@ -2,13 +2,15 @@
 
 A stand-in for an LLM, so that the whole chain runs with no key and no network. It reads the document in the
 request and writes the queries that a person looking for it might type, from its title, its first sentences
-and its parameters; or it writes or reads requests to an assistant (`skills`), judges an answer (`verdicts`),
-or asks and answers about a paper (`papers`). A pure function of the messages. Its quality is that of the
-rules below: for queries worth deploying, point `base_url` at a real model.
+and its parameters; or its categories (`categories`), if the request asks for immediate categories; or it
+writes or reads requests to an assistant (`skills`), judges an answer (`verdicts`), or asks and answers about
+a paper (`papers`). A pure function of the messages. Its quality is that of the rules below: for queries worth
+deploying, point `base_url` at a real model.
 """
 
 import re
 
+from demo.teacher.categories import categories
 from demo.teacher.papers import asks_about_papers, paper_answer
 from demo.teacher.skills import asks_for_skills, skill_answer
 from demo.teacher.verdicts import asks_for_verdict, verdict
@@ -61,8 +63,8 @@ VERBS = set(
 def answer(messages: list[dict]) -> str:
     """The answer to a chat request about the document in its last message.
 
-    Up to six queries, one a line, or ten for a web page; or calls. Raises ValueError for a prompt that does
-    not say where its document is, or asks for categories.
+    Up to six queries, one a line, or ten for a web page; or categories on two levels; or calls. Raises
+    ValueError for a prompt that does not say where its document is.
     """
     prompt = messages[-1]["content"]
     outside = [MARKED.sub("", TAGGED.sub("", str(message.get("content")))) for message in messages]
@@ -75,7 +77,7 @@ def answer(messages: list[dict]) -> str:
     title, text = read_document(prompt)
     around = "\n".join([*(str(message.get("content")) for message in messages[:-1]), instructions(prompt)])
     if ASKS_FOR_CATEGORIES.search(around):
-        raise ValueError("the embedded teacher names no categories; set base_url to a real model's server")
+        return categories(title, text)
     if SHOWS_A_URL.search(around):
         return "\n".join(web_queries(title, text))
     return "\n".join(queries(title, text))

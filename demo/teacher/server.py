@@ -11,6 +11,7 @@ same at any temperature and seed, and tell no probabilities. By hand:
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Callable
 
@@ -90,7 +91,8 @@ def _shape(body: dict) -> Shape | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(
             "the embedded teacher can only fill a json_schema, or call the one tool, "
-            "whose single property is an array of strings, or of objects of two strings"
+            "whose single property is an array of strings, of objects of two strings, "
+            "or of objects of a string and an array of strings"
         ) from None
 
 
@@ -101,16 +103,29 @@ def _filler(schema: dict) -> Callable[[str], dict]:
         item = schema["$defs"][item["$ref"].rpartition("/")[2]]
     if (kind["type"], item["type"]) == ("array", "string"):
         return lambda text: {field: text.splitlines()}
-    (first, one), (second, other) = item["properties"].items()
-    if (kind["type"], one["type"], other["type"]) != ("array", "string", "string"):
+    (name, text_kind), (below, list_kind) = item["properties"].items()
+    if (kind["type"], text_kind["type"], list_kind["type"]) == ("array", "string", "string"):
+        return lambda text: {
+            field: [
+                dict(zip((name, below), line.split("\t"), strict=True))
+                for line in text.splitlines()
+                if line.count("\t") == 1
+            ]
+        }
+    if (kind["type"], text_kind["type"], list_kind["items"]["type"]) != ("array", "string", "string"):
         raise ValueError(field)
-    return lambda text: {
-        field: [
-            dict(zip((first, second), line.split("\t"), strict=True))
-            for line in text.splitlines()
-            if line.count("\t") == 1
-        ]
-    }
+    return lambda text: {field: _two_levels(text, name, below)}
+
+
+def _two_levels(text: str, name: str, below: str) -> list[dict]:
+    """Lines after the last heading as objects, those after a tab in the list of the one above."""
+    rows: list[dict] = []
+    for line in re.split(r"(?m)^#.*$", text)[-1].strip().splitlines():
+        if line.startswith("\t") and rows:
+            rows[-1][below].append(line.strip())
+        else:
+            rows.append({name: line.strip(), below: []})
+    return rows
 
 
 def make_app(answer: Callable[[list[dict]], str]):

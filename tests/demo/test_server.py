@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.teacher import categories as category_rules
 from demo.teacher import queries as rules
 from demo.teacher.server import complete
 from stages.collect import run as run_collect
@@ -18,14 +19,18 @@ from stages.core import layout
 from stages.core.hashing import sha256_json
 from stages.core.prompts import BracesTemplate, Template, messages, render
 from stages.core.text import content_words
+from stages.kinds.xc.parts import categories
+from stages.kinds.xc.parts.categories import Categories
 from stages.kinds.xc.parts.queries import Queries
 from stages.knobs import PromptKnobs
 from stages.prompt import run as run_prompt
+from stages.teacher import structured
 from stages.teacher.connect import embedded
 from stages.teacher.knobs import CollectKnobs
 from stages.teacher.structured import json_answer, tool_answer
 from tests.helpers.teacher_server import Teacher, fake_answer, responses, write_corpus, write_prompts
 from tests.helpers.workspace import ROOT
+from tests.helpers.xc_fixture import wiki_made
 
 PAGE_OF_SORT = "<document>\nTitle: numpy.sort\n\nReturn a sorted copy of an array.\n</document>"
 ASKED = [{"role": "user", "content": PAGE_OF_SORT}]
@@ -110,6 +115,11 @@ ARTICLE = {
     "text": "Orvela Lake is a freshwater lake in Norway, fed by snow. It feeds Mosk River of Norway.",
     "metadata": {},
 }
+LAKES = {
+    "Freshwater lakes in Norway": ["Freshwater lakes", "Lakes in Norway", "Norway"],
+    "Freshwater lakes": ["Lakes"],
+    "Mosk River of Norway": ["Rivers", "Norway"],
+}
 PAGE = {
     "id": "b",
     "title": "Bicycle brakes",
@@ -123,9 +133,38 @@ def asked(name: str, document: dict) -> list[dict]:
     return messages(template, document)
 
 
-def test_it_names_no_categories():
-    with pytest.raises(ValueError, match="names no categories; set base_url"):
-        rules.answer(asked("wikihierarchy", ARTICLE))
+def test_it_names_categories_where_immediate_ones_are_asked_for():
+    text = rules.answer(asked("wikihierarchy", ARTICLE))
+    assert categories.tree(text) == LAKES
+    assert text.startswith("#### Immediate categories\nFreshwater lakes in Norway\nFreshwater lakes\n")
+    known = {**ARTICLE, "metadata": {"queries": ["Lakes"]}}
+    assert rules.answer(asked("wikihierarchy", known)) == text
+
+
+@pytest.mark.parametrize(
+    "title, text, expected",
+    [
+        ("Ada B", "Ada B (born 2 May 1959) is an Italian singer and actress.", "1959 births"),
+        ("Sella", "Sella is one of the villages in Puttalam District.", "Villages in Puttalam District"),
+        ("Falk Brewery", "Falk Brewery was a family brewery, once.", "Family breweries"),
+        ("Preserve", "It is a  3,137 acre area of land in Lee County.", "Areas in Lee County"),
+        ("Women of Elis", "They were the policewoman of Elis. ", "Policewomen in Elis"),
+        ("Old Church", "Nothing is known.", "Old Church"),
+        ("stub", "", "Stub"),
+    ],
+)
+def test_rules_for_categories(title, text, expected):
+    found = category_rules.tree(title, text)
+    assert expected in found
+    assert all(name not in above for name, above in found.items())
+    assert categories.tree(category_rules.categories(title, text)) == found
+
+
+def test_most_articles_get_categories_that_can_be_used():
+    for row in wiki_made(60).metadata:
+        article = {"id": "a", "title": row["title"], "text": row["content"], "metadata": {}}
+        usable = categories.fit(categories.tree(rules.answer(asked("wikihierarchy", article))), article)
+        assert len(categories.flat(usable)) >= (2 if row["content"].strip() else 1), row
 
 
 def test_it_reads_the_text_of_a_web_page():
@@ -141,12 +180,16 @@ def test_it_reads_the_text_of_a_web_page():
     assert rules.answer(asked("orcas", known)).splitlines() == lines
 
 
-def test_the_papers_prompt_gets_the_same_answer():
-    path = Path(__file__).parents[3] / "shared/data/skim/LF-ORCAS-800K/gpt4_prompt.md"
+@pytest.mark.parametrize(
+    "name, folder", [("orcas", "LF-ORCAS-800K"), ("wikihierarchy", "LF-WikiHierarchy-2M")]
+)
+def test_the_papers_prompts_get_the_same_answers(name, folder):
+    path = Path(__file__).parents[3] / "shared/data/skim" / folder / "gpt4_prompt.md"
     if not path.is_file():
         pytest.skip("the SKIM prompts are not here")
-    theirs = [{"role": "user", "content": render(BracesTemplate(path), PAGE)}]
-    assert rules.answer(theirs) == rules.answer(asked("orcas", PAGE))
+    document = PAGE if name == "orcas" else ARTICLE
+    theirs = [{"role": "user", "content": render(BracesTemplate(path), document)}]
+    assert rules.answer(theirs) == rules.answer(asked(name, document))
 
 
 def test_a_page_of_reference_may_speak_of_urls_and_categories():
@@ -165,6 +208,22 @@ def test_the_scaffolds_prompt_teaches_none_of_its_own_words():
     around = "\n".join(message["content"] for message in prompt).replace(text, "")
     own = set(content_words(around)) - set(content_words(f"{page['title']} {text}"))
     assert len(lines) >= 2 and len(own) > 15 and own.isdisjoint(content_words("\n".join(lines)))
+
+
+def test_structure_holds_both_levels():
+    body = {"model": "embedded", "messages": asked("wikihierarchy", ARTICLE)}
+    written = complete({**body, "response_format": json_answer(Categories)}, rules.answer)["choices"][0]
+    text = written["message"]["content"]
+    assert categories.parse_answer(text, "json") == LAKES
+    assert structured.problem_with({}, text, {"response_format": json_answer(Categories)}) is None
+    called = complete({**body, "tools": tool_answer(Categories)}, rules.answer)["choices"][0]
+    function = called["message"]["tool_calls"][0]["function"]
+    assert function == {"name": "Categories", "arguments": text}
+    lines = complete({**body, "response_format": json_answer(Categories)}, lambda _: "\tlost\none\n\ttwo")
+    assert json.loads(lines["choices"][0]["message"]["content"])["categories"] == [
+        {"name": "lost", "categories": []},
+        {"name": "one", "categories": ["two"]},
+    ]
 
 
 def test_refuses_what_it_cannot_serve():

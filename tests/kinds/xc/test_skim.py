@@ -1,7 +1,6 @@
 """The datasets of SKIM: their blocks, what they lack, and their way from documents to training rows."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,9 +133,7 @@ def test_the_last_lines_tell_the_gain(tmp_path, monkeypatch):
 # From documents to training rows, with the embedded teacher's rules
 
 
-def chain(
-    dataset: str, documents: list[dict], task: str, answer: Callable = rules.answer
-) -> tuple[dict, list[dict]]:
+def chain(dataset: str, documents: list[dict], task: str) -> tuple[dict, list[dict]]:
     """Prompt, answer and convert; returns convert's metrics and all rows."""
     with atomic_directory(layout.corpus(dataset), "corpus") as target:
         write_jsonl(target / "documents.jsonl", documents)
@@ -147,7 +144,7 @@ def chain(
             "document_id": row["document_id"],
             "accepted": True,
             "outcome": "ok",
-            "response": answer(row["messages"]),
+            "response": rules.answer(row["messages"]),
         }
         for row in read_jsonl(layout.requests(dataset))
     ]
@@ -184,18 +181,6 @@ def test_queries_for_web_pages(project):
         assert queries.fit(written, document) == written and len(written) >= 2
 
 
-TREE = """#### Immediate categories
-Lakes of Norway
-Cold places
-
-#### Categories of the immediate categories
-Lakes of Norway
-\tLakes
-\tNorway
-Cold places
-"""
-
-
 def test_categories_of_articles(project):
     made = wiki_made()
     documents = [
@@ -208,7 +193,7 @@ def test_categories_of_articles(project):
         }
         for place, article in enumerate(made.metadata)
     ]
-    metrics, rows = chain("wikihierarchy", documents, "categories", lambda messages: TREE)
+    metrics, rows = chain("wikihierarchy", documents, "categories")
     assert metrics["responses"] == sum(d["split"] in ("train", "val", "test") for d in documents) == len(rows)
     for row in rows:
         assert row["instruction"].endswith("\nCATEGORIES:")
