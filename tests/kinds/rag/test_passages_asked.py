@@ -22,7 +22,8 @@ def answer(name, text, **fields):
 
 
 @pytest.fixture
-def made():
+def made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     texts = {name: f"The {name} harbour opens at {n} in the morning." for n, name in enumerate(SPLITS, 5)}
     with atomic_directory(layout.corpus("docs"), "corpus", {}) as folder:
         write_jsonl(folder / "documents.jsonl", [document(n, t, SPLITS[n]) for n, t in texts.items()])
