@@ -9,7 +9,6 @@ address, once requests are answered.
 
 import importlib
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import click
@@ -48,28 +47,31 @@ def readers_of(dataset: str) -> dict:
         model = open_model(str(retriever), "serve")
         prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
 
-        def vectors(items: Sequence[tuple[str, str]]) -> Any:
+        def vectors(items: Sequence[tuple[str, str]]) -> tuple[Any, list[int]]:
             texts = [prompts[side] + text for text, side in items]
             with narrow(model.device):
-                return model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
+                made = model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
+            return made, tokens_of(model.tokenizer, texts)
 
-        count = partial(count_tokens, model.tokenizer)
-        readers["encoder"] = Encoder(TextQueue(vectors), count, model.get_embedding_dimension())
+        readers["encoder"] = Encoder(TextQueue(vectors), model.get_embedding_dimension())
         say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
     if (reranker / "config.json").is_file():
         from stages.engines.serve.texts import Reranker, TextQueue
         from stages.retrieval.ranking import load_reranker, pair_scores
 
         cross = load_reranker(str(reranker))
-        count = partial(count_tokens, cross.tokenizer)
-        readers["reranker"] = Reranker(TextQueue(partial(pair_scores, cross)), count)
+
+        def scores(pairs: Sequence[tuple[str, str]]) -> tuple[Any, list[int]]:
+            return pair_scores(cross, pairs), tokens_of(cross.tokenizer, pairs)
+
+        readers["reranker"] = Reranker(TextQueue(scores))
         say(f"serve: {dataset}: a reranker")
     return readers
 
 
-def count_tokens(tokenizer: Callable, texts: Sequence[str]) -> int:
-    """How many tokens they have, before any is cut."""
-    return sum(map(len, tokenizer(list(texts), add_special_tokens=True, truncation=False)["input_ids"]))
+def tokens_of(tokenizer: Callable, texts: Sequence) -> list[int]:
+    """How many tokens each text, or pair of texts, has before any is cut."""
+    return list(map(len, tokenizer(list(texts), truncation=False)["input_ids"]))
 
 
 def usual_decoding(dataset: str, stages: Iterable[str]) -> dict:

@@ -60,15 +60,18 @@ class RerankBody(BaseModel):
 
 
 class TextQueue(Generic[Item]):
-    """A model in one thread. `read(items)` gives an array, a row an item; requests share a call of it."""
+    """A model in one thread: `read(items)` gives an array, a row an item, and how many tokens each has.
 
-    def __init__(self, read: Callable[[Sequence[Item]], np.ndarray]):
+    Requests share a call of it. Its tokenizer is used by that thread alone: two at once fail.
+    """
+
+    def __init__(self, read: Callable[[Sequence[Item]], tuple[np.ndarray, Sequence[int]]]):
         self.read, self.thread, self.taken = read, ThreadPoolExecutor(1), 0
         self.waiting: list[tuple[list[Item], asyncio.Future]] = []
         self.running: asyncio.Task | None = None
 
-    async def of(self, items: list[Item]) -> np.ndarray:
-        """What the model makes of them. Raises Full, and what `read` raises for them."""
+    async def of(self, items: list[Item]) -> tuple[np.ndarray, int]:
+        """What the model makes of them, and their tokens. Raises Full, and what `read` raises for them."""
         if self.taken >= PLACES:
             raise Full(1)
         self.taken += 1
@@ -97,7 +100,8 @@ class TextQueue(Generic[Item]):
         if not together:
             return
         try:
-            rows = await asyncio.get_running_loop().run_in_executor(self.thread, self.read, together)
+            loop = asyncio.get_running_loop()
+            rows, tokens = await loop.run_in_executor(self.thread, self.read, together)
         except Exception as error:
             if len(batch) > 1:
                 for one in batch:
@@ -108,26 +112,25 @@ class TextQueue(Generic[Item]):
         start = 0
         for items, future in batch:
             if not future.done():
-                future.set_result(rows[start : start + len(items)])
+                end = start + len(items)
+                future.set_result((rows[start:end], int(sum(tokens[start:end]))))
             start += len(items)
 
 
 class Encoder(NamedTuple):
-    """An embedding model. `queue` reads (text, side), side as `input_type`; `tokens` counts what is read."""
+    """An embedding model of so many dimensions. `queue` reads (text, side), side as `input_type`."""
 
     queue: TextQueue[tuple[str, str]]
-    tokens: Callable[[Sequence[str]], int]
     dims: int
 
     async def answer(self, body: EmbeddingsBody) -> dict:
         """The response. Raises Refused, Full."""
         if body.dimensions and body.dimensions > self.dims:
             raise Refused(f"the model has {self.dims} dimensions", "dimensions")
-        vectors = await self.queue.of([(text, body.input_type) for text in body.input])
+        vectors, tokens = await self.queue.of([(text, body.input_type) for text in body.input])
         if body.dimensions and body.dimensions < self.dims:  # of a Matryoshka model, the first are a vector
             vectors = vectors[:, : body.dimensions]
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        tokens = self.tokens(body.input)
         return {
             "object": "list",
             "model": body.model,
@@ -148,15 +151,14 @@ class Reranker(NamedTuple):
     """A cross-encoder. `queue` reads (query, text) and gives scores, from 0 to 1."""
 
     queue: TextQueue[tuple[str, str]]
-    tokens: Callable[[Sequence[str]], int]
 
     async def answer(self, body: RerankBody) -> dict:
         """The response: documents by their score, best first. Raises Full."""
-        scores = (await self.queue.of([(body.query, text) for text in body.texts])).tolist()
+        rows, tokens = await self.queue.of([(body.query, text) for text in body.texts])
+        scores = rows.tolist()
         order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
         if not all(map(math.isfinite, scores)):
             raise RuntimeError("the reranker gave no number")
-        tokens = self.tokens([body.query, *body.texts])
         return {
             "object": "list",
             "model": body.model,
