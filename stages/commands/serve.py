@@ -39,8 +39,8 @@ def readers_of(dataset: str) -> dict:
     """The retriever and the reranker of a dataset, those that are there, as fields of the server's Model."""
     retriever, reranker = (layout.model(dataset, name) for name in ("retriever", "reranker"))
     readers: dict = {}
-    # oneDNN keeps a kernel for each shape of a batch, up to 1,024: 1.5 GiB after two minutes of 32 clients, and
-    # growing; with so few 1.2. It has no other way to be told, and reads it at its first kernel.
+    # oneDNN keeps a kernel for each shape of a batch, up to 1,024: 1.5 GiB after two minutes of 32 clients,
+    # and growing; with so few 1.2. It has no other way to be told, and reads it at its first kernel.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     # Their packages take seconds to import: a server of students alone does not wait for them.
     if (retriever / "modules.json").is_file():
