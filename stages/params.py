@@ -133,9 +133,11 @@ def check() -> dict[str, dict[str, dict]]:
     for kind in KINDS:
         if problem := kind.problem(params.blocks):
             raise UserError(f"{PARAMS}, {problem}")
-    check_students(params)
+    of = made(params.blocks)
+    check_circles(params, of)
     bases = {name for stage in BASE_STAGES for name in params.blocks[stage]}
-    without_prompts = {target.split("@")[1] for target in before_any(params.blocks)}
+    every = (target for dataset in datasets(params.blocks) for target in before(dataset, params.blocks, of))
+    without_prompts = {target.split("@")[1] for target in every}
     for (stage, dataset), path in params.file_of.items():
         knobs = checked(STAGES[stage], params.blocks[stage][dataset], f"{path}, {stage}.{dataset}")
         base = getattr(knobs, "base", None)
@@ -195,9 +197,9 @@ def check_outputs(params: Params) -> None:
                 )
 
 
-def check_students(params: Params) -> None:
-    """Each base that is a student has one, which is not made from that base itself. Raises UserError."""
-    students, exported, of = params.blocks[STUDENT], params.blocks["export"], made(params.blocks)
+def check_circles(params: Params, of: "Made") -> None:
+    """Nothing is made from itself, and each base that is a student has one. Raises UserError."""
+    students, exported = params.blocks[STUDENT], params.blocks["export"]
     for name, knobs in students.items():
         where, student = f"{params.file_of[STUDENT, name]}, {STUDENT}.{name}.of", knobs.get("of")
         if student is not None and str(student) not in exported:
@@ -207,6 +209,13 @@ def check_students(params: Params) -> None:
         except CycleError as error:
             circle = ", ".join(error.args[1])
             raise UserError(f"{where}: '{student}' is made from '{name}' itself: {circle}") from None
+    try:
+        of.upstream(of.reads)
+    except CycleError as error:
+        stage, _, dataset = error.args[1][0].partition("@")
+        circle = ", ".join(error.args[1])
+        file = params.file_of.get((stage, dataset), PARAMS)
+        raise UserError(f"{file}, {stage}.{dataset}: is made from itself: {circle}") from None
 
 
 class Made(NamedTuple):
@@ -274,11 +283,6 @@ def before(dataset: str, blocks: Blocks, of: Made | None = None) -> list[str]:
     others = [other for target in own for other in of.makers(target) if other.partition("@")[2] != dataset]
     shared = tuple(f"{stage}@" for stage in BASE_STAGES if stage != STUDENT)
     return [target for target in of.upstream(others) if not target.startswith(shared)]
-
-
-def before_any(blocks: Blocks) -> list[str]:
-    of = made(blocks)
-    return [target for dataset in datasets(blocks) for target in before(dataset, blocks, of)]
 
 
 def stages_of(dataset: str, blocks: Blocks) -> list[Stage]:

@@ -48,7 +48,8 @@ def build(dataset: str, folder: str | None = None) -> None:
     for line in new.join(dataset, folder, build=True):
         print(line, flush=True)
     blocks = params.blocks()
-    wanted, upon = bases_of(dataset, blocks), params.before(dataset, blocks)
+    upon = params.before(dataset, blocks)
+    wanted = bases_of(dataset, upon, blocks)
     bases = {f"{stage}@{name}" for stage in params.BASE_STAGES for name in blocks[stage] if name in wanted}
     bases -= set(upon)  # students of other datasets come after what these are made from
     log, before = new_log(dataset), locked_hashes()
@@ -78,12 +79,12 @@ def all_knobs(dataset: str, blocks: Blocks) -> dict[str, object]:
     }
 
 
-def bases_of(dataset: str, blocks: Blocks) -> set[str]:
-    """The names of the models that stages of `dataset`, and of those before it, take.
+def bases_of(dataset: str, upon: list[str], blocks: Blocks) -> set[str]:
+    """The names of the models that stages of `dataset`, and of those it is built `upon`, take.
 
     They are in a knob `base` or `lm`, or in a path in models/base/.
     """
-    names = {dataset, *(target.split("@")[1] for target in params.before(dataset, blocks))}
+    names = {dataset, *(target.split("@")[1] for target in upon)}
     knobs = [item for block in blocks.values() for name in names for item in block.get(name, {}).items()]
     folder = layout.base_model("").as_posix() + "/"
     paths = {value.removeprefix(folder) for _, value in knobs if str(value).startswith(folder)}

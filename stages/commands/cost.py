@@ -32,14 +32,13 @@ def steps(dataset: str, blocks: Blocks) -> list[tuple[str, list[str]]]:
     shared = tuple(f"{stage}@" for stage in params.BASE_STAGES)
     made: list[tuple[str, list[str]]] = []
     listed: set[str] = set()
-    for asking in [*params.before(dataset, blocks, of), f"{ASKS}@{dataset}"]:
-        name = asking.removeprefix(f"{ASKS}@")
-        if name == asking:
-            continue
+    before = [target for target in params.before(dataset, blocks, of) if target.startswith(f"{ASKS}@")]
+    for asking in [*before, f"{ASKS}@{dataset}"]:
         needed = [target for target in of.upstream([asking]) if not target.startswith(shared)]
         collected = [target.partition("@")[2] for target in needed if target.startswith("collect@")]
         if all(layout.responses(other).is_file() for other in collected):
-            made.append((name, [t for t in needed if t not in listed and not t.startswith("collect@")]))
+            asked = (target for target in needed if not target.startswith("collect@"))
+            made.append((asking.partition("@")[2], [target for target in asked if target not in listed]))
             listed.update(needed)
     return made
 

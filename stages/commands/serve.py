@@ -45,20 +45,19 @@ def readers_of(dataset: str) -> dict:
     # Their packages take seconds to import: a server of students alone does not wait for them.
     if (retriever / "modules.json").is_file():
         from stages.engines.serve.texts import Encoder, TextQueue
-        from stages.retrieval.transformer import narrow, open_model
+        from stages.retrieval.knobs import Encoder as EncoderKnobs
+        from stages.retrieval.transformer import Transformer
         from stages.retrieval.vectors import prompt_of
 
-        model = open_model(str(retriever), "serve")
+        encoder = Transformer(EncoderKnobs(encoder=str(retriever), batch_size=32))
         prompts = {side: prompt_of(str(retriever), side) for side in ("query", "document")}
 
         def vectors(items: Sequence[tuple[str, str]]) -> tuple[Any, list[int]]:
             texts = [prompts[side] + text for text, side in items]
-            with narrow(model.device):
-                made = model.encode(texts, prompt="", normalize_embeddings=True, show_progress_bar=False)
-            return made, tokens_of(model.tokenizer, texts)
+            return encoder.encode(texts, "observed"), tokens_of(encoder.model.tokenizer, texts)
 
-        readers["encoder"] = Encoder(TextQueue(vectors), model.get_embedding_dimension())
-        say(f"serve: {dataset}: a retriever of {model.get_embedding_dimension()} dimensions")
+        readers["encoder"] = Encoder(TextQueue(vectors), encoder.dims)
+        say(f"serve: {dataset}: a retriever of {encoder.dims} dimensions")
     if (reranker / "config.json").is_file():
         from stages.engines.serve.texts import Reranker, TextQueue
         from stages.retrieval.ranking import load_reranker, pair_scores

@@ -7,6 +7,8 @@ read those say which fields they need (`iter_jsonl(path, required)`).
 from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
+from stages.core import layout
+from stages.core.files import read_jsonl, verify_manifest
 from stages.core.hashing import stable_integer
 
 
@@ -18,6 +20,12 @@ class Document(TypedDict):
     text: str
     metadata: dict[str, Any]
     split: str
+
+
+def read_documents(dataset: str) -> list[Document]:
+    """The whole corpus of a dataset. Raises UserError where it is not as it was written."""
+    verify_manifest(layout.corpus(dataset))
+    return read_jsonl(layout.corpus(dataset) / "documents.jsonl", tuple(Document.__annotations__))
 
 
 class RequestContent(TypedDict):

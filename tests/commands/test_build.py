@@ -10,4 +10,4 @@ def test_bases_and_encoders_of_a_dataset_alone_are_made():
         "map": {"d": {"encoder": "models/base/minilm"}, "other": {"encoder": "models/base/large"}},
         "xc": {"d": {"tower": "models/shipped/tfidf", "models": ["plt"]}},
     }
-    assert bases_of("d", blocks) == {"smol", "minilm"}
+    assert bases_of("d", [], blocks) == {"smol", "minilm"}

@@ -1,22 +1,17 @@
 """Folders of datasets: paths that are set with one FOLDER, and the example of papers."""
 
-import shutil
-
 import pytest
 
 from stages import params
 from stages.commands import new
 from stages.core.errors import UserError
 from stages.core.files import read_text, write_text
-from tests.helpers.workspace import ROOT
+from tests.helpers.workspace import ROOT, copy_graph
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The prompts, the params and the graph of the project."""
-    shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
+    copy_graph(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -39,6 +39,13 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 """
 
 
+def copy_graph(directory: Path) -> None:
+    """The prompts, the params and the graph of the project, to be read or spoilt there."""
+    shutil.copytree(ROOT / "prompts", directory / "prompts")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, directory / name)
+
+
 class Workspace:
     """A copy of the project in which two tiny datasets, alpha and beta, share the base model `tiny`."""
 

@@ -23,18 +23,14 @@ from stages.kinds.registry import KINDS
 from stages.knobs import SPINE, ConvertKnobs
 from stages.teacher.prices import NO_PRICES
 from tests.helpers.cli import invoke
-from tests.helpers.workspace import ROOT
+from tests.helpers.workspace import ROOT, copy_graph
 
 PYDOC = "prompts/pydoc/params.yaml"
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The shipped params, graph and prompts, to spoil."""
-    prompts = [str(p.relative_to(ROOT)) for p in (ROOT / "prompts").rglob("*") if p.is_file()]
-    for name in ("params.yaml", "dvc.yaml", *prompts):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    copy_graph(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -510,7 +506,7 @@ def test_a_student_to_begin_with_is_made_first(project, shared):
     taught = ["passages_embedded", "retrieved", "convert_rag", "tokenize", "finetune", "merge", "export"]
     order = ["corpus@pydoc", *(f"{stage}@pydoc_rag_sft" for stage in taught), "base_student@two"]
     assert targets[: len(order)] == order and set(targets) == set(order)
-    assert {"smol_chat", "two"} <= build.bases_of("pydoc_rag", blocks)
+    assert {"smol_chat", "two"} <= build.bases_of("pydoc_rag", targets, blocks)
     assert "base_student@two" not in params.before("pydoc_rag_sft", blocks)
 
 
@@ -542,6 +538,18 @@ def test_a_student_that_nobody_makes_or_that_begins_with_itself_is_named(project
         begins_with(dataset, base, of)
     with pytest.raises(UserError, match=told) as caught:
         new.join("pydoc_rag", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_documents_that_are_made_from_each_other_are_named(project):
+    asks = "{template: prompts/papers/questions.md, task: question}"
+    for one, other in (("papers", "sai"), ("sai", "papers")):
+        Path(f"prompts/{one}/params.yaml").write_text(
+            f"corpus_asked: {{{one}: {{of: {other}}}}}\nprompt: {{{one}: {asks}}}\n"
+            f"collect: {{{one}: {{base_url: embedded}}}}\n"
+        )
+    with pytest.raises(UserError, match=r"\.(papers|sai): is made from itself: .*, .*") as caught:
+        new.join("papers", None)
     assert "\n" not in str(caught.value)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from stages.engines.serve.texts import EmbeddingsBody, Encoder, RerankBody, Rera
 
 LARGEST_BODY = 2**20  # bytes
 SHORT = 2**14  # bytes of a body that is read at once, which takes some milliseconds
+NO_EMBEDDINGS = "has no retriever, and gives no embeddings"
 MOST_READ = 64  # longer bodies that wait to be read
 WARM_UP = "hello"
 KEPT_HEADERS = ("Allow", "WWW-Authenticate")  # of an error
@@ -112,8 +114,8 @@ class Api:
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.completions),
-                web.post("/v1/embeddings", self.embeddings),
-                web.post("/v1/rerank", self.rerank),
+                web.post("/v1/embeddings", partial(self.texts, EmbeddingsBody, "encoder", NO_EMBEDDINGS)),
+                web.post("/v1/rerank", partial(self.texts, RerankBody, "reranker", "has no reranker")),
                 web.get("/v1/models", self.models),
                 web.get("/v1/models/{name}", self.models),
                 web.get("/health", self.health),
@@ -268,22 +270,17 @@ class Api:
         choice = {"index": 0, "text": answered.text, "logprobs": None, "finish_reason": answered.reason}
         return web.json_response({**answered.head, "choices": [choice], "usage": answered.usage})
 
-    async def embeddings(self, request: web.Request) -> web.Response:
+    async def texts(
+        self, kind: type[EmbeddingsBody | RerankBody], reader: str, lacks: str, request: web.Request
+    ) -> web.Response:
+        """The answer of that field of the model which a body names; `lacks` is said of one without it."""
         said, model = await self.body(request)
-        body = read_body(EmbeddingsBody, said)
-        if model.encoder is None:
-            raise Refused(f"'{body.model}' has no retriever, and gives no embeddings", "model")
-        return self.used(body.model, await model.encoder.answer(body))
-
-    async def rerank(self, request: web.Request) -> web.Response:
-        said, model = await self.body(request)
-        body = read_body(RerankBody, said)
-        if model.reranker is None:
-            raise Refused(f"'{body.model}' has no reranker", "model")
-        return self.used(body.model, await model.reranker.answer(body))
-
-    def used(self, model: str, response: dict) -> web.Response:
-        self.metrics.used(model, response["usage"])
+        body = read_body(kind, said)
+        own = getattr(model, reader)
+        if own is None:
+            raise Refused(f"'{body.model}' {lacks}", "model")
+        response = await own.answer(body)
+        self.metrics.used(body.model, response["usage"])
         return web.json_response(response)
 
     async def models(self, request: web.Request) -> web.Response:

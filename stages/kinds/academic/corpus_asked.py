@@ -18,11 +18,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import atomic_directory, iter_jsonl, verify_manifest, write_jsonl
+from stages.core.files import atomic_directory, write_jsonl
 from stages.core.hashing import stable_integer, stable_unit
-from stages.core.records import Document
+from stages.core.records import Document, read_documents
 from stages.core.text import comparable, content_words, tokens
 from stages.kinds.academic.knobs import CorpusAskedKnobs
+from stages.kinds.academic.parts.split import shortest_kept
 from stages.kinds.answers import answer_of, document_of, read_responses
 from stages.kinds.kind import Task
 from stages.kinds.written import PARAGRAPHS, QUESTION
@@ -31,16 +32,15 @@ BINS = 10  # of the histograms
 
 
 def run(dataset: str, knobs: CorpusAskedKnobs) -> dict:
-    corpus, responses = layout.corpus(knobs.of), layout.responses(knobs.of)
-    verify_manifest(corpus)
-    rows = iter_jsonl(corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split"))
-    sources: dict[str, Document] = {row["id"]: row for row in rows}
+    responses, sources = layout.responses(knobs.of), {row["id"]: row for row in read_documents(knobs.of)}
     counts: Counter[str] = Counter()
     figures: dict[str, Any] = {}
     if knobs.task == "paragraphs":
         written = texts_by_document(responses, sources, PARAGRAPHS, counts)
         figures["qc"] = quality(sources, written, knobs.qc_pages)
-        documents = without_shortest(list(paragraphs(sources, written)), knobs.shortest)
+        documents = list(paragraphs(sources, written))
+        least = shortest_kept([document["text"] for document in documents], knobs.shortest)
+        documents = [document for document in documents if len(document["text"]) >= least]
         figures["shortest"] = sum(map(len, written.values())) - len(documents)
     else:
         written = texts_by_document(responses, sources, QUESTION, counts)
@@ -100,15 +100,6 @@ def paragraphs(sources: Mapping[str, Document], written: Mapping[str, list[str]]
             place = {key: sources[name]["metadata"].get(key) for key in ("pdf", "page")}
             metadata = {**place, "para_num": number}
             yield {**sources[name], "id": f"{name}.{number}", "text": text, "metadata": metadata}
-
-
-def without_shortest(documents: list[Document], share: float) -> list[Document]:
-    """Those of at least as many characters as the quantile `share` of their own paper has."""
-    lengths: dict[str, list[int]] = {}
-    for document in documents:
-        lengths.setdefault(paper(document), []).append(len(document["text"]))
-    least = {name: np.quantile(own, share) for name, own in lengths.items()}
-    return [document for document in documents if len(document["text"]) >= least[paper(document)]]
 
 
 def quality(sources: Mapping[str, Document], written: Mapping[str, list[str]], pages: Iterable[int]) -> dict:

@@ -10,8 +10,6 @@ them. Promises the same bytes for the same PDFs.
 from collections import Counter
 from collections.abc import Iterator
 
-import numpy as np
-
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, write_jsonl
@@ -20,7 +18,7 @@ from stages.core.records import Document
 from stages.core.text import count_words
 from stages.evaluation.people import one_spelling
 from stages.kinds.academic.knobs import CorpusPapersKnobs
-from stages.kinds.academic.parts.split import split_papers
+from stages.kinds.academic.parts.split import shortest_kept, split_papers
 from stages.sources.papers import Paper, pdfs_at, read_papers
 
 HELD_OUT_FIRST = ("test", "val", "train")
@@ -79,8 +77,7 @@ def documents_of(paper: Paper, knobs: CorpusPapersKnobs, split: str) -> Iterator
             warnings = [f"{unknown} glyphs without a meaning left out"] if unknown else []
             yield document(f"{page}", text, page=page, words=count_words(text), warnings=warnings)
         return
-    lengths = [len(one.text) for one in paper.paragraphs]
-    least = np.quantile(lengths, knobs.shortest) if lengths else 0
+    least = shortest_kept([one.text for one in paper.paragraphs], knobs.shortest)
     for page, number, text in paper.paragraphs:
         if len(text) >= least:
             yield document(f"{page}.{number}", text, page=page, para_num=number)

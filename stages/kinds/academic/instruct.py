@@ -10,8 +10,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from stages.core import layout
 from stages.core.errors import UserError
 from stages.core.files import atomic_directory, json_array, jsonl
@@ -21,6 +19,7 @@ from stages.core.prompts import Template, render
 from stages.evaluation.unanswered import says_not
 from stages.kinds.academic.knobs import InstructKnobs
 from stages.kinds.academic.parts.instructions import Instruction, Rejected, files_of, read
+from stages.kinds.academic.parts.split import shortest_kept
 
 SPLITS = ("train", "val", "test")
 
@@ -29,7 +28,7 @@ def run(dataset: str, knobs: InstructKnobs) -> dict:
     template, counts = Template(layout.prompt(dataset, "student")), Counter[str]()
     rows, rejected = read(Path(knobs.path), counts)
     repeated = counts.pop("repeated", 0)
-    least = np.quantile([len(row.text) for row in rows], knobs.shortest) if rows else 0
+    least = shortest_kept([row.text for row in rows], knobs.shortest)
     rejected += [Rejected(row.id, "a text of the shortest") for row in rows if len(row.text) < least]
     split_of = splits([row for row in rows if len(row.text) >= least], knobs)
     rows = sorted((row for row in rows if row in split_of), key=lambda row: row.id)

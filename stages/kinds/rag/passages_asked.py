@@ -13,8 +13,7 @@ from collections.abc import Iterator
 
 from stages.core import layout
 from stages.core.errors import UserError
-from stages.core.files import iter_jsonl, verify_manifest
-from stages.core.records import Document
+from stages.core.records import read_documents
 from stages.evaluation.people import one_spelling
 from stages.evaluation.unanswered import NOT_SAID
 from stages.kinds.answers import answer_of, document_of, is_first, read_responses
@@ -28,7 +27,7 @@ SPLITS = ("test", "val", "train")  # who keeps a question that two ask
 
 
 def run(dataset: str, knobs: PassagesAskedKnobs) -> dict:
-    documents = documents_of(knobs.of)
+    documents = read_documents(knobs.of)
     passages = Cutter(knobs).passages(Piece(one["id"], one["title"], one["text"]) for one in documents)
     of_document = by_source(passages)
     counts: Counter[str] = Counter()
@@ -52,16 +51,10 @@ def run(dataset: str, knobs: PassagesAskedKnobs) -> dict:
     return write_passages(dataset, "passages_asked", knobs, passages, questions, counts)
 
 
-def documents_of(dataset: str) -> list[Document]:
-    corpus = layout.corpus(dataset)
-    verify_manifest(corpus)
-    return list(iter_jsonl(corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")))
-
-
 def answered(dataset: str, counts: Counter[str]) -> Iterator[tuple[str, Question]]:
     """(split, question without gold passages) of each usable answer; `counts` tells of the others."""
     task = ANSWER
-    documents = {document["id"]: document for document in documents_of(dataset)}
+    documents = {document["id"]: document for document in read_documents(dataset)}
     path = layout.responses(dataset)
     for number, response in enumerate(read_responses(path), start=1):
         document = documents.get(document_of(response))

@@ -6,10 +6,8 @@ page; answers are the page's own words. Held-out questions come first: one that 
 answer, is in no other split. Promises the same bytes for the same pages.
 """
 
-from stages.core import layout
-from stages.core.files import read_jsonl, verify_manifest
 from stages.core.hashing import stable_unit
-from stages.core.records import Document
+from stages.core.records import read_documents
 from stages.evaluation.people import one_spelling
 from stages.kinds.rag.knobs import PassagesEmbeddedKnobs
 from stages.kinds.rag.parts.docstrings import Names, question_of
@@ -19,11 +17,7 @@ from stages.retrieval.passages import Cutter, Piece, by_source
 
 
 def run(dataset: str, knobs: PassagesEmbeddedKnobs) -> dict:
-    corpus = layout.corpus(knobs.of)
-    verify_manifest(corpus)
-    documents: list[Document] = read_jsonl(
-        corpus / "documents.jsonl", ("id", "title", "text", "metadata", "split")
-    )
+    documents = read_documents(knobs.of)
     names = Names(documents)
     passages = Cutter(knobs).passages(Piece(one["id"], one["title"], one["text"]) for one in documents)
     of_page = by_source(passages)

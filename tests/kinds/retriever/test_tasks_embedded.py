@@ -273,7 +273,7 @@ def test_one_task_is_built_upon_the_rows_of_all_and_these_upon_a_students_querie
         "score@recall",
     ]
     assert params.before("recall", blocks) == targets[:-3] and params.before("pydoc", blocks) == []
-    assert {"smol", "minilm"} <= build.bases_of("recall_qa", blocks)
+    assert {"smol", "minilm"} <= build.bases_of("recall_qa", targets, blocks)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The datasets of SKIM: their blocks, what they lack, and their way from documents to training rows."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from stages.core.stage import valid
 from stages.kinds.xc.parts import categories, queries
 from stages.knobs import ConvertKnobs, PromptKnobs
 from stages.prompt import run as prompt
-from tests.helpers.workspace import OF_PAPERS, OF_RAG, OF_RETRIEVERS, OF_SKILLS
+from tests.helpers.workspace import OF_PAPERS, OF_RAG, OF_RETRIEVERS, OF_SKILLS, copy_graph
 from tests.helpers.xc_fixture import EMPTY, orcas_made, wiki_made
 
 ROOT = Path(__file__).parents[3]
@@ -24,10 +23,7 @@ DATASETS = ("orcas", "wikihierarchy")
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """The prompts, the params and the graph of the project."""
-    shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copyfile(ROOT / name, tmp_path / name)
+    copy_graph(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

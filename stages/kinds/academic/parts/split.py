@@ -1,8 +1,13 @@
-"""Which papers are trained on, validated with and held out: whole papers, and those of one text together."""
+"""Which papers are trained on, validated with and held out, and which texts are too short to take part.
+
+Papers are in a split whole, and those of one text together.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+
+import numpy as np
 
 from stages.core.errors import UserError
 from stages.kinds.academic.knobs import CorpusPapersKnobs
@@ -11,6 +16,11 @@ from stages.sources.papers import Paper
 from stages.sources.splits import split_groups
 
 SAME = 0.5  # of runs of four words that two papers share: a preprint and what was published of it
+
+
+def shortest_kept(texts: Sequence[str], share: float) -> float:
+    """The least characters of a text that is kept: the `share` left out, the shortest, have strictly less."""
+    return float(np.quantile([len(text) for text in texts], share)) if texts else 0.0
 
 
 def split_papers(
